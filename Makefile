@@ -1,0 +1,45 @@
+# The two commands of the README, and what they are made of.
+#
+#   make demo   sets this machine up, builds everything, and plays a scripted MCP session in a real microVM
+#   make test   sets this machine up, builds everything, and runs every test
+#
+# Also: make build, make image (the default image), make bench (the figures), make install PREFIX=/usr/local
+
+SHELL := /bin/bash
+ARCH := $(shell uname -m)
+GUEST := $(ARCH)-unknown-linux-gnu
+PREFIX ?= /usr/local
+BIN := target/release
+
+.PHONY: demo test bench build setup image install
+
+demo: image
+	cargo run --release --quiet --example demo
+
+test: image
+	@# One run, one summary: nextest where it is there, else cargo's own.
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --release --workspace --no-fail-fast; \
+	else \
+		cargo test --release --workspace --no-fail-fast; \
+	fi
+
+bench: image
+	cargo run --release --quiet --example bench
+
+# The guest's program is static, so that it runs on any image.
+build: setup
+	cargo build --release --package snowglobe-init --target $(GUEST) --config 'target.$(GUEST).rustflags=["-C","target-feature=+crt-static"]'
+	cargo build --release --package snowglobe --package snowglobe-runner --bins --examples
+
+image: build
+	$(BIN)/snowglobe image build debian
+	$(BIN)/snowglobe image build minimal
+
+setup:
+	@.ci/setup
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/snowglobe
+	install $(BIN)/snowglobe $(DESTDIR)$(PREFIX)/bin/
+	install $(BIN)/snowglobe-runner target/$(GUEST)/release/snowglobe-init $(DESTDIR)$(PREFIX)/libexec/snowglobe/

@@ -1,0 +1,323 @@
+//! The figures: what a session costs, against the same VM with OpenSSH's sshd and a connection per command, and
+//! against the raw link. All in one run, since machines are noisy; the ratios are what to look at.
+//!
+//! ```console
+//! $ make bench
+//! ```
+#![allow(clippy::print_stdout, reason = "what it does is for a person to read")]
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use rmcp::ServiceExt;
+use rmcp::model::CallToolRequestParams;
+use rmcp::service::{RoleClient, RunningService};
+use rmcp::transport::TokioChildProcess;
+use russh::client;
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg};
+use serde_json::{Value, json};
+use snowglobe::guest::{self, Guest, Identity};
+use snowglobe::sandbox::instance;
+use snowglobe_init::wire::{Report, Request};
+
+const COMMANDS: usize = 200;
+const CONNECTIONS: usize = 15;
+const PINGS: usize = 500;
+const FILE: usize = 4 << 20;
+
+type Client = RunningService<RoleClient, ()>;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (workspace, runtime) = (dir.path().join("workspace"), dir.path().join("runtime"));
+    std::fs::create_dir(&workspace)?;
+    std::fs::create_dir(&runtime)?;
+    let program = std::env::current_exe()?
+        .with_file_name("../snowglobe")
+        .canonicalize()?;
+    let mut command = tokio::process::Command::new(program);
+    command
+        .arg("serve")
+        .current_dir(&workspace)
+        .env("SNOWGLOBE_RUNTIME_DIR", &runtime)
+        .env("SNOWGLOBE_CPUS", "1");
+    let (process, _) = TokioChildProcess::builder(command)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let pid = process.id().context("the server runs")?;
+    let client = ().serve(process).await?;
+
+    let started = Instant::now();
+    exec(&client, "true", "sandbox").await?;
+    let first = started.elapsed();
+    let guest = join(&runtime).await?;
+    let Report::Status(status) = guest.ask(&Request::Status).await? else {
+        anyhow::bail!("the guest gave no status")
+    };
+    let kernel = Duration::from_millis(status.init_started_ms);
+
+    let mut execs = Vec::new();
+    for _ in 0..COMMANDS {
+        execs.push(timed(exec(&client, "true", "sandbox")).await?);
+    }
+    let mut pings = Vec::new();
+    for _ in 0..PINGS {
+        pings.push(timed(async { Ok(guest.ping().await?) }).await?);
+    }
+    let (write, read) = files(&client).await?;
+    let memory = memory(pid, &status);
+    let sshd = sshd(&client, &guest, &workspace).await?;
+
+    let (exec50, exec99) = (quantile(&mut execs, 50), quantile(&mut execs, 99));
+    let ping50 = quantile(&mut pings, 50);
+    println!("boot");
+    println!(
+        "  first answer over MCP         {:>9.0} ms   {:.2} x the kernel's own boot ({} ms)",
+        ms(first),
+        ms(first) / ms(kernel),
+        kernel.as_millis()
+    );
+    println!("exec true, {COMMANDS} times over MCP");
+    println!("  p50                           {:>9.2} ms", ms(exec50));
+    println!("  p99                           {:>9.2} ms", ms(exec99));
+    match sshd {
+        Some(mut times) => {
+            let (p50, p99) = (quantile(&mut times, 50), quantile(&mut times, 99));
+            println!("the same VM, sshd and a connection per command, {CONNECTIONS} times");
+            println!(
+                "  p50                           {:>9.2} ms   {:.1} x exec true",
+                ms(p50),
+                ms(p50) / ms(exec50)
+            );
+            println!(
+                "  p99                           {:>9.2} ms   {:.1} x",
+                ms(p99),
+                ms(p99) / ms(exec99)
+            );
+        }
+        None => println!("no sshd on this host to compare with (Debian: openssh-server)"),
+    }
+    println!("the link's own round trip, {PINGS} times");
+    println!(
+        "  p50                           {:>9.3} ms   exec true takes {:.0} of them",
+        ms(ping50),
+        ms(exec50) / ms(ping50)
+    );
+    println!("files of {} MiB through the tools", FILE >> 20);
+    println!("  write                         {write:>9.1} MB/s");
+    println!("  read (lines)                  {read:>9.1} MB/s");
+    println!("memory");
+    for (what, bytes) in memory {
+        println!("  {what:<28}  {:>9.1} MB", bytes as f64 / 1e6);
+    }
+    let _ = client.cancel().await;
+    Ok(())
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn quantile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
+}
+
+async fn timed(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    work.await?;
+    Ok(started.elapsed())
+}
+
+async fn call(client: &Client, tool: &'static str, arguments: Value) -> anyhow::Result<Value> {
+    let arguments = arguments.as_object().cloned().unwrap_or_default();
+    let result = client
+        .call_tool(CallToolRequestParams::new(tool).with_arguments(arguments))
+        .await?;
+    ensure!(
+        result.is_error != Some(true),
+        "{tool}: {:?}",
+        result.content
+    );
+    result.structured_content.context("a structured result")
+}
+
+async fn exec(client: &Client, command: &str, user: &str) -> anyhow::Result<()> {
+    let result = call(client, "exec", json!({"command": command, "user": user})).await?;
+    ensure!(result["exit_code"] == 0, "{command}: {result}");
+    Ok(())
+}
+
+/// Joins the server's sandbox, as `snowglobe exec` does.
+async fn join(runtime: &Path) -> anyhow::Result<Guest> {
+    let running = instance::running(runtime)
+        .into_iter()
+        .next()
+        .context("the server's sandbox runs")?;
+    let read = |file: &str| std::fs::read_to_string(running.dir.join(file));
+    let known = read("known_hosts")?;
+    let host_key = known.trim().split_once(' ').context("a known host")?.1;
+    let identity = Identity::decode(&read("control_ed25519")?, host_key)?;
+    Ok(Guest::login(
+        guest::connect(&running.ssh_socket()).await?,
+        &identity,
+        "root",
+    )
+    .await?)
+}
+
+async fn files(client: &Client) -> anyhow::Result<(f64, f64)> {
+    let line = "0123456789abcdef".repeat(4);
+    let content: String = std::iter::repeat_n(line + "\n", FILE / 65).collect();
+    let started = Instant::now();
+    call(
+        client,
+        "write",
+        json!({"path": "/var/tmp/bench", "content": content}),
+    )
+    .await?;
+    let write = content.len() as f64 / started.elapsed().as_secs_f64() / 1e6;
+    let started = Instant::now();
+    let (mut bytes, mut offset) = (0, 1);
+    while bytes < content.len() {
+        let read = call(
+            client,
+            "read",
+            json!({"path": "/var/tmp/bench", "offset": offset, "limit": 2000}),
+        )
+        .await?;
+        bytes += read["content"].as_str().unwrap_or_default().len();
+        match read["next_offset"].as_u64() {
+            Some(next) => offset = next,
+            None => break,
+        }
+    }
+    Ok((write, bytes as f64 / started.elapsed().as_secs_f64() / 1e6))
+}
+
+fn memory(server: u32, status: &snowglobe_init::wire::Status) -> Vec<(String, u64)> {
+    let rss = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap_or_default();
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .unwrap_or_default()
+            << 10
+    };
+    let mut rows = vec![("server".to_owned(), rss(server))];
+    let mut below = vec![server];
+    while let Some(parent) = below.pop() {
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok())
+            else {
+                continue;
+            };
+            let text = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let of = |name: &str| {
+                text.lines()
+                    .find_map(|line| line.strip_prefix(name))
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned()
+            };
+            if of("PPid:") == parent.to_string() {
+                rows.push((of("Name:"), rss(pid)));
+                below.push(pid);
+            }
+        }
+    }
+    rows.push((
+        "in the guest, used".into(),
+        status.memory_bytes - status.memory_available_bytes,
+    ));
+    rows
+}
+
+struct AnyServer;
+
+impl client::Handler for AnyServer {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        _: &russh::keys::PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        Ok(true)
+    }
+}
+
+/// Runs this host's sshd in the guest, and a command per connection on it.
+async fn sshd(
+    client: &Client,
+    guest: &Guest,
+    workspace: &Path,
+) -> anyhow::Result<Option<Vec<Duration>>> {
+    let program = PathBuf::from("/usr/sbin/sshd");
+    if !program.exists() {
+        return Ok(None);
+    }
+    let dir = workspace.join("sshd");
+    std::fs::create_dir(&dir)?;
+    std::fs::copy(&program, dir.join("sshd"))?;
+    let libraries = std::process::Command::new("ldd").arg(&program).output()?;
+    for library in String::from_utf8_lossy(&libraries.stdout)
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
+        let name = Path::new(library)
+            .file_name()
+            .context("a library has a name")?;
+        if !name.to_string_lossy().starts_with("libc.so")
+            && !name.to_string_lossy().starts_with("ld-")
+        {
+            std::fs::copy(library, dir.join(name))?;
+        }
+    }
+    let make = || PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519);
+    let (host, key) = (make()?, Arc::new(make()?));
+    std::fs::write(
+        dir.join("host"),
+        host.to_openssh(LineEnding::LF)?.as_bytes(),
+    )?;
+    std::fs::write(dir.join("keys"), key.public_key().to_openssh()?)?;
+    let config = "Port 2222\nListenAddress 127.0.0.1\nHostKey /run/bench/host\nAuthorizedKeysFile /run/bench/keys\nStrictModes no\nUsePAM no\nPidFile none\n";
+    std::fs::write(dir.join("config"), config)?;
+    let start = "cp -r /workspace/sshd /run/bench && chmod 600 /run/bench/host && mkdir -p /run/sshd && \
+        grep -q ^sshd: /etc/passwd || echo 'sshd:x:105:65534::/run/sshd:/usr/sbin/nologin' >>/etc/passwd; \
+        LD_LIBRARY_PATH=/run/bench /run/bench/sshd -r -f /run/bench/config";
+    exec(client, start, "root").await?;
+    let mut times = Vec::new();
+    for _ in 0..CONNECTIONS {
+        times.push(timed(one_connection(guest, &key)).await?);
+    }
+    Ok(Some(times))
+}
+
+async fn one_connection(guest: &Guest, key: &Arc<PrivateKey>) -> anyhow::Result<()> {
+    let stream = guest.forward(2222).await?;
+    let mut handle = client::connect_stream(Arc::default(), stream, AnyServer).await?;
+    let key = PrivateKeyWithHashAlg::new(key.clone(), None);
+    ensure!(
+        handle.authenticate_publickey("root", key).await?.success(),
+        "sshd refused the key"
+    );
+    let mut channel = handle.channel_open_session().await?;
+    channel.exec(false, "true").await?;
+    while channel.wait().await.is_some() {}
+    handle
+        .disconnect(russh::Disconnect::ByApplication, "", "")
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! A cgroup per command, so that nothing a command starts can outlive its kill, and memory's end has a name.
+//!
+//! ```text
+//! /sys/fs/cgroup/init             PID 1 itself (a cgroup with children may hold no processes)
+//!               /snowglobe        frozen as a whole while a snapshot is taken
+//!                         /cmd-N  one command
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The tree of all commands.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    dir: PathBuf,
+}
+
+/// One command's cgroup.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// Its directory.
+    pub dir: PathBuf,
+}
+
+impl Tree {
+    /// Sets the tree up under a mounted cgroup2 file system.
+    pub fn create(mount: &Path) -> io::Result<Self> {
+        let own = mount.join("init");
+        fs::create_dir_all(&own)?;
+        for pid in fs::read_to_string(mount.join("cgroup.procs"))?.lines() {
+            // Kernel threads stay where they are.
+            let _ = fs::write(own.join("cgroup.procs"), pid);
+        }
+        let dir = mount.join("snowglobe");
+        fs::create_dir_all(&dir)?;
+        for at in [mount, &dir] {
+            for controller in ["memory", "pids", "cpu", "io"] {
+                // One that this kernel lacks is done without.
+                let _ = fs::write(at.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+        }
+        Ok(Self { dir })
+    }
+
+    /// A new command's cgroup.
+    pub fn command(&self, number: u64) -> io::Result<Cgroup> {
+        let dir = self.dir.join(format!("cmd-{number}"));
+        fs::create_dir(&dir)?;
+        // Memory that runs out takes the whole command, not a process of it by chance.
+        let _ = fs::write(dir.join("memory.oom.group"), "1");
+        Ok(Cgroup { dir })
+    }
+
+    /// How many commands have processes.
+    pub fn count(&self) -> u64 {
+        let dirs = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        dirs.filter(|entry| entry.file_name().to_string_lossy().starts_with("cmd-"))
+            .count() as u64
+    }
+
+    /// Removes the cgroups of commands whose last process has ended.
+    pub fn sweep(&self) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("cmd-") {
+                // Fails for one that is populated, which is as it should be.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+    }
+
+    /// Stops every command where it stands, or lets all go on; returns when the kernel says so.
+    pub async fn freeze(&self, freeze: bool) -> io::Result<()> {
+        fs::write(
+            self.dir.join("cgroup.freeze"),
+            if freeze { "1" } else { "0" },
+        )?;
+        let wanted = if freeze { "frozen 1" } else { "frozen 0" };
+        for wait in [
+            0, 1, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 1000, 1000, 1000,
+        ] {
+            if fs::read_to_string(self.dir.join("cgroup.events"))?
+                .lines()
+                .any(|line| line == wanted)
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+        }
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the commands did not stop within 5 s",
+        ))
+    }
+}
+
+impl Cgroup {
+    /// Kills every process in it.
+    pub fn kill(&self) {
+        let _ = fs::write(self.dir.join("cgroup.kill"), "1");
+    }
+
+    /// Whether any process is left in it.
+    pub fn populated(&self) -> bool {
+        fs::read_to_string(self.dir.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Whether the kernel killed a process of it for want of memory.
+    pub fn out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.dir.join("memory.events")).unwrap_or_default();
+        events
+            .lines()
+            .filter_map(|line| line.strip_prefix("oom_kill "))
+            .any(|count| count.trim() != "0")
+    }
+}

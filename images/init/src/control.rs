@@ -1,0 +1,334 @@
+//! The requests of a controlling connection: one per channel, one report each.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use russh::server::Msg;
+use russh::{Channel, ChannelMsg, ChannelReadHalf};
+use tokio::sync::mpsc;
+
+use crate::actor::Actor;
+use crate::exec::{self, Wire};
+use crate::guest::Guest;
+use crate::wire::{EXT_REPORT, ErrorKind, MAX_REQUEST, Report, Request, Status, User, WireError};
+use crate::{files, layers, machine};
+
+/// After how long a freeze ends by itself: a host that is gone must not leave the guest standing still.
+const LONGEST_FREEZE: Duration = Duration::from_secs(30);
+
+/// How many pieces of input wait for a slow disk before the link does.
+const INPUT_PIECES: usize = 64;
+
+/// Serves one channel: reads its request, does it, reports.
+pub(crate) async fn serve(guest: Arc<Guest>, channel: Channel<Msg>) {
+    let (reader, writer) = channel.split();
+    let mut wire = Wire {
+        reader,
+        writer: Arc::new(writer),
+    };
+    let report = match read_request(&mut wire.reader).await {
+        Ok(Some((request, input, eof))) => {
+            match perform(&guest, request, &mut wire, input, eof).await {
+                Ok(report) => report,
+                Err(error) => Report::Error(error),
+            }
+        }
+        Ok(None) => return,
+        Err(error) => Report::Error(error),
+    };
+    let json = serde_json::to_vec(&report).unwrap_or_default();
+    tokio::select! {
+        _ = wire.writer.extended_data_bytes(EXT_REPORT, json) => {}
+        () = exec::closed(&mut wire.reader) => {}
+    }
+    let _ = wire.writer.eof().await;
+    let _ = wire.writer.close().await;
+}
+
+fn own_thread(guest: &Guest, user: User) -> io::Result<Actor> {
+    let credentials = guest
+        .account(user)
+        .credentials
+        .filter(|_| user != User::Root);
+    Actor::start(credentials)
+}
+
+fn invalid(message: impl Into<String>) -> WireError {
+    WireError {
+        kind: ErrorKind::InvalidRequest,
+        message: message.into(),
+    }
+}
+
+fn other(what: &str, e: &io::Error) -> WireError {
+    WireError {
+        kind: ErrorKind::Other,
+        message: format!("{what}: {}", crate::enter::plain(e)),
+    }
+}
+
+/// The request, what of its input came with it, and whether that was all. Nothing if the channel closed.
+async fn read_request(
+    reader: &mut ChannelReadHalf,
+) -> Result<Option<(Request, Bytes, bool)>, WireError> {
+    let mut head = BytesMut::new();
+    let mut eof = false;
+    loop {
+        if let Some(length) = head
+            .first_chunk::<4>()
+            .map(|l| u32::from_be_bytes(*l) as usize)
+        {
+            if length > MAX_REQUEST {
+                return Err(invalid(format!(
+                    "take the request: it is {length} bytes long; expected {MAX_REQUEST} at most"
+                )));
+            }
+            if head.len() >= 4 + length {
+                let body = head.split_to(4 + length);
+                let request = serde_json::from_slice(&body[4..])
+                    .map_err(|e| invalid(format!("understand the request: {e}")))?;
+                return Ok(Some((request, head.freeze(), eof)));
+            }
+        }
+        if eof {
+            return Err(invalid("take the request: it ended early"));
+        }
+        match reader.wait().await {
+            Some(ChannelMsg::Data { data }) => head.extend_from_slice(&data),
+            Some(ChannelMsg::Eof) => eof = true,
+            Some(ChannelMsg::Close) | None => return Ok(None),
+            Some(_) => {}
+        }
+    }
+}
+
+async fn perform(
+    guest: &Arc<Guest>,
+    request: Request,
+    wire: &mut Wire,
+    input: Bytes,
+    eof: bool,
+) -> Result<Report, WireError> {
+    match request {
+        Request::Exec(request) => exec::run(guest, &request, wire, input, eof)
+            .await
+            .map(Report::Exec),
+        Request::Read(request) => {
+            // A thread of its own: what hangs or is large must not hold up everybody's reads.
+            let actor = own_thread(guest, request.user)
+                .map_err(|e| other("read: no thread could be made", &e))?;
+            let workspace = guest.workspace.clone();
+            let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(INPUT_PIECES);
+            let work = actor.run(move || {
+                files::read(&workspace, &request, &mut |piece| {
+                    drop(sender.blocking_send(piece))
+                })
+            });
+            tokio::pin!(work);
+            let mut report = None;
+            loop {
+                tokio::select! {
+                    done = &mut work, if report.is_none() => report = Some(done),
+                    piece = pieces.recv() => match piece {
+                        Some(piece) => tokio::select! {
+                            sent = wire.writer.data_bytes(piece) => drop(sent),
+                            () = exec::closed(&mut wire.reader) => break,
+                        },
+                        None => break,
+                    }
+                }
+            }
+            drop(pieces);
+            match report {
+                Some(report) => report,
+                None => work.await,
+            }
+        }
+        Request::Write(request) => {
+            // A thread of its own: a slow writer must not hold up everybody's reads.
+            let actor = own_thread(guest, request.user)
+                .map_err(|e| other("write: no thread could be made", &e))?;
+            let workspace = guest.workspace.clone();
+            let (sender, mut source) = source(input);
+            let work = actor.run(move || files::write(&workspace, &request, &mut source));
+            with_input(work, sender, &mut wire.reader, eof).await
+        }
+        Request::ApplyLayer { whiteouts } => {
+            let root = guest
+                .build_root
+                .clone()
+                .ok_or_else(|| invalid("apply a layer: this guest builds no image"))?;
+            let (sender, source) = source(input);
+            let work = tokio::task::spawn_blocking(move || layers::apply(&root, source, whiteouts));
+            let work = async move {
+                let applied = work
+                    .await
+                    .map_err(|e| invalid(format!("apply the layer: {e}")))?;
+                let applied = applied.map_err(|e| WireError {
+                    kind: ErrorKind::Other,
+                    message: machine::chain(&e),
+                })?;
+                Ok(Report::Layer {
+                    entries: applied.entries,
+                    bytes: applied.bytes,
+                })
+            };
+            with_input(work, sender, &mut wire.reader, eof).await
+        }
+        Request::FinishRoot => {
+            let root = guest
+                .build_root
+                .clone()
+                .ok_or_else(|| invalid("finish the root: this guest builds no image"))?;
+            let finished = tokio::task::spawn_blocking(move || machine::finish_root(&root)).await;
+            finished.map_err(|e| invalid(format!("finish the root: {e}")))??;
+            Ok(Report::Done)
+        }
+        Request::Freeze => freeze(guest).await,
+        Request::Thaw => thaw(guest).await,
+        Request::Renew { clock_ns, entropy } => {
+            machine::renew(clock_ns, &entropy).map_err(|e| other("set the clock", &e))?;
+            Ok(Report::Done)
+        }
+        Request::Status => Ok(Report::Status(status(guest))),
+        Request::PowerOff => {
+            machine::power_off();
+            Ok(Report::Done)
+        }
+    }
+}
+
+async fn freeze(guest: &Arc<Guest>) -> Result<Report, WireError> {
+    if let Some(cgroups) = guest.cgroups.clone() {
+        let number = guest.next_freeze();
+        if let Err(e) = cgroups.freeze(true).await {
+            let _ = cgroups.freeze(false).await;
+            return Err(other("pause the commands", &e));
+        }
+        let guest = guest.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LONGEST_FREEZE).await;
+            if guest.freeze_count() == number {
+                let _ = cgroups.freeze(false).await;
+            }
+        });
+    }
+    let synced = tokio::task::spawn_blocking(rustix::fs::sync).await;
+    synced.map_err(|e| invalid(format!("write everything to the disk: {e}")))?;
+    Ok(Report::Done)
+}
+
+async fn thaw(guest: &Guest) -> Result<Report, WireError> {
+    guest.next_freeze();
+    if let Some(cgroups) = &guest.cgroups {
+        cgroups
+            .freeze(false)
+            .await
+            .map_err(|e| other("let the commands go on", &e))?;
+    }
+    Ok(Report::Done)
+}
+
+fn status(guest: &Guest) -> Status {
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = memory
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default();
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .unwrap_or_default()
+            << 10
+    };
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime: f64 = uptime
+        .split(' ')
+        .next()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_default();
+    let (used, free) = rustix::fs::statvfs("/")
+        .map(|fs| {
+            (
+                (fs.f_blocks - fs.f_bfree) * fs.f_frsize,
+                fs.f_bavail * fs.f_frsize,
+            )
+        })
+        .unwrap_or_default();
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+        uptime_ms: (uptime * 1000.0) as u64,
+        init_started_ms: machine::started_ms(),
+        memory_bytes: field("MemTotal:"),
+        memory_available_bytes: field("MemAvailable:"),
+        disk_used_bytes: used,
+        disk_free_bytes: free,
+        commands: guest.cgroups.as_ref().map_or(0, crate::cgroup::Tree::count),
+    }
+}
+
+/// Input from a channel as a blocking reader.
+struct Source {
+    pieces: mpsc::Receiver<Bytes>,
+    current: Bytes,
+}
+
+fn source(first: Bytes) -> (mpsc::Sender<Bytes>, Source) {
+    let (sender, pieces) = mpsc::channel(INPUT_PIECES);
+    (
+        sender,
+        Source {
+            pieces,
+            current: first,
+        },
+    )
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.current = piece,
+                None => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.current.len());
+        buffer[..length].copy_from_slice(&self.current.split_to(length));
+        Ok(length)
+    }
+}
+
+/// Feeds a worker from the channel until it is done. A channel that closes ends its input.
+async fn with_input<T>(
+    work: impl Future<Output = T>,
+    sender: mpsc::Sender<Bytes>,
+    reader: &mut ChannelReadHalf,
+    eof: bool,
+) -> T {
+    let mut sender = (!eof).then_some(sender);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            message = reader.wait(), if sender.is_some() => match message {
+                Some(ChannelMsg::Data { data }) => {
+                    if let Some(sender) = &sender {
+                        tokio::select! {
+                            done = &mut work => return done,
+                            _ = sender.send(data) => {}
+                        }
+                    }
+                }
+                Some(ChannelMsg::Eof | ChannelMsg::Close) | None => sender = None,
+                Some(_) => {}
+            }
+        }
+    }
+}

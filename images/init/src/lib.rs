@@ -1,0 +1,32 @@
+//! What the host and the guest's PID 1 must agree on, and the guest's server itself.
+//!
+//! - [`boot`]: the configuration a guest is booted with, read from its initramfs;
+//! - [`wire`]: the requests the host sends over the guest link, and their outcomes;
+//! - [`machine`]: bringing the machine up: mounts, clock, root disk;
+//! - [`link`]: the stream to the host, and [`ssh`]: the server on it;
+//! - [`guest`]: what the server serves: users, workspace, commands, files.
+//!
+//! The server is a library so that the host's tests can run it over an in-memory stream, with no VM.
+#![forbid(unsafe_code)]
+
+pub mod actor;
+pub mod boot;
+pub mod cgroup;
+mod control;
+pub mod enter;
+mod exec;
+mod files;
+pub mod guest;
+mod inbox;
+pub mod layers;
+pub mod link;
+pub mod machine;
+pub mod nonblocking;
+mod process;
+pub mod reaper;
+mod relay;
+pub mod sftp;
+mod spill;
+pub mod ssh;
+pub mod users;
+pub mod wire;

@@ -1,0 +1,102 @@
+//! PID 1 of every Snowglobe guest, and the program it starts before every command.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use snowglobe_init::boot::{BOOT_CONFIG_PATH, BUILD_ROOT, BootConfig, Link, Root};
+use snowglobe_init::cgroup::Tree;
+use snowglobe_init::guest::{Guest, Setup};
+use snowglobe_init::reaper::Reaper;
+use snowglobe_init::{enter, link, machine};
+
+fn main() {
+    let mut arguments = std::env::args();
+    let name = arguments.next().unwrap_or_default();
+    if name.ends_with(enter::ARG0) {
+        let arguments: Vec<String> = arguments.collect();
+        std::process::exit(enter::main(&arguments));
+    }
+    if !rustix::process::getpid().is_init() {
+        eprintln!(
+            "snowglobe-init: this is PID 1 of a Snowglobe guest; it does nothing anywhere else"
+        );
+        std::process::exit(2);
+    }
+    let failed = match run() {
+        Ok(()) => "serve the guest link: it ended".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    let _ = std::fs::write(
+        "/dev/console",
+        format!("snowglobe-init: failed to {failed}\n"),
+    );
+    machine::power_off();
+}
+
+fn run() -> anyhow::Result<()> {
+    machine::note_start();
+    machine::mount_system()?;
+    machine::stage("configuration");
+    let config = read_config()?;
+    machine::set_up(&config)?;
+    let build_root = mount_root(&config)?;
+    machine::stage("server");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(config, build_root))
+}
+
+fn read_config() -> anyhow::Result<BootConfig> {
+    use anyhow::Context;
+    let text = std::fs::read(BOOT_CONFIG_PATH).context("read the boot configuration")?;
+    // It holds a private key.
+    std::fs::remove_file(BOOT_CONFIG_PATH).context("remove the boot configuration")?;
+    serde_json::from_slice(&text).context("understand the boot configuration")
+}
+
+fn mount_root(config: &BootConfig) -> anyhow::Result<Option<PathBuf>> {
+    machine::stage("root disk");
+    match &config.root {
+        Root::Build { device } => {
+            machine::mount_disk(device, BUILD_ROOT)?;
+            Ok(Some(BUILD_ROOT.into()))
+        }
+        Root::Disk { device } => {
+            machine::mount_disk(device, BUILD_ROOT)?;
+            machine::switch_root(BUILD_ROOT)?;
+            if let Some(limit) = config.disk_bytes {
+                machine::limit_disk(device, limit)?;
+            }
+            machine::stage("workspace");
+            machine::furnish(config)?;
+            Ok(None)
+        }
+    }
+}
+
+async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Result<()> {
+    let guest: Arc<Guest> = Guest::new(Setup {
+        workspace: config
+            .workspace
+            .map_or_else(|| "/".into(), |workspace| workspace.path.into()),
+        state: "/run/snowglobe".into(),
+        enter: "/proc/self/exe".into(),
+        cgroups: Some(Tree::create(Path::new("/sys/fs/cgroup"))?),
+        reaper: Reaper::init()?,
+        nofile: Some(config.nofile),
+        env: config.env,
+        build_root,
+        host_key: config.host_key,
+        control_keys: config.control_keys,
+        login_keys: config.login_keys,
+    })?;
+    machine::stage("link");
+    match config.link {
+        Link::VirtioSerial { name } => link::serve_port(&link::find_port(&name)?, guest).await?,
+        Link::Vsock { port } => link::serve_vsock(port, guest).await?,
+    }
+    Ok(())
+}

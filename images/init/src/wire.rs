@@ -1,0 +1,369 @@
+//! Requests the host sends over the guest link.
+//!
+//! The link is a byte stream that first synchronizes and then carries SSH.
+//!
+//! **Synchronizing.** The stream may hold leftovers of a connection that broke. The host sends the line
+//! [`SYNC_PREFIX`]`NONCE\n` and waits for the same line back, dropping all else; a host that gets no
+//! answer sends another nonce. Init answers every such line until a line starts with `SSH-`: from there
+//! the bytes are an SSH session's.
+//!
+//! **Requests.** A session channel on which the host asks for the subsystem [`SUBSYSTEM`] carries one
+//! request: a length (4 bytes, big endian) and that many bytes of JSON, a [`Request`]; what follows is
+//! the request's input, up to EOF. The guest answers with data, with extended data of type
+//! [`EXT_STDERR`], and at the end with exactly one [`Report`] as JSON in extended data of type
+//! [`EXT_REPORT`] (which may come in several pieces), then closes the channel. A channel that closes
+//! without a report was cut off. Closing the channel early cancels the request: the command's whole
+//! cgroup is killed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The start of a synchronizing line.
+pub const SYNC_PREFIX: &str = "SNOWGLOBE-SYNC ";
+
+/// The SSH subsystem that takes a [`Request`].
+pub const SUBSYSTEM: &str = "snowglobe";
+
+/// Extended data of a command's standard error (as in RFC 4254).
+pub const EXT_STDERR: u32 = 1;
+
+/// Extended data that carries the [`Report`].
+pub const EXT_REPORT: u32 = 100;
+
+/// The path of the streamlocal channel behind which a further SSH session is served:
+/// how the user's own `ssh` attaches through the host's one connection.
+pub const ATTACH_SOCKET: &str = "/run/snowglobe/attach.sock";
+
+/// The longest JSON of a request, in bytes.
+pub const MAX_REQUEST: usize = 64 << 20;
+
+/// Who does what is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum User {
+    /// The ordinary user, uid 1000.
+    #[default]
+    Sandbox,
+    /// The guest's root.
+    Root,
+}
+
+/// What the host can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Run a command; input: its standard input; answer: [`Report::Exec`].
+    Exec(ExecRequest),
+    /// Read a file or a directory; output: the bytes; answer: [`Report::Read`].
+    Read(ReadRequest),
+    /// Write a file atomically; input: its bytes; answer: [`Report::Write`].
+    Write(WriteRequest),
+    /// Stop every command where it stands (cgroup freezer) and put all that was written on the disk;
+    /// answer: [`Report::Done`]. Until [`Request::Thaw`], or for 30 s at most, nothing runs.
+    Freeze,
+    /// Let the commands go on.
+    Thaw,
+    /// Set the clock (nanoseconds since the Unix epoch) and mix in fresh entropy (base64).
+    Renew {
+        /// Nanoseconds since the Unix epoch.
+        clock_ns: u64,
+        /// Random bytes, base64.
+        entropy: String,
+    },
+    /// What the guest is and how it is doing; answer: [`Report::Status`].
+    Status,
+    /// Building guests only: apply a layer to the new root; input: an uncompressed tar archive;
+    /// answer: [`Report::Layer`].
+    ApplyLayer {
+        /// Interpret whiteouts (`.wh.NAME`, `.wh..wh..opq`) as OCI layers mean them; a plain root tar has none.
+        whiteouts: bool,
+    },
+    /// Building guests only: make the root complete (mount points, user `sandbox`), write all of it and unmount.
+    FinishRoot,
+    /// Write everything to the disk and power off.
+    PowerOff,
+}
+
+/// A command to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// What to run.
+    pub command: Command,
+    /// The working directory, absolute; absent: the workspace.
+    pub cwd: Option<String>,
+    /// Environment on top of the user's own.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Who runs it.
+    #[serde(default)]
+    pub user: User,
+    /// After how many milliseconds the command's whole cgroup is killed; absent: never.
+    pub timeout_ms: Option<u64>,
+    /// Keep a copy of the output in guest files once a stream is longer than this many bytes; absent: never.
+    pub spill_after: Option<u64>,
+    /// Run on a terminal of this size; standard error then comes with standard output.
+    pub pty: Option<PtySize>,
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// A line for the shell: `bash` where the image has it, else `sh`. May be longer than what fits an argument.
+    Shell(String),
+    /// A program and its arguments, looked up in PATH.
+    Argv(Vec<String>),
+    /// The user's login shell, interactive.
+    LoginShell,
+}
+
+/// A terminal's name and size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PtySize {
+    /// The terminal's type, `TERM`.
+    pub term: String,
+    /// Columns.
+    pub cols: u16,
+    /// Rows.
+    pub rows: u16,
+}
+
+/// A file or directory to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadRequest {
+    /// The path; relative to the workspace.
+    pub path: String,
+    /// Who reads.
+    #[serde(default)]
+    pub user: User,
+    /// What to send.
+    pub want: ReadWant,
+}
+
+/// Which part of a file to send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadWant {
+    /// Whole lines from `offset` (the first is 1), at most `limit` of them and at most `max_bytes` in all.
+    /// Binary files and directories are answered by kind; images of at most `max_image_bytes` are sent whole.
+    Lines {
+        /// The first line, from 1.
+        offset: u64,
+        /// How many lines at most.
+        limit: u64,
+        /// How many bytes at most; a single longer line is cut.
+        max_bytes: u64,
+        /// How long an image may be to be sent.
+        max_image_bytes: u64,
+    },
+    /// The bytes as they are.
+    Bytes {
+        /// Where to start.
+        offset: u64,
+        /// How many at most; absent: to the end.
+        limit: Option<u64>,
+    },
+}
+
+/// A file to write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriteRequest {
+    /// The path; relative to the workspace. Missing parents are made.
+    pub path: String,
+    /// Who writes, and owns what is new.
+    #[serde(default)]
+    pub user: User,
+    /// Permission bits of the result; absent: as the file had, or 0644 for a new one.
+    pub mode: Option<u32>,
+    /// Add to the end instead of replacing.
+    pub append: bool,
+    /// How many bytes follow as input; a stream that ends early leaves the old file.
+    pub bytes: u64,
+}
+
+/// How a request ended. Exactly one per request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum Report {
+    /// The command's outcome.
+    Exec(ExecReport),
+    /// What was read.
+    Read(ReadReport),
+    /// What was written.
+    Write {
+        /// The file's resolved, absolute path.
+        path: String,
+        /// How many bytes were written.
+        bytes: u64,
+    },
+    /// What a layer brought.
+    Layer {
+        /// Entries applied.
+        entries: u64,
+        /// Bytes of file contents.
+        bytes: u64,
+    },
+    /// The guest's state.
+    Status(Status),
+    /// Done; there is nothing to add.
+    Done,
+    /// It could not be done.
+    Error(WireError),
+}
+
+/// A command's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecReport {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it ran, in milliseconds.
+    pub duration_ms: u64,
+    /// Bytes it wrote to standard output.
+    pub stdout_bytes: u64,
+    /// Bytes it wrote to standard error.
+    pub stderr_bytes: u64,
+    /// The guest file with all of standard output, where it was kept.
+    pub stdout_file: Option<String>,
+    /// The guest file with all of standard error, where it was kept.
+    pub stderr_file: Option<String>,
+    /// Whether processes that it started were still running when it ended (left alone).
+    pub left_running: bool,
+}
+
+/// How a command ended: each is its own outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It exited by itself.
+    Exited {
+        /// 0 to 255.
+        code: u8,
+    },
+    /// A signal ended it.
+    Signaled {
+        /// The signal's name without `SIG`, such as `TERM`.
+        signal: String,
+    },
+    /// Its time was up and its cgroup was killed.
+    TimedOut,
+    /// The guest ran out of memory and the kernel killed it (or a process of its cgroup, so that it failed).
+    OutOfMemory,
+    /// The host closed the channel and its cgroup was killed.
+    Cancelled,
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadReport {
+    /// The resolved, absolute path.
+    pub path: String,
+    /// The file's size in bytes.
+    pub size: u64,
+    /// What it is.
+    pub content: ReadContent,
+}
+
+/// What was read, by kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ReadContent {
+    /// Lines of UTF-8 text, sent as data (invalid sequences replaced).
+    Text {
+        /// How many lines the file has.
+        total_lines: u64,
+        /// The first line not sent, if any.
+        next_offset: Option<u64>,
+        /// Whether a line was cut for its length.
+        cut: bool,
+    },
+    /// An image, sent whole as data.
+    Image {
+        /// Its media type, such as `image/png`.
+        media_type: String,
+    },
+    /// Other binary content; nothing was sent.
+    Binary {
+        /// A word for what it seems to be, such as `ELF executable`.
+        description: String,
+    },
+    /// A directory, sent as one JSON [`DirEntry`] per line, sorted by name.
+    Directory {
+        /// How many entries it has.
+        entries: u64,
+    },
+    /// The bytes asked for, sent as data.
+    Bytes,
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirEntry {
+    /// Its name (invalid UTF-8 replaced).
+    pub name: String,
+    /// `file`, `dir`, `symlink`, `fifo`, `socket`, `char` or `block`.
+    pub kind: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Where a symlink points.
+    pub target: Option<String>,
+}
+
+/// The guest's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Init's version.
+    pub version: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Seconds since the kernel started, in milliseconds.
+    pub uptime_ms: u64,
+    /// When init was started, in milliseconds after the kernel.
+    pub init_started_ms: u64,
+    /// Total memory in bytes.
+    pub memory_bytes: u64,
+    /// Memory available in bytes.
+    pub memory_available_bytes: u64,
+    /// Bytes used on the root file system.
+    pub disk_used_bytes: u64,
+    /// Bytes free on the root file system for an ordinary user.
+    pub disk_free_bytes: u64,
+    /// Commands running now.
+    pub commands: u64,
+}
+
+/// Why something could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct WireError {
+    /// What kind of failure it is.
+    pub kind: ErrorKind,
+    /// What was wrong, what was expected: a lowercase fragment that reads well after "failed to".
+    pub message: String,
+}
+
+/// Kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The request itself is wrong.
+    InvalidRequest,
+    /// A path does not exist.
+    NotFound,
+    /// The user may not do that.
+    PermissionDenied,
+    /// Something of the wrong kind is there (a directory where a file was expected, and so on).
+    WrongKind,
+    /// The disk is full.
+    NoSpace,
+    /// The command could not be started at all.
+    NotStarted,
+    /// Everything else.
+    Other,
+}

@@ -1,0 +1,582 @@
+//! The guest's own server over an in-memory stream, with a real SSH client: everything that needs no VM.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use russh::client;
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg};
+use russh::{Channel, ChannelMsg};
+use snowglobe_init::guest::Guest;
+use snowglobe_init::wire::{
+    self, Command, ErrorKind, ExecReport, ExecRequest, Outcome, PtySize, ReadContent, ReadRequest,
+    ReadWant, Report, Request, User, WireError, WriteRequest,
+};
+
+struct AnyServer;
+
+impl client::Handler for AnyServer {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        _: &russh::keys::PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        Ok(true)
+    }
+}
+
+struct World {
+    _dir: tempfile::TempDir,
+    workspace: PathBuf,
+    guest: Arc<Guest>,
+    control: Arc<PrivateKey>,
+    login: Arc<PrivateKey>,
+}
+
+fn key() -> Arc<PrivateKey> {
+    Arc::new(PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap())
+}
+
+fn world() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = dir.path().join("workspace");
+    std::fs::create_dir(&workspace).unwrap();
+    let (host, control, login) = (key(), key(), key());
+    let public = |key: &PrivateKey| key.public_key().to_openssh().unwrap();
+    let guest = Guest::host_side(
+        &workspace,
+        &dir.path().join("state"),
+        env!("CARGO_BIN_EXE_snowglobe-init").as_ref(),
+        host.to_openssh(LineEnding::LF).unwrap().to_string(),
+        vec![public(&control)],
+        vec![public(&login)],
+    );
+    World {
+        _dir: dir,
+        workspace,
+        guest: guest.unwrap(),
+        control,
+        login,
+    }
+}
+
+impl World {
+    async fn connect(
+        &self,
+        user: &str,
+        key: &Arc<PrivateKey>,
+    ) -> Option<client::Handle<AnyServer>> {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        tokio::spawn(snowglobe_init::ssh::serve(theirs, self.guest.clone()));
+        let mut handle = client::connect_stream(Arc::default(), ours, AnyServer)
+            .await
+            .unwrap();
+        let key = PrivateKeyWithHashAlg::new(key.clone(), None);
+        handle
+            .authenticate_publickey(user, key)
+            .await
+            .unwrap()
+            .success()
+            .then_some(handle)
+    }
+
+    async fn control(&self) -> client::Handle<AnyServer> {
+        self.connect("root", &self.control)
+            .await
+            .expect("the control key is admitted")
+    }
+}
+
+#[derive(Default, Debug)]
+struct Answer {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    report: Option<Report>,
+}
+
+async fn send(
+    handle: &client::Handle<AnyServer>,
+    request: &Request,
+    input: &[u8],
+) -> Channel<client::Msg> {
+    let channel = handle.channel_open_session().await.unwrap();
+    channel
+        .request_subsystem(false, wire::SUBSYSTEM)
+        .await
+        .unwrap();
+    let body = serde_json::to_vec(request).unwrap();
+    let mut head = (body.len() as u32).to_be_bytes().to_vec();
+    head.extend(body);
+    channel.data_bytes(head).await.unwrap();
+    channel.data_bytes(input.to_vec()).await.unwrap();
+    channel.eof().await.unwrap();
+    channel
+}
+
+async fn collect(mut channel: Channel<client::Msg>) -> Answer {
+    let (mut answer, mut report) = (Answer::default(), Vec::new());
+    while let Some(message) = channel.wait().await {
+        match message {
+            ChannelMsg::Data { data } => answer.stdout.extend_from_slice(&data),
+            ChannelMsg::ExtendedData {
+                data,
+                ext: wire::EXT_STDERR,
+            } => answer.stderr.extend_from_slice(&data),
+            ChannelMsg::ExtendedData {
+                data,
+                ext: wire::EXT_REPORT,
+            } => report.extend_from_slice(&data),
+            ChannelMsg::Close => break,
+            _ => {}
+        }
+    }
+    answer.report = serde_json::from_slice(&report).ok();
+    answer
+}
+
+async fn ask(handle: &client::Handle<AnyServer>, request: Request, input: &[u8]) -> Answer {
+    collect(send(handle, &request, input).await).await
+}
+
+fn shell(line: &str) -> ExecRequest {
+    ExecRequest {
+        command: Command::Shell(line.into()),
+        cwd: None,
+        env: BTreeMap::new(),
+        user: User::Sandbox,
+        timeout_ms: None,
+        spill_after: None,
+        pty: None,
+    }
+}
+
+async fn run(handle: &client::Handle<AnyServer>, request: ExecRequest) -> (Answer, ExecReport) {
+    let answer = ask(handle, Request::Exec(request), b"").await;
+    match answer.report.clone() {
+        Some(Report::Exec(report)) => (answer, report),
+        other => panic!("expected a command's report, got {other:?}"),
+    }
+}
+
+fn error(answer: Answer) -> WireError {
+    match answer.report {
+        Some(Report::Error(error)) => error,
+        other => panic!("expected an error, got {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_come_back_as_they_are() {
+    let world = world();
+    let handle = world.control().await;
+    for code in [0, 1, 2, 42, 126, 127, 128, 200, 255] {
+        let (_, report) = run(&handle, shell(&format!("exit {code}"))).await;
+        assert_eq!(report.outcome, Outcome::Exited { code });
+    }
+    let (_, report) = run(&handle, shell("kill -TERM $$")).await;
+    assert_eq!(
+        report.outcome,
+        Outcome::Signaled {
+            signal: "TERM".into()
+        }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_stay_apart_and_text_passes_unchanged() {
+    let world = world();
+    let handle = world.control().await;
+    let text = "héllo wörld 世界 \"quotes\" 'single' $dollar `tick`\nnew line\t!";
+    let mut request = shell("printf %s \"$TEXT\"; echo err >&2; cat >&2");
+    request.env.insert("TEXT".into(), text.into());
+    let answer = ask(&handle, Request::Exec(request), b"input\x01\xff").await;
+    assert_eq!(String::from_utf8(answer.stdout).unwrap(), text);
+    assert_eq!(answer.stderr, b"err\ninput\x01\xff");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_could_not_start_is_an_error_not_an_exit_code() {
+    let world = world();
+    let handle = world.control().await;
+    let mut request = shell("true");
+    request.cwd = Some("/no/such/dir".into());
+    let refused = error(ask(&handle, Request::Exec(request), b"").await);
+    assert_eq!(refused.kind, ErrorKind::NotFound);
+    assert!(
+        refused.message.contains("/no/such/dir"),
+        "{}",
+        refused.message
+    );
+
+    let mut request = shell("");
+    request.command = Command::Argv(vec!["no-such-program".into()]);
+    let refused = error(ask(&handle, Request::Exec(request), b"").await);
+    assert_eq!(refused.kind, ErrorKind::NotStarted);
+    assert!(
+        refused.message.contains("no-such-program"),
+        "{}",
+        refused.message
+    );
+
+    let mut request = shell("true");
+    request.env.insert("A=B".into(), "c".into());
+    assert_eq!(
+        error(ask(&handle, Request::Exec(request), b"").await).kind,
+        ErrorKind::InvalidRequest
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_ends_every_process_in_time() {
+    let world = world();
+    let handle = world.control().await;
+    let mark = world.workspace.join("alive");
+    let mut request = shell("(sleep 300; touch alive) && echo x; sleep 300");
+    request.timeout_ms = Some(300);
+    let started = Instant::now();
+    let (_, report) = run(&handle, request).await;
+    assert_eq!(report.outcome, Outcome::TimedOut);
+    assert!(
+        started.elapsed() < Duration::from_millis(1300),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(!mark.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_the_channel_kills_the_command() {
+    let world = world();
+    let handle = world.control().await;
+    let mut channel = send(
+        &handle,
+        &Request::Exec(shell("echo $$; exec sleep 300")),
+        b"",
+    )
+    .await;
+    let pid = loop {
+        if let Some(ChannelMsg::Data { data }) = channel.wait().await {
+            break String::from_utf8(data.to_vec()).unwrap().trim().to_owned();
+        }
+    };
+    channel.close().await.unwrap();
+    let gone = async {
+        while PathBuf::from(format!("/proc/{pid}")).exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone)
+        .await
+        .expect("the command is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_megabytes_arrive_whole() {
+    let world = world();
+    let handle = world.control().await;
+    let (answer, report) = run(
+        &handle,
+        shell("head -c 5000000 /dev/zero | tr '\\0' x; seq 100000 >&2"),
+    )
+    .await;
+    assert_eq!(
+        (answer.stdout.len(), report.stdout_bytes),
+        (5_000_000, 5_000_000)
+    );
+    assert!(answer.stdout.iter().all(|byte| *byte == b'x'));
+    let lines = String::from_utf8(answer.stderr).unwrap();
+    assert_eq!(lines.lines().count(), 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_any_length_runs() {
+    let world = world();
+    let handle = world.control().await;
+    let line = format!("x='{}'; echo ${{#x}}", "a".repeat(300_000));
+    let (answer, _) = run(&handle, shell(&line)).await;
+    assert_eq!(answer.stdout, b"300000\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_two_at_once_all_answer() {
+    let world = world();
+    let handle = Arc::new(world.control().await);
+    let runs = (0..32u8).map(|code| {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            (
+                code,
+                run(&handle, shell(&format!("sleep 0.1; exit {code}")))
+                    .await
+                    .1
+                    .outcome,
+            )
+        })
+    });
+    for run in runs.collect::<Vec<_>>() {
+        let (code, outcome) = run.await.unwrap();
+        assert_eq!(outcome, Outcome::Exited { code });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_leaves_behind_does_not_hold_it_up() {
+    let world = world();
+    let handle = world.control().await;
+    let started = Instant::now();
+    let (answer, report) = run(&handle, shell("(sleep 5; echo late) & echo early")).await;
+    assert_eq!(
+        (answer.stdout, report.outcome),
+        (b"early\n".to_vec(), Outcome::Exited { code: 0 })
+    );
+    assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_has_the_size_asked_for() {
+    let world = world();
+    let handle = world.control().await;
+    let mut request = shell("tty >/dev/null && stty size && echo $TERM");
+    request.pty = Some(PtySize {
+        term: "xterm-test".into(),
+        cols: 77,
+        rows: 33,
+    });
+    let (answer, _) = run(&handle, request).await;
+    assert_eq!(
+        String::from_utf8(answer.stdout).unwrap(),
+        "33 77\r\nxterm-test\r\n"
+    );
+}
+
+fn read(path: &str, offset: u64, limit: u64) -> Request {
+    let want = ReadWant::Lines {
+        offset,
+        limit,
+        max_bytes: 10_000,
+        max_image_bytes: 1000,
+    };
+    Request::Read(ReadRequest {
+        path: path.into(),
+        user: User::Sandbox,
+        want,
+    })
+}
+
+fn write(path: &str, bytes: u64, append: bool) -> Request {
+    Request::Write(WriteRequest {
+        path: path.into(),
+        user: User::Sandbox,
+        mode: None,
+        append,
+        bytes,
+    })
+}
+
+fn content(answer: &Answer) -> ReadContent {
+    match &answer.report {
+        Some(Report::Read(read)) => read.content.clone(),
+        other => panic!("expected what was read, got {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_written_whole_and_read_by_lines() {
+    let world = world();
+    let handle = world.control().await;
+    let answer = ask(&handle, write("a/b/c.txt", 14, false), b"one\ntwo\nthree\n").await;
+    assert!(
+        matches!(answer.report, Some(Report::Write { bytes: 14, .. })),
+        "{answer:?}"
+    );
+    let answer = ask(&handle, read("a/b/c.txt", 2, 1), b"").await;
+    assert_eq!(answer.stdout, b"two\n");
+    assert_eq!(
+        content(&answer),
+        ReadContent::Text {
+            total_lines: 3,
+            next_offset: Some(3),
+            cut: false
+        }
+    );
+    ask(&handle, write("a/b/c.txt", 4, true), b"four").await;
+    let answer = ask(&handle, read("a/b/c.txt", 1, 100), b"").await;
+    assert_eq!(answer.stdout, b"one\ntwo\nthree\nfour");
+    assert_eq!(
+        content(&answer),
+        ReadContent::Text {
+            total_lines: 4,
+            next_offset: None,
+            cut: false
+        }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_ends_early_leaves_the_old_file() {
+    let world = world();
+    let handle = world.control().await;
+    ask(&handle, write("f", 3, false), b"old").await;
+    let refused = error(ask(&handle, write("f", 100, false), b"new").await);
+    assert!(
+        refused.message.contains("after 3 of 100"),
+        "{}",
+        refused.message
+    );
+    assert_eq!(std::fs::read(world.workspace.join("f")).unwrap(), b"old");
+    assert_eq!(
+        std::fs::read_dir(&world.workspace).unwrap().count(),
+        1,
+        "the temporary file is gone"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_tells_kinds_apart() {
+    let world = world();
+    let handle = world.control().await;
+    std::fs::write(world.workspace.join("p.png"), b"\x89PNG\r\n\x1a\nrest").unwrap();
+    std::fs::write(world.workspace.join("bin"), b"a\0b").unwrap();
+    std::fs::write(world.workspace.join("config.toml"), b"x").unwrap();
+    let answer = ask(&handle, read("p.png", 1, 10), b"").await;
+    assert_eq!(
+        content(&answer),
+        ReadContent::Image {
+            media_type: "image/png".into()
+        }
+    );
+    assert_eq!(answer.stdout.len(), 12);
+    assert!(matches!(
+        content(&ask(&handle, read("bin", 1, 10), b"").await),
+        ReadContent::Binary { .. }
+    ));
+    let answer = ask(&handle, read(".", 1, 10), b"").await;
+    assert_eq!(content(&answer), ReadContent::Directory { entries: 3 });
+    let missing = error(ask(&handle, read("config.yml", 1, 10), b"").await);
+    assert_eq!(missing.kind, ErrorKind::NotFound);
+    assert!(
+        missing.message.contains("config.toml"),
+        "{}",
+        missing.message
+    );
+    let refused = error(ask(&handle, write("new/", 0, false), b"").await);
+    assert_eq!(refused.kind, ErrorKind::InvalidRequest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_allow_what_they_are_for() {
+    let world = world();
+    assert!(
+        world.connect("root", &key()).await.is_none(),
+        "a stranger's key"
+    );
+    assert!(
+        world.connect("nobody", &world.login).await.is_none(),
+        "a name that is no account"
+    );
+    let login = world.connect("sandbox", &world.login).await.unwrap();
+    let mut channel = login.channel_open_session().await.unwrap();
+    channel
+        .request_subsystem(true, wire::SUBSYSTEM)
+        .await
+        .unwrap();
+    assert!(
+        matches!(channel.wait().await, Some(ChannelMsg::Failure)),
+        "a login does not control"
+    );
+    let mut channel = login.channel_open_session().await.unwrap();
+    channel.exec(true, "exit 7").await.unwrap();
+    let mut status = None;
+    while let Some(message) = channel.wait().await {
+        if let ChannelMsg::ExitStatus { exit_status } = message {
+            status = Some(exit_status);
+        }
+    }
+    assert_eq!(status, Some(7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_runs_inside_the_session() {
+    let world = world();
+    let outer = world.control().await;
+    let channel = outer
+        .channel_open_direct_streamlocal(wire::ATTACH_SOCKET)
+        .await
+        .unwrap();
+    let mut inner = client::connect_stream(Arc::default(), channel.into_stream(), AnyServer)
+        .await
+        .unwrap();
+    let key = PrivateKeyWithHashAlg::new(world.control.clone(), None);
+    assert!(
+        inner
+            .authenticate_publickey("root", key)
+            .await
+            .unwrap()
+            .success()
+    );
+    let (answer, _) = run(&inner, shell("echo inside")).await;
+    assert_eq!(answer.stdout, b"inside\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_no_input_holds_up_nobody() {
+    let world = world();
+    let handle = world.control().await;
+    let command = send(&handle, &Request::Exec(shell("sleep 300")), b"").await;
+    let input = vec![7; 40 << 20];
+    let deaf = handle.channel_open_session().await.unwrap();
+    deaf.request_subsystem(false, wire::SUBSYSTEM)
+        .await
+        .unwrap();
+    let body = serde_json::to_vec(&Request::Exec(shell("sleep 300"))).unwrap();
+    let head = (body.len() as u32).to_be_bytes().to_vec();
+    deaf.data_bytes([head, body].concat()).await.unwrap();
+    deaf.data_bytes(input.clone()).await.unwrap();
+    let (answer, _) = run(&handle, shell("echo still here")).await;
+    assert_eq!(answer.stdout, b"still here\n");
+
+    // The same for a forwarded port whose server reads nothing.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let forwarded = handle
+        .channel_open_direct_tcpip("localhost", port.into(), "127.0.0.1", 1)
+        .await
+        .unwrap();
+    let _never_read = listener.accept().await.unwrap();
+    forwarded.data_bytes(input).await.unwrap();
+    let (answer, _) = run(&handle, shell("echo still here")).await;
+    assert_eq!(answer.stdout, b"still here\n");
+    drop((command, deaf, forwarded));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_read_that_is_given_up_leaves_nothing_waiting() {
+    let world = world();
+    let handle = world.control().await;
+    let file = std::fs::File::create(world.workspace.join("large")).unwrap();
+    file.set_len(256 << 20).unwrap();
+    let read = |want| {
+        Request::Read(ReadRequest {
+            path: "large".into(),
+            user: User::Sandbox,
+            want,
+        })
+    };
+    for _ in 0..3 {
+        let whole = read(ReadWant::Bytes {
+            offset: 0,
+            limit: None,
+        });
+        let mut channel = send(&handle, &whole, b"").await;
+        while !matches!(channel.wait().await, Some(ChannelMsg::Data { .. })) {}
+        channel.close().await.unwrap();
+    }
+    let part = read(ReadWant::Bytes {
+        offset: 0,
+        limit: Some(10),
+    });
+    assert_eq!(ask(&handle, part, b"").await.stdout, [0; 10]);
+}

@@ -1,0 +1,236 @@
+//! Whether a spec can be run, found out before anything is started.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use snowglobe_runner::{Disk, Engine, Share, VmSpec};
+
+use crate::engine::StartError;
+
+/// As many processors as the guest kernel knows.
+const MAX_CPUS: u32 = 64;
+
+/// Less does not hold the kernel and init.
+const MIN_MEMORY_MIB: u32 = 128;
+
+/// A unix socket's path has to fit its address.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// A virtio-fs tag's length, by its specification.
+const MAX_TAG: usize = 36;
+
+/// The kernel's command line holds 2048 bytes, of which the machine needs some for its devices.
+const MAX_KERNEL_ARGS: usize = 1200;
+
+/// The machine has 7 places for devices, of which a serial port, random numbers and memory ballooning take three.
+const MAX_DISKS_AND_SHARES: usize = 4;
+
+type Checked = Result<(), StartError>;
+
+fn refuse(message: impl Into<String>) -> Checked {
+    Err(StartError::new("spec", message))
+}
+
+/// Checks what the spec says. Pure.
+pub(crate) fn words(spec: &VmSpec) -> Checked {
+    numbers(spec)?;
+    names(spec)?;
+    paths(spec)
+}
+
+/// Checks that what a spec names is there.
+pub(crate) fn files(spec: &VmSpec) -> Checked {
+    kernel(&spec.kernel)?;
+    readable("initramfs", &spec.initramfs)?;
+    spec.disks.iter().try_for_each(disk)?;
+    spec.shares.iter().try_for_each(share)?;
+    match &spec.engine {
+        Engine::Qemu { .. } if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
+            "qemu",
+            "only x86-64 guests are built so far, and this host is of another kind",
+        )),
+        Engine::Qemu { .. } => Ok(()),
+    }
+}
+
+/// The numbers. Pure.
+fn numbers(spec: &VmSpec) -> Checked {
+    if !(1..=MAX_CPUS).contains(&spec.cpus) {
+        return refuse(format!(
+            "cpus is {}; it must be from 1 to {MAX_CPUS}",
+            spec.cpus
+        ));
+    }
+    if spec.memory_mib < MIN_MEMORY_MIB {
+        return refuse(format!(
+            "memory_mib is {}; a guest needs at least {MIN_MEMORY_MIB}",
+            spec.memory_mib
+        ));
+    }
+    if spec.disks.len() + spec.shares.len() > MAX_DISKS_AND_SHARES {
+        return refuse(format!(
+            "there are more than {MAX_DISKS_AND_SHARES} disks and shares together"
+        ));
+    }
+    Ok(())
+}
+
+/// The names. Pure.
+fn names(spec: &VmSpec) -> Checked {
+    let plain = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let tags = spec
+        .shares
+        .iter()
+        .map(|share| ("a share's tag", &share.tag));
+    for (what, name) in [("name", &spec.name), ("link_name", &spec.link_name)]
+        .into_iter()
+        .chain(tags)
+    {
+        if !plain(name) {
+            return refuse(format!(
+                "{what} is {name:?}; it must consist of A-Z a-z 0-9 . _ -"
+            ));
+        }
+    }
+    for (n, share) in spec.shares.iter().enumerate() {
+        if share.tag.len() > MAX_TAG {
+            return refuse(format!(
+                "the share's tag {} is longer than {MAX_TAG} bytes",
+                share.tag
+            ));
+        }
+        if spec.shares[..n].iter().any(|other| other.tag == share.tag) {
+            return refuse(format!("two shares have the tag {}", share.tag));
+        }
+    }
+    let length: usize = spec.kernel_args.iter().map(|arg| arg.len() + 1).sum();
+    if length > MAX_KERNEL_ARGS
+        || spec
+            .kernel_args
+            .iter()
+            .any(|arg| arg.chars().any(char::is_control))
+    {
+        return refuse(format!(
+            "kernel_args are longer than {MAX_KERNEL_ARGS} bytes, or hold control characters"
+        ));
+    }
+    Ok(())
+}
+
+/// The paths as such. Pure.
+fn paths(spec: &VmSpec) -> Checked {
+    let listed = [
+        ("kernel", &spec.kernel),
+        ("initramfs", &spec.initramfs),
+        ("link_socket", &spec.link_socket),
+    ];
+    let disks = spec.disks.iter().map(|disk| ("a disk", &disk.path));
+    let shares = spec.shares.iter().map(|share| ("a share", &share.path));
+    let removed = spec
+        .remove
+        .iter()
+        .chain(&spec.remove_if_orphaned)
+        .map(|path| ("a path to remove", path));
+    let all = listed
+        .into_iter()
+        .chain([("console_log", &spec.console_log)])
+        .chain(disks)
+        .chain(shares)
+        .chain(removed);
+    for (what, path) in all {
+        if !path.is_absolute() || path.parent().is_none() {
+            return refuse(format!(
+                "{what} is {}; it must be an absolute path",
+                path.display()
+            ));
+        }
+    }
+    let length = spec.link_socket.as_os_str().as_bytes().len();
+    if length > MAX_SOCKET_PATH {
+        return refuse(format!(
+            "link_socket is {length} bytes long; a socket's path has at most {MAX_SOCKET_PATH}: {}",
+            spec.link_socket.display()
+        ));
+    }
+    Ok(())
+}
+
+fn open(stage: &'static str, path: &Path, write: bool) -> Result<File, StartError> {
+    let opened = File::options().read(true).write(write).open(path);
+    opened.map_err(|error| {
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => format!("{} does not exist", path.display()),
+            io::ErrorKind::PermissionDenied if write => {
+                format!("{} may not be read and written", path.display())
+            }
+            io::ErrorKind::PermissionDenied => format!("{} may not be read", path.display()),
+            _ => format!("open {}: {error}", path.display()),
+        };
+        StartError::new(stage, message)
+    })
+}
+
+fn readable(stage: &'static str, path: &Path) -> Checked {
+    open(stage, path, false).map(drop)
+}
+
+fn kernel(path: &Path) -> Checked {
+    let mut magic = [0; 4];
+    let read = open("kernel", path, false)?.read_exact(&mut magic);
+    match (read, &magic) {
+        (Ok(()), b"\x7fELF") => Ok(()),
+        (Ok(()), b"\x28\xb5\x2f\xfd") => Err(StartError::new(
+            "kernel",
+            format!(
+                "{} is compressed; unpack it with zstd first",
+                path.display()
+            ),
+        )),
+        _ => Err(StartError::new(
+            "kernel",
+            format!("{} is not an ELF file", path.display()),
+        )),
+    }
+}
+
+fn disk(disk: &Disk) -> Checked {
+    let file = open("disk", &disk.path, !disk.read_only)?;
+    let kind = file
+        .metadata()
+        .map_err(StartError::io("disk", disk.path.display()))?
+        .file_type();
+    if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    }
+    Err(StartError::new(
+        "disk",
+        format!("{} is not a file", disk.path.display()),
+    ))
+}
+
+fn share(share: &Share) -> Checked {
+    let path = share.path.display();
+    match std::fs::metadata(&share.path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(StartError::new(
+            "workspace share",
+            format!("{path} is not a directory"),
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StartError::new(
+            "workspace share",
+            format!("{path} does not exist"),
+        )),
+        Err(error) => Err(StartError::new(
+            "workspace share",
+            format!("{path}: {error}"),
+        )),
+    }
+}

@@ -1,0 +1,77 @@
+//! What the runner needs of an engine.
+//!
+//! An engine is a child process that runs the VM. It is starting until it says [`Notice::Ready`]; an engine that
+//! ends before that has failed to start, one that ends later has exited.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::process::Child;
+
+/// A running engine.
+pub(crate) trait Engine {
+    /// Its process.
+    fn child(&mut self) -> &mut Child;
+
+    /// The stream of the guest's console, read without blocking.
+    fn console(&self) -> BorrowedFd<'_>;
+
+    /// The stream of the engine's own messages, read without blocking.
+    fn messages(&self) -> BorrowedFd<'_>;
+
+    /// What to wait on for [`Self::notices`].
+    fn control(&self) -> BorrowedFd<'_>;
+
+    /// Takes what the engine has to say; never blocks.
+    fn notices(&mut self) -> io::Result<Vec<Notice>>;
+
+    /// Begins to put a new layer on the first disk; a [`Notice::Switched`] follows unless this fails.
+    fn switch_disk(&mut self, overlay: &Path) -> Result<(), String>;
+
+    /// Whether the guest itself ended the machine.
+    fn guest_ended_it(&self) -> bool;
+
+    /// Why it did not start, from its own messages.
+    fn explain(&self, messages: &[String]) -> StartError;
+}
+
+/// What an engine says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// The guest runs.
+    Ready,
+    /// The first disk's layer was switched, or stayed.
+    Switched(Result<(), String>),
+}
+
+/// Why a VM did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{stage}: {message}")]
+pub(crate) struct StartError {
+    /// Where it got stuck.
+    pub(crate) stage: &'static str,
+    /// Why, and what to do about it.
+    pub(crate) message: String,
+}
+
+impl StartError {
+    /// An error at a stage.
+    pub(crate) fn new(stage: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            stage,
+            message: message.into(),
+        }
+    }
+
+    /// What a failed system call means at a stage.
+    pub(crate) fn io(
+        stage: &'static str,
+        what: impl std::fmt::Display,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let what = what.to_string();
+        move |error| Self {
+            stage,
+            message: format!("{what}: {error}"),
+        }
+    }
+}

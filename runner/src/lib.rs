@@ -1,0 +1,186 @@
+//! What `snowglobe-runner` is told and what it answers.
+//!
+//! The runner is one process per VM. On standard input it takes one [`VmSpec`] as a line of JSON, then
+//! [`Command`]s, a line each; on standard output it writes [`Event`]s, a line each. When its standard
+//! input ends (the parent is gone, however it went) it kills the VM, removes what the spec lists in
+//! [`VmSpec::remove`] and exits.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything needed to start one VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// A name for messages and the process list, `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// Which engine runs it, and how.
+    pub engine: Engine,
+    /// Virtual processors, from 1.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The guest kernel: an uncompressed ELF file.
+    pub kernel: PathBuf,
+    /// The initramfs, a cpio archive (or several, joined).
+    pub initramfs: PathBuf,
+    /// More kernel arguments, after the engine's own.
+    pub kernel_args: Vec<String>,
+    /// The disks, in order: the first is `/dev/vda`.
+    pub disks: Vec<Disk>,
+    /// Directories shared by virtio-fs.
+    pub shares: Vec<Share>,
+    /// The unix socket on which the runner listens for the guest link: one connection at a time.
+    pub link_socket: PathBuf,
+    /// The name of the virtio-serial port behind it (engines with virtio-serial).
+    pub link_name: String,
+    /// The vsock port behind it (engines with vsock).
+    pub link_port: u32,
+    /// The file that receives the guest's console.
+    pub console_log: PathBuf,
+    /// Files and directories to remove, with all they hold, when the VM has ended.
+    pub remove: Vec<PathBuf>,
+    /// What else to remove when the parent vanished: standard input ended with no [`Action::Stop`] before.
+    #[serde(default)]
+    pub remove_if_orphaned: Vec<PathBuf>,
+}
+
+/// Which engine runs the VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Engine {
+    /// A `qemu-system-*` process.
+    Qemu {
+        /// The program.
+        binary: PathBuf,
+        /// What executes the guest's instructions; decided beforehand, never left to qemu.
+        accel: Accel,
+    },
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accel {
+    /// Linux's hardware virtualization.
+    Kvm,
+    /// macOS's hardware virtualization.
+    Hvf,
+    /// Translation: works everywhere, slower.
+    Tcg,
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// The image file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: DiskFormat,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
+/// The format of a disk image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// Bytes as they are.
+    Raw,
+    /// QEMU's copy-on-write format; backing files are followed.
+    Qcow2,
+}
+
+/// One shared directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// The virtio-fs tag the guest mounts.
+    pub tag: String,
+    /// The host directory.
+    pub path: PathBuf,
+    /// The uid and gid in the guest that everything in it seems to belong to. On the host, what the guest makes
+    /// belongs to whoever runs the runner.
+    pub guest_id: u32,
+}
+
+/// What a running runner can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Command {
+    /// Repeated in the [`Event::Reply`].
+    pub id: u64,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Action {
+    /// Freeze the first disk's current layer: from here on writes go to a new qcow2 file at `overlay`
+    /// (made by the runner; must not exist) backed by the current file. In [`VmSpec::remove`] the new layer
+    /// takes the place of the frozen one, which from then on belongs to whoever asked.
+    SwitchDisk {
+        /// The new layer's file.
+        overlay: PathBuf,
+    },
+    /// The last lines of the console.
+    Console {
+        /// How many lines at most.
+        lines: usize,
+    },
+    /// Kill the VM and leave.
+    Stop,
+}
+
+/// What the runner says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The VM's process runs.
+    Started {
+        /// Its process id.
+        pid: u32,
+    },
+    /// The VM could not be started; the runner leaves.
+    Failed {
+        /// Where it got stuck, such as `workspace share` or `qemu`.
+        stage: String,
+        /// Why.
+        message: String,
+        /// The last lines of the console and of the engine's own messages.
+        console: Vec<String>,
+    },
+    /// The VM ended; the runner leaves.
+    Exited {
+        /// Whether it ended by itself in an orderly way (power off).
+        clean: bool,
+        /// How it ended, in words.
+        reason: String,
+        /// The last lines of the console and of the engine's own messages.
+        console: Vec<String>,
+    },
+    /// The answer to a command.
+    Reply {
+        /// The command's id.
+        id: u64,
+        /// What came of it.
+        result: Result<Answer, String>,
+    },
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// Lines of the console.
+    Console {
+        /// The lines, oldest first.
+        lines: Vec<String>,
+    },
+}

@@ -1,0 +1,53 @@
+//! `snowglobe-runner`: one process per VM. It starts the engine and the servers of the shares, supervises them, and
+//! when it goes, however that is, they go too. What it reads and writes is described in the library.
+//!
+//! ```text
+//! main       which of the two programs this is: the runner, or the server of a share
+//! vm         a VM's life: starting, running, ended
+//! talk       the parent: specs and commands in, events out
+//! check      whether a spec can be run at all
+//! engine     what is needed of an engine;  qemu, qmp, tsc: the one there is
+//! share      a shared directory: server, guard and sandbox
+//! console    the console's last lines and its log
+//! removal    what is removed when the VM ends
+//! process    sessions, namespaces, and dying with one's parent
+//! ```
+
+mod check;
+mod console;
+mod engine;
+mod process;
+mod qemu;
+mod qmp;
+mod reach;
+mod removal;
+mod share;
+mod talk;
+mod tsc;
+mod vm;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    match (args.next().as_deref(), args.next(), args.next()) {
+        (None, ..) => {
+            if let Err(error) = process::prepare() {
+                eprintln!("snowglobe-runner: failed to prepare this process: {error}");
+                return ExitCode::FAILURE;
+            }
+            vm::run()
+        }
+        (Some(share::ARGUMENT), Some(order), None) => share::serve(&order),
+        (Some("--version" | "-V"), None, _) => {
+            eprintln!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!(
+                "snowglobe-runner holds one VM for snowglobe, which starts it; it is of no use by itself"
+            );
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! The engine `qemu`: its command line, its process, and what it says.
+//!
+//! The descriptors it inherits are, from 3 on: the control protocol, the console, the listening socket of the guest
+//! link, and a connection to each share's server. So it opens no socket, and the only paths it opens are those of
+//! the kernel, the initramfs and the disks.
+//!
+//! Disks are written through the host's page cache and never flushed there while the VM runs: a crash of the *host*
+//! may cost what a running VM wrote, as it costs the VM. What outlives a VM is flushed by the runner: a layer when
+//! it is frozen, a kept disk when the VM ends.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use serde_json::{Value, json};
+use snowglobe_runner::{Accel, Disk, DiskFormat, VmSpec};
+
+use crate::engine::{Engine, Notice, StartError};
+use crate::process::{self, Confinement};
+use crate::qmp::{Message, Qmp};
+use crate::{reach, tsc};
+
+const QMP_FD: u32 = 3;
+const CONSOLE_FD: u32 = 4;
+const LINK_FD: u32 = 5;
+const FIRST_SHARE_FD: u32 = 6;
+
+/// The machine: no PCI, no firmware tables, nothing emulated that the guest kernel does not use.
+const MACHINE: &str =
+    "microvm,acpi=off,pcie=off,usb=off,rtc=on,x-option-roms=off,memory-backend=mem";
+
+/// The machine's places for devices, in the order in which the guest finds what is in them. The one left out, 3, has
+/// interrupt 8, which is the clock's; with both of them there the guest's kernel does without the clock.
+const PLACES: [u8; 7] = [7, 6, 5, 4, 2, 1, 0];
+
+/// What the guest is forbidden to make QEMU do.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The kernel's arguments on this machine.
+const KERNEL_ARGS: &str = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 rdinit=/snowglobe/init";
+
+/// A running QEMU.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    child: Child,
+    console: UnixStream,
+    messages: ChildStderr,
+    qmp: Qmp,
+    phase: Phase,
+    /// The first disk's newest layer, as QEMU names it.
+    node: String,
+    layers: u32,
+    guest_ended_it: bool,
+    binary: PathBuf,
+}
+
+/// What QEMU was asked last.
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing; its greeting is awaited.
+    Greeting,
+    /// To take commands. It does so once the machine is built.
+    Negotiating(u64),
+    /// Nothing; the guest runs.
+    Running,
+    /// To switch the first disk to a new layer of this name.
+    Switching(u64, String),
+}
+
+impl Qemu {
+    /// Starts QEMU.
+    pub(crate) fn start(
+        spec: &VmSpec,
+        binary: &Path,
+        accel: Accel,
+        link: UnixListener,
+        shares: Vec<UnixStream>,
+    ) -> Result<Self, StartError> {
+        let sockets = || -> io::Result<_> { Ok((UnixStream::pair()?, UnixStream::pair()?)) };
+        let ((qmp, their_qmp), (console, their_console)) =
+            sockets().map_err(StartError::io("qemu", "make its sockets"))?;
+        let prepare = |console: &UnixStream| console.set_nonblocking(true);
+        prepare(&console).map_err(StartError::io("qemu", "prepare its console"))?;
+
+        let khz = if accel == Accel::Tcg {
+            tsc::khz()
+        } else {
+            None
+        };
+        let mut command = Command::new(binary);
+        command
+            .args(arguments(spec, accel, khz))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut fds = vec![OwnedFd::from(their_qmp), their_console.into(), link.into()];
+        fds.extend(shares.into_iter().map(OwnedFd::from));
+
+        let confinement = confinement(spec);
+        let (mut child, refused) = process::spawn(command, confinement, fds)
+            .map_err(|error| cannot_run(binary, &error))?;
+        if let Some(why) = refused {
+            eprintln!(
+                "snowglobe-runner: warning: the kernel refuses namespaces ({why}); qemu runs in the runner's own"
+            );
+        }
+        let Some(messages) = child.stderr.take() else {
+            return Err(StartError::new("qemu", "its standard error is missing"));
+        };
+        let finish = || -> io::Result<Qmp> {
+            rustix::io::ioctl_fionbio(&messages, true)?;
+            Qmp::new(qmp)
+        };
+        let qmp = match finish() {
+            Ok(qmp) => qmp,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(StartError::new(
+                    "qemu",
+                    format!("prepare its control socket: {error}"),
+                ));
+            }
+        };
+        let node = "disk0".to_owned();
+        let binary = binary.to_owned();
+        Ok(Self {
+            child,
+            console,
+            messages,
+            qmp,
+            phase: Phase::Greeting,
+            node,
+            layers: 0,
+            guest_ended_it: false,
+            binary,
+        })
+    }
+
+    fn ask(&mut self, command: &str, arguments: Value) -> io::Result<u64> {
+        self.qmp.send(command, arguments)
+    }
+
+    fn answered(&mut self, id: u64, result: Result<Value, String>) -> io::Result<Option<Notice>> {
+        match std::mem::replace(&mut self.phase, Phase::Running) {
+            Phase::Negotiating(asked) if asked == id => match result {
+                Ok(_) => Ok(Some(Notice::Ready)),
+                Err(why) => Err(io::Error::other(format!(
+                    "qemu refuses its control protocol: {why}"
+                ))),
+            },
+            Phase::Switching(asked, node) if asked == id => {
+                if result.is_ok() {
+                    self.node = node;
+                }
+                Ok(Some(Notice::Switched(result.map(drop))))
+            }
+            other => {
+                self.phase = other;
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Engine for Qemu {
+    fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    fn console(&self) -> BorrowedFd<'_> {
+        self.console.as_fd()
+    }
+
+    fn messages(&self) -> BorrowedFd<'_> {
+        self.messages.as_fd()
+    }
+
+    fn control(&self) -> BorrowedFd<'_> {
+        self.qmp.as_fd()
+    }
+
+    fn notices(&mut self) -> io::Result<Vec<Notice>> {
+        let mut notices = Vec::new();
+        for message in self.qmp.receive()? {
+            match message {
+                Message::Greeting if self.phase == Phase::Greeting => {
+                    self.phase = Phase::Negotiating(self.ask("qmp_capabilities", json!({}))?);
+                }
+                Message::Answer { id, result } => notices.extend(self.answered(id, result)?),
+                Message::Shutdown(reason) => {
+                    self.guest_ended_it = reason.starts_with("guest-") && reason != "guest-panic"
+                }
+                Message::Greeting | Message::Other => {}
+            }
+        }
+        Ok(notices)
+    }
+
+    fn switch_disk(&mut self, overlay: &Path) -> Result<(), String> {
+        if self.phase != Phase::Running {
+            return Err(
+                "switch the disk: the VM is still starting, or another switch is under way".into(),
+            );
+        }
+        let node = format!("disk0-{}", self.layers + 1);
+        let arguments = json!({
+            "node-name": self.node,
+            "snapshot-file": overlay,
+            "snapshot-node-name": node,
+            "format": "qcow2",
+            "mode": "absolute-paths",
+        });
+        let id = self
+            .ask("blockdev-snapshot-sync", arguments)
+            .map_err(|error| format!("switch the disk: ask qemu: {error}"))?;
+        self.layers += 1;
+        self.phase = Phase::Switching(id, node);
+        Ok(())
+    }
+
+    fn guest_ended_it(&self) -> bool {
+        self.guest_ended_it
+    }
+
+    fn explain(&self, messages: &[String]) -> StartError {
+        explain(&self.binary, messages)
+    }
+}
+
+/// How QEMU is shut off: it has no use for capabilities but where only they open the files' directories.
+fn confinement(spec: &VmSpec) -> Confinement {
+    let read = [&spec.kernel, &spec.initramfs]
+        .into_iter()
+        .all(|path| reach::readable(path));
+    if read
+        && spec.disks.iter().all(|disk| {
+            if disk.read_only {
+                reach::readable(&disk.path)
+            } else {
+                reach::writable(&disk.path)
+            }
+        })
+    {
+        Confinement::UserNamespace
+    } else {
+        Confinement::RootOpensFiles
+    }
+}
+
+fn cannot_run(binary: &Path, error: &io::Error) -> StartError {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "; install the package qemu-system-x86",
+        _ => "",
+    };
+    StartError::new("qemu", format!("run {}: {error}{hint}", binary.display()))
+}
+
+/// What QEMU's last words before it started mean.
+fn explain(binary: &Path, messages: &[String]) -> StartError {
+    let said = messages.iter().rev().find(|line| !line.trim().is_empty());
+    let Some(said) = said else {
+        return StartError::new("qemu", format!("{} ended without a word", binary.display()));
+    };
+    // "PROGRAM: WHAT": the program is known.
+    let said = said
+        .split_once(": ")
+        .map_or(said.as_str(), |(_, what)| what);
+    let all = messages.join("\n");
+    if all.contains("Failed to get") && all.contains("lock") {
+        return StartError::new(
+            "disk",
+            format!(
+                "{said}; another VM uses this disk: stop it, or give each VM an overlay of its own"
+            ),
+        );
+    }
+    if all.contains("-blockdev") || all.contains("Could not open '") {
+        return StartError::new("disk", said);
+    }
+    if all.contains("vhost-user") || all.contains("vhost_") {
+        return StartError::new("workspace share", said);
+    }
+    if all.contains("is not a valid machine") || all.contains("unsupported machine type") {
+        return StartError::new(
+            "qemu",
+            format!(
+                "{said}; this QEMU lacks the machine `microvm`: version 7.2 or newer is needed"
+            ),
+        );
+    }
+    StartError::new("qemu", said)
+}
+
+/// The whole command line. Pure.
+fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut arg = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
+        args.push(name.into());
+        args.push(value.as_ref().into());
+    };
+    let (accel, cpu) = match accel {
+        Accel::Tcg => ("tcg,thread=multi", "max"),
+        Accel::Kvm => ("kvm", "host"),
+        Accel::Hvf => ("hvf", "host"),
+    };
+    let memory = spec.memory_mib;
+    arg("-name", &spec.name);
+    arg("-sandbox", &SANDBOX);
+    arg(
+        "-object",
+        &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
+    );
+    arg("-machine", &MACHINE);
+    arg("-accel", &accel);
+    arg("-cpu", &cpu);
+    arg("-m", &format!("{memory}M"));
+    arg("-smp", &spec.cpus.to_string());
+    arg("-kernel", &spec.kernel);
+    arg("-initrd", &spec.initramfs);
+    arg("-append", &kernel_command_line(spec, tsc_khz));
+    arg("-display", &"none");
+
+    arg("-chardev", &format!("socket,id=qmp,fd={QMP_FD}"));
+    arg("-mon", &"chardev=qmp,mode=control");
+    arg("-chardev", &format!("socket,id=console,fd={CONSOLE_FD}"));
+    arg("-serial", &"chardev:console");
+    let mut places = PLACES.iter();
+    let mut place = || {
+        places
+            .next()
+            .map(|place| format!(",bus=virtio-mmio-bus.{place}"))
+            .unwrap_or_default()
+    };
+    arg("-device", &format!("virtio-serial-device{}", place()));
+    arg(
+        "-chardev",
+        &format!("socket,id=link,fd={LINK_FD},server=on,wait=off"),
+    );
+    arg(
+        "-device",
+        &format!("virtserialport,chardev=link,name={}", spec.link_name),
+    );
+    arg("-object", &"rng-builtin,id=rng");
+    arg("-device", &format!("virtio-rng-device,rng=rng{}", place()));
+    arg(
+        "-device",
+        &format!("virtio-balloon-device,free-page-reporting=on{}", place()),
+    );
+    for (number, disk) in spec.disks.iter().enumerate() {
+        arg("-blockdev", &block_node(number, disk).to_string());
+        arg(
+            "-device",
+            &format!("virtio-blk-device,drive=disk{number}{}", place()),
+        );
+    }
+    for (number, (share, fd)) in spec.shares.iter().zip(FIRST_SHARE_FD..).enumerate() {
+        arg("-chardev", &format!("socket,id=share{number},fd={fd}"));
+        arg(
+            "-device",
+            &format!(
+                "vhost-user-fs-device,chardev=share{number},tag={},queue-size=1024",
+                share.tag
+            ),
+        );
+    }
+    args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
+    args
+}
+
+fn kernel_command_line(spec: &VmSpec, tsc_khz: Option<u64>) -> String {
+    let tsc = tsc_khz.map(|khz| format!("tsc=reliable tsc_early_khz={khz}"));
+    let parts = [KERNEL_ARGS]
+        .into_iter()
+        .chain(tsc.as_deref())
+        .chain(spec.kernel_args.iter().map(String::as_str));
+    parts.collect::<Vec<_>>().join(" ")
+}
+
+fn block_node(number: usize, disk: &Disk) -> Value {
+    let driver = match disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let mut node = json!({
+        "driver": driver,
+        "node-name": format!("disk{number}"),
+        "read-only": disk.read_only,
+        "cache": { "direct": false, "no-flush": !disk.read_only },
+        "file": { "driver": "file", "filename": disk.path },
+    });
+    if !disk.read_only {
+        node["discard"] = "unmap".into();
+        node["detect-zeroes"] = "unmap".into();
+    }
+    node
+}
+
+#[cfg(test)]
+mod tests {
+    use snowglobe_runner::{Engine, Share};
+
+    use super::*;
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            name: "test".into(),
+            engine: Engine::Qemu {
+                binary: "/usr/bin/qemu".into(),
+                accel: Accel::Tcg,
+            },
+            cpus: 2,
+            memory_mib: 512,
+            kernel: "/k/a,b".into(),
+            initramfs: "/i".into(),
+            kernel_args: vec!["foo=1".into()],
+            disks: vec![
+                Disk {
+                    path: "/d/\"a\",b".into(),
+                    format: DiskFormat::Qcow2,
+                    read_only: false,
+                },
+                Disk {
+                    path: "/base".into(),
+                    format: DiskFormat::Raw,
+                    read_only: true,
+                },
+            ],
+            shares: vec![Share {
+                tag: "workspace".into(),
+                path: "/w".into(),
+                guest_id: 1000,
+            }],
+            link_socket: "/s".into(),
+            link_name: "link".into(),
+            link_port: 0,
+            console_log: "/c".into(),
+            remove: Vec::new(),
+            remove_if_orphaned: Vec::new(),
+        }
+    }
+
+    fn line(accel: Accel, khz: Option<u64>) -> String {
+        let args = arguments(&spec(), accel, khz);
+        args.iter()
+            .map(|arg| arg.to_str().unwrap())
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn exactly_one_accelerator_with_its_processor() {
+        let tcg = line(Accel::Tcg, Some(2_100_000));
+        assert!(
+            tcg.contains("-accel\ntcg,thread=multi\n-cpu\nmax\n"),
+            "{tcg}"
+        );
+        assert!(tcg.contains("tsc_early_khz=2100000 foo=1\n"), "{tcg}");
+        let kvm = line(Accel::Kvm, None);
+        assert!(kvm.contains("-accel\nkvm\n-cpu\nhost\n"), "{kvm}");
+        assert!(
+            !kvm.contains("tsc") && kvm.matches("-accel").count() == 1,
+            "{kvm}"
+        );
+    }
+
+    #[test]
+    fn a_path_can_hold_what_separates_options() {
+        let line = line(Accel::Tcg, None);
+        assert!(line.contains("-kernel\n/k/a,b\n"), "{line}");
+        assert!(line.contains(r#""filename":"/d/\"a\",b""#), "{line}");
+    }
+
+    #[test]
+    fn a_disk_that_is_only_read_is_never_written() {
+        let node = block_node(1, &spec().disks[1]);
+        assert_eq!(node["read-only"], true);
+        assert_eq!(node["cache"]["no-flush"], false);
+        assert_eq!(node["discard"], Value::Null);
+    }
+
+    #[test]
+    fn last_words_become_a_stage_and_advice() {
+        let words = |text: &str| explain(Path::new("/q"), &[format!("qemu-system-x86_64: {text}")]);
+        let locked = words(r#"-blockdev {}: Failed to get "write" lock"#);
+        assert_eq!(locked.stage, "disk");
+        assert!(locked.message.contains("another VM"), "{}", locked.message);
+        assert_eq!(
+            words("-blockdev {...}: Could not open '/x': No such file").stage,
+            "disk"
+        );
+        assert_eq!(words("something new").message, "something new");
+        assert_eq!(
+            explain(Path::new("/q"), &[]).message,
+            "/q ended without a word"
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! What a guest may do to the files of a share.
+//!
+//! A guest's kernel is the guest's own: its requests are taken as an attacker's. On top of what file permissions
+//! allow to whoever runs the runner:
+//! - a name is one component: nothing climbs out of the directory by `..` or by `/`;
+//! - ownership never changes: all seems to belong to one id, so to change it succeeds and does nothing;
+//! - nothing becomes setuid or setgid, no device node is made, and of extended attributes only `user.*` exist:
+//!   a file that the guest leaves has no power on the host beyond its contents.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use virtiofsd::filesystem::{
+    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
+    SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+};
+use virtiofsd::fuse::{Attr, SetattrIn};
+use virtiofsd::passthrough::PassthroughFs;
+
+type Inode = <PassthroughFs as FileSystem>::Inode;
+type Handle = <PassthroughFs as FileSystem>::Handle;
+
+/// The file system, guarded.
+pub(super) struct Guard {
+    inner: PassthroughFs,
+}
+
+impl Guard {
+    /// Guards `inner`.
+    pub(super) fn new(inner: PassthroughFs) -> Self {
+        Self { inner }
+    }
+}
+
+fn error(number: i32) -> io::Error {
+    io::Error::from_raw_os_error(number)
+}
+
+/// A single component that names an entry of its directory.
+fn checked(name: &CStr) -> io::Result<&CStr> {
+    match name.to_bytes() {
+        b"" | b"." | b".." => Err(error(libc::EINVAL)),
+        bytes if bytes.contains(&b'/') => Err(error(libc::EINVAL)),
+        _ => Ok(name),
+    }
+}
+
+/// A mode without the bits that lend the owner's rights.
+fn harmless(mode: u32) -> u32 {
+    mode & !(libc::S_ISUID | libc::S_ISGID)
+}
+
+/// The type of what is to be made, if it is one that has no power on the host.
+fn makeable(mode: u32) -> io::Result<()> {
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG | libc::S_IFIFO | libc::S_IFSOCK => Ok(()),
+        _ => Err(error(libc::EPERM)),
+    }
+}
+
+/// Whether an extended attribute is one that programs attach for themselves.
+fn is_users(attribute: &[u8]) -> bool {
+    attribute.starts_with(b"user.")
+}
+
+/// Changes of anything but the owner.
+fn without_owner(valid: SetattrValid) -> SetattrValid {
+    valid.difference(SetattrValid::UID | SetattrValid::GID)
+}
+
+/// The names among NUL-terminated ones that are [`is_users`].
+fn users_only(names: &[u8]) -> Vec<u8> {
+    names
+        .split_inclusive(|&byte| byte == 0)
+        .filter(|name| is_users(name))
+        .flatten()
+        .copied()
+        .collect()
+}
+
+/// Methods that ask the inner file system as they are asked.
+macro_rules! as_asked {
+    ($(fn $name:ident $(<$generic:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $answer:ty)?;)*) => {
+        $(fn $name $(<$generic: $bound>)? (&self, $($arg: $ty),*) $(-> $answer)? {
+            self.inner.$name($($arg),*)
+        })*
+    };
+}
+
+impl FileSystem for Guard {
+    type Inode = Inode;
+    type Handle = Handle;
+    type DirIter = <PassthroughFs as FileSystem>::DirIter;
+
+    as_asked! {
+        fn init(capable: FsOptions) -> io::Result<FsOptions>;
+        fn destroy();
+        fn forget(ctx: Context, inode: Inode, count: u64);
+        fn batch_forget(ctx: Context, requests: Vec<(Inode, u64)>);
+        fn getattr(ctx: Context, inode: Inode, handle: Option<Handle>) -> io::Result<(Attr, Duration)>;
+        fn readlink(ctx: Context, inode: Inode) -> io::Result<Vec<u8>>;
+        fn open(ctx: Context, inode: Inode, kill_priv: bool, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
+        fn read<W: ZeroCopyWriter>(ctx: Context, inode: Inode, handle: Handle, w: W, size: u32, offset: u64,
+            lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
+        fn write<R: ZeroCopyReader>(ctx: Context, inode: Inode, handle: Handle, r: R, size: u32, offset: u64,
+            lock_owner: Option<u64>, delayed_write: bool, kill_priv: bool, flags: u32) -> io::Result<usize>;
+        fn flush(ctx: Context, inode: Inode, handle: Handle, lock_owner: u64) -> io::Result<()>;
+        fn fsync(ctx: Context, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
+        fn fallocate(ctx: Context, inode: Inode, handle: Handle, mode: u32, offset: u64, length: u64) -> io::Result<()>;
+        fn release(ctx: Context, inode: Inode, flags: u32, handle: Handle, flush: bool, flock_release: bool,
+            lock_owner: Option<u64>) -> io::Result<()>;
+        fn statfs(ctx: Context, inode: Inode) -> io::Result<libc::statvfs64>;
+        fn opendir(ctx: Context, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
+        fn readdir(ctx: Context, inode: Inode, handle: Handle, size: u32, offset: u64) -> io::Result<Self::DirIter>;
+        fn fsyncdir(ctx: Context, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
+        fn releasedir(ctx: Context, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
+        fn access(ctx: Context, inode: Inode, mask: u32) -> io::Result<()>;
+        fn lseek(ctx: Context, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
+        fn copyfilerange(ctx: Context, inode_in: Inode, handle_in: Handle, offset_in: u64, inode_out: Inode,
+            handle_out: Handle, offset_out: u64, len: u64, flags: u64) -> io::Result<usize>;
+        fn syncfs(ctx: Context, inode: Inode) -> io::Result<()>;
+    }
+
+    fn lookup(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<Entry> {
+        self.inner.lookup(ctx, parent, checked(name)?)
+    }
+
+    fn setattr(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        mut attr: SetattrIn,
+        handle: Option<Handle>,
+        valid: SetattrValid,
+    ) -> io::Result<(Attr, Duration)> {
+        attr.mode = harmless(attr.mode);
+        self.inner
+            .setattr(ctx, inode, attr, handle, without_owner(valid))
+    }
+
+    fn symlink(
+        &self,
+        ctx: Context,
+        target: &CStr,
+        parent: Inode,
+        name: &CStr,
+        _: Extensions,
+    ) -> io::Result<Entry> {
+        self.inner
+            .symlink(ctx, target, parent, checked(name)?, Extensions::default())
+    }
+
+    fn mknod(
+        &self,
+        ctx: Context,
+        parent: Inode,
+        name: &CStr,
+        mode: u32,
+        rdev: u32,
+        umask: u32,
+        _: Extensions,
+    ) -> io::Result<Entry> {
+        makeable(mode)?;
+        self.inner.mknod(
+            ctx,
+            parent,
+            checked(name)?,
+            harmless(mode),
+            rdev,
+            umask,
+            Extensions::default(),
+        )
+    }
+
+    fn mkdir(
+        &self,
+        ctx: Context,
+        parent: Inode,
+        name: &CStr,
+        mode: u32,
+        umask: u32,
+        _: Extensions,
+    ) -> io::Result<Entry> {
+        self.inner.mkdir(
+            ctx,
+            parent,
+            checked(name)?,
+            harmless(mode),
+            umask,
+            Extensions::default(),
+        )
+    }
+
+    fn create(
+        &self,
+        ctx: Context,
+        parent: Inode,
+        name: &CStr,
+        mode: u32,
+        kill_priv: bool,
+        flags: u32,
+        umask: u32,
+        _: Extensions,
+    ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
+        let mode = harmless(mode);
+        self.inner.create(
+            ctx,
+            parent,
+            checked(name)?,
+            mode,
+            kill_priv,
+            flags,
+            umask,
+            Extensions::default(),
+        )
+    }
+
+    fn unlink(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
+        self.inner.unlink(ctx, parent, checked(name)?)
+    }
+
+    fn rmdir(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
+        self.inner.rmdir(ctx, parent, checked(name)?)
+    }
+
+    fn rename(
+        &self,
+        ctx: Context,
+        old_dir: Inode,
+        old_name: &CStr,
+        new_dir: Inode,
+        new_name: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        self.inner.rename(
+            ctx,
+            old_dir,
+            checked(old_name)?,
+            new_dir,
+            checked(new_name)?,
+            flags,
+        )
+    }
+
+    fn link(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        new_parent: Inode,
+        new_name: &CStr,
+    ) -> io::Result<Entry> {
+        self.inner.link(ctx, inode, new_parent, checked(new_name)?)
+    }
+
+    fn setxattr(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+        extra_flags: SetxattrFlags,
+    ) -> io::Result<()> {
+        if !is_users(name.to_bytes()) {
+            return Err(error(libc::EOPNOTSUPP));
+        }
+        self.inner
+            .setxattr(ctx, inode, name, value, flags, extra_flags)
+    }
+
+    fn getxattr(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        name: &CStr,
+        size: u32,
+    ) -> io::Result<GetxattrReply> {
+        if !is_users(name.to_bytes()) {
+            return Err(error(libc::ENODATA));
+        }
+        self.inner.getxattr(ctx, inode, name, size)
+    }
+
+    fn listxattr(&self, ctx: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply> {
+        Ok(match self.inner.listxattr(ctx, inode, size)? {
+            ListxattrReply::Names(names) => ListxattrReply::Names(users_only(&names)),
+            count @ ListxattrReply::Count(_) => count,
+        })
+    }
+
+    fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
+        if !is_users(name.to_bytes()) {
+            return Err(error(libc::ENODATA));
+        }
+        self.inner.removexattr(ctx, inode, name)
+    }
+}
+
+impl SerializableFileSystem for Guard {
+    as_asked! {
+        fn prepare_serialization(cancel: Arc<AtomicBool>);
+        fn serialize(state_pipe: File) -> io::Result<()>;
+        fn deserialize_and_apply(state_pipe: File) -> io::Result<()>;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_component() {
+        for bad in [
+            c"",
+            c".",
+            c"..",
+            c"/",
+            c"a/b",
+            c"../x",
+            c"/etc/passwd",
+            c"a/",
+        ] {
+            assert!(checked(bad).is_err(), "{bad:?}");
+        }
+        for good in [c"a", c"...", c"..a", c".hidden", c"\xff\n"] {
+            assert!(checked(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_made_has_no_power() {
+        assert_eq!(harmless(0o106_755), 0o100_755);
+        assert_eq!(harmless(0o041_777), 0o041_777);
+        for kind in [libc::S_IFBLK, libc::S_IFCHR] {
+            assert!(makeable(kind | 0o600).is_err());
+        }
+        assert!(makeable(libc::S_IFIFO | 0o600).is_ok());
+    }
+
+    #[test]
+    fn only_users_attributes_exist() {
+        assert_eq!(
+            users_only(b"user.a\0security.selinux\0user.b\0trusted.x\0"),
+            b"user.a\0user.b\0"
+        );
+        assert_eq!(users_only(b""), b"");
+        assert!(!is_users(b"security.capability") && !is_users(b"system.posix_acl_access"));
+    }
+
+    #[test]
+    fn the_owner_stays() {
+        let all = SetattrValid::all();
+        let left = without_owner(all);
+        assert!(!left.intersects(SetattrValid::UID | SetattrValid::GID));
+        assert!(left.contains(SetattrValid::MODE | SetattrValid::SIZE));
+    }
+}

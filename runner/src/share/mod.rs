@@ -1,0 +1,114 @@
+//! Shared directories, each served to the guest by a process of its own: this program again, as `share`.
+//!
+//! A process, not a thread, because the file server trusts the guest with more than it should: it ends the whole
+//! process on a request it can't make sense of, and it changes the umask and the working directory of all threads.
+//! A process can also be locked into the one directory it serves ([`sandbox`]), whatever the guest's kernel asks
+//! for; [`guard`] refuses the worst of that beforehand.
+
+mod guard;
+mod sandbox;
+mod server;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+use snowglobe_runner::Share;
+
+use crate::engine::StartError;
+use crate::process::{self, Confinement};
+
+pub(crate) use server::serve;
+
+/// The argument by which this program serves a share.
+pub(crate) const ARGUMENT: &str = "share";
+
+/// The stage named when a share can't be served.
+pub(crate) const STAGE: &str = "workspace share";
+
+/// What the serving process is told, as its second argument.
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {
+    share: Share,
+    /// The runner's process id.
+    runner: i32,
+}
+
+/// A process that serves a share.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// The share's tag.
+    pub(crate) tag: String,
+    /// The process.
+    pub(crate) child: Child,
+    /// Can be read from once it has ended.
+    pub(crate) ended: OwnedFd,
+    /// What it complains of, read without blocking.
+    pub(crate) messages: ChildStderr,
+}
+
+/// Starts to serve `share`; gives the connection by which the engine talks to the server. The engine need not wait
+/// for the server to be ready: what it says first is read then.
+pub(crate) fn start(share: &Share) -> Result<(Server, UnixStream), StartError> {
+    let failed =
+        |what: &str| StartError::io(STAGE, format!("serve {}: {what}", share.path.display()));
+    let (listener, connection) = connection().map_err(failed("make its socket"))?;
+    let share_path = share
+        .path
+        .canonicalize()
+        .map_err(failed("resolve its path"))?;
+    let order = Order {
+        share: Share {
+            path: share_path,
+            ..share.clone()
+        },
+        runner: rustix::process::getpid().as_raw_nonzero().get(),
+    };
+    let order =
+        serde_json::to_string(&order).map_err(|error| failed("tell its server")(error.into()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .args([ARGUMENT, &order])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    // It shuts itself off from the host, further than can be done before it runs.
+    let spawned = process::spawn(command, Confinement::None, vec![listener.into()]);
+    let (mut child, _) = spawned.map_err(failed("start its server"))?;
+    match watch(&mut child) {
+        Ok((ended, messages)) => Ok((
+            Server {
+                tag: share.tag.clone(),
+                child,
+                ended,
+                messages,
+            },
+            connection,
+        )),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(failed("watch its server")(error))
+        }
+    }
+}
+
+fn watch(child: &mut Child) -> io::Result<(OwnedFd, ChildStderr)> {
+    let messages = child
+        .stderr
+        .take()
+        .ok_or_else(|| io::Error::other("its standard error is missing"))?;
+    rustix::io::ioctl_fionbio(&messages, true)?;
+    Ok((process::pidfd(child)?, messages))
+}
+
+/// A listening socket that nobody else can reach, and the one connection to it.
+fn connection() -> io::Result<(UnixListener, UnixStream)> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path)?;
+    let connection = UnixStream::connect(&path)?;
+    Ok((listener, connection))
+}

@@ -1,0 +1,103 @@
+//! The two streams to the parent: lines of JSON in, lines of JSON out.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use snowglobe_runner::{Action, Answer, Command, Event};
+
+/// The longest line taken.
+const MAX_LINE: usize = 4 << 20;
+
+/// Standard input, read piece by piece so that one can wait for other things meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    buffer: Vec<u8>,
+    ended: bool,
+}
+
+impl Input {
+    /// Reads once, waiting if there is nothing.
+    pub(crate) fn fill(&mut self) -> io::Result<()> {
+        let mut piece = [0; 8192];
+        match rustix::io::read(rustix::stdio::stdin(), &mut piece) {
+            Ok(0) => self.ended = true,
+            Ok(n) => self.buffer.extend_from_slice(&piece[..n]),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if self.buffer.len() > MAX_LINE {
+            return Err(io::Error::other("a line is too long"));
+        }
+        Ok(())
+    }
+
+    /// Takes the next whole line that has come in.
+    pub(crate) fn line(&mut self) -> Option<Vec<u8>> {
+        let end = self.buffer.iter().position(|&byte| byte == b'\n')?;
+        Some(self.buffer.drain(..=end).collect())
+    }
+
+    /// Whether nothing will come any more.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether standard input has ended by now with no order to stop before: the parent is gone. Takes what is left.
+    pub(crate) fn is_orphaned(&mut self) -> bool {
+        let now = rustix::event::Timespec::default();
+        while !self.ended {
+            let mut input = [PollFd::new(self, PollFlags::IN)];
+            if !matches!(rustix::event::poll(&mut input, Some(&now)), Ok(1)) || self.fill().is_err()
+            {
+                return false;
+            }
+        }
+        while let Some(line) = self.line() {
+            let order = serde_json::from_slice(&line);
+            if matches!(
+                order,
+                Ok(Command {
+                    action: Action::Stop,
+                    ..
+                })
+            ) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits for a line; `None` at the end.
+    pub(crate) fn wait_for_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(line) = self.line() {
+                return Ok(Some(line));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            self.fill()?;
+        }
+    }
+}
+
+impl AsFd for Input {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        rustix::stdio::stdin()
+    }
+}
+
+/// Tells the parent. A parent that does not listen any more is noticed by standard input.
+pub(crate) fn say(event: &Event) {
+    if let Ok(mut line) = serde_json::to_vec(event) {
+        line.push(b'\n');
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(&line).and_then(|()| out.flush());
+    }
+}
+
+/// Answers a command.
+pub(crate) fn reply(id: u64, result: Result<Answer, String>) {
+    say(&Event::Reply { id, result });
+}

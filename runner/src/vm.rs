@@ -1,0 +1,585 @@
+//! A VM's life, in this process's one thread.
+//!
+//! ```text
+//! spec --> starting --> running --> ended
+//!    \________\____________________> failed
+//! ```
+//!
+//! It is *starting* until the engine says it is ready; what goes wrong before that ends in `Failed`, what comes after
+//! in `Exited`. Either is said once, as the last event, when the engine is reaped and the VM's files are gone.
+//! Whatever ends the VM (a command, the parent's end, a signal, the engine's own end, a share's server that broke) is
+//! an [`End`] that the loop returns; nothing else stops it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use snowglobe_runner::{Action, Answer, Command, Engine as Chosen, Event, VmSpec};
+
+use crate::console::{Lines, Log};
+use crate::engine::{Engine, Notice, StartError};
+use crate::removal::{self, Removal};
+use crate::share::{STAGE as SHARE_STAGE, Server};
+use crate::talk::{Input, reply, say};
+use crate::{check, process, qemu, share};
+
+/// How long an engine may take to be ready: it has to build the machine, not to boot it.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How many lines of the console, and of the engine's messages, an ending is told with.
+const LAST_LINES: usize = 100;
+
+/// How many pieces of a stream are read before others get their turn.
+const PIECES: usize = 16;
+
+/// Why the loop ended.
+enum End {
+    /// Standard input ended.
+    Orphaned,
+    /// By the command of this number.
+    Stopped(u64),
+    /// By a signal.
+    Signalled,
+    /// The engine ended.
+    Engine,
+    /// Something that the VM can't do without broke.
+    Broken(&'static str, String),
+}
+
+/// A layer switch that the engine works on.
+struct Switch {
+    id: u64,
+    overlay: PathBuf,
+}
+
+struct Vm {
+    engine: Box<dyn Engine>,
+    shares: Vec<Server>,
+    console: Lines,
+    messages: Lines,
+    log: Log,
+    started: Option<Instant>,
+    /// The first disk's newest layer.
+    top: Option<PathBuf>,
+    switch: Option<Switch>,
+}
+
+/// Reads a spec and runs it; returns when all is gone.
+pub(crate) fn run() -> ExitCode {
+    let mut input = Input::default();
+    let line = match input.wait_for_line() {
+        Ok(Some(line)) => line,
+        // Nobody asked for anything.
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            return fail(
+                &StartError::new("spec", format!("read it: {error}")),
+                Vec::new(),
+            );
+        }
+    };
+    let spec: VmSpec = match serde_json::from_slice(&line) {
+        Ok(spec) => spec,
+        Err(error) => return fail(&StartError::new("spec", error.to_string()), Vec::new()),
+    };
+    // Before there is anything that a signal's default would leave behind.
+    let signals = match catch_signals() {
+        Ok(signals) => signals,
+        Err(error) => {
+            return fail(
+                &StartError::new("runner", format!("catch signals: {error}")),
+                Vec::new(),
+            );
+        }
+    };
+    if let Err(error) = check::words(&spec) {
+        // A spec that is wrong may be wrong about what to remove.
+        return fail(&error, Vec::new());
+    }
+    let mut removal = Removal::new(&spec.remove, &spec.remove_if_orphaned);
+    let checked = check::files(&spec).and_then(|()| listen(&spec.link_socket));
+    let started = checked.and_then(|link| {
+        // Not before: another VM's socket is not this one's to remove.
+        removal.add(&spec.link_socket);
+        Vm::start(&spec, link)
+    });
+    match started {
+        Ok(mut vm) => {
+            let end = vm.supervise(&mut input, &signals, &mut removal);
+            // A VM that ended by itself while the parent went is an orphan too.
+            let orphaned = match end {
+                End::Orphaned => true,
+                End::Stopped(_) => false,
+                End::Signalled | End::Engine | End::Broken(..) => input.is_orphaned(),
+            };
+            vm.finish(&spec, end, orphaned, &removal)
+        }
+        Err(error) => {
+            removal.carry_out(input.is_orphaned());
+            fail(&error, Vec::new())
+        }
+    }
+}
+
+fn fail(error: &StartError, console: Vec<String>) -> ExitCode {
+    say(&Event::Failed {
+        stage: error.stage.to_owned(),
+        message: error.message.clone(),
+        console,
+    });
+    ExitCode::FAILURE
+}
+
+/// A stream on which something arrives when this process is told to end.
+fn catch_signals() -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+    }
+    Ok(ours)
+}
+
+/// The socket of the guest link. One left behind by a runner that was killed is replaced, one in use is not.
+fn listen(path: &Path) -> Result<UnixListener, StartError> {
+    let bind = || UnixListener::bind(path);
+    let bound = match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match UnixStream::connect(path) {
+            Err(dead) if dead.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).and_then(|()| bind())
+            }
+            _ => Err(io::Error::new(
+                error.kind(),
+                "it is there already; another VM may use it",
+            )),
+        },
+        bound => bound,
+    };
+    bound.map_err(StartError::io(
+        "guest link",
+        format!("listen on {}", path.display()),
+    ))
+}
+
+impl Vm {
+    fn start(spec: &VmSpec, link: UnixListener) -> Result<Self, StartError> {
+        let log = Log::create(&spec.console_log).map_err(StartError::io(
+            "console",
+            format!("make the log {}", spec.console_log.display()),
+        ))?;
+        let mut shares = Vec::new();
+        let mut connections = Vec::new();
+        let engine = spec.shares.iter().try_for_each(|spec| {
+            let (server, connection) = share::start(spec)?;
+            shares.push(server);
+            connections.push(connection);
+            Ok(())
+        });
+        let engine = engine.and_then(|()| match &spec.engine {
+            Chosen::Qemu { binary, accel } => {
+                qemu::Qemu::start(spec, binary, *accel, link, connections)
+            }
+        });
+        let engine = match engine {
+            Ok(engine) => engine,
+            Err(error) => {
+                shares.iter_mut().for_each(end_share);
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            engine: Box::new(engine),
+            shares,
+            console: Lines::default(),
+            messages: Lines::default(),
+            log,
+            started: None,
+            top: spec
+                .disks
+                .first()
+                .filter(|disk| !disk.read_only)
+                .map(|disk| disk.path.clone()),
+            switch: None,
+        })
+    }
+
+    /// Does what is to be done, as it comes, until something ends it.
+    fn supervise(&mut self, input: &mut Input, signals: &UnixStream, removal: &mut Removal) -> End {
+        let begun = Instant::now();
+        let engine_ended = match process::pidfd(self.engine.child()) {
+            Ok(fd) => fd,
+            Err(error) => return End::Broken("runner", format!("watch the engine: {error}")),
+        };
+        loop {
+            let limit = match self.started {
+                Some(_) => None,
+                None => match START_LIMIT.checked_sub(begun.elapsed()) {
+                    Some(left) => Some(left),
+                    None => {
+                        return End::Broken(
+                            "qemu",
+                            format!("it was not ready within {} s", START_LIMIT.as_secs()),
+                        );
+                    }
+                },
+            };
+            let ready = match self.wait(input, signals, engine_ended.as_fd(), limit) {
+                Ok(ready) => ready,
+                Err(error) => return End::Broken("runner", format!("wait for events: {error}")),
+            };
+            self.read_streams();
+            if let Err(error) = self.heed_engine(removal) {
+                return End::Broken("qemu", error.to_string());
+            }
+            if ready.engine_ended {
+                return End::Engine;
+            }
+            if let Some(end) = self.heed_shares() {
+                return end;
+            }
+            if ready.signals {
+                return End::Signalled;
+            }
+            if ready.input
+                && let Some(end) = self.heed_parent(input)
+            {
+                return end;
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(
+        &self,
+        input: &Input,
+        signals: &UnixStream,
+        engine_ended: BorrowedFd<'_>,
+        limit: Option<Duration>,
+    ) -> io::Result<Ready> {
+        let mut fds = vec![input.as_fd(), signals.as_fd(), engine_ended];
+        // When the engine ends its streams do, which would wake this for ever: its end is heard of at once then.
+        fds.extend([
+            self.engine.console(),
+            self.engine.messages(),
+            self.engine.control(),
+        ]);
+        for share in &self.shares {
+            fds.extend([share.ended.as_fd(), share.messages.as_fd()]);
+        }
+        let mut polled: Vec<PollFd<'_>> = fds
+            .iter()
+            .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .collect();
+        let limit = limit.map(|limit| Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: limit.subsec_nanos().into(),
+        });
+        match rustix::event::poll(&mut polled, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is = |n: usize| !polled[n].revents().is_empty();
+        Ok(Ready {
+            input: is(0),
+            signals: is(1),
+            engine_ended: is(2),
+        })
+    }
+
+    /// Takes what the guest, the engine and the servers have written; gives how many bytes that was.
+    fn read_streams(&mut self) -> usize {
+        let (console, log) = (&mut self.console, &mut self.log);
+        let mut bytes = read_available(self.engine.console(), |bytes| {
+            console.feed(bytes);
+            // A full disk is no reason to end the VM: the last lines are in memory too.
+            let _ = log.write(bytes);
+        });
+        bytes += read_available(self.engine.messages(), |bytes| self.messages.feed(bytes));
+        for share in &self.shares {
+            bytes += read_available(share.messages.as_fd(), |bytes| self.messages.feed(bytes));
+        }
+        bytes
+    }
+
+    fn heed_engine(&mut self, removal: &mut Removal) -> io::Result<()> {
+        for notice in self.engine.notices()? {
+            match notice {
+                Notice::Ready => {
+                    self.started = Some(Instant::now());
+                    say(&Event::Started {
+                        pid: self.engine.child().id(),
+                    });
+                }
+                Notice::Switched(result) => self.switched(result, removal),
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the servers that ended because the engine did; one that failed ends the VM.
+    fn heed_shares(&mut self) -> Option<End> {
+        let mut end = None;
+        self.shares
+            .retain_mut(|share| match share.child.try_wait() {
+                Ok(None) => true,
+                Ok(Some(status)) if status.success() => false,
+                Ok(Some(status)) => {
+                    end = Some(format!(
+                        "the server of the share `{}` {}",
+                        share.tag,
+                        process::in_words(status)
+                    ));
+                    false
+                }
+                Err(error) => {
+                    end = Some(format!(
+                        "the server of the share `{}` is lost: {error}",
+                        share.tag
+                    ));
+                    false
+                }
+            });
+        end.map(|why| End::Broken(SHARE_STAGE, why))
+    }
+
+    fn heed_parent(&mut self, input: &mut Input) -> Option<End> {
+        if let Err(error) = input.fill() {
+            return Some(End::Broken("runner", format!("read commands: {error}")));
+        }
+        while let Some(line) = input.line() {
+            match serde_json::from_slice(&line) {
+                Ok(Command {
+                    id,
+                    action: Action::Stop,
+                }) => return Some(End::Stopped(id)),
+                Ok(Command {
+                    id,
+                    action: Action::Console { lines },
+                }) => {
+                    reply(
+                        id,
+                        Ok(Answer::Console {
+                            lines: self.console.last(lines),
+                        }),
+                    );
+                }
+                Ok(Command {
+                    id,
+                    action: Action::SwitchDisk { overlay },
+                }) => {
+                    if let Err(why) = self.begin_switch(id, &overlay) {
+                        reply(id, Err(why));
+                    }
+                }
+                Err(error) => match command_id(&line) {
+                    Some(id) => reply(id, Err(format!("understand the command: {error}"))),
+                    None => eprintln!(
+                        "snowglobe-runner: warning: a command was not understood: {error}"
+                    ),
+                },
+            }
+        }
+        input.ended().then_some(End::Orphaned)
+    }
+
+    fn begin_switch(&mut self, id: u64, overlay: &Path) -> Result<(), String> {
+        if self.top.is_none() {
+            return Err("switch the disk: the VM has none that it may write".into());
+        }
+        if self.switch.is_some() {
+            return Err("switch the disk: another switch is under way".into());
+        }
+        if !overlay.is_absolute() {
+            return Err(format!(
+                "switch the disk: {} is not an absolute path",
+                overlay.display()
+            ));
+        }
+        match overlay.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("switch the disk: {}: {error}", overlay.display())),
+            Ok(_) => {
+                return Err(format!(
+                    "switch the disk: {} exists already",
+                    overlay.display()
+                ));
+            }
+        }
+        self.engine.switch_disk(overlay)?;
+        self.switch = Some(Switch {
+            id,
+            overlay: overlay.to_owned(),
+        });
+        Ok(())
+    }
+
+    fn switched(&mut self, result: Result<(), String>, removal: &mut Removal) {
+        let Some(Switch { id, overlay }) = self.switch.take() else {
+            return;
+        };
+        if let Err(why) = result {
+            abandon(id, &overlay, &why);
+            return;
+        }
+        let Some(frozen) = self.top.replace(overlay.clone()) else {
+            return;
+        };
+        removal.replace(&frozen, &overlay);
+        // This can take long, and the parent may go meanwhile.
+        std::thread::spawn(move || {
+            let flushed = flush(&frozen).map(|()| Answer::Done);
+            reply(
+                id,
+                flushed.map_err(|error| {
+                    format!(
+                        "put the frozen layer {} on the host's disk: {error}",
+                        frozen.display()
+                    )
+                }),
+            );
+        });
+    }
+
+    /// Ends whatever still runs, removes the VM's files, and tells how it ended.
+    fn finish(mut self, spec: &VmSpec, end: End, orphaned: bool, removal: &Removal) -> ExitCode {
+        if !matches!(end, End::Engine) {
+            let _ = self.engine.child().kill();
+        }
+        let status = self.engine.child().wait();
+        // What was written before the end is still in the sockets, and nothing more comes.
+        while self.read_streams() > 0 {}
+        if self.engine.notices().is_err() {
+            eprintln!("snowglobe-runner: warning: the engine's last messages are not understood");
+        }
+        self.shares.iter_mut().for_each(end_share);
+        if let Some(Switch { id, overlay }) = self.switch.take() {
+            abandon(id, &overlay, "the VM ended");
+        }
+        if !orphaned {
+            let first = self.top.iter();
+            let others = spec
+                .disks
+                .iter()
+                .skip(1)
+                .filter(|disk| !disk.read_only)
+                .map(|disk| &disk.path);
+            for path in first.chain(others).filter(|path| removal.keeps(path)) {
+                if let Err(error) = flush(path) {
+                    eprintln!(
+                        "snowglobe-runner: warning: failed to flush {}: {error}",
+                        path.display()
+                    );
+                }
+            }
+        }
+        removal.carry_out(orphaned);
+        if let End::Stopped(id) = end {
+            reply(id, Ok(Answer::Done));
+        }
+        let messages = self.messages.last(LAST_LINES);
+        let end = match (end, messages.last()) {
+            // A server that fails says why on its standard error.
+            (End::Broken(SHARE_STAGE, why), Some(said)) => {
+                End::Broken(SHARE_STAGE, format!("{why}: {said}"))
+            }
+            (end, _) => end,
+        };
+        let mut console = self.console.last(LAST_LINES);
+        console.extend(messages.iter().cloned());
+        if self.started.is_none() {
+            let error = match end {
+                End::Engine => self.engine.explain(&messages),
+                End::Broken(stage, why) => StartError::new(stage, why),
+                End::Orphaned | End::Stopped(_) | End::Signalled => StartError::new(
+                    "runner",
+                    "the runner was told to stop while the VM was starting",
+                ),
+            };
+            return fail(&error, console);
+        }
+        let (clean, reason) = self.ending(&end, status);
+        say(&Event::Exited {
+            clean,
+            reason,
+            console,
+        });
+        ExitCode::SUCCESS
+    }
+
+    fn ending(&self, end: &End, status: io::Result<std::process::ExitStatus>) -> (bool, String) {
+        match (end, status) {
+            (End::Orphaned, _) => (false, "the program that started the VM is gone".into()),
+            (End::Stopped(_), _) => (false, "it was told to stop".into()),
+            (End::Signalled, _) => (false, "the runner was told to stop by a signal".into()),
+            (End::Broken(_, why), _) => (false, why.clone()),
+            (End::Engine, Ok(status)) if status.success() && self.engine.guest_ended_it() => {
+                match self.console.panic() {
+                    Some(why) => (false, format!("the guest's kernel panicked: {why}")),
+                    None => (true, "the guest powered off".into()),
+                }
+            }
+            (End::Engine, Ok(status)) => (false, format!("qemu {}", process::in_words(status))),
+            (End::Engine, Err(error)) => (false, format!("qemu ended, it is unknown how: {error}")),
+        }
+    }
+}
+
+/// What [`Vm::wait`] found.
+struct Ready {
+    input: bool,
+    signals: bool,
+    engine_ended: bool,
+}
+
+/// The number of a command that is not understood otherwise, so that it gets an answer.
+fn command_id(line: &[u8]) -> Option<u64> {
+    let value: serde_json::Value = serde_json::from_slice(line).ok()?;
+    value.get("id")?.as_u64()
+}
+
+/// Reads what there is, up to a limit, without waiting; gives how many bytes that was.
+fn read_available(fd: BorrowedFd<'_>, mut take: impl FnMut(&[u8])) -> usize {
+    let mut piece = [0; 4096];
+    let mut bytes = 0;
+    for _ in 0..PIECES {
+        match rustix::io::read(fd, &mut piece) {
+            Ok(n) if n > 0 => {
+                take(&piece[..n]);
+                bytes += n;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            // Nothing there, or nothing ever again: the end of whoever wrote is noticed elsewhere.
+            Ok(_) | Err(_) => break,
+        }
+    }
+    bytes
+}
+
+fn end_share(share: &mut Server) {
+    let _ = share.child.kill();
+    let _ = share.child.wait();
+}
+
+/// Answers a switch that did not happen, and removes what was made for it.
+fn abandon(id: u64, overlay: &Path, why: &str) {
+    if let Err(error) = removal::remove(overlay) {
+        eprintln!(
+            "snowglobe-runner: warning: failed to remove {}: {error}",
+            overlay.display()
+        );
+    }
+    reply(
+        id,
+        Err(format!("switch the disk to {}: {why}", overlay.display())),
+    );
+}
+
+/// Puts a file, and its directory's entry for it, on the host's disk.
+fn flush(path: &Path) -> io::Result<()> {
+    std::fs::File::open(path)?.sync_all()?;
+    path.parent()
+        .map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
+}

@@ -1,0 +1,24 @@
+#!/bin/busybox sh
+# A guest for tests: runs each line that comes in on the link, and ends its output with \001, its status and
+# a line break.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mkdir -p /proc /sys /mnt
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+exec < /dev/console > /dev/console 2>&1
+for port in /sys/class/virtio-ports/*; do
+    [ "$(cat $port/name)" = test ] && link=/dev/${port##*/}
+done
+echo "guest is up"
+# A port that nobody is connected to reads as ended. It can be open once at a time, so one descriptor does for both.
+while [ -n "$link" ]; do
+    while read -r line; do
+        eval "$line"
+        printf '\001%s\n' $?
+    done <> $link >&0 2>&1
+    sleep 0.1
+done
+echo "guest has no link"
+reboot -f

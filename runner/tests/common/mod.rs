@@ -1,0 +1,381 @@
+//! A runner with a VM in it: the real program, a real qemu under translation, the kernel of this repository, and
+//! a guest made of busybox that runs what comes in on the link.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use snowglobe_runner::{Accel, Action, Answer, Command as Order, Engine, Event, Share, VmSpec};
+use tempfile::TempDir;
+
+/// How long anything may take: the machine may be busy with other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+const RUNNER: &str = env!("CARGO_BIN_EXE_snowglobe-runner");
+
+/// The kernel, unpacked once.
+pub(crate) fn kernel() -> PathBuf {
+    static KERNEL: OnceLock<PathBuf> = OnceLock::new();
+    KERNEL
+        .get_or_init(|| {
+            let packed = concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../images/kernel/vmlinux-x86_64.zst"
+            );
+            let kernel = zstd::decode_all(File::open(packed).unwrap()).unwrap();
+            publish("vmlinux", &kernel)
+        })
+        .clone()
+}
+
+/// The users that the guest knows.
+const USERS: &[u8] =
+    b"root::0:0::/:/bin/sh\none::1000:1000::/:/bin/sh\ntwo::2000:2000::/:/bin/sh\n";
+
+/// The guest's initramfs.
+pub(crate) fn initramfs() -> PathBuf {
+    static INITRAMFS: OnceLock<PathBuf> = OnceLock::new();
+    INITRAMFS
+        .get_or_init(|| {
+            let busybox = fs::read("/bin/busybox").expect("install the package busybox-static");
+            let mut archive = Vec::new();
+            for directory in ["bin", "dev", "etc", "home", "snowglobe"] {
+                add(&mut archive, directory, 0o040_755, b"");
+            }
+            add(&mut archive, "etc/passwd", 0o100_644, USERS);
+            add(
+                &mut archive,
+                "etc/group",
+                0o100_644,
+                b"root:x:0:\none:x:1000:\ntwo:x:2000:\n",
+            );
+            add(&mut archive, "bin/busybox", 0o100_755, &busybox);
+            add(
+                &mut archive,
+                "snowglobe/init",
+                0o100_755,
+                include_bytes!("guest.sh"),
+            );
+            publish("initramfs", &cpio::newc::trailer(archive).unwrap())
+        })
+        .clone()
+}
+
+fn add(archive: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
+    let entry = cpio::newc::Builder::new(name).mode(mode).nlink(1);
+    let mut writer = entry.write(archive, data.len().try_into().unwrap());
+    writer.write_all(data).unwrap();
+    writer.finish().unwrap();
+}
+
+/// Put a file where every test program finds it, whole or not at all.
+fn publish(name: &str, data: &[u8]) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut file = tempfile::NamedTempFile::new_in(directory).unwrap();
+    file.write_all(data).unwrap();
+    let path = directory.join(format!("runner-{name}"));
+    rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    file.persist(&path).unwrap();
+    path
+}
+
+/// The qemu to test with: another version can be named in the environment.
+fn qemu() -> PathBuf {
+    std::env::var_os("SNOWGLOBE_TEST_QEMU")
+        .map_or_else(|| "qemu-system-x86_64".into(), PathBuf::from)
+}
+
+/// A directory for one VM, and a spec for it.
+pub(crate) struct Vm {
+    pub(crate) directory: TempDir,
+    pub(crate) spec: VmSpec,
+    /// The user who runs the runner, where it is not who runs the tests.
+    pub(crate) user: Option<u32>,
+}
+
+impl Vm {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("sgr").tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let spec = VmSpec {
+            name: "test".into(),
+            engine: Engine::Qemu {
+                binary: qemu(),
+                accel: Accel::Tcg,
+            },
+            cpus: 1,
+            memory_mib: 192,
+            kernel: kernel(),
+            initramfs: initramfs(),
+            kernel_args: Vec::new(),
+            disks: Vec::new(),
+            shares: Vec::new(),
+            link_socket: path("link"),
+            link_name: "test".into(),
+            link_port: 1,
+            console_log: path("console"),
+            remove: Vec::new(),
+            remove_if_orphaned: Vec::new(),
+        };
+        Self {
+            directory,
+            spec,
+            user: None,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A file that the spec may name.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, name).unwrap();
+        path
+    }
+
+    /// Share a new directory as `workspace`.
+    pub(crate) fn share(&mut self) -> PathBuf {
+        let path = self.path("shared");
+        fs::create_dir(&path).unwrap();
+        self.spec.shares.push(Share {
+            tag: "workspace".into(),
+            path: path.clone(),
+            guest_id: 1000,
+        });
+        path
+    }
+
+    /// Start a runner, with a pipe of this process as its input.
+    pub(crate) fn run(&self) -> Runner {
+        let mut runner = self.run_with(Stdio::piped());
+        let mut input = runner.child.stdin.take().unwrap();
+        writeln!(input, "{}", self.line()).unwrap();
+        runner.input = Some(input);
+        runner
+    }
+
+    /// The spec's line.
+    pub(crate) fn line(&self) -> String {
+        serde_json::to_string(&self.spec).unwrap()
+    }
+
+    /// Start a runner with that input.
+    pub(crate) fn run_with(&self, input: Stdio) -> Runner {
+        let mut command = Command::new(RUNNER);
+        command.stdin(input).stdout(Stdio::piped());
+        if let Some(user) = self.user {
+            let everything = Command::new("chown")
+                .args(["-R", &format!("{user}:{user}")])
+                .arg(self.directory.path())
+                .status();
+            assert!(everything.unwrap().success());
+            command.uid(user).gid(user);
+        }
+        let mut child = command.spawn().unwrap();
+        let out = child.stdout.take().unwrap();
+        let (sender, events) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(out).lines() {
+                let _ = sender.send(serde_json::from_str(&line.unwrap()).unwrap());
+            }
+        });
+        Runner {
+            child,
+            input: None,
+            events,
+            link: self.spec.link_socket.clone(),
+            orders: 0,
+        }
+    }
+
+    /// Start a runner, and wait for its VM and for its guest's answer.
+    pub(crate) fn boot(&self) -> (Runner, Guest, Watched) {
+        let runner = self.run();
+        let engine = runner.started();
+        let mut guest = runner.connect();
+        assert_eq!(guest.run("echo hello"), "hello\n");
+        (runner, guest, engine)
+    }
+}
+
+/// A running runner.
+pub(crate) struct Runner {
+    pub(crate) child: Child,
+    pub(crate) input: Option<ChildStdin>,
+    events: Receiver<Event>,
+    link: PathBuf,
+    orders: u64,
+}
+
+impl Runner {
+    pub(crate) fn event(&self) -> Event {
+        self.events.recv_timeout(PATIENCE).expect("no event came")
+    }
+
+    /// Wait for the VM; a watch on its process.
+    pub(crate) fn started(&self) -> Watched {
+        match self.event() {
+            Event::Started { pid } => Watched::new(pid),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Wait for a failure to start; its stage and message.
+    pub(crate) fn failed(mut self) -> (String, String) {
+        match self.event() {
+            Event::Failed { stage, message, .. } => {
+                assert!(!self.end().success());
+                (stage, message)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Wait for the VM's end.
+    pub(crate) fn exited(&self) -> (bool, String, Vec<String>) {
+        match self.event() {
+            Event::Exited {
+                clean,
+                reason,
+                console,
+            } => (clean, reason, console),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Wait for the runner's end.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        Watched::new(self.child.id()).ended();
+        self.child.wait().unwrap()
+    }
+
+    pub(crate) fn connect(&self) -> Guest {
+        let link = UnixStream::connect(&self.link).unwrap();
+        link.set_read_timeout(Some(PATIENCE)).unwrap();
+        Guest { link }
+    }
+
+    pub(crate) fn order(&mut self, action: Action) -> Result<Answer, String> {
+        self.orders += 1;
+        let order = Order {
+            id: self.orders,
+            action,
+        };
+        let order = serde_json::to_string(&order).unwrap();
+        writeln!(self.input.as_mut().unwrap(), "{order}").unwrap();
+        match self.event() {
+            Event::Reply { id, result } if id == self.orders => result,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        if thread::panicking() {
+            for event in self.events.try_iter() {
+                eprintln!("unread: {event:?}");
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The guest's end of the link.
+pub(crate) struct Guest {
+    link: UnixStream,
+}
+
+impl Guest {
+    /// Have the guest's shell run a line; what it wrote.
+    pub(crate) fn run(&mut self, line: &str) -> String {
+        let (status, output) = self.try_run(line);
+        assert_eq!(status, 0, "{line}: {output}");
+        output
+    }
+
+    /// Have the guest's shell run a line; its status and what it wrote.
+    pub(crate) fn try_run(&mut self, line: &str) -> (i32, String) {
+        self.send(line);
+        let mut output = Vec::new();
+        let mut byte = [0];
+        loop {
+            self.link.read_exact(&mut byte).unwrap();
+            output.push(byte[0]);
+            if byte[0] != b'\n' {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&output);
+            if let Some((said, status)) = text.trim_end().rsplit_once('\x01')
+                && let Ok(status) = status.parse()
+            {
+                return (status, said.to_owned());
+            }
+        }
+    }
+
+    /// Send a line and don't wait.
+    pub(crate) fn send(&mut self, line: &str) {
+        assert!(!line.contains('\n'));
+        writeln!(self.link, "{line}").unwrap();
+    }
+}
+
+/// A process whose end is waited for, whoever's child it is.
+pub(crate) struct Watched(Option<std::os::fd::OwnedFd>);
+
+impl Watched {
+    pub(crate) fn new(pid: u32) -> Self {
+        let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => Self(Some(fd)),
+            Err(rustix::io::Errno::SRCH) => Self(None),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Wait for its end.
+    pub(crate) fn ended(&self) {
+        let Some(fd) = &self.0 else { return };
+        let limit = Timespec {
+            tv_sec: PATIENCE.as_secs().try_into().unwrap(),
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(fd, PollFlags::IN)];
+        assert_eq!(
+            poll(&mut fds, Some(&limit)),
+            Ok(1),
+            "the process still runs"
+        );
+    }
+}
+
+/// The processes that have `text` in their command line.
+pub(crate) fn processes_with(text: &str) -> Vec<u32> {
+    let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.unwrap().file_name();
+        name.to_str()?.parse().ok()
+    });
+    numbers
+        .filter(|pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(text)
+        })
+        .collect()
+}

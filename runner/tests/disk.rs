@@ -1,0 +1,218 @@
+//! Disks, and switching the first one to a new layer while the guest writes.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::Vm;
+use snowglobe_runner::{Action, Answer, Disk, DiskFormat};
+
+const SIZE: u64 = 64 << 20;
+
+/// A base of zeroes, and the first layer over it.
+fn layered(vm: &mut Vm) -> (PathBuf, PathBuf) {
+    let (base, first) = (vm.path("base"), vm.path("layer-0,\"quoted\""));
+    fs::File::create(&base).unwrap().set_len(SIZE).unwrap();
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .args([&base, &first])
+        .status();
+    assert!(made.unwrap().success());
+    vm.spec.disks = vec![
+        Disk {
+            path: first.clone(),
+            format: DiskFormat::Qcow2,
+            read_only: false,
+        },
+        Disk {
+            path: base.clone(),
+            format: DiskFormat::Raw,
+            read_only: true,
+        },
+    ];
+    (base, first)
+}
+
+/// What a guest would read of the disk whose newest layer is `layer`.
+fn contents(vm: &Vm, layer: &Path) -> Vec<u8> {
+    let raw = vm.path("raw");
+    let converted = Command::new("qemu-img")
+        .args(["convert", "-U", "-O", "raw"])
+        .args([layer, &raw])
+        .status();
+    assert!(converted.unwrap().success());
+    fs::read(&raw).unwrap()
+}
+
+fn check(layer: &Path) {
+    let checked = Command::new("qemu-img")
+        .arg("check")
+        .arg(layer)
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn disks_keep_their_order_and_the_read_only_one_its_contents() {
+    let mut vm = Vm::new();
+    let (base, first) = layered(&mut vm);
+    let (mut runner, mut guest, _) = vm.boot();
+    assert_eq!(
+        guest.run("cat /sys/block/vda/ro /sys/block/vdb/ro"),
+        "0\n1\n"
+    );
+    guest.run("echo mark | dd of=/dev/vda conv=notrunc,fsync 2> /dev/null");
+    assert_ne!(
+        guest
+            .try_run("echo mark | dd of=/dev/vdb conv=notrunc,fsync")
+            .0,
+        0
+    );
+    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert!(contents(&vm, &first).starts_with(b"mark\n"));
+    assert!(fs::read(&base).unwrap().iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn layers_are_switched_while_the_guest_writes() {
+    let mut vm = Vm::new();
+    let (base, first) = layered(&mut vm);
+    vm.spec.remove = vec![first.clone()];
+    let (mut runner, mut guest, _) = vm.boot();
+    // Every block in turn is written with its number, over and over, in no order with the switches.
+    guest.run(
+        "(n=0; while [ ! -e /stop ]; do n=$((n + 1)); echo \"block $n\" | \
+         dd of=/dev/vda bs=4096 seek=$((n % 1000)) conv=notrunc,fsync 2> /dev/null || touch /failed; \
+         echo $n > /count; done; touch /stopped) > /dev/null 2>&1 &",
+    );
+    let wait_for_more =
+        "was=$(cat /count); while [ \"$(cat /count)\" -lt $((was + 20)) ]; do usleep 1000; done";
+    guest.run("while [ ! -s /count ]; do usleep 1000; done");
+
+    let mut frozen = vec![first.clone()];
+    let mut froze = Vec::new();
+    for n in 1..=12 {
+        guest.run(wait_for_more);
+        let next = vm.path(&format!("layer-{n}"));
+        assert_eq!(
+            runner.order(Action::SwitchDisk {
+                overlay: next.clone()
+            }),
+            Ok(Answer::Done)
+        );
+        froze.push(fs::read(frozen.last().unwrap()).unwrap());
+        frozen.push(next);
+    }
+    guest.run(wait_for_more);
+    guest.run("touch /stop; while [ ! -e /stopped ]; do usleep 1000; done; [ ! -e /failed ]; sync");
+    let seen = guest.run("sha256sum /dev/vda");
+    let newest = frozen.pop().unwrap();
+    let kept = vm.path("kept");
+    fs::hard_link(&newest, &kept).unwrap();
+    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+
+    assert!(
+        !newest.exists(),
+        "the newest layer took the first one's place among what is removed"
+    );
+    for (layer, then) in frozen.iter().zip(&froze) {
+        check(layer);
+        assert!(
+            &fs::read(layer).unwrap() == then,
+            "{layer:?} changed after it was frozen"
+        );
+    }
+    check(&kept);
+    let raw = contents(&vm, &kept);
+    fs::write(vm.path("raw"), &raw).unwrap();
+    let sum = Command::new("sha256sum")
+        .arg(vm.path("raw"))
+        .output()
+        .unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert_eq!(seen.split(' ').next(), sum.split(' ').next());
+    assert!(raw[4096..].starts_with(b"block "));
+    assert!(fs::read(base).unwrap().iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
+    let mut vm = Vm::new();
+    let (_, first) = layered(&mut vm);
+    let taken = vm.file("taken");
+    let (mut runner, mut guest, _) = vm.boot();
+    let mut refuse = |overlay: PathBuf| {
+        let error = runner
+            .order(Action::SwitchDisk {
+                overlay: overlay.clone(),
+            })
+            .unwrap_err();
+        assert!(error.contains(overlay.to_str().unwrap()), "{error}");
+    };
+    refuse(taken.clone());
+    refuse(vm.path("absent/layer"));
+    refuse("relative".into());
+    refuse("/proc/layer".into());
+    assert_eq!(fs::read_to_string(&taken).unwrap(), "taken");
+    guest.run("echo still | dd of=/dev/vda conv=notrunc,fsync 2> /dev/null");
+    let good = vm.path("good");
+    assert_eq!(
+        runner.order(Action::SwitchDisk {
+            overlay: good.clone()
+        }),
+        Ok(Answer::Done)
+    );
+    guest.run("echo newer | dd of=/dev/vda conv=notrunc,fsync 2> /dev/null");
+    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert!(contents(&vm, &first).starts_with(b"still\n"));
+    assert!(contents(&vm, &good).starts_with(b"newer\n"));
+}
+
+#[test]
+fn without_a_disk_there_is_nothing_to_switch() {
+    let vm = Vm::new();
+    let mut runner = vm.run();
+    runner.started();
+    let overlay = vm.path("layer");
+    assert!(
+        runner
+            .order(Action::SwitchDisk {
+                overlay: overlay.clone()
+            })
+            .is_err()
+    );
+    assert!(!overlay.exists());
+}
+
+#[test]
+fn what_the_guest_frees_is_freed_on_the_host() {
+    let mut vm = Vm::new();
+    let (_, first) = layered(&mut vm);
+    let (mut runner, mut guest, _) = vm.boot();
+    let next = vm.path("next");
+    for layer in [&first, &next] {
+        guest.run("dd if=/dev/urandom of=/dev/vda bs=1M count=32 conv=notrunc,fsync 2> /dev/null");
+        let full = allocated(layer);
+        assert!(full > 32 << 20, "{full}");
+        guest.run("blkdiscard -l 32M /dev/vda; sync");
+        let freed = allocated(layer);
+        assert!(
+            freed < 4 << 20,
+            "{} bytes stay of {full} in {layer:?}",
+            freed
+        );
+        if layer == &first {
+            let switched = runner.order(Action::SwitchDisk {
+                overlay: next.clone(),
+            });
+            assert_eq!(switched, Ok(Answer::Done));
+        }
+    }
+}
+
+fn allocated(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap()) * 512
+}

@@ -1,0 +1,100 @@
+//! Finding a guest for a command line: the running sandbox of this workspace, or one of our own.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::guest::{Guest, Identity};
+use crate::progress::Progress;
+use crate::sandbox::instance::{self, Running};
+use crate::sandbox::{Sandbox, User};
+
+/// A guest to work in, and what keeps it.
+pub(super) struct Attached {
+    /// Its connection.
+    pub(super) guest: Arc<Guest>,
+    /// The sandbox, where it is our own and goes with us.
+    own: Option<(Arc<Sandbox>, CancellationToken)>,
+}
+
+impl Attached {
+    /// Ends what is ours.
+    pub(super) async fn close(self) {
+        self.guest.close().await;
+        if let Some((sandbox, closing)) = self.own {
+            closing.cancel();
+            sandbox.stop().await;
+        }
+    }
+}
+
+/// The running sandbox of this workspace, newest first.
+pub(super) fn find(config: &Config) -> Option<Running> {
+    instance::running(&config.runtime_dir)
+        .into_iter()
+        .find(|running| {
+            running.info.name == config.name && running.info.workspace == config.workspace
+        })
+}
+
+/// Joins the running sandbox of this workspace, or boots one.
+pub(super) async fn guest(
+    config: Config,
+    fresh: bool,
+    progress: &Progress,
+) -> anyhow::Result<Attached> {
+    if !fresh && let Some(running) = find(&config) {
+        progress.say(format!("joining the running sandbox {}", running.info.id));
+        return Ok(Attached {
+            guest: Arc::new(join(&running).await?),
+            own: None,
+        });
+    }
+    let sandbox = Sandbox::new(config)?;
+    let closing = CancellationToken::new();
+    super::serve::listen(&sandbox, &closing)?;
+    let guest = tokio::select! {
+        guest = sandbox.guest(progress) => guest,
+        () = super::serve::terminated() => Err(crate::sandbox::SandboxError::Stopped),
+    };
+    match guest {
+        Ok(guest) => Ok(Attached {
+            guest,
+            own: Some((sandbox, closing)),
+        }),
+        Err(error) => {
+            sandbox.stop().await;
+            Err(error.into())
+        }
+    }
+}
+
+async fn join(running: &Running) -> anyhow::Result<Guest> {
+    let stream = crate::guest::connect(&running.ssh_socket()).await?;
+    let read = |file: &str| std::fs::read_to_string(running.dir.join(file));
+    // The first connection makes the guest boot, and only then its host key is known.
+    let identity = wait_for_identity(&read).await?;
+    Ok(Guest::login(stream, &identity, "snowglobe").await?)
+}
+
+async fn wait_for_identity(
+    read: &impl Fn(&str) -> std::io::Result<String>,
+) -> anyhow::Result<Identity> {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(120);
+    loop {
+        if let Some((_, host_key)) = read("known_hosts")?.trim().split_once(' ') {
+            return Ok(Identity::decode(&read("control_ed25519")?, host_key)?);
+        }
+        anyhow::ensure!(
+            tokio::time::Instant::now() < deadline,
+            "join the running sandbox: it did not boot in time"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+/// The user of that name.
+pub(super) fn user(root: bool) -> User {
+    if root { User::Root } else { User::Sandbox }
+}

@@ -1,0 +1,138 @@
+//! The command line: one file per subcommand, arguments as syntax here, as a resolved [`Config`] from there on.
+
+mod attach;
+mod doctor;
+mod exec;
+mod image;
+mod progress;
+mod serve;
+mod shell;
+mod snapshot;
+mod ssh;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{Config, Raw, Sources};
+
+/// A computer of its own for a coding agent: an MCP server whose tools act inside a microVM.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub struct Cli {
+    /// Say more on standard error; twice: much more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Serve MCP on standard input and output (what an editor starts)
+    Serve {
+        #[command(flatten)]
+        config: Box<Raw>,
+    },
+    /// Run one command in the sandbox and leave with its exit status
+    Exec(exec::Exec),
+    /// Open an interactive shell in the sandbox
+    Shell(shell::Shell),
+    /// Import, build, list and remove images
+    Image(image::Image),
+    /// Save, list, restore and delete snapshots
+    Snapshot(snapshot::Snapshot),
+    /// Say what works on this host, and what to do about what does not
+    Doctor(doctor::Doctor),
+    /// Print what your own ssh needs to attach to a running sandbox
+    SshConfig(ssh::SshConfig),
+    /// Carry one SSH connection to a running sandbox (used by `ssh-config`)
+    #[command(hide = true)]
+    SshProxy(ssh::SshProxy),
+    /// Print a completion script for your shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a subcommand ends: with an exit code of its own, or an error that main prints.
+type Done = anyhow::Result<ExitCode>;
+
+/// Parses the arguments and runs the subcommand.
+pub fn run() -> Done {
+    let cli = Cli::parse();
+    logging(cli.verbose);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(async {
+        match cli.command {
+            Sub::Serve { config } => serve::run(load(*config)?).await,
+            Sub::Exec(exec) => exec.run().await,
+            Sub::Shell(shell) => shell.run().await,
+            Sub::Image(image) => image.run().await,
+            Sub::Snapshot(snapshot) => snapshot.run().await,
+            Sub::Doctor(doctor) => doctor.run().await,
+            Sub::SshConfig(config) => config.run(),
+            Sub::SshProxy(proxy) => proxy.run().await,
+            Sub::Completions { shell } => {
+                clap_complete::generate(
+                    shell,
+                    &mut Cli::command(),
+                    "snowglobe",
+                    &mut std::io::stdout(),
+                );
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    });
+    // A blocking read of standard input can't be cancelled; it must not hold up the exit.
+    runtime.shutdown_background();
+    done
+}
+
+fn load(flags: Raw) -> anyhow::Result<Config> {
+    Ok(Config::load(Sources::of_process(flags)?)?)
+}
+
+/// Logs go to standard error; standard output belongs to the protocol and to commands.
+fn logging(verbose: u8) {
+    let default = match verbose {
+        0 => "snowglobe=warn",
+        1 => "snowglobe=info",
+        _ => "snowglobe=debug,russh=info",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SNOWGLOBE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .compact()
+        .init();
+}
+
+/// The exit code of a program that ended by this signal, as shells give it.
+fn signal_code(signal: &str) -> u8 {
+    let number = match signal {
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        "ILL" => 4,
+        "TRAP" => 5,
+        "ABRT" => 6,
+        "BUS" => 7,
+        "FPE" => 8,
+        "KILL" => 9,
+        "USR1" => 10,
+        "SEGV" => 11,
+        "USR2" => 12,
+        "PIPE" => 13,
+        "ALRM" => 14,
+        _ => 15,
+    };
+    128 + number
+}

@@ -1,0 +1,670 @@
+//! What the user set, resolved once.
+//!
+//! Layers, each over the one before: defaults, the user's file (`snowglobe/config.toml` in the user's
+//! config directory), the project's file (`snowglobe.toml`), the environment (`SNOWGLOBE_*`), flags.
+//! A layer is [`Raw`]: every key optional. Unknown keys are refused, with the nearest known key named.
+//!
+//! The project's file comes with the repository, and a guest can write it through the workspace. So it may
+//! only size and furnish the machine ([`PROJECT_KEYS`]); what names host paths and programs is refused there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use etcetera::BaseStrategy;
+use serde::Deserialize;
+
+/// The project's file, looked for in the working directory and its parents.
+pub const PROJECT_FILE: &str = "snowglobe.toml";
+
+/// The keys that the project's file may set.
+pub const PROJECT_KEYS: &[&str] = &[
+    "boot_timeout_s",
+    "cpus",
+    "disk_gib",
+    "env",
+    "exec_timeout_s",
+    "image",
+    "memory_mib",
+    "nofile",
+    "workspace_mode",
+];
+
+/// One layer: what somebody set, nothing resolved. Also the flags of every subcommand that runs a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// Image the sandbox runs, as `snowglobe image ls` names it [default: debian]
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+    /// Virtual processors [default: as many as the host has, 4 at most]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Memory in MiB [default: 2048]
+    #[arg(long, value_name = "MIB")]
+    pub memory_mib: Option<u32>,
+    /// How much of its disk the sandbox may fill, in GiB [default: 16]
+    #[arg(long, value_name = "GIB")]
+    pub disk_gib: Option<u32>,
+    /// Open files allowed per command in the sandbox [default: 65536]
+    #[arg(long, value_name = "N")]
+    pub nofile: Option<u64>,
+    /// Host directory that is /workspace in the sandbox [default: the project's, else the working directory]
+    #[arg(long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// How /workspace is made: `mount` shares the host directory, `none` gives an empty one [default: mount]
+    #[arg(long, value_name = "MODE")]
+    pub workspace_mode: Option<WorkspaceMode>,
+    /// Snapshot the sandbox starts from, instead of the clean image
+    #[arg(long, value_name = "NAME")]
+    pub snapshot: Option<String>,
+    /// Name of the sandbox, whose snapshots it shares [default: made from the workspace's path]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Engine: `auto` or `qemu` [default: auto]
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineChoice>,
+    /// What qemu runs on: `auto`, `kvm`, `hvf` or `tcg` [default: auto]
+    #[arg(long, value_name = "ACCEL")]
+    pub accel: Option<AccelChoice>,
+    /// The qemu program [default: qemu-system-ARCH in PATH]
+    #[arg(long, value_name = "PROGRAM")]
+    pub qemu: Option<PathBuf>,
+    /// Seconds a boot may take [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub boot_timeout_s: Option<u64>,
+    /// Seconds a command may run where the call says nothing [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    pub exec_timeout_s: Option<u64>,
+    /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Environment of every command, NAME=VALUE; may be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_env)]
+    #[serde(default, deserialize_with = "env_table")]
+    pub env: Vec<(String, String)>,
+}
+
+fn parse_env(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("expected NAME=VALUE, got `{text}`")),
+    }
+}
+
+fn env_table<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
+    Ok(BTreeMap::<String, String>::deserialize(from)?
+        .into_iter()
+        .collect())
+}
+
+/// How `/workspace` is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkspaceMode {
+    /// The host directory itself, by virtio-fs.
+    #[default]
+    Mount,
+    /// An empty directory on the sandbox's own disk.
+    None,
+}
+
+/// Which engine runs the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineChoice {
+    /// The best one this host can run.
+    #[default]
+    Auto,
+    /// QEMU.
+    Qemu,
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccelChoice {
+    /// Hardware virtualization where it truly works, else translation.
+    #[default]
+    Auto,
+    /// Linux's hardware virtualization.
+    Kvm,
+    /// macOS's hardware virtualization.
+    Hvf,
+    /// Translation.
+    Tcg,
+}
+
+/// Everything resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The image's name.
+    pub image: String,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// How much of the disk may be used, in bytes.
+    pub disk_bytes: u64,
+    /// Open files per command.
+    pub nofile: u64,
+    /// The host directory, absolute and canonical.
+    pub workspace: PathBuf,
+    /// How `/workspace` is made.
+    pub workspace_mode: WorkspaceMode,
+    /// Where to start from instead of the clean image.
+    pub snapshot: Option<String>,
+    /// The sandbox's name.
+    pub name: String,
+    /// The engine asked for.
+    pub engine: EngineChoice,
+    /// The accelerator asked for.
+    pub accel: AccelChoice,
+    /// The qemu program asked for.
+    pub qemu: Option<PathBuf>,
+    /// How long a boot may take.
+    pub boot_timeout: Duration,
+    /// How long a command may run by default.
+    pub exec_timeout: Duration,
+    /// Where images and snapshots are kept.
+    pub data_dir: PathBuf,
+    /// Where what can be made again is kept.
+    pub cache_dir: PathBuf,
+    /// Where sockets and keys of running sandboxes are.
+    pub runtime_dir: PathBuf,
+    /// Environment of every command.
+    pub env: Vec<(String, String)>,
+}
+
+/// Why the configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("read the configuration file {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("read the configuration file {path}: {message}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the nearest known key where a key is unknown.
+        message: String,
+    },
+    /// An environment variable is not what it should be.
+    #[error("use the environment variable {name}: {message}")]
+    Environment {
+        /// The variable.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value is out of its range.
+    #[error("use {key} = {value}: {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// There is no home directory to keep things in.
+    #[error("find a home directory: set HOME, or data_dir")]
+    NoHome,
+}
+
+/// Where the layers come from; separate from [`Config`] so that tests bring their own.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// The user's file, if there is one.
+    pub user_file: Option<PathBuf>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// The flags.
+    pub flags: Raw,
+}
+
+impl Sources {
+    /// The process's own working directory, files and environment.
+    pub fn of_process(flags: Raw) -> Result<Self, ConfigError> {
+        let cwd = std::env::current_dir().map_err(|source| ConfigError::Unreadable {
+            path: ".".into(),
+            source,
+        })?;
+        let user_file = etcetera::choose_base_strategy()
+            .ok()
+            .map(|dirs| dirs.config_dir().join("snowglobe/config.toml"))
+            .filter(|path| path.exists());
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Ok(Self {
+            cwd,
+            user_file,
+            env,
+            flags,
+        })
+    }
+}
+
+/// The names that `SNOWGLOBE_*` may have beside the keys.
+const OTHER_VARIABLES: &[&str] = &["LOG", "LIBEXEC", "CACHE_DIR", "RUNTIME_DIR"];
+
+fn keys() -> Vec<&'static str> {
+    let mut keys = vec![
+        "image",
+        "cpus",
+        "memory_mib",
+        "disk_gib",
+        "nofile",
+        "workspace",
+        "workspace_mode",
+        "snapshot",
+        "name",
+        "engine",
+        "accel",
+        "qemu",
+        "boot_timeout_s",
+        "exec_timeout_s",
+        "data_dir",
+        "env",
+    ];
+    keys.sort_unstable();
+    keys
+}
+
+/// The known name nearest to `name`, if one is near enough to be what was meant.
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(name, k), *k))
+        .min()
+        .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
+        .map(|(_, k)| k)
+}
+
+fn unknown_key(name: &str, known: &[&str]) -> String {
+    match nearest(name, known) {
+        Some(near) => format!("unknown key `{name}`; did you mean `{near}`?"),
+        None => format!("unknown key `{name}`; known keys: {}", known.join(", ")),
+    }
+}
+
+fn read_file(path: &Path, project: bool) -> Result<Raw, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let malformed = |message| ConfigError::Malformed {
+        path: path.to_owned(),
+        message,
+    };
+    let table: toml::Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| malformed(e.to_string().trim_end().to_owned()))?;
+    let known = keys();
+    for key in table.keys() {
+        if !known.contains(&key.as_str()) {
+            return Err(malformed(unknown_key(key, &known)));
+        }
+        if project && !PROJECT_KEYS.contains(&key.as_str()) {
+            return Err(malformed(format!(
+                "`{key}` can't be set by a project, since the file comes with the repository; \
+                 set it in the user's configuration, by SNOWGLOBE_{} or by a flag",
+                key.to_uppercase()
+            )));
+        }
+    }
+    table
+        .try_into()
+        .map_err(|e: toml::de::Error| malformed(e.to_string().trim_end().to_owned()))
+}
+
+fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
+    let known: Vec<&str> = keys().into_iter().filter(|key| *key != "env").collect();
+    let mut table = toml::Table::new();
+    for (name, value) in env {
+        let Some(key) = name.strip_prefix("SNOWGLOBE_") else {
+            continue;
+        };
+        if OTHER_VARIABLES.contains(&key) || value.is_empty() {
+            continue;
+        }
+        let key = key.to_lowercase();
+        if !known.contains(&key.as_str()) {
+            return Err(ConfigError::Environment {
+                name: name.clone(),
+                message: unknown_key(&key, &known),
+            });
+        }
+        let number = [
+            "cpus",
+            "memory_mib",
+            "disk_gib",
+            "nofile",
+            "boot_timeout_s",
+            "exec_timeout_s",
+        ];
+        let value = if number.contains(&key.as_str()) {
+            toml::Value::Integer(value.parse().map_err(|_| ConfigError::Environment {
+                name: name.clone(),
+                message: format!("expected a whole number, got `{value}`"),
+            })?)
+        } else {
+            toml::Value::String(value.clone())
+        };
+        table.insert(key, value);
+    }
+    table
+        .try_into()
+        .map_err(|e: toml::de::Error| ConfigError::Environment {
+            name: "SNOWGLOBE_*".into(),
+            message: e.message().to_owned(),
+        })
+}
+
+impl Raw {
+    /// `over` laid over this layer.
+    fn under(self, over: Raw) -> Raw {
+        let mut env = self.env;
+        env.extend(over.env);
+        Raw {
+            image: over.image.or(self.image),
+            cpus: over.cpus.or(self.cpus),
+            memory_mib: over.memory_mib.or(self.memory_mib),
+            disk_gib: over.disk_gib.or(self.disk_gib),
+            nofile: over.nofile.or(self.nofile),
+            workspace: over.workspace.or(self.workspace),
+            workspace_mode: over.workspace_mode.or(self.workspace_mode),
+            snapshot: over.snapshot.or(self.snapshot),
+            name: over.name.or(self.name),
+            engine: over.engine.or(self.engine),
+            accel: over.accel.or(self.accel),
+            qemu: over.qemu.or(self.qemu),
+            boot_timeout_s: over.boot_timeout_s.or(self.boot_timeout_s),
+            exec_timeout_s: over.exec_timeout_s.or(self.exec_timeout_s),
+            data_dir: over.data_dir.or(self.data_dir),
+            env,
+        }
+    }
+}
+
+fn ranged<T: PartialOrd + std::fmt::Display + Copy>(
+    key: &'static str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<T, ConfigError> {
+    if value < least || value > most {
+        return Err(ConfigError::Value {
+            key,
+            value: value.to_string(),
+            expected: format!("expected {least} to {most}"),
+        });
+    }
+    Ok(value)
+}
+
+impl Config {
+    /// Reads every layer and resolves them.
+    pub fn load(sources: Sources) -> Result<Self, ConfigError> {
+        let project_file = sources
+            .cwd
+            .ancestors()
+            .map(|dir| dir.join(PROJECT_FILE))
+            .find(|path| path.is_file());
+        let mut raw = Raw::default();
+        if let Some(path) = &sources.user_file {
+            raw = raw.under(read_file(path, false)?);
+        }
+        if let Some(path) = &project_file {
+            raw = raw.under(read_file(path, true)?);
+        }
+        raw = raw.under(read_env(&sources.env)?).under(sources.flags);
+        let project_dir = project_file
+            .as_deref()
+            .and_then(Path::parent)
+            .unwrap_or(&sources.cwd);
+        resolve(raw, project_dir, &sources.env)
+    }
+}
+
+fn variable<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    env.iter()
+        .find(|(n, v)| n == name && !v.is_empty())
+        .map(|(_, v)| v.as_str())
+}
+
+fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Config, ConfigError> {
+    let workspace = raw.workspace.unwrap_or_else(|| project_dir.to_owned());
+    let workspace = workspace
+        .canonicalize()
+        .ok()
+        .filter(|path| path.is_dir())
+        .ok_or_else(|| ConfigError::Value {
+            key: "workspace",
+            value: workspace.display().to_string(),
+            expected: "expected a directory that exists".into(),
+        })?;
+    let workspace_mode = raw.workspace_mode.unwrap_or_default();
+    if workspace_mode == WorkspaceMode::Mount && workspace == Path::new("/") {
+        return Err(ConfigError::Value {
+            key: "workspace",
+            value: "/".into(),
+            expected: "that would hand the whole host to the sandbox; start in a project directory or set workspace".into(),
+        });
+    }
+    let dirs = etcetera::choose_base_strategy().ok();
+    let home = |explicit: Option<PathBuf>, of: fn(&etcetera::base_strategy::Xdg) -> PathBuf| {
+        explicit
+            .or_else(|| dirs.as_ref().map(|d| of(d).join("snowglobe")))
+            .ok_or(ConfigError::NoHome)
+    };
+    let data_dir = home(raw.data_dir, |d| d.data_dir())?;
+    let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
+    let cache_dir = home(variable(env, "SNOWGLOBE_CACHE_DIR").map(Into::into), |d| {
+        d.cache_dir()
+    })?;
+    let runtime_dir = variable(env, "SNOWGLOBE_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| match variable(env, "XDG_RUNTIME_DIR") {
+            Some(dir) if Path::new(dir).is_dir() => Path::new(dir).join("snowglobe"),
+            _ => std::env::temp_dir()
+                .join(format!("snowglobe-{}", rustix::process::geteuid().as_raw())),
+        });
+    let name = match raw.name {
+        Some(name) => check_name(name)?,
+        None => name_of(&workspace),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(4)) as u32;
+    Ok(Config {
+        image: raw.image.unwrap_or_else(|| "debian".into()),
+        cpus: ranged("cpus", raw.cpus.unwrap_or(cores), 1, 64)?,
+        memory_mib: ranged("memory_mib", raw.memory_mib.unwrap_or(2048), 128, 1 << 20)?,
+        disk_bytes: u64::from(ranged("disk_gib", raw.disk_gib.unwrap_or(16), 1, 60)?) << 30,
+        nofile: ranged("nofile", raw.nofile.unwrap_or(65_536), 64, 1_048_576)?,
+        workspace,
+        workspace_mode,
+        snapshot: raw.snapshot,
+        name,
+        engine: raw.engine.unwrap_or_default(),
+        accel: raw.accel.unwrap_or_default(),
+        qemu: raw.qemu,
+        boot_timeout: Duration::from_secs(ranged(
+            "boot_timeout_s",
+            raw.boot_timeout_s.unwrap_or(60),
+            1,
+            3600,
+        )?),
+        exec_timeout: Duration::from_secs(ranged(
+            "exec_timeout_s",
+            raw.exec_timeout_s.unwrap_or(120),
+            1,
+            86_400,
+        )?),
+        data_dir,
+        cache_dir,
+        runtime_dir,
+        env: raw.env,
+    })
+}
+
+fn check_name(name: String) -> Result<String, ConfigError> {
+    crate::sandbox::check_snapshot_name(&name).map_err(|_| ConfigError::Value {
+        key: "name",
+        value: name.clone(),
+        expected: "expected 1 to 64 of A-Z a-z 0-9 . _ -, not `.` or `..`, no leading `-`".into(),
+    })?;
+    Ok(name)
+}
+
+/// A sandbox's name made from its workspace: the directory's own name, and enough of a hash of the whole path
+/// that two directories of one name don't share snapshots.
+fn name_of(workspace: &Path) -> String {
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(workspace.as_os_str().as_encoded_bytes());
+    let hash: String = hash
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let base: String = workspace
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' || c == '_' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .take(40)
+        .collect();
+    format!("{}-{hash}", base.trim_start_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(dir: &tempfile::TempDir) -> Sources {
+        Sources {
+            cwd: dir.path().to_owned(),
+            ..Sources::default()
+        }
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = dir.path().join("user.toml");
+        std::fs::write(
+            &user,
+            "image = 'user'\ncpus = 1\nmemory_mib = 300\nnofile = 100\n[env]\nA = 'user'",
+        )
+        .unwrap();
+        std::fs::write(
+            dir.path().join(PROJECT_FILE),
+            "image = 'project'\ncpus = 2\nmemory_mib = 400",
+        )
+        .unwrap();
+        let mut from = sources(&dir);
+        from.user_file = Some(user);
+        from.env = vec![
+            ("SNOWGLOBE_IMAGE".into(), "env".into()),
+            ("SNOWGLOBE_CPUS".into(), "3".into()),
+        ];
+        from.flags.image = Some("flag".into());
+        let config = Config::load(from).unwrap();
+        assert_eq!(
+            (
+                config.image.as_str(),
+                config.cpus,
+                config.memory_mib,
+                config.nofile
+            ),
+            ("flag", 3, 400, 100)
+        );
+        assert_eq!(config.env, [("A".to_owned(), "user".to_owned())]);
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(PROJECT_FILE), "memory_mb = 1").unwrap();
+        let error = Config::load(sources(&dir)).unwrap_err().to_string();
+        assert!(
+            error.contains("`memory_mb`; did you mean `memory_mib`?"),
+            "{error}"
+        );
+        let mut from = sources(&tempfile::tempdir().unwrap());
+        from.cwd = std::env::temp_dir();
+        from.env = vec![("SNOWGLOBE_IMGE".into(), "x".into())];
+        let error = Config::load(from).unwrap_err().to_string();
+        assert!(error.contains("did you mean `image`?"), "{error}");
+    }
+
+    #[test]
+    fn a_project_may_not_name_host_paths() {
+        for key in [
+            "workspace = '/etc'",
+            "qemu = '/tmp/evil'",
+            "data_dir = '/x'",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(PROJECT_FILE), key).unwrap();
+            let error = Config::load(sources(&dir)).unwrap_err().to_string();
+            assert!(error.contains("can't be set by a project"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_known_and_every_project_key_is_one() {
+        for key in PROJECT_KEYS {
+            assert!(keys().contains(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_say_what_was_expected() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut from = sources(&dir);
+        from.flags.cpus = Some(0);
+        let error = Config::load(from).unwrap_err().to_string();
+        assert!(error.contains("expected 1 to 64"), "{error}");
+    }
+
+    #[test]
+    fn the_root_directory_is_not_a_workspace() {
+        let mut from = Sources {
+            cwd: "/".into(),
+            ..Sources::default()
+        };
+        from.flags.data_dir = Some("/tmp".into());
+        assert!(
+            Config::load(from)
+                .unwrap_err()
+                .to_string()
+                .contains("whole host")
+        );
+    }
+
+    #[test]
+    fn two_directories_of_one_name_differ() {
+        assert_ne!(
+            name_of(Path::new("/a/project")),
+            name_of(Path::new("/b/project"))
+        );
+        assert!(name_of(Path::new("/a/project")).starts_with("project-"));
+    }
+}

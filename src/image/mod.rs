@@ -1,0 +1,105 @@
+//! Root disks of microVMs: importing, building, the store.
+//!
+//! An image is a name for a disk; a disk is one sparse raw ext4 file that is never written again once it is
+//! finished, because overlays and snapshots of VMs stand on it and find it by its path. So disks have ids of their
+//! own and names only point to them: importing over a name makes a new disk, moves the name, and leaves the old
+//! disk to whoever still stands on it. The store sees to that ([`store`]).
+//!
+//! A disk comes about in three steps: layers are found in what is imported ([`archive`]) or made by a recipe
+//! ([`recipe`]); an empty file system is put down ([`template`]); an [`Unpacker`] fills it, in a microVM, so that
+//! nothing a layer holds is ever interpreted on the host beyond its compression ([`layer`]).
+//!
+//! Deliberately absent: registries. An image comes from a file or from a recipe.
+
+pub mod archive;
+mod build;
+mod error;
+mod files;
+pub mod layer;
+mod name;
+pub mod recipe;
+mod record;
+pub mod store;
+pub mod template;
+mod uses;
+
+use std::path::Path;
+
+pub use error::ImageError;
+pub use layer::{Compression, LayerSource};
+pub use name::{DiskId, ImageName};
+pub use recipe::Recipe;
+pub use record::{DiskRecord, Source};
+pub use store::{ImageInfo, ImageStore, Reference, References};
+pub use uses::ImageHandle;
+
+use crate::progress::Progress;
+
+/// Fills a disk from layers. The image module asks; the caller brings the VM in which it happens.
+pub trait Unpacker {
+    /// Fills the empty ext4 at `disk` (raw, writable) with `layers` in order, each an uncompressed tar stream
+    /// from [`LayerSource::open`]. When this returns, all of it has been written to the file.
+    /// Dropping the future stops the work.
+    fn unpack(
+        &self,
+        disk: &Path,
+        layers: &[LayerSource],
+        progress: &Progress,
+    ) -> impl Future<Output = Result<Unpacked, ImageError>> + Send;
+}
+
+/// What was put on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unpacked {
+    /// Entries of all layers.
+    pub entries: u64,
+    /// Bytes of file contents.
+    pub bytes: u64,
+}
+
+/// A size for people: `0 B`, `512 B`, `1.5 KiB`, `64 GiB`.
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        // 1023.95 would be shown as 1024.0.
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    let digits = if value < 99.95 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    };
+    format!("{} {unit}", digits.strip_suffix(".0").unwrap_or(&digits))
+}
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod size_tests {
+    use super::human_bytes;
+
+    #[test]
+    fn sizes_read_well() {
+        let cases = [
+            (0, "0 B"),
+            (512, "512 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (1_048_575, "1 MiB"),
+            (123 << 20, "123 MiB"),
+            (64 << 30, "64 GiB"),
+            (u64::MAX, "16 EiB"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(human_bytes(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! The store's promises, kept by a real unpacker that needs no VM: it copies the layers' bytes to the disk's end.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::progress::Step;
+
+/// Copies the layers to where the empty file system has nothing, once it may.
+struct Copy {
+    times: AtomicUsize,
+    gate: Semaphore,
+}
+
+const AT: u64 = 1 << 30;
+
+impl Copy {
+    fn open() -> Self {
+        Self {
+            times: AtomicUsize::new(0),
+            gate: Semaphore::new(1000),
+        }
+    }
+
+    fn closed() -> Self {
+        Self {
+            times: AtomicUsize::new(0),
+            gate: Semaphore::new(0),
+        }
+    }
+}
+
+impl Unpacker for Copy {
+    async fn unpack(
+        &self,
+        disk: &Path,
+        layers: &[LayerSource],
+        progress: &Progress,
+    ) -> Result<Unpacked, ImageError> {
+        self.times.fetch_add(1, Ordering::SeqCst);
+        progress.say("copying");
+        self.gate.acquire().await.unwrap().forget();
+        let mut file = File::options()
+            .write(true)
+            .open(disk)
+            .map_err(ImageError::unpack)?;
+        file.seek(SeekFrom::Start(AT)).map_err(ImageError::unpack)?;
+        let mut bytes = 0;
+        for layer in layers {
+            let mut input = layer.open(progress, "copying")?;
+            bytes += std::io::copy(&mut input, &mut file)
+                .map_err(|_| ImageError::unpack("the stream ended early"))?;
+        }
+        Ok(Unpacked { entries: 1, bytes })
+    }
+}
+
+pub(super) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// A data directory, and what its references are said to be.
+struct Home {
+    dir: tempfile::TempDir,
+    references: Arc<Mutex<Vec<Reference>>>,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            references: Arc::default(),
+        }
+    }
+
+    fn store(&self) -> ImageStore {
+        let references = self.references.clone();
+        ImageStore::new(
+            self.dir.path(),
+            Arc::new(move || Ok(references.lock().unwrap().clone())),
+        )
+        .unwrap()
+    }
+
+    /// An archive whose content is `text`.
+    fn archive(&self, text: &str) -> PathBuf {
+        let path = self
+            .dir
+            .path()
+            .join(format!("{}.tar", text.replace(' ', "-")));
+        fs::write(&path, tar_of(&[("etc/motd", text.as_bytes())])).unwrap();
+        path
+    }
+
+    fn files(&self, part: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path().join("images").join(part)).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn assert_nothing_is_left(&self) {
+        for part in ["names", "disks", "uses", "building"] {
+            assert_eq!(self.files(part), Vec::<String>::new(), "{part}");
+        }
+    }
+}
+
+fn name(text: &str) -> ImageName {
+    text.parse().unwrap()
+}
+
+fn content(disk: &Path) -> String {
+    let mut file = File::open(disk).unwrap();
+    file.seek(SeekFrom::Start(AT + 512)).unwrap();
+    let mut text = vec![0; 64];
+    file.read_exact(&mut text).unwrap();
+    String::from_utf8(text)
+        .unwrap()
+        .trim_end_matches('\0')
+        .to_owned()
+}
+
+async fn wait_for(steps: &mut tokio::sync::mpsc::UnboundedReceiver<Step>, part: &str) {
+    while let Some(step) = steps.recv().await {
+        if step.message.contains(part) {
+            return;
+        }
+    }
+    panic!("never said {part:?}");
+}
+
+#[tokio::test]
+async fn an_import_makes_a_disk_that_stays_as_it_is() {
+    let home = Home::new();
+    let store = home.store();
+    let path = home.archive("hello");
+    let made = store
+        .import(&name("first"), &path, &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    assert_eq!(
+        made.record.source,
+        Source::File {
+            path: path.canonicalize().unwrap()
+        }
+    );
+    assert_eq!((made.record.layers.len(), made.record.entries), (1, 1));
+    assert!(
+        made.record.bytes > 4096 && made.record.bytes < 16 << 20,
+        "{}",
+        made.record.bytes
+    );
+
+    let handle = store.open(&name("first"), "sandbox x").unwrap();
+    let meta = handle.disk().metadata().unwrap();
+    assert_eq!(
+        (meta.len(), meta.permissions().mode() & 0o777),
+        (template::DISK_BYTES, 0o444)
+    );
+    assert_eq!(content(handle.disk()), "hello");
+    assert_eq!(
+        DiskId::of_path(handle.disk()),
+        Some(made.record.disk.clone())
+    );
+    assert_eq!(handle.record(), &made.record);
+
+    // Another process sees the same, and who is there.
+    let images = home.store().list().unwrap();
+    assert_eq!((images.len(), &images[0].record), (1, &made.record));
+    let me = format!("sandbox x (process {})", std::process::id());
+    assert_eq!(images[0].users, [me]);
+    assert_eq!(home.files("building"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_there_is_not_found() {
+    let home = Home::new();
+    let store = home.store();
+    let error = store.open(&name("a"), "x").unwrap_err().to_string();
+    assert!(
+        error.contains("`a`") && error.contains("none yet"),
+        "{error}"
+    );
+    store
+        .import(
+            &name("b"),
+            &home.archive("b"),
+            &Copy::open(),
+            &Progress::none(),
+        )
+        .await
+        .unwrap();
+    let error = store.remove(&name("a")).unwrap_err().to_string();
+    assert!(error.contains("there are b"), "{error}");
+    let error = store
+        .ensure(&name("a"), &Copy::open(), &Progress::none())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("debian and minimal"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_image_leaves_nothing() {
+    let home = Home::new();
+    let store = home.store();
+    let good = tar_of(&[(
+        "data",
+        &(0..100_000u32)
+            .flat_map(u32::to_le_bytes)
+            .collect::<Vec<u8>>(),
+    )]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&good).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let cases: [(&[u8], &str); 4] = [
+        (b"", "empty"),
+        (b"#!/bin/sh\necho this is a script\n", "no tar archive"),
+        (&gzip[..gzip.len() / 2], "damaged or cut short"),
+        (&gzip[..gzip.len() - 4], "damaged or cut short"),
+    ];
+    let path = home.dir.path().join("bad.tar");
+    for (bytes, said) in cases {
+        fs::write(&path, bytes).unwrap();
+        let error = store
+            .import(&name("bad"), &path, &Copy::open(), &Progress::none())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(said) && error.contains("bad.tar"),
+            "{said}: {error}"
+        );
+        home.assert_nothing_is_left();
+    }
+    let error = store
+        .import(
+            &name("bad"),
+            home.dir.path(),
+            &Copy::open(),
+            &Progress::none(),
+        )
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("no regular file"), "{error}");
+    let missing = store
+        .import(
+            &name("bad"),
+            Path::new("/nowhere.tar"),
+            &Copy::open(),
+            &Progress::none(),
+        )
+        .await;
+    assert!(missing.unwrap_err().to_string().contains("/nowhere.tar"));
+    home.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn importing_over_a_name_leaves_the_old_disk_to_whoever_stands_on_it() {
+    let home = Home::new();
+    let store = home.store();
+    let n = name("n");
+    store
+        .import(&n, &home.archive("old"), &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    let old = store.open(&n, "sandbox x").unwrap();
+    store
+        .import(&n, &home.archive("new"), &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    let new = store.open(&n, "sandbox y").unwrap();
+    assert_eq!(
+        (content(old.disk()).as_str(), content(new.disk()).as_str()),
+        ("old", "new")
+    );
+
+    // A snapshot stands on the old one when its VM goes: it stays, and can be opened by its id.
+    let old_disk = old.disk().to_owned();
+    let snapshot = Reference {
+        disk: old_disk.clone(),
+        by: "snapshot clean".into(),
+    };
+    home.references.lock().unwrap().push(snapshot);
+    drop(old);
+    store.sweep().unwrap();
+    assert_eq!(content(&old_disk), "old");
+    let again = store
+        .open_disk(&DiskId::of_path(&old_disk).unwrap(), "sandbox z")
+        .unwrap();
+    home.references.lock().unwrap().clear();
+    store.sweep().unwrap();
+    assert!(old_disk.exists());
+    drop(again);
+    store.sweep().unwrap();
+    assert!(!old_disk.exists());
+    assert_eq!(home.files("disks").len(), 2);
+    assert!(
+        store
+            .open_disk(&DiskId::of_path(&old_disk).unwrap(), "x")
+            .is_err()
+    );
+    assert_eq!(content(new.disk()), "new");
+}
+
+#[tokio::test]
+async fn a_failed_import_leaves_what_the_name_stood_for() {
+    let home = Home::new();
+    let store = home.store();
+    let n = name("n");
+    store
+        .import(&n, &home.archive("old"), &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    struct Fails;
+    impl Unpacker for Fails {
+        async fn unpack(
+            &self,
+            _: &Path,
+            _: &[LayerSource],
+            _: &Progress,
+        ) -> Result<Unpacked, ImageError> {
+            Err(ImageError::unpack("the VM went away"))
+        }
+    }
+    let error = store
+        .import(&n, &home.archive("new"), &Fails, &Progress::none())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ImageError::Unpack(_)), "{error}");
+    assert_eq!(content(store.open(&n, "x").unwrap().disk()), "old");
+    assert_eq!(
+        (home.files("disks").len(), home.files("building").len()),
+        (2, 0)
+    );
+}
+
+#[tokio::test]
+async fn removing_is_refused_while_anything_stands_on_it() {
+    let home = Home::new();
+    let store = home.store();
+    let n = name("n");
+    store
+        .import(&n, &home.archive("one"), &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    let handle = store.open(&n, "sandbox default").unwrap();
+    let error = store.remove(&n).unwrap_err().to_string();
+    assert!(error.contains("sandbox default (process"), "{error}");
+    let snapshot = Reference {
+        disk: handle.disk().to_owned(),
+        by: "snapshot clean of sandbox default".into(),
+    };
+    home.references.lock().unwrap().push(snapshot);
+    drop(handle);
+    let error = store.remove(&n).unwrap_err().to_string();
+    assert!(
+        error.contains("snapshot clean") && !error.contains("process"),
+        "{error}"
+    );
+    home.references.lock().unwrap().clear();
+    store.remove(&n).unwrap();
+    home.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn nothing_is_removed_when_references_are_unknown() {
+    let home = Home::new();
+    let n = name("n");
+    home.store()
+        .import(&n, &home.archive("one"), &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    let blind = ImageStore::new(
+        home.dir.path(),
+        Arc::new(|| Err("the disk is on fire".into())),
+    )
+    .unwrap();
+    assert!(matches!(
+        blind.remove(&n).unwrap_err(),
+        ImageError::References(_)
+    ));
+    // A new disk under the name: the old one could be a snapshot's.
+    blind
+        .import(&n, &home.archive("two"), &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    assert_eq!(home.files("disks").len(), 4);
+    home.store();
+    assert_eq!(home.files("disks").len(), 2);
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_said_and_can_be_removed() {
+    let home = Home::new();
+    let store = home.store();
+    let n = name("n");
+    store
+        .import(&n, &home.archive("one"), &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    for bad in ["{\"format\":99}", "not json", ""] {
+        fs::write(home.dir.path().join("images/names/n.json"), bad).unwrap();
+        let error = store.open(&n, "x").unwrap_err();
+        assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
+        assert!(store.list().unwrap().is_empty());
+        // A name that can't be read may stand for any disk.
+        assert!(store.sweep().is_err());
+        assert_eq!(home.files("disks").len(), 2);
+    }
+    store.remove(&n).unwrap();
+    home.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn the_second_waits_for_the_first_and_finds_it_done() {
+    let home = Home::new();
+    let (path, n, copy) = (home.archive("one"), name("n"), Copy::closed());
+    let (first, second) = (home.store(), home.store());
+    let (progress_1, mut steps_1) = Progress::channel();
+    let (progress_2, mut steps_2) = Progress::channel();
+    let later = async {
+        wait_for(&mut steps_1, "copying").await;
+        let wait = async {
+            wait_for(
+                &mut steps_2,
+                "waiting for another snowglobe to finish building `n`",
+            )
+            .await;
+            copy.gate.add_permits(1);
+        };
+        tokio::join!(second.import(&n, &path, &copy, &progress_2), wait).0
+    };
+    let (a, b) = tokio::join!(first.import(&n, &path, &copy, &progress_1), later);
+    assert_eq!(a.unwrap().record, b.unwrap().record);
+    assert_eq!(copy.times.load(Ordering::SeqCst), 1);
+    // Other content under the same name is not "done".
+    copy.gate.add_permits(1);
+    let other = first
+        .import(&n, &home.archive("two"), &copy, &Progress::none())
+        .await
+        .unwrap();
+    assert_eq!(copy.times.load(Ordering::SeqCst), 2);
+    assert_eq!(
+        content(
+            &home
+                .dir
+                .path()
+                .join(format!("images/disks/{}.raw", other.record.disk))
+        ),
+        "two"
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_import_leaves_nothing() {
+    let home = Home::new();
+    let (store, path, n, copy) = (home.store(), home.archive("one"), name("n"), Copy::closed());
+    let (progress, mut steps) = Progress::channel();
+    let halfway = async {
+        wait_for(&mut steps, "copying").await;
+        assert_eq!(home.files("building"), ["n"]);
+    };
+    tokio::select! {
+        _ = store.import(&n, &path, &copy, &progress) => panic!("nothing was to let it finish"),
+        () = halfway => {}
+    }
+    home.assert_nothing_is_left();
+    copy.gate.add_permits(1);
+    store.import(&n, &path, &copy, &progress).await.unwrap();
+}
+
+/// What the child of the next test does, in a process of its own.
+#[tokio::test]
+#[ignore = "part of a_killed_process_leaves_nothing_that_counts"]
+async fn child_that_is_killed() {
+    let dir = PathBuf::from(std::env::var_os("SNOWGLOBE_TEST_DIR").expect("set by the parent"));
+    let store = ImageStore::new(&dir, Arc::new(|| Ok(Vec::new()))).unwrap();
+    let _handle = store.open(&name("used"), "the child").unwrap();
+    let (progress, mut steps) = Progress::channel();
+    let say = async {
+        wait_for(&mut steps, "copying").await;
+        writeln!(std::io::stderr(), "child: ready").unwrap();
+    };
+    let (copy, n, path) = (Copy::closed(), name("n"), dir.join("one.tar"));
+    let _ = tokio::join!(store.import(&n, &path, &copy, &progress), say);
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_nothing_that_counts() {
+    let home = Home::new();
+    let (store, path) = (home.store(), home.archive("one"));
+    store
+        .import(&name("used"), &path, &Copy::open(), &Progress::none())
+        .await
+        .unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "--exact",
+            "--nocapture",
+            "image::tests::child_that_is_killed",
+        ])
+        .env("SNOWGLOBE_TEST_DIR", home.dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "child: ready"));
+
+    let error = store.remove(&name("used")).unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("the child (process {})", child.id())),
+        "{error}"
+    );
+    store.sweep().unwrap();
+    assert_eq!(
+        home.files("building"),
+        ["n"],
+        "a living builder's directory is its own"
+    );
+    let (progress, mut steps) = Progress::channel();
+    let kill = async {
+        wait_for(&mut steps, "waiting for another").await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    let (copy, n) = (Copy::open(), name("n"));
+    let (made, ()) = tokio::join!(store.import(&n, &path, &copy, &progress), kill);
+    made.unwrap();
+    store.remove(&name("used")).unwrap();
+    store.remove(&n).unwrap();
+    home.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn leftovers_of_a_crash_are_swept_at_the_next_start() {
+    let home = Home::new();
+    home.store();
+    let images = home.dir.path().join("images");
+    fs::create_dir(images.join("building/n")).unwrap();
+    fs::write(images.join("building/n/root.raw"), "half").unwrap();
+    // Crashed after the disk was moved, before the name stood for it.
+    let id = DiskId::new();
+    fs::write(images.join(format!("disks/{id}.raw")), "whole").unwrap();
+    fs::write(images.join(format!("disks/{id}.json")), "{}").unwrap();
+    fs::write(
+        images.join(format!("uses/{id}.0123456789abcdef")),
+        "somebody who died",
+    )
+    .unwrap();
+    assert!(home.store().list().unwrap().is_empty());
+    home.assert_nothing_is_left();
+}

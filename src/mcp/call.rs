@@ -1,0 +1,191 @@
+//! One call: who asked for it, how it is doing, and what ends it early.
+//!
+//! The work runs as a task of its own. When the client takes the call back or leaves, commands are told to
+//! end, and the call waits [`GRACE`] for its work and then no longer. The work itself is never dropped: what
+//! changes the machine comes to an end that the sandbox knows of.
+
+use std::time::{Duration, Instant};
+
+use rmcp::RoleServer;
+use rmcp::model::{CallToolResult, ContentBlock, ProgressNotificationParam, ProgressToken};
+use rmcp::service::{Peer, RequestContext};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::pace::Pace;
+use super::text;
+use crate::progress::{Progress, Step};
+use crate::sandbox::SandboxError;
+
+/// How long a call that is no longer wanted waits for its work: enough to kill a command, too short for a
+/// client's exit to be noticed.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Why a tool did not do what was asked, told to the model: a tool's error.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal(String);
+
+impl Refusal {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+
+    /// What the client gets.
+    pub(super) fn into_result(self) -> CallToolResult {
+        CallToolResult::error(vec![ContentBlock::text(self.0)])
+    }
+
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<SandboxError> for Refusal {
+    fn from(error: SandboxError) -> Self {
+        Self(format!("failed to {}", crate::describe(&error)))
+    }
+}
+
+/// A result in both of its forms.
+pub(super) fn result(
+    content: Vec<ContentBlock>,
+    structured: &impl Serialize,
+) -> Result<CallToolResult, Refusal> {
+    let structured = serde_json::to_value(structured)
+        .map_err(|error| Refusal(format!("failed to write the result as JSON: {error}")))?;
+    let mut result = CallToolResult::success(content);
+    result.structured_content = Some(structured);
+    Ok(result)
+}
+
+/// What the work of a call has in hand.
+pub(super) struct Work {
+    /// Where the sandbox says what it is doing.
+    pub(super) progress: Progress,
+    /// The newest line of output.
+    pub(super) newest: watch::Sender<String>,
+    /// Fires when the call is no longer wanted.
+    pub(super) cancel: CancellationToken,
+}
+
+/// One call of a tool.
+pub(super) struct Call {
+    peer: Peer<RoleServer>,
+    token: Option<ProgressToken>,
+    taken_back: CancellationToken,
+    closed: CancellationToken,
+}
+
+impl Call {
+    /// The call that `context` is about, on a connection whose end fires `closed`.
+    pub(super) fn new(context: RequestContext<RoleServer>, closed: CancellationToken) -> Self {
+        Self {
+            token: context.meta.get_progress_token(),
+            peer: context.peer,
+            taken_back: context.ct,
+            closed,
+        }
+    }
+
+    /// Does the work and reports how it is doing, if the client asked for that.
+    pub(super) async fn run<T, F>(&self, work: impl FnOnce(Work) -> F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (progress, mut steps) = Progress::channel();
+        let (newest, mut line) = watch::channel(String::new());
+        let cancel = CancellationToken::new();
+        let mut task = tokio::spawn(work(Work {
+            progress,
+            newest,
+            cancel: cancel.clone(),
+        }));
+        let mut pace = Pace::new(Instant::now());
+        loop {
+            tokio::select! {
+                biased;
+                () = self.unwanted() => break,
+                ended = &mut task => return ended.map_err(|error| broken(&error)),
+                Some(step) = steps.recv() => pace.offer(described(step)),
+                Ok(()) = line.changed() => pace.offer(line.borrow_and_update().clone()),
+                () = tokio::time::sleep_until(pace.due().into()), if self.token.is_some() => {
+                    self.report(&mut pace).await;
+                }
+            }
+        }
+        cancel.cancel();
+        match tokio::time::timeout(GRACE, &mut task).await {
+            Ok(ended) => ended.map_err(|error| broken(&error)),
+            Err(_) => Err(Refusal::new("the call was cancelled")),
+        }
+    }
+
+    /// Nobody waits for the result any more.
+    async fn unwanted(&self) {
+        tokio::select! {
+            () = self.taken_back.cancelled() => {}
+            () = self.closed.cancelled() => {}
+        }
+    }
+
+    async fn report(&self, pace: &mut Pace) {
+        let Some(token) = &self.token else { return };
+        let report = pace.report(Instant::now());
+        let param = ProgressNotificationParam::new(token.clone(), report.value)
+            .with_message(report.message);
+        tokio::select! {
+            biased;
+            () = self.unwanted() => {}
+            sent = self.peer.notify_progress(param) => {
+                if let Err(error) = sent {
+                    tracing::debug!(%error, "a progress report did not reach the client");
+                }
+            }
+        }
+    }
+}
+
+fn broken(error: &tokio::task::JoinError) -> Refusal {
+    tracing::error!(%error, "a call's task broke");
+    Refusal(format!(
+        "snowglobe itself broke on this call: {error}; the sandbox may still work, `reboot` gives a clean one"
+    ))
+}
+
+/// A step as a status line says it.
+fn described(step: Step) -> String {
+    match (step.done, step.total) {
+        (Some(done), Some(total)) if total > 0 => {
+            let percent = (u128::from(done) * 100 / u128::from(total)).min(100);
+            format!("{}, {percent}%", step.message)
+        }
+        (Some(done), _) => format!("{}, {}", step.message, text::size(done)),
+        _ => step.message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_say_how_far_they_are() {
+        let step = |done, total| Step {
+            message: "unpacking the image".to_owned(),
+            done,
+            total,
+        };
+        assert_eq!(described(step(None, None)), "unpacking the image");
+        assert_eq!(
+            described(step(Some(5), Some(20))),
+            "unpacking the image, 25%"
+        );
+        assert_eq!(
+            described(step(Some(2_000_000), None)),
+            "unpacking the image, 2.0 MB"
+        );
+    }
+}

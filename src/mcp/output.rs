@@ -1,0 +1,197 @@
+//! Bounding a command's output: the head and the tail stay, and a line between them says what is missing.
+//!
+//! Pure, and bounded in memory whatever comes. A stream of at most [`LIMIT`] bytes is kept whole. Of a longer
+//! one [`HEAD`] and [`TAIL`] bytes are kept, each shortened to whole characters. Bytes that are not UTF-8
+//! become U+FFFD. Bytes are counted, not characters: so a stream is never more than [`LIMIT`] characters.
+
+use std::collections::VecDeque;
+
+use super::text::grouped;
+
+/// The longest stream that is shown whole, in bytes. Where the whole output of longer ones is to be kept in
+/// a file, it must be kept from here on.
+pub const LIMIT: usize = HEAD + TAIL;
+
+/// How much of the beginning of a longer stream is shown.
+pub const HEAD: usize = 4_000;
+
+/// How much of the end of a longer stream is shown: more, for that is where errors are.
+pub const TAIL: usize = 6_000;
+
+/// Takes a stream in pieces and keeps its head and tail.
+#[derive(Debug, Default)]
+pub struct Collector {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total: u64,
+}
+
+/// What is shown of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounded {
+    /// The text, with a line about what is missing, if something is.
+    pub text: String,
+    /// How many bytes are missing.
+    pub omitted: u64,
+}
+
+impl Collector {
+    /// Takes the next piece.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.total += piece.len() as u64;
+        let (head, rest) = piece.split_at(piece.len().min(HEAD - self.head.len()));
+        self.head.extend_from_slice(head);
+        let rest = &rest[rest.len().saturating_sub(TAIL)..];
+        let surplus = (self.tail.len() + rest.len()).saturating_sub(TAIL);
+        self.tail.drain(..surplus);
+        self.tail.extend(rest);
+    }
+
+    /// What to show of all that came. `file` holds the whole output, if anything does; `total` is how many
+    /// bytes the command wrote, should more have been written than came here.
+    pub fn finish(self, file: Option<&str>, total: u64) -> Bounded {
+        let total = total.max(self.total);
+        let mut head = self.head;
+        let tail: Vec<u8> = self.tail.into();
+        if total == (head.len() + tail.len()) as u64 {
+            head.extend_from_slice(&tail);
+            return Bounded {
+                text: String::from_utf8_lossy(&head).into_owned(),
+                omitted: 0,
+            };
+        }
+        let head = whole_at_end(&head);
+        let tail = whole_at_start(&tail);
+        let omitted = total - (head.len() + tail.len()) as u64;
+        let mut text = String::from_utf8_lossy(head).into_owned();
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(&marker(omitted, file));
+        text.push_str(&String::from_utf8_lossy(tail));
+        Bounded { text, omitted }
+    }
+}
+
+/// The line between head and tail.
+fn marker(omitted: u64, file: Option<&str>) -> String {
+    let file = file
+        .map(|file| format!("; whole output in {file}"))
+        .unwrap_or_default();
+    format!("[… {} bytes omitted …{file}]\n", grouped(omitted))
+}
+
+/// Without a character that was cut off at the end.
+fn whole_at_end(bytes: &[u8]) -> &[u8] {
+    for back in 1..=bytes.len().min(3) {
+        let start = bytes.len() - back;
+        let wants = match bytes[start] {
+            0x80..=0xbf => continue,
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => 1,
+        };
+        return if wants > back { &bytes[..start] } else { bytes };
+    }
+    bytes
+}
+
+/// Without the rest of a character that was cut off at the start.
+fn whole_at_start(bytes: &[u8]) -> &[u8] {
+    let rest = bytes
+        .iter()
+        .take(3)
+        .take_while(|byte| (0x80..=0xbf).contains(*byte))
+        .count();
+    &bytes[rest..]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn collect<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Collector {
+        let mut collector = Collector::default();
+        for piece in pieces {
+            collector.push(piece);
+            assert!(collector.head.len() <= HEAD && collector.tail.len() <= TAIL);
+        }
+        collector
+    }
+
+    #[test]
+    fn five_megabytes_keep_head_and_tail_and_say_what_is_missing() {
+        let line = b"0123456789abcdef0123456789abcde\n";
+        let collector = collect(std::iter::repeat_n(line.as_slice(), 5_000_000 / 32));
+        let total = collector.total;
+        let bounded = collector.finish(Some("/tmp/out"), total);
+        assert_eq!(bounded.omitted, 4_990_000);
+        assert!(
+            bounded
+                .text
+                .contains("\n[… 4,990,000 bytes omitted …; whole output in /tmp/out]\n")
+        );
+        assert!(bounded.text.len() < 10_200);
+        assert!(collector_is_small(total));
+    }
+
+    /// What is held never depends on how much came.
+    fn collector_is_small(total: u64) -> bool {
+        let mut collector = Collector::default();
+        let piece = vec![b'x'; 1 << 20];
+        while collector.total < total {
+            collector.push(&piece);
+        }
+        collector.head.capacity() <= 2 * HEAD && collector.tail.capacity() <= 4 * TAIL
+    }
+
+    #[test]
+    fn what_never_came_counts_as_missing() {
+        let bounded = collect([b"abc".as_slice()]).finish(None, 10);
+        assert_eq!(bounded.text, "abc\n[… 7 bytes omitted …]\n");
+        assert_eq!(bounded.omitted, 7);
+    }
+
+    proptest! {
+        #[test]
+        fn short_streams_stay_whole(bytes in prop::collection::vec(any::<u8>(), 0..=LIMIT)) {
+            let bounded = collect(bytes.chunks(97)).finish(None, 0);
+            prop_assert_eq!(bounded.omitted, 0);
+            prop_assert_eq!(bounded.text, String::from_utf8_lossy(&bytes));
+        }
+
+        #[test]
+        fn nothing_is_lost_uncounted(
+            text in "[a-zé€😀\\n]{2500,9000}",
+            piece in 1_usize..20_000,
+        ) {
+            let bytes = text.as_bytes();
+            prop_assume!(bytes.len() > LIMIT);
+            let bounded = collect(bytes.chunks(piece)).finish(None, bytes.len() as u64);
+            let line = marker(bounded.omitted, None);
+            let (head, tail) = bounded.text.split_once(&line).expect("the marker is there");
+            prop_assert!(!bounded.text.contains('\u{fffd}'), "characters stay whole");
+            prop_assert!(text.ends_with(tail));
+            let head = if text.starts_with(head) { head } else { head.trim_end_matches('\n') };
+            prop_assert!(text.starts_with(head));
+            let kept = (head.len() + tail.len()) as u64;
+            // The line break before the marker may be the stream's own or added.
+            let added = bytes.len() as u64 - bounded.omitted;
+            prop_assert!(kept == added || kept == added + 1, "{} of {}", kept, added);
+        }
+
+        #[test]
+        fn pieces_make_no_difference(
+            bytes in prop::collection::vec(any::<u8>(), 0..30_000),
+            piece in 1_usize..12_000,
+        ) {
+            let total = bytes.len() as u64;
+            let whole = collect([bytes.as_slice()]).finish(Some("f"), total);
+            prop_assert_eq!(collect(bytes.chunks(piece)).finish(Some("f"), total), whole.clone());
+            prop_assert!(whole.text.chars().count() <= LIMIT + 80);
+        }
+    }
+}

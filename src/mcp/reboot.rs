@@ -1,0 +1,61 @@
+//! `reboot`: a clean system.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::call::{Call, Refusal, result};
+use super::{args, schema, text};
+use crate::sandbox::Sandbox;
+
+pub(super) const NAME: &str = "reboot";
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Params {}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Structured {
+    /// How long it took until the clean system was ready, in milliseconds
+    took_ms: u64,
+}
+
+pub(super) fn tool() -> Tool {
+    Tool::new(
+        NAME,
+        "Throw the microVM away and boot a clean one, in seconds. Running processes and everything outside \
+         /workspace are gone; /workspace and saved snapshots stay. Use it when the system is broken or hangs.",
+        schema::input::<Params>(),
+    )
+    .with_title("Reboot into a clean system")
+    .with_raw_output_schema(schema::output::<Structured>())
+    .with_annotations(
+        ToolAnnotations::with_title("Reboot into a clean system")
+            .read_only(false)
+            .destructive(true)
+            .idempotent(true)
+            .open_world(false),
+    )
+}
+
+pub(super) async fn call(
+    tool: &Tool,
+    arguments: Option<JsonObject>,
+    sandbox: Arc<Sandbox>,
+    call: &Call,
+) -> Result<CallToolResult, Refusal> {
+    let Params {} = args::parse(tool, arguments)?;
+    let began = Instant::now();
+    call.run(|work| async move { sandbox.reboot(&work.progress).await })
+        .await??;
+    let took = began.elapsed();
+    let text = format!(
+        "[a clean system is ready after {}; /workspace is as it was]",
+        text::duration(took)
+    );
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    result(vec![ContentBlock::text(text)], &Structured { took_ms })
+}

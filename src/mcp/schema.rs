@@ -1,0 +1,73 @@
+//! Flat JSON schemas from Rust types.
+//!
+//! Flat: no `$ref` or `$defs`, no tuples, no `null` among the types, no integer `format`. Clients translate
+//! schemas for the model they talk to, and each of these is refused or lost by one of them.
+
+use std::sync::Arc;
+
+use rmcp::model::JsonObject;
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema};
+use serde_json::Value;
+
+/// The schema of a tool's parameters; anything else than what is listed is refused.
+pub(super) fn input<T: JsonSchema>() -> JsonObject {
+    let mut schema = object::<T>(SchemaSettings::draft2020_12());
+    schema
+        .entry("properties")
+        .or_insert_with(|| Value::Object(JsonObject::new()));
+    schema.insert("additionalProperties".to_owned(), Value::Bool(false));
+    schema
+}
+
+/// The schema of a tool's structured result.
+pub(super) fn output<T: JsonSchema>() -> Arc<JsonObject> {
+    Arc::new(object::<T>(SchemaSettings::draft2020_12().for_serialize()))
+}
+
+fn object<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
+    let generator = settings
+        .with(|settings| {
+            settings.inline_subschemas = true;
+            settings.meta_schema = None;
+        })
+        .with_transform(RecursiveTransform(flatten))
+        .into_generator();
+    let mut schema = generator.into_root_schema_for::<T>();
+    // The Rust type's own name and documentation mean nothing to a client.
+    schema.remove("title");
+    schema.remove("description");
+    std::mem::take(schema.ensure_object())
+}
+
+/// Takes from one schema what not every client understands. An absent optional value is simply left out,
+/// so `null` is never among the types.
+fn flatten(schema: &mut Schema) {
+    schema.remove("format");
+    if schema.get("default") == Some(&Value::Null) {
+        schema.remove("default");
+    }
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(values)) = schema.get_mut("enum") {
+        values.retain(|value| !value.is_null());
+    }
+    if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
+        choices.retain(|choice| choice.get("type").is_none_or(|kind| kind != "null"));
+        if let [Value::Object(only)] = choices.as_slice() {
+            let only = only.clone();
+            schema.remove("anyOf");
+            for (key, value) in only {
+                if schema.get(&key).is_none() {
+                    schema.insert(key, value);
+                }
+            }
+        }
+    }
+}

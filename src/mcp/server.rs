@@ -1,0 +1,158 @@
+//! What a client is told about the server, and which tool a call goes to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, CustomRequest, CustomResult,
+    ErrorCode, Implementation, ListToolsResult, PaginatedRequestParams, ServerCapabilities,
+    ServerConfig, Tool,
+};
+use rmcp::service::RequestContext;
+use rmcp::{ErrorData, RoleServer, ServerHandler};
+use tokio_util::sync::CancellationToken;
+
+use super::args::nearest;
+use super::call::{Call, Refusal};
+use super::{exec, read, reboot, snapshot, write};
+use crate::sandbox::Sandbox;
+
+/// What every model reads first. Clients cut this at 2 KB: the important comes first.
+pub(super) const INSTRUCTIONS: &str = "\
+Snowglobe is a computer of your own: a private Linux microVM. Whatever you do with these tools happens inside \
+it and cannot harm the user's machine, with one exception: /workspace is the user's project directory itself, \
+shared with the host. Treat the files there as the user's; everything outside /workspace is yours to break and \
+disposable.
+
+- `exec` runs shell lines, as the ordinary user `sandbox` unless you pass user `root`. Each call is a new shell: \
+use `cwd` and `env` instead of relying on an earlier `cd` or `export`. A command that fails is a normal result: \
+look at its exit code and stderr. Pass `timeout_s` for what takes longer than the default.
+- `read` and `write` handle files without shell quoting. Relative paths start at /workspace.
+- `snapshot` saves and restores the whole system disk. Save one before a risky step, restore it when the system \
+is broken. Files in /workspace are not part of snapshots.
+- `reboot` gives a clean system in seconds: installed packages, files outside /workspace and running processes \
+are gone; /workspace and saved snapshots stay. It is the way out when nothing else works.
+- There is no network: do not try to download or to install from package registries; use what is installed.
+
+Long output is shortened to its head and tail; the result names a file in the VM with all of it, to be searched \
+with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the first call that needs it.";
+
+/// Serves one client.
+pub(super) struct Server {
+    sandbox: Arc<Sandbox>,
+    exec_timeout: Duration,
+    closed: CancellationToken,
+    tools: Vec<Tool>,
+}
+
+impl Server {
+    /// Calls act on `sandbox`; `closed` fires when the client has left.
+    pub(super) fn new(sandbox: Arc<Sandbox>, closed: CancellationToken) -> Self {
+        let exec_timeout = sandbox.config().exec_timeout;
+        Self {
+            sandbox,
+            exec_timeout,
+            closed,
+            tools: tools(exec_timeout),
+        }
+    }
+
+    async fn call(
+        &self,
+        tool: &Tool,
+        request: CallToolRequestParams,
+        call: Call,
+    ) -> CallToolResult {
+        let sandbox = Arc::clone(&self.sandbox);
+        let arguments = request.arguments;
+        let done = match tool.name.as_ref() {
+            exec::NAME => exec::call(tool, arguments, sandbox, self.exec_timeout, &call).await,
+            read::NAME => read::call(tool, arguments, sandbox, &call).await,
+            write::NAME => write::call(tool, arguments, sandbox, &call).await,
+            snapshot::NAME => snapshot::call(tool, arguments, sandbox, &call).await,
+            reboot::NAME => reboot::call(tool, arguments, sandbox, &call).await,
+            other => Err(Refusal::new(format!("`{other}` is listed but missing"))),
+        };
+        done.unwrap_or_else(Refusal::into_result)
+    }
+}
+
+/// Every tool, as clients list them.
+pub(super) fn tools(exec_timeout: Duration) -> Vec<Tool> {
+    vec![
+        exec::tool(exec_timeout),
+        read::tool(),
+        write::tool(),
+        snapshot::tool(),
+        reboot::tool(),
+    ]
+}
+
+impl ServerHandler for Server {
+    fn get_info(&self) -> ServerConfig {
+        let server = Implementation::new("snowglobe", env!("CARGO_PKG_VERSION"))
+            .with_title("Snowglobe")
+            .with_description(env!("CARGO_PKG_DESCRIPTION"));
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+            .with_server_info(server)
+            .with_instructions(INSTRUCTIONS)
+    }
+
+    async fn list_tools(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult::with_all_items(self.tools.clone()))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let Some(tool) = self.tools.iter().find(|tool| tool.name == request.name) else {
+            return Err(unknown_tool(&request.name, &self.tools));
+        };
+        let call = Call::new(context, self.closed.clone());
+        Ok(self.call(tool, request, call).await.into())
+    }
+
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.tools.iter().find(|tool| tool.name == name).cloned()
+    }
+
+    /// A `tools/call` comes here when its parameters have the wrong shape; "method not found" would be a lie.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        if request.method == "tools/call" {
+            return Err(ErrorData::invalid_params(
+                "the parameters of tools/call are `name`, a string, and `arguments`, an object",
+                None,
+            ));
+        }
+        Err(ErrorData::new(
+            ErrorCode::METHOD_NOT_FOUND,
+            request.method,
+            None,
+        ))
+    }
+}
+
+fn unknown_tool(name: &str, tools: &[Tool]) -> ErrorData {
+    let known = tools.iter().map(|tool| tool.name.as_ref());
+    let hint = nearest(name, known.clone())
+        .map(|nearest| format!("did you mean `{nearest}`? "))
+        .unwrap_or_default();
+    let known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+    ErrorData::invalid_params(
+        format!(
+            "unknown tool `{name}`: {hint}the tools are {}",
+            known.join(", ")
+        ),
+        None,
+    )
+}

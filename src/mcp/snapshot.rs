@@ -1,0 +1,247 @@
+//! `snapshot`: saves, lists, restores and deletes states of the system disk.
+//!
+//! Whatever was done, the result holds the snapshots that there are afterwards. Which names are allowed is
+//! the sandbox's to say.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::call::{Call, Refusal, Work, result};
+use super::{args, schema, text};
+use crate::sandbox::{Sandbox, SandboxError, Snapshot};
+
+pub(super) const NAME: &str = "snapshot";
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    /// What to do
+    action: Action,
+    /// Name of the snapshot: letters, digits, `.`, `_` and `-`; needed for all but list
+    name: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    Save,
+    List,
+    Restore,
+    Delete,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Structured {
+    /// What was done
+    action: Action,
+    /// The snapshot it was done to
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// The snapshots there are now
+    snapshots: Vec<Saved>,
+    /// How long it took, in milliseconds
+    took_ms: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Saved {
+    /// Its name
+    name: String,
+    /// What it takes on the host's disk, in bytes
+    bytes: u64,
+    /// When it was saved (RFC 3339)
+    created: String,
+}
+
+pub(super) fn tool() -> Tool {
+    Tool::new(
+        NAME,
+        "Save the microVM's system disk under a name, restore it later, list or delete what is saved. Save \
+         before a risky step. Restoring reboots into the saved disk: running processes end, and what changed \
+         outside /workspace since is lost. /workspace is never touched.",
+        schema::input::<Params>(),
+    )
+    .with_title("Save or restore the system")
+    .with_raw_output_schema(schema::output::<Structured>())
+    .with_annotations(
+        ToolAnnotations::with_title("Save or restore the system")
+            .read_only(false)
+            .destructive(true)
+            .idempotent(false)
+            .open_world(false),
+    )
+}
+
+pub(super) async fn call(
+    tool: &Tool,
+    arguments: Option<JsonObject>,
+    sandbox: Arc<Sandbox>,
+    call: &Call,
+) -> Result<CallToolResult, Refusal> {
+    let (action, name) = checked(args::parse(tool, arguments)?)?;
+    let began = Instant::now();
+    let subject = name.clone().unwrap_or_default();
+    let snapshots = call
+        .run(|work| async move { act(&sandbox, action, &subject, &work).await })
+        .await??;
+    let took = began.elapsed();
+    let text = as_text(action, name.as_deref(), &snapshots, took);
+    let structured = Structured {
+        action,
+        name,
+        snapshots: snapshots.iter().map(saved).collect(),
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    };
+    result(vec![ContentBlock::text(text)], &structured)
+}
+
+fn checked(params: Params) -> Result<(Action, Option<String>), Refusal> {
+    // Some models fill in every argument they know of.
+    let name = params.name.filter(|name| !name.is_empty());
+    match (params.action, name) {
+        (Action::List, Some(_)) => Err(Refusal::new("`list` takes no `name`: it lists all")),
+        (Action::List, None) => Ok((Action::List, None)),
+        (action, Some(name)) => Ok((action, Some(name))),
+        (action, None) => Err(Refusal::new(format!(
+            "`name` is missing: which snapshot to {}?",
+            word(action)
+        ))),
+    }
+}
+
+async fn act(
+    sandbox: &Arc<Sandbox>,
+    action: Action,
+    name: &str,
+    work: &Work,
+) -> Result<Vec<Snapshot>, SandboxError> {
+    match action {
+        Action::Save => {
+            let saved = sandbox.snapshot_save(name, &work.progress).await?;
+            // What was saved is saved, whether or not the others can be listed.
+            return Ok(sandbox.snapshot_list().await.unwrap_or(vec![saved]));
+        }
+        Action::Restore => sandbox.snapshot_restore(name, &work.progress).await?,
+        Action::Delete => {
+            sandbox.snapshot_delete(name).await?;
+        }
+        Action::List => return sandbox.snapshot_list().await,
+    }
+    Ok(sandbox.snapshot_list().await.unwrap_or_default())
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Save => "save",
+        Action::List => "list",
+        Action::Restore => "restore",
+        Action::Delete => "delete",
+    }
+}
+
+fn saved(snapshot: &Snapshot) -> Saved {
+    Saved {
+        name: snapshot.name.clone(),
+        bytes: snapshot.bytes,
+        created: format!("{:.0}", snapshot.created),
+    }
+}
+
+fn as_text(action: Action, name: Option<&str>, snapshots: &[Snapshot], took: Duration) -> String {
+    let name = name.unwrap_or_default();
+    let took = text::duration(took);
+    let mut text = match action {
+        Action::Save => format!("[saved `{name}` in {took}]\n"),
+        Action::Restore => {
+            format!("[restored `{name}` in {took}: the system is as it was when that was saved]\n")
+        }
+        Action::Delete => format!("[deleted `{name}` in {took}]\n"),
+        Action::List => String::new(),
+    };
+    if snapshots.is_empty() {
+        text.push_str("no snapshots are saved");
+        return text;
+    }
+    text.push_str("saved snapshots:\n");
+    let width = snapshots
+        .iter()
+        .map(|snapshot| snapshot.name.len())
+        .max()
+        .unwrap_or(0);
+    for snapshot in snapshots {
+        let _ = writeln!(
+            text,
+            "  {:width$}  {:>12}  {:.0}",
+            snapshot.name,
+            text::size(snapshot.bytes),
+            snapshot.created
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(arguments: serde_json::Value) -> Result<(Action, Option<String>), String> {
+        args::parse(&tool(), arguments.as_object().cloned())
+            .and_then(checked)
+            .map_err(|refusal| refusal.message().to_owned())
+    }
+
+    #[test]
+    fn all_but_list_need_a_name() {
+        assert_eq!(
+            parsed(json!({"action": "save"})).unwrap_err(),
+            "`name` is missing: which snapshot to save?"
+        );
+        assert_eq!(
+            parsed(json!({"action": "restore", "name": ""})).unwrap_err(),
+            "`name` is missing: which snapshot to restore?"
+        );
+        assert_eq!(
+            parsed(json!({"action": "list", "name": ""})),
+            Ok((Action::List, None))
+        );
+        assert!(parsed(json!({"action": "list", "name": "x"})).is_err());
+        assert_eq!(
+            parsed(json!({"action": "create", "name": "x"})).unwrap_err(),
+            "`action` must be one of \"save\", \"list\", \"restore\", \"delete\", not \"create\""
+        );
+    }
+
+    #[test]
+    fn both_forms_hold_name_size_and_time() {
+        let snapshot = Snapshot {
+            name: "good".to_owned(),
+            bytes: 12_345_678,
+            created: "2025-03-04T05:06:07.89Z".parse().unwrap(),
+        };
+        let text = as_text(
+            Action::Save,
+            Some("good"),
+            std::slice::from_ref(&snapshot),
+            Duration::from_millis(410),
+        );
+        assert_eq!(
+            text,
+            "[saved `good` in 0.41 s]\nsaved snapshots:\n  good       12.3 MB  2025-03-04T05:06:07Z\n"
+        );
+        assert_eq!(
+            serde_json::to_value(saved(&snapshot)).unwrap(),
+            json!({"name": "good", "bytes": 12_345_678, "created": "2025-03-04T05:06:07Z"})
+        );
+        assert_eq!(
+            as_text(Action::List, None, &[], Duration::ZERO),
+            "no snapshots are saved"
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! What a sandbox is made of on this host: programs, the image's disk, an overlay on it; and filling new disks.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use snowglobe_init::wire::{Report, Request};
+use snowglobe_runner::DiskFormat;
+use tokio::io::AsyncWriteExt;
+
+use super::machine::{Machine, Parts, Plan};
+use super::store::{Base, Record};
+use super::{SandboxError, instance};
+use crate::config::Config;
+use crate::guest::unexpected;
+use crate::image::{
+    DiskId, ImageError, ImageHandle, ImageName, ImageStore, LayerSource, Reference, Unpacked,
+    Unpacker,
+};
+use crate::progress::Progress;
+use crate::vmm::{self, artefacts, host::Host};
+
+/// The image's disk, held against removal.
+pub(super) type ImageHold = ImageHandle;
+
+/// The programs that every VM needs.
+pub(super) fn parts(config: &Config) -> Result<Parts, SandboxError> {
+    Ok(Parts {
+        runner: artefacts::runner().map_err(vmm::VmmError::from)?,
+        init: artefacts::init().map_err(vmm::VmmError::from)?,
+        kernel: artefacts::kernel(&config.cache_dir).map_err(vmm::VmmError::from)?,
+        engine: vmm::choose(config, &Host::detect())?,
+    })
+}
+
+/// The images of this host. What snapshots stand on stays.
+pub fn image_store(config: &Config) -> Result<ImageStore, ImageError> {
+    let data_dir = config.data_dir.clone();
+    let references = move || {
+        let all = super::store::all_records(&data_dir)?;
+        let refer = |(sandbox, record): (String, Record)| Reference {
+            disk: record.base.disk,
+            by: format!("the snapshot {} of the sandbox {sandbox}", record.name),
+        };
+        Ok(all.into_iter().map(refer).collect())
+    };
+    ImageStore::new(&config.data_dir, Arc::new(references))
+}
+
+/// Who holds a disk, for a person.
+fn holder(config: &Config) -> String {
+    format!(
+        "the sandbox {} (process {})",
+        config.name,
+        std::process::id()
+    )
+}
+
+/// The disk of the configured image.
+pub(super) fn of_image(config: &Config) -> Result<(Base, ImageHold), SandboxError> {
+    let name: ImageName = config.image.parse()?;
+    let handle = image_store(config)?.open(&name, &holder(config))?;
+    let base = Base {
+        image: config.image.clone(),
+        disk: handle.disk().to_owned(),
+        env: handle.env().to_vec(),
+    };
+    Ok((base, handle))
+}
+
+/// Holds the disk that a snapshot stands on.
+pub(super) fn hold(config: &Config, base: &Base) -> Result<ImageHold, SandboxError> {
+    let id = DiskId::of_path(&base.disk).ok_or_else(|| SandboxError::File {
+        operation: "use the image disk",
+        path: base.disk.clone(),
+        source: std::io::Error::other("it is not one of the store's"),
+    })?;
+    Ok(image_store(config)?.open_disk(&id, &holder(config))?)
+}
+
+/// Makes a copy-on-write layer over a disk.
+pub(super) async fn make_overlay(
+    under: &Path,
+    format: DiskFormat,
+    overlay: &Path,
+) -> Result<(), SandboxError> {
+    let operation = "make a disk layer with qemu-img";
+    let output = tokio::process::Command::new("qemu-img")
+        .args([
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            "lazy_refcounts=on",
+            "-b",
+        ])
+        .arg(under)
+        .args([
+            "-F",
+            if format == DiskFormat::Raw {
+                "raw"
+            } else {
+                "qcow2"
+            },
+        ])
+        .arg(overlay)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| SandboxError::Tool {
+            operation,
+            message: format!("{e}; on Debian: apt-get install qemu-utils"),
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let _ = std::fs::remove_file(overlay);
+    Err(SandboxError::Tool { operation, message })
+}
+
+/// Unpacks layers in a microVM of this host.
+#[derive(Debug)]
+pub struct VmUnpacker<'a> {
+    config: &'a Config,
+}
+
+impl<'a> VmUnpacker<'a> {
+    /// An unpacker that boots VMs as `config` says.
+    pub fn new(config: &'a Config) -> Self {
+        Self { config }
+    }
+
+    async fn fill(
+        &self,
+        disk: &Path,
+        layers: &[LayerSource],
+        progress: &Progress,
+    ) -> Result<Unpacked, SandboxError> {
+        let parts = parts(self.config)?;
+        instance::runtime_dir(&self.config.runtime_dir)?;
+        let temporary = |source| SandboxError::File {
+            operation: "make a directory in",
+            path: self.config.runtime_dir.clone(),
+            source,
+        };
+        let dir = tempfile::Builder::new()
+            .prefix("build-")
+            .tempdir_in(&self.config.runtime_dir)
+            .map_err(temporary)?;
+        let plan = Plan {
+            name: "snowglobe-build".into(),
+            cpus: 1,
+            memory_mib: 512,
+            disk: disk.to_owned(),
+            format: DiskFormat::Raw,
+            build: true,
+            workspace: None,
+            workspace_path: None,
+            nofile: 65_536,
+            disk_bytes: None,
+            env: Vec::new(),
+            login_keys: Vec::new(),
+            run_dir: dir.path().to_owned(),
+            link_socket: dir.path().join("link.sock"),
+            remove: Vec::new(),
+            remove_if_orphaned: Vec::new(),
+            timeout: self.config.boot_timeout,
+        };
+        let machine = Machine::boot(&parts, plan, progress).await?;
+        let filled = self.apply(&machine, layers, progress).await;
+        if filled.is_ok() {
+            // The guest has unmounted the disk by now; powering off also has the engine flush it.
+            let guest = machine.guest().await?;
+            let _ = guest.ask(&Request::PowerOff).await;
+            let _ = tokio::time::timeout(Duration::from_secs(10), machine.vm.ended()).await;
+        }
+        machine.stop().await;
+        filled
+    }
+
+    async fn apply(
+        &self,
+        machine: &Machine,
+        layers: &[LayerSource],
+        progress: &Progress,
+    ) -> Result<Unpacked, SandboxError> {
+        let guest = machine.guest().await?;
+        let mut total = Unpacked::default();
+        for (index, layer) in layers.iter().enumerate() {
+            let label = match layers.len() {
+                1 => "unpacking".to_owned(),
+                count => format!("unpacking layer {} of {count}", index + 1),
+            };
+            let input = stream(layer, &label, progress)?;
+            let request = Request::ApplyLayer {
+                whiteouts: layer.whiteouts,
+            };
+            let applied = guest.request_from(&request, input, &mut |_| ()).await;
+            // A stream that broke on the host is the reason behind whatever the guest says of it.
+            layer.check()?;
+            match applied? {
+                Report::Layer { entries, bytes } => {
+                    total.entries += entries;
+                    total.bytes += bytes;
+                }
+                other => return Err(unexpected("apply a layer", &other).into()),
+            }
+        }
+        progress.say("writing the disk");
+        guest.ask(&Request::FinishRoot).await?;
+        Ok(total)
+    }
+}
+
+/// A layer's tar stream, decompressed on a thread of its own, with its progress. A stream that breaks ends early;
+/// the layer itself then knows why ([`LayerSource::check`]).
+fn stream(
+    layer: &LayerSource,
+    label: &str,
+    progress: &Progress,
+) -> Result<tokio::io::DuplexStream, SandboxError> {
+    let mut source = layer.open(progress, label)?;
+    let (mut sender, receiver) = tokio::io::duplex(1 << 20);
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let read = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            if runtime.block_on(sender.write_all(&buffer[..read])).is_err() {
+                return;
+            }
+        }
+        let _ = runtime.block_on(sender.shutdown());
+    });
+    Ok(receiver)
+}
+
+impl Unpacker for VmUnpacker<'_> {
+    async fn unpack(
+        &self,
+        disk: &Path,
+        layers: &[LayerSource],
+        progress: &Progress,
+    ) -> Result<Unpacked, ImageError> {
+        self.fill(disk, layers, progress)
+            .await
+            .map_err(ImageError::unpack)
+    }
+}

@@ -1,0 +1,76 @@
+//! Why the sandbox could not do something.
+
+use std::path::PathBuf;
+
+use super::store::StoreError;
+use crate::guest::{GuestError, KeyError};
+use crate::vmm::VmmError;
+
+/// Why the sandbox could not do something. Each says what to do next, or what the sandbox does by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The guest did not come up.
+    #[error("boot the sandbox at stage `{stage}`: {problem}")]
+    Boot {
+        /// How far it came.
+        stage: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The VM ended under a call.
+    #[error(
+        "reach the sandbox: its VM ended ({0})\nThe next call boots a fresh one: /workspace is as it was, \
+         everything else is as the image or the snapshot it starts from has it"
+    )]
+    Died(String),
+    /// The sandbox was changed under a call.
+    #[error("finish: the sandbox was {0} meanwhile, which ended what ran in it")]
+    Replaced(&'static str),
+    /// The connection to the guest broke under a call.
+    #[error(
+        "finish: the connection to the guest broke, which ended what ran in the foreground; the next call makes a new one"
+    )]
+    LinkBroke,
+    /// The sandbox is being closed.
+    #[error("use the sandbox: it is being closed")]
+    Stopped,
+    /// The guest said no.
+    #[error(transparent)]
+    Guest(GuestError),
+    /// The VM could not be started or asked.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// Snapshots and layers.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Images.
+    #[error(transparent)]
+    Image(#[from] crate::image::ImageError),
+    /// Keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A file of the sandbox's own.
+    #[error("{operation} {path}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A helper program failed.
+    #[error("{operation}: {message}")]
+    Tool {
+        /// What it was to do.
+        operation: &'static str,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl From<GuestError> for SandboxError {
+    fn from(error: GuestError) -> Self {
+        Self::Guest(error)
+    }
+}

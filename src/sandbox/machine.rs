@@ -1,0 +1,285 @@
+//! One booted VM and its guest: from a plan to a machine that answers, and no way back.
+//!
+//! A [`Machine`] is alive until its VM ends. Its connection to the guest may break and is made anew at the next
+//! call. Dropping it kills the VM; [`Machine::stop`] also waits until its files are gone.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use snowglobe_init::boot::{BootConfig, Link, Root, STAGE_PREFIX, Workspace};
+use snowglobe_runner::{Disk, DiskFormat, Engine, Share, VmSpec};
+
+use super::SandboxError;
+use crate::guest::{self, Guest, VmKeys};
+use crate::progress::Progress;
+use crate::vmm::{self, Vm};
+
+/// The name of the virtio-serial port that carries the guest link.
+const LINK_NAME: &str = "snowglobe.link";
+
+/// The virtio-fs tag of the workspace.
+const WORKSPACE_TAG: &str = "workspace";
+
+/// The uid and gid of the user `sandbox`.
+const SANDBOX_ID: u32 = 1000;
+
+/// The parts every VM on this host is made of.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The program that holds a VM.
+    pub runner: PathBuf,
+    /// PID 1 of the guest.
+    pub init: PathBuf,
+    /// The guest kernel.
+    pub kernel: PathBuf,
+    /// What runs the VM.
+    pub engine: Engine,
+}
+
+/// What to boot.
+#[derive(Debug)]
+pub struct Plan {
+    /// The guest's host name, and the VM's in messages.
+    pub name: String,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The disk.
+    pub disk: PathBuf,
+    /// Its format.
+    pub format: DiskFormat,
+    /// Whether the disk is filled rather than booted from.
+    pub build: bool,
+    /// The host directory shared as the workspace.
+    pub workspace: Option<PathBuf>,
+    /// Whether there is a workspace at all.
+    pub workspace_path: Option<String>,
+    /// Open files per command.
+    pub nofile: u64,
+    /// How much of the disk may be used.
+    pub disk_bytes: Option<u64>,
+    /// Environment of every command.
+    pub env: Vec<(String, String)>,
+    /// Public keys that may log in as with any SSH server.
+    pub login_keys: Vec<String>,
+    /// A directory that exists, for the VM's own files.
+    pub run_dir: PathBuf,
+    /// The link's socket, to be made.
+    pub link_socket: PathBuf,
+    /// What else goes when the VM ends.
+    pub remove: Vec<PathBuf>,
+    /// What goes too when the VM's owner vanished without a word.
+    pub remove_if_orphaned: Vec<PathBuf>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// A booted VM.
+#[derive(Debug)]
+pub struct Machine {
+    /// The VM.
+    pub vm: Vm,
+    /// The VM's keys.
+    pub keys: VmKeys,
+    /// How long it took from the start to the first answer.
+    pub boot_time: Duration,
+    link_socket: PathBuf,
+    guest: tokio::sync::Mutex<Arc<Guest>>,
+}
+
+impl Machine {
+    /// Boots; returns when the guest answers.
+    pub async fn boot(
+        parts: &Parts,
+        plan: Plan,
+        progress: &Progress,
+    ) -> Result<Self, SandboxError> {
+        let started = Instant::now();
+        let keys = VmKeys::generate()?;
+        progress.say("starting the VM");
+        let spec = spec(parts, &plan, &keys)?;
+        let vm = Vm::start(&parts.runner, &spec).await?;
+        progress.say("booting the guest");
+        let guest = tokio::select! {
+            guest = tokio::time::timeout(plan.timeout, connect(&plan.link_socket, &keys)) => guest,
+            end = vm.ended() => {
+                return Err(SandboxError::Boot { stage: stage(&end.console), problem: end.to_string() });
+            }
+        };
+        let guest = match guest {
+            Ok(Ok(guest)) => guest,
+            // A link that breaks during the boot breaks because the VM ended; that says why.
+            Ok(Err(error)) => {
+                let ended = tokio::time::timeout(Duration::from_secs(2), vm.ended()).await;
+                return Err(match ended {
+                    Ok(end) => SandboxError::Boot {
+                        stage: stage(&end.console),
+                        problem: end.to_string(),
+                    },
+                    Err(_) => error.into(),
+                });
+            }
+            Err(_) => return Err(too_slow(&vm, plan.timeout).await),
+        };
+        let boot_time = started.elapsed();
+        progress.say(format!(
+            "the guest is up after {:.1} s",
+            boot_time.as_secs_f64()
+        ));
+        Ok(Self {
+            vm,
+            keys,
+            boot_time,
+            link_socket: plan.link_socket,
+            guest: tokio::sync::Mutex::new(Arc::new(guest)),
+        })
+    }
+
+    /// The guest, connected again if the connection was lost.
+    pub async fn guest(&self) -> Result<Arc<Guest>, SandboxError> {
+        let mut guest = self.guest.lock().await;
+        if guest.is_lost() {
+            if let Some(end) = self.vm.end() {
+                return Err(SandboxError::Died(end.to_string()));
+            }
+            tracing::info!("the guest link was lost; connecting anew");
+            let again = tokio::time::timeout(
+                Duration::from_secs(20),
+                connect(&self.link_socket, &self.keys),
+            )
+            .await;
+            *guest = Arc::new(again.map_err(|_| guest::GuestError::Lost)??);
+        }
+        Ok(guest.clone())
+    }
+
+    /// Kills the VM and waits until its files are gone. Idempotent.
+    pub async fn stop(&self) {
+        self.vm.stop().await;
+    }
+}
+
+async fn connect(socket: &std::path::Path, keys: &VmKeys) -> Result<Guest, guest::GuestError> {
+    let stream = guest::synchronize(guest::connect(socket).await?).await?;
+    Guest::login(stream, &keys.identity(), "root").await
+}
+
+/// The furthest stage of the boot that the console shows.
+fn stage(console: &[String]) -> String {
+    let named = console
+        .iter()
+        .rev()
+        .find_map(|line| Some(line.split_once(STAGE_PREFIX)?.1.trim().to_owned()));
+    named.unwrap_or_else(|| "kernel".into())
+}
+
+async fn too_slow(vm: &Vm, timeout: Duration) -> SandboxError {
+    let lines = match vm
+        .command(snowglobe_runner::Action::Console { lines: 60 })
+        .await
+    {
+        Ok(snowglobe_runner::Answer::Console { lines }) => lines,
+        _ => Vec::new(),
+    };
+    let last = lines[lines.len().saturating_sub(12)..].join("\n  ");
+    SandboxError::Boot {
+        stage: stage(&lines),
+        problem: format!(
+            "the guest did not answer within {} s (boot_timeout_s); last lines of the console:\n  {last}",
+            timeout.as_secs()
+        ),
+    }
+}
+
+fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxError> {
+    let initramfs = plan.run_dir.join("initramfs.cpio");
+    let device = "/dev/vda".to_owned();
+    let clock = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let boot = BootConfig {
+        hostname: plan.name.clone(),
+        root: if plan.build {
+            Root::Build { device }
+        } else {
+            Root::Disk { device }
+        },
+        link: Link::VirtioSerial {
+            name: LINK_NAME.into(),
+        },
+        workspace: plan.workspace_path.clone().map(|path| Workspace {
+            tag: plan.workspace.as_ref().map(|_| WORKSPACE_TAG.into()),
+            path,
+        }),
+        host_key: keys.host_pem()?,
+        control_keys: vec![keys.control_public()?],
+        login_keys: plan.login_keys.clone(),
+        clock_ns: clock.as_nanos() as u64,
+        entropy: entropy(),
+        nofile: plan.nofile,
+        disk_bytes: plan.disk_bytes,
+        env: plan.env.clone(),
+    };
+    vmm::initramfs::write(&initramfs, &parts.init, &boot).map_err(|source| SandboxError::File {
+        operation: "write the initramfs",
+        path: initramfs.clone(),
+        source,
+    })?;
+    let mut remove = vec![plan.run_dir.clone(), plan.link_socket.clone()];
+    remove.extend(plan.remove.clone());
+    Ok(VmSpec {
+        name: plan.name.clone(),
+        engine: parts.engine.clone(),
+        cpus: plan.cpus,
+        memory_mib: plan.memory_mib,
+        kernel: parts.kernel.clone(),
+        initramfs,
+        kernel_args: Vec::new(),
+        disks: vec![Disk {
+            path: plan.disk.clone(),
+            format: plan.format,
+            read_only: false,
+        }],
+        shares: plan
+            .workspace
+            .iter()
+            .map(|path| Share {
+                tag: WORKSPACE_TAG.into(),
+                path: path.clone(),
+                guest_id: SANDBOX_ID,
+            })
+            .collect(),
+        link_socket: plan.link_socket.clone(),
+        link_name: LINK_NAME.into(),
+        link_port: 1024,
+        console_log: plan.run_dir.join("console.log"),
+        remove,
+        remove_if_orphaned: plan.remove_if_orphaned.clone(),
+    })
+}
+
+/// Fresh random bytes for a guest, base64.
+pub(super) fn entropy() -> String {
+    base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 32]>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_stage_on_the_console_is_named() {
+        let console = [
+            "x",
+            "snowglobe-init: stage mounts",
+            "snowglobe-init: stage root disk",
+            "oops",
+        ]
+        .map(String::from);
+        assert_eq!(stage(&console), "root disk");
+        assert_eq!(stage(&[]), "kernel");
+    }
+}

@@ -1,0 +1,623 @@
+//! The owner of one VM's state.
+//!
+//! ```text
+//!            first call that needs a guest
+//!   Off ───────────────────────────────────▶ Running ──▶ Off      the VM ended by itself; the next call boots anew
+//!    ▲ boot failed: an error, still Off        │  ▲
+//!    └─────────────────────────────────────────┤  │ restore, reboot: the new VM is up before the old one goes;
+//!                                              └──┘ if it doesn't come up, the old one goes on
+//!   any ──▶ Stopped      stop(): for good
+//! ```
+//!
+//! Invariants: there is one owner, [`Sandbox`]; nobody else keeps a copy of its state. Whoever changes the VM holds
+//! the state's lock for as long as that takes; commands only borrow the machine, so they run side by side, and end
+//! when the machine goes. What is deliberately absent: MCP, and anything that prints.
+
+mod base;
+mod error;
+pub mod instance;
+mod machine;
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use snowglobe_init::wire::{
+    Command, ExecRequest, ReadRequest, ReadWant, Report, Request, WriteRequest,
+};
+use snowglobe_runner::{Action, DiskFormat};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, WorkspaceMode};
+pub use crate::guest::Output;
+use crate::guest::{Guest, GuestError, unexpected};
+use crate::progress::Progress;
+use crate::vmm;
+use base::make_overlay;
+pub use base::{VmUnpacker, image_store};
+pub use error::SandboxError;
+use instance::Instance;
+pub use machine::{Machine, Parts, Plan};
+pub use snowglobe_init::wire::{DirEntry, ExecReport, Outcome, PtySize, ReadContent, Status, User};
+pub use store::{Base, Record, Store, StoreError, check_snapshot_name};
+
+/// Where the workspace is in the guest.
+pub const WORKSPACE: &str = "/workspace";
+
+/// Output longer than this (bytes, per stream) is kept whole in a guest file.
+const SPILL_AFTER: u64 = 10_000;
+
+/// The most bytes of text that one read gives.
+const READ_BYTES: u64 = 256 << 10;
+
+/// The longest image that is sent.
+const IMAGE_BYTES: u64 = 4 << 20;
+
+/// How long the end of a VM may lag behind the end of its link.
+const END_GRACE: Duration = Duration::from_secs(2);
+
+/// A command for [`Sandbox::exec`].
+#[derive(Debug, Clone, Default)]
+pub struct Exec {
+    /// The shell line.
+    pub command: String,
+    /// The working directory, absolute or relative to the workspace; absent: the workspace.
+    pub cwd: Option<String>,
+    /// Environment on top of the user's own.
+    pub env: BTreeMap<String, String>,
+    /// Standard input, whole.
+    pub stdin: Bytes,
+    /// When to kill it; absent: never.
+    pub timeout: Option<Duration>,
+    /// Who runs it.
+    pub user: User,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct ExecEnd {
+    /// Each its own outcome.
+    pub outcome: Outcome,
+    /// How long it ran in the guest.
+    pub duration: Duration,
+    /// Bytes on standard output, all of them.
+    pub stdout_bytes: u64,
+    /// Bytes on standard error, all of them.
+    pub stderr_bytes: u64,
+    /// The guest file with all of a long standard output.
+    pub stdout_file: Option<String>,
+    /// The guest file with all of a long standard error.
+    pub stderr_file: Option<String>,
+    /// Whether processes it started still run.
+    pub left_running: bool,
+}
+
+impl From<ExecReport> for ExecEnd {
+    fn from(report: ExecReport) -> Self {
+        Self {
+            outcome: report.outcome,
+            duration: Duration::from_millis(report.duration_ms),
+            stdout_bytes: report.stdout_bytes,
+            stderr_bytes: report.stderr_bytes,
+            stdout_file: report.stdout_file,
+            stderr_file: report.stderr_file,
+            left_running: report.left_running,
+        }
+    }
+}
+
+/// What [`Sandbox::read`] found.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// The resolved, absolute path.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// What it is.
+    pub content: ReadContent,
+    /// The text's lines (without numbers), or the image's bytes, or the directory's entries as JSON lines.
+    pub data: Bytes,
+}
+
+/// A file for [`Sandbox::write`].
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The path; relative to the workspace.
+    pub path: String,
+    /// Its new content (or what is added).
+    pub content: Bytes,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Add to the end.
+    pub append: bool,
+    /// Who writes.
+    pub user: User,
+}
+
+/// One saved snapshot.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// What it takes on the host's disk beyond the snapshots it builds on, in bytes.
+    pub bytes: u64,
+    /// When it was saved.
+    pub created: jiff::Timestamp,
+}
+
+impl From<Record> for Snapshot {
+    fn from(record: Record) -> Self {
+        Self {
+            name: record.name,
+            bytes: record.bytes,
+            created: record.created,
+        }
+    }
+}
+
+/// A VM with what its disk is made of.
+#[derive(Debug)]
+struct Live {
+    machine: Machine,
+    run: store::RunDir,
+    base: Base,
+    layers: std::sync::Mutex<Vec<String>>,
+    /// Set when this VM makes way for another: what its commands then are told.
+    replaced: std::sync::OnceLock<&'static str>,
+    // A disk in use is not to be removed.
+    _image: base::ImageHold,
+}
+
+enum State {
+    Off,
+    Running(Arc<Live>),
+    Stopped,
+}
+
+/// The owner of one VM's state. Boots at the first call that needs a guest.
+pub struct Sandbox {
+    config: Config,
+    store: Store,
+    instance: Instance,
+    state: Arc<Mutex<State>>,
+    stopping: CancellationToken,
+}
+
+/// Where a new VM's disk starts.
+enum From_ {
+    Clean,
+    Snapshot(String),
+}
+
+impl Sandbox {
+    /// A sandbox that is off. Checks what can be checked without booting.
+    pub fn new(config: Config) -> Result<Arc<Self>, SandboxError> {
+        let store = Store::open(&config.data_dir, &config.name)?;
+        store.sweep()?;
+        if let Some(name) = &config.snapshot {
+            store.get(name)?;
+        }
+        let instance = Instance::create(&config)?;
+        Ok(Arc::new(Self {
+            config,
+            store,
+            instance,
+            state: Arc::new(Mutex::new(State::Off)),
+            stopping: CancellationToken::new(),
+        }))
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its directory of sockets and keys.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// The running machine; boots one when there is none.
+    async fn live(self: &Arc<Self>, progress: &Progress) -> Result<Arc<Live>, SandboxError> {
+        if self.stopping.is_cancelled() {
+            return Err(SandboxError::Stopped);
+        }
+        // A caller that gives up must not take the boot with it that others wait for: so the boot is a task.
+        let (sandbox, progress) = (self.clone(), progress.clone());
+        let boot = tokio::spawn(async move {
+            let mut state = sandbox.state.clone().lock_owned().await;
+            match &*state {
+                State::Running(live) if live.machine.vm.end().is_none() => return Ok(live.clone()),
+                State::Stopped => return Err(SandboxError::Stopped),
+                State::Running(_) | State::Off => *state = State::Off,
+            }
+            let from = sandbox
+                .config
+                .snapshot
+                .clone()
+                .map_or(From_::Clean, From_::Snapshot);
+            let live = tokio::select! {
+                live = sandbox.boot(from, &progress) => Arc::new(live?),
+                () = sandbox.stopping.cancelled() => return Err(SandboxError::Stopped),
+            };
+            *state = State::Running(live.clone());
+            Ok(live)
+        });
+        boot.await.unwrap_or(Err(SandboxError::Stopped))
+    }
+
+    async fn boot(&self, from: From_, progress: &Progress) -> Result<Live, SandboxError> {
+        let config = &self.config;
+        let parts = base::parts(config)?;
+        let (base, mut layers, image) = match from {
+            From_::Clean => {
+                let (base, image) = base::of_image(config)?;
+                (base, Vec::new(), image)
+            }
+            From_::Snapshot(name) => {
+                let record = self.store.get(&name)?;
+                let image = base::hold(config, &record.base)?;
+                (record.base, record.layers, image)
+            }
+        };
+        let run = self.store.new_run()?;
+        let layer = self.store.new_layer();
+        let (under, format) = match layers.last() {
+            Some(layer) => (self.store.layer(layer), DiskFormat::Qcow2),
+            None => (base.disk.clone(), DiskFormat::Raw),
+        };
+        layers.push(layer.clone());
+        run.set_layers(&layers)?;
+        let disk = self.store.layer(&layer);
+        make_overlay(&under, format, &disk).await?;
+        let mount = config.workspace_mode == WorkspaceMode::Mount;
+        let mut env = base.env.clone();
+        env.extend(config.env.clone());
+        let plan = Plan {
+            name: "snowglobe".into(),
+            cpus: config.cpus,
+            memory_mib: config.memory_mib,
+            disk: disk.clone(),
+            format: DiskFormat::Qcow2,
+            build: false,
+            workspace: mount.then(|| config.workspace.clone()),
+            workspace_path: Some(WORKSPACE.into()),
+            nofile: config.nofile,
+            disk_bytes: Some(config.disk_bytes),
+            env,
+            login_keys: vec![self.instance.login_key.clone()],
+            run_dir: run.path.clone(),
+            link_socket: self.instance.link_socket(),
+            remove: vec![disk],
+            remove_if_orphaned: vec![self.instance.dir.clone()],
+            timeout: config.boot_timeout,
+        };
+        let machine = Machine::boot(&parts, plan, progress).await?;
+        self.instance.set_keys(&machine.keys)?;
+        Ok(Live {
+            machine,
+            run,
+            base,
+            layers: std::sync::Mutex::new(layers),
+            replaced: std::sync::OnceLock::new(),
+            _image: image,
+        })
+    }
+
+    /// What an error of the guest link means for the call it ended.
+    async fn explain(&self, live: &Live, error: GuestError) -> SandboxError {
+        if !error.is_lost() {
+            return error.into();
+        }
+        let end = tokio::time::timeout(END_GRACE, live.machine.vm.ended()).await;
+        if let Some(what) = live.replaced.get() {
+            return SandboxError::Replaced(what);
+        }
+        match end {
+            _ if self.stopping.is_cancelled() => SandboxError::Stopped,
+            Ok(end) => SandboxError::Died(end.to_string()),
+            Err(_) if matches!(error, GuestError::Lost) => SandboxError::LinkBroke,
+            Err(_) => error.into(),
+        }
+    }
+
+    async fn ready(
+        self: &Arc<Self>,
+        progress: &Progress,
+    ) -> Result<(Arc<Live>, Arc<Guest>), SandboxError> {
+        let live = self.live(progress).await?;
+        let guest = match live.machine.guest().await {
+            Ok(guest) => guest,
+            Err(SandboxError::Guest(error)) => return Err(self.explain(&live, error).await),
+            Err(error) => return Err(error),
+        };
+        Ok((live, guest))
+    }
+
+    /// Boots if need be, and gives the guest.
+    pub async fn guest(self: &Arc<Self>, progress: &Progress) -> Result<Arc<Guest>, SandboxError> {
+        Ok(self.ready(progress).await?.1)
+    }
+
+    /// Runs a command; `output` is called with each piece as it comes. Cancelling kills the command's cgroup.
+    pub async fn exec(
+        self: &Arc<Self>,
+        exec: Exec,
+        output: &mut (dyn FnMut(Output) + Send),
+        cancel: &CancellationToken,
+        progress: &Progress,
+    ) -> Result<ExecEnd, SandboxError> {
+        let (live, guest) = tokio::select! {
+            ready = self.ready(progress) => ready?,
+            () = cancel.cancelled() => return Ok(never_ran()),
+        };
+        let request = ExecRequest {
+            command: Command::Shell(exec.command),
+            cwd: exec.cwd,
+            env: exec.env,
+            user: exec.user,
+            timeout_ms: exec.timeout.map(|timeout| timeout.as_millis() as u64),
+            spill_after: Some(SPILL_AFTER),
+            pty: None,
+        };
+        match guest
+            .exec(
+                request,
+                std::io::Cursor::new(exec.stdin),
+                output,
+                cancel,
+                None,
+            )
+            .await
+        {
+            Ok(report) => Ok(report.into()),
+            Err(error) => Err(self.explain(&live, error).await),
+        }
+    }
+
+    async fn request(
+        self: &Arc<Self>,
+        request: &Request,
+        input: Bytes,
+        progress: &Progress,
+    ) -> Result<(Report, Bytes), SandboxError> {
+        let (live, guest) = self.ready(progress).await?;
+        let mut data = Vec::new();
+        let mut collect = |output| {
+            if let Output::Stdout(bytes) = output {
+                data.extend_from_slice(&bytes);
+            }
+        };
+        match guest.request(request, input, &mut collect).await {
+            Ok(report) => Ok((report, data.into())),
+            Err(error) => Err(self.explain(&live, error).await),
+        }
+    }
+
+    /// Reads lines (from 1) of a text, an image, a directory.
+    pub async fn read(
+        self: &Arc<Self>,
+        path: &str,
+        offset: u64,
+        limit: u64,
+        progress: &Progress,
+    ) -> Result<Read, SandboxError> {
+        let want = ReadWant::Lines {
+            offset,
+            limit,
+            max_bytes: READ_BYTES,
+            max_image_bytes: IMAGE_BYTES,
+        };
+        let request = Request::Read(ReadRequest {
+            path: path.to_owned(),
+            user: User::Root,
+            want,
+        });
+        match self.request(&request, Bytes::new(), progress).await? {
+            (Report::Read(read), data) => Ok(Read {
+                path: read.path,
+                size: read.size,
+                content: read.content,
+                data,
+            }),
+            (other, _) => Err(unexpected("read", &other).into()),
+        }
+    }
+
+    /// Writes a file atomically; gives the bytes written and the resolved path.
+    pub async fn write(
+        self: &Arc<Self>,
+        write: Write,
+        progress: &Progress,
+    ) -> Result<(u64, String), SandboxError> {
+        let request = Request::Write(WriteRequest {
+            path: write.path,
+            user: write.user,
+            mode: write.mode,
+            append: write.append,
+            bytes: write.content.len() as u64,
+        });
+        match self.request(&request, write.content, progress).await? {
+            (Report::Write { path, bytes }, _) => Ok((bytes, path)),
+            (other, _) => Err(unexpected("write", &other).into()),
+        }
+    }
+
+    /// How the guest is doing.
+    pub async fn status(self: &Arc<Self>, progress: &Progress) -> Result<Status, SandboxError> {
+        match self
+            .request(&Request::Status, Bytes::new(), progress)
+            .await?
+        {
+            (Report::Status(status), _) => Ok(status),
+            (other, _) => Err(unexpected("status", &other).into()),
+        }
+    }
+
+    /// The process ids of the VM's runner and engine, while it runs.
+    pub async fn processes(&self) -> Option<(u32, u32)> {
+        match &*self.state.lock().await {
+            State::Running(live) => Some((live.machine.vm.runner_pid, live.machine.vm.engine_pid)),
+            State::Off | State::Stopped => None,
+        }
+    }
+
+    /// Freezes the disk as it stands and goes on above it.
+    pub async fn snapshot_save(
+        self: &Arc<Self>,
+        name: &str,
+        progress: &Progress,
+    ) -> Result<Snapshot, SandboxError> {
+        self.store.check_free(name)?;
+        let (_, guest) = self.ready(progress).await?;
+        let state = self.state.lock().await;
+        let State::Running(live) = &*state else {
+            return Err(SandboxError::Stopped);
+        };
+        progress.say("pausing what runs");
+        if let Err(error) = guest.ask(&Request::Freeze).await {
+            return Err(self.explain(live, error).await);
+        }
+        let switched = self.switch_disk(live).await;
+        // Thawed whatever came of it; a guest that can't be reached thaws by itself.
+        let thawed = guest.ask(&Request::Thaw).await;
+        let frozen = switched?;
+        if let Err(error) = thawed {
+            tracing::warn!(%error, "the guest did not confirm that it goes on");
+        }
+        Ok(self.store.save(name, live.base.clone(), frozen)?.into())
+    }
+
+    /// Puts a new layer on the running VM's disk; gives those below it, which are frozen now.
+    async fn switch_disk(&self, live: &Live) -> Result<Vec<String>, SandboxError> {
+        let frozen = layers(live);
+        let layer = self.store.new_layer();
+        let mut all = frozen.clone();
+        all.push(layer.clone());
+        live.run.set_layers(&all)?;
+        live.machine
+            .vm
+            .command(Action::SwitchDisk {
+                overlay: self.store.layer(&layer),
+            })
+            .await?;
+        *live
+            .layers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = all;
+        Ok(frozen)
+    }
+
+    /// Goes back to a snapshot. The new VM is up before the old one goes; if it does not come up, nothing changed.
+    pub async fn snapshot_restore(
+        self: &Arc<Self>,
+        name: &str,
+        progress: &Progress,
+    ) -> Result<(), SandboxError> {
+        self.store.get(name)?;
+        self.replace(
+            From_::Snapshot(name.to_owned()),
+            "restored to a snapshot",
+            progress,
+        )
+        .await
+    }
+
+    /// Deletes a snapshot.
+    pub async fn snapshot_delete(&self, name: &str) -> Result<Snapshot, SandboxError> {
+        Ok(self.store.delete(name)?.into())
+    }
+
+    /// Every snapshot, by name.
+    pub async fn snapshot_list(&self) -> Result<Vec<Snapshot>, SandboxError> {
+        Ok(self.store.list()?.into_iter().map(Into::into).collect())
+    }
+
+    /// Goes back to the clean image.
+    pub async fn reboot(self: &Arc<Self>, progress: &Progress) -> Result<(), SandboxError> {
+        self.replace(From_::Clean, "rebooted", progress).await
+    }
+
+    async fn replace(
+        self: &Arc<Self>,
+        from: From_,
+        what: &'static str,
+        progress: &Progress,
+    ) -> Result<(), SandboxError> {
+        let mut state = self.state.lock().await;
+        let old = match &*state {
+            State::Running(live) if live.machine.vm.end().is_none() => Some(live.clone()),
+            State::Stopped => return Err(SandboxError::Stopped),
+            State::Running(_) | State::Off => None,
+        };
+        // What runs in the old one must not go on changing the workspace beside the new one.
+        let paused = match &old {
+            Some(live) => pause(live).await,
+            None => None,
+        };
+        let booted = tokio::select! {
+            booted = self.boot(from, progress) => booted,
+            () = self.stopping.cancelled() => Err(SandboxError::Stopped),
+        };
+        match booted {
+            Ok(live) => {
+                *state = State::Running(Arc::new(live));
+                if let Some(old) = old {
+                    let _ = old.replaced.set(what);
+                    old.machine.stop().await;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if let (Some(live), Some(guest)) = (&old, paused) {
+                    self.instance.set_keys(&live.machine.keys)?;
+                    let _ = guest.ask(&Request::Thaw).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Kills the VM and removes what it left. Idempotent.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        let old = std::mem::replace(&mut *self.state.lock().await, State::Stopped);
+        if let State::Running(live) = old {
+            live.machine.stop().await;
+        }
+    }
+}
+
+fn layers(live: &Live) -> Vec<String> {
+    live.layers
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .clone()
+}
+
+/// Stops everything in a machine where it stands; gives the guest to let it go on, if it could be reached.
+async fn pause(live: &Live) -> Option<Arc<Guest>> {
+    let guest = live.machine.guest().await.ok()?;
+    guest.ask(&Request::Freeze).await.ok()?;
+    Some(guest)
+}
+
+fn never_ran() -> ExecEnd {
+    ExecEnd {
+        outcome: Outcome::Cancelled,
+        duration: Duration::ZERO,
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+        stdout_file: None,
+        stderr_file: None,
+        left_running: false,
+    }
+}
+
+/// What this host runs a sandbox with, for those who only want to know.
+pub fn engine(config: &Config) -> Result<snowglobe_runner::Engine, vmm::VmmError> {
+    vmm::choose(config, &vmm::host::Host::detect())
+}

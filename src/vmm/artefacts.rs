@@ -1,0 +1,108 @@
+//! The three programs beside `snowglobe`: the runner, the guest's init, and the guest kernel.
+//!
+//! The kernel is part of this program and unpacked once into the cache, named by its content, so that a new
+//! version never meets an old file. Runner and init are files of their own: in `libexec/snowglobe` beside
+//! `bin` when installed, or where cargo puts them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::Digest;
+
+/// The guest kernel, compressed.
+#[cfg(target_arch = "x86_64")]
+const KERNEL: &[u8] = include_bytes!("../../images/kernel/vmlinux-x86_64.zst");
+
+/// Why something of ours is missing.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtefactError {
+    /// A program isn't there.
+    #[error(
+        "find {name}: looked in {looked}; install Snowglobe with `make install`, or set SNOWGLOBE_LIBEXEC"
+    )]
+    Missing {
+        /// Its name.
+        name: &'static str,
+        /// Where it was looked for.
+        looked: String,
+    },
+    /// The kernel could not be unpacked.
+    #[error("unpack the guest kernel to {path}")]
+    Unpack {
+        /// Where to.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+fn find(name: &'static str, cargo: &[&str]) -> Result<PathBuf, ArtefactError> {
+    let mut candidates = Vec::new();
+    if let Some(dir) = std::env::var_os("SNOWGLOBE_LIBEXEC") {
+        candidates.push(Path::new(&dir).join(name));
+    } else if let Ok(exe) = std::env::current_exe().and_then(|exe| exe.canonicalize()) {
+        let dir = exe.parent().unwrap_or(Path::new("/")).to_owned();
+        candidates.push(dir.join("../libexec/snowglobe").join(name));
+        // Tests and examples are one directory deeper than the program.
+        for up in ["", ".."] {
+            candidates.extend(cargo.iter().map(|path| dir.join(up).join(path).join(name)));
+        }
+    }
+    match candidates.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.canonicalize().unwrap_or_else(|_| path.clone())),
+        None => {
+            let looked: Vec<String> = candidates
+                .iter()
+                .filter_map(|p| p.parent())
+                .map(|p| p.display().to_string())
+                .collect();
+            Err(ArtefactError::Missing {
+                name,
+                looked: looked.join(", "),
+            })
+        }
+    }
+}
+
+/// The program that holds a VM.
+pub fn runner() -> Result<PathBuf, ArtefactError> {
+    find("snowglobe-runner", &["."])
+}
+
+/// PID 1 of the guest: a static program. Never the one of that name beside this program, which cargo builds for
+/// the host, with libraries that no guest has.
+pub fn init() -> Result<PathBuf, ArtefactError> {
+    find(
+        "snowglobe-init",
+        &[
+            "../x86_64-unknown-linux-gnu/release",
+            "../aarch64-unknown-linux-gnu/release",
+        ],
+    )
+}
+
+/// The guest kernel as an ELF file, unpacked into `cache` at the first call.
+pub fn kernel(cache: &Path) -> Result<PathBuf, ArtefactError> {
+    let hash: String = sha2::Sha256::digest(KERNEL)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let path = cache.join(format!("vmlinux-{hash}"));
+    if path.exists() {
+        return Ok(path);
+    }
+    let unpack = || -> std::io::Result<()> {
+        std::fs::create_dir_all(cache)?;
+        let mut file = tempfile::NamedTempFile::new_in(cache)?;
+        zstd::stream::copy_decode(KERNEL, &mut file)?;
+        file.flush()?;
+        file.persist(&path)?;
+        Ok(())
+    };
+    unpack().map_err(|source| ArtefactError::Unpack {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(path)
+}

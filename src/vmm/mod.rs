@@ -1,0 +1,288 @@
+//! Starting a VM, and which engine this host can run.
+//!
+//! A [`Vm`] is a `snowglobe-runner` process. It is either running or ended; an ended one never runs again,
+//! and whoever asks later learns how it ended ([`Vm::end`]). Dropping a [`Vm`] ends it: the runner sees its
+//! standard input close, kills the engine and removes the VM's files.
+//! What is deliberately absent: any knowledge of images, snapshots or the guest.
+
+pub mod artefacts;
+pub mod host;
+pub mod initramfs;
+mod qemu;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use snowglobe_runner::{Action, Answer, Command, Engine, Event, VmSpec};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{oneshot, watch};
+
+/// Why a VM could not be started or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// The runner could not be started.
+    #[error("start the runner {path}")]
+    Spawn {
+        /// The program.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The runner could not start the VM.
+    #[error("start the VM at stage `{stage}`: {message}{}", tail(.console))]
+    Failed {
+        /// Where it got stuck.
+        stage: String,
+        /// Why.
+        message: String,
+        /// The last lines of the console.
+        console: Vec<String>,
+    },
+    /// The VM has ended.
+    #[error("reach the VM: it ended ({})", .0.reason)]
+    Ended(VmEnd),
+    /// The runner refused a command.
+    #[error("{0}")]
+    Refused(String),
+    /// No engine can run here.
+    #[error("find an engine that can run here: {0}")]
+    NoEngine(String),
+    /// A part of Snowglobe itself is missing.
+    #[error(transparent)]
+    Artefact(#[from] artefacts::ArtefactError),
+}
+
+fn tail(console: &[String]) -> String {
+    if console.is_empty() {
+        return String::new();
+    }
+    let last = &console[console.len().saturating_sub(12)..];
+    format!("\nlast lines of the console:\n  {}", last.join("\n  "))
+}
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmEnd {
+    /// Whether by itself and in order.
+    pub clean: bool,
+    /// How, in words.
+    pub reason: String,
+    /// The last lines of the console.
+    pub console: Vec<String>,
+}
+
+impl std::fmt::Display for VmEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.reason, tail(&self.console))
+    }
+}
+
+/// One engine on this host.
+pub trait Vmm {
+    /// Its name, as in the configuration.
+    fn name(&self) -> &'static str;
+    /// What the runner is told; an error says what is missing and how to get it.
+    fn engine(&self, host: &host::Host) -> Result<Engine, VmmError>;
+}
+
+/// The engine to run, decided before anything is started.
+pub fn choose(config: &crate::config::Config, host: &host::Host) -> Result<Engine, VmmError> {
+    use crate::config::EngineChoice;
+    match config.engine {
+        EngineChoice::Auto | EngineChoice::Qemu => qemu::Qemu {
+            binary: config.qemu.clone(),
+            accel: config.accel,
+        }
+        .engine(host),
+    }
+}
+
+type Replies = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>>;
+
+/// A VM, running or ended.
+#[derive(Debug)]
+pub struct Vm {
+    stdin: tokio::sync::Mutex<Option<tokio::process::ChildStdin>>,
+    replies: Replies,
+    next_id: AtomicU64,
+    end: watch::Receiver<Option<VmEnd>>,
+    gone: watch::Receiver<bool>,
+    /// The runner's process id.
+    pub runner_pid: u32,
+    /// The engine's process id.
+    pub engine_pid: u32,
+}
+
+impl Vm {
+    /// Starts the VM; returns once its engine runs (the guest is still booting then).
+    pub async fn start(runner: &Path, spec: &VmSpec) -> Result<Self, VmmError> {
+        let spawn = |source| VmmError::Spawn {
+            path: runner.to_owned(),
+            source,
+        };
+        let mut child = tokio::process::Command::new(runner)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(spawn)?;
+        let runner_pid = child.id().unwrap_or_default();
+        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(spawn(std::io::Error::other("its pipes are missing")));
+        };
+        // A runner that fails at once has said why on its standard output; the broken pipe adds nothing.
+        let _ = stdin.write_all(&line(spec)).await;
+
+        let replies = Replies::default();
+        let (end_sender, end) = watch::channel(None);
+        let (gone_sender, gone) = watch::channel(false);
+        let (start_sender, started) = oneshot::channel();
+        tokio::spawn(listen(stdout, replies.clone(), start_sender, end_sender));
+        tokio::spawn(async move {
+            let _ = child.wait().await;
+            let _ = gone_sender.send(true);
+        });
+        let engine_pid = match started.await {
+            Ok(Event::Started { pid }) => pid,
+            Ok(Event::Failed {
+                stage,
+                message,
+                console,
+            }) => {
+                return Err(VmmError::Failed {
+                    stage,
+                    message,
+                    console,
+                });
+            }
+            Ok(_) | Err(_) => {
+                return Err(VmmError::Failed {
+                    stage: "runner".into(),
+                    message: "the runner ended before it had started the VM".into(),
+                    console: Vec::new(),
+                });
+            }
+        };
+        Ok(Self {
+            stdin: tokio::sync::Mutex::new(Some(stdin)),
+            replies,
+            next_id: AtomicU64::new(1),
+            end,
+            gone,
+            runner_pid,
+            engine_pid,
+        })
+    }
+
+    /// Has the runner do something.
+    pub async fn command(&self, action: Action) -> Result<Answer, VmmError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.replies).insert(id, sender);
+        if self.end().is_none()
+            && let Some(stdin) = self.stdin.lock().await.as_mut()
+        {
+            // A write that fails means the runner is gone: the reply's sender is dropped, and that is the answer.
+            let _ = stdin.write_all(&line(&Command { id, action })).await;
+        } else {
+            lock(&self.replies).remove(&id);
+        }
+        match receiver.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(message)) => Err(VmmError::Refused(message)),
+            Err(_) => Err(VmmError::Ended(self.end().unwrap_or_else(unknown_end))),
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn end(&self) -> Option<VmEnd> {
+        self.end.borrow().clone()
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) -> VmEnd {
+        let mut end = self.end.clone();
+        match end.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or_else(unknown_end),
+            Err(_) => unknown_end(),
+        }
+    }
+
+    /// Kills it and waits until its files are gone. Idempotent.
+    pub async fn stop(&self) {
+        if let Some(mut stdin) = self.stdin.lock().await.take() {
+            // Said, not only shown by hanging up: a parent that vanishes leaves more behind than one that stops a VM.
+            let _ = stdin
+                .write_all(&line(&Command {
+                    id: 0,
+                    action: Action::Stop,
+                }))
+                .await;
+        }
+        let _ = self.gone.clone().wait_for(|gone| *gone).await;
+    }
+}
+
+fn unknown_end() -> VmEnd {
+    VmEnd {
+        clean: false,
+        reason: "its runner was killed".into(),
+        console: Vec::new(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn line<T: serde::Serialize>(message: &T) -> Vec<u8> {
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+async fn listen(
+    stdout: tokio::process::ChildStdout,
+    replies: Replies,
+    started: oneshot::Sender<Event>,
+    end: watch::Sender<Option<VmEnd>>,
+) {
+    let mut started = Some(started);
+    let mut lines = BufReader::new(stdout).lines();
+    let mut last = None;
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str(&line) {
+            Ok(Event::Reply { id, result }) => {
+                if let Some(sender) = lock(&replies).remove(&id) {
+                    let _ = sender.send(result);
+                }
+            }
+            Ok(Event::Exited {
+                clean,
+                reason,
+                console,
+            }) => {
+                last = Some(VmEnd {
+                    clean,
+                    reason,
+                    console,
+                })
+            }
+            Ok(event) => {
+                if let Some(sender) = started.take() {
+                    let _ = sender.send(event);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%line, %error, "the runner said something else than an event")
+            }
+        }
+    }
+    let _ = end.send(Some(last.unwrap_or_else(unknown_end)));
+    lock(&replies).clear();
+}

@@ -1,0 +1,262 @@
+//! The command line as a person uses it: exit codes, images, attaching with the real ssh, a shell on a real terminal.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::{Place, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_boots_runs_and_leaves_with_the_commands_status() {
+    let place = Place::new("minimal");
+    let (code, out, err) = place
+        .run(&["exec", "--", "echo out; echo err >&2; exit 42"])
+        .await;
+    assert_eq!((code, out.as_str()), (42, "out\n"), "{err}");
+    assert!(
+        err.contains("booting the guest") && err.ends_with("err\n"),
+        "{err}"
+    );
+    let (code, _, err) = place
+        .run(&["exec", "--timeout", "1", "--", "sleep 60"])
+        .await;
+    assert_eq!(code, 124, "{err}");
+    let (code, _, err) = place.run(&["exec", "--", "no-such-program", "x"]).await;
+    assert_eq!(code, 125);
+    assert!(err.contains("no-such-program"), "{err}");
+    assert_eq!(
+        std::fs::read_dir(place.runtime_dir()).unwrap().count(),
+        0,
+        "nothing is left"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_work_says_why_before_anything_boots() {
+    let place = Place::new("minimal");
+    let (code, _, err) = place
+        .run(&["exec", "--image", "no-such-image", "--", "true"])
+        .await;
+    assert_eq!(code, 125);
+    assert!(
+        err.contains("no-such-image") && err.contains("minimal"),
+        "{err}"
+    );
+    let (code, _, err) = place
+        .run(&["exec", "--snapshot", "../evil", "--", "true"])
+        .await;
+    assert_eq!(code, 125);
+    assert!(err.contains("1 to 64"), "{err}");
+    std::fs::write(place.workspace.join("snowglobe.toml"), "imagee = 'x'").unwrap();
+    let (code, _, err) = place.run(&["exec", "--", "true"]).await;
+    assert_eq!(code, 125);
+    assert!(err.contains("did you mean `image`?"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_says_what_works() {
+    let place = Place::new("minimal");
+    let (code, out, err) = place.run(&["doctor", "--json"]).await;
+    assert_eq!(code, 0, "{out}{err}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["works"], true);
+    let names: Vec<_> = report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["name"].as_str().unwrap().to_owned())
+        .collect();
+    for name in ["kvm", "engine qemu", "qemu-img", "image"] {
+        assert!(names.iter().any(|n| n == name), "{name}: {names:?}");
+    }
+    let (code, out, _) = place.run(&["doctor", "--image", "nothing"]).await;
+    assert_eq!(code, 1);
+    assert!(out.contains("snowglobe image build"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tar_becomes_an_image_and_garbage_does_not() {
+    let place = Place::new("minimal");
+    let name = format!("t{}", place.name().to_lowercase().replace('_', "-"));
+    let garbage = place.dir.path().join("garbage.tar.gz");
+    std::fs::write(&garbage, b"\x1f\x8b not gzip at all").unwrap();
+    let (code, _, err) = place
+        .run(&["image", "import", &name, garbage.to_str().unwrap()])
+        .await;
+    assert_eq!(code, 125);
+    assert!(err.contains("garbage.tar.gz"), "{err}");
+    // A root of one static program, with what only a faithful unpacking keeps.
+    let root = place.dir.path().join("root");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
+    std::fs::create_dir_all(root.join("data")).unwrap();
+    std::fs::write(root.join("data/héllo"), "x").unwrap();
+    let tar = place.dir.path().join("root.tar.xz");
+    let made = Command::new("tar")
+        .args(["--owner=5", "--group=6", "--mode=u=rwxs,g=rx,o=rx", "-cJf"])
+        .arg(&tar)
+        .args(["-C", root.to_str().unwrap(), "."])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let (code, _, err) = place
+        .run(&["image", "import", &name, tar.to_str().unwrap()])
+        .await;
+    assert_eq!(code, 0, "{err}");
+    let (code, out, err) = place
+        .run(&[
+            "exec",
+            "--image",
+            &name,
+            "--",
+            "/bin/busybox stat -c '%u %g %a' /data/*; /bin/busybox id -un",
+        ])
+        .await;
+    assert_eq!((code, out.as_str()), (0, "5 6 4755\nsandbox\n"), "{err}");
+    let (code, out, _) = place.run(&["image", "ls"]).await;
+    assert!(code == 0 && out.contains(&name), "{out}");
+    let (code, _, err) = place.run(&["image", "rm", &name]).await;
+    assert_eq!(code, 0, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_users_own_ssh_attaches_to_the_running_sandbox() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("echo from-mcp >/tmp/seen").await;
+    let (code, config, err) = place.run(&["ssh-config"]).await;
+    assert_eq!(code, 0, "{err}");
+    let file = place.dir.path().join("ssh.conf");
+    std::fs::write(&file, config).unwrap();
+    let ssh = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command
+            .arg("-F")
+            .arg(&file)
+            .args(arguments)
+            .env("SNOWGLOBE_RUNTIME_DIR", place.runtime_dir());
+        command
+            .current_dir(&place.workspace)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let output = ssh("ssh", &["snowglobe", "cat /tmp/seen; whoami; exit 9"]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "from-mcp\nsandbox\n",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(output.status.code(), Some(9));
+    let output = ssh("ssh", &["snowglobe-root", "whoami"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "root\n");
+    let every: Vec<u8> = (0..300_000u32).map(|n| (n % 256) as u8).collect();
+    std::fs::write(place.dir.path().join("up"), &every).unwrap();
+    let up = place.dir.path().join("up");
+    let output = ssh("scp", &["-q", up.to_str().unwrap(), "snowglobe:/tmp/up"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let down = place.dir.path().join("down");
+    let output = ssh("scp", &["-q", "snowglobe:/tmp/up", down.to_str().unwrap()]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(std::fs::read(down).unwrap(), every);
+    // `exec` joins the same machine.
+    let (code, out, err) = place.run(&["exec", "--", "cat /tmp/seen"]).await;
+    assert_eq!((code, out.as_str()), (0, "from-mcp\n"), "{err}");
+    // So does `snapshot`.
+    let (code, _, err) = place.run(&["snapshot", "save", "by-hand"]).await;
+    assert_eq!(code, 0, "{err}");
+    let (_, out, _) = place.run(&["snapshot", "list"]).await;
+    assert!(out.contains("by-hand"), "{out}");
+    let (code, _, err) = place.run(&["snapshot", "restore", "not-there"]).await;
+    assert_eq!(code, 125);
+    assert!(err.contains("not-there"), "{err}");
+    session.close().await;
+}
+
+/// A tmux session of this test's own, on a server of its own.
+struct Tmux {
+    socket: std::path::PathBuf,
+}
+
+impl Tmux {
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = Command::new("tmux")
+            .arg("-S")
+            .arg(&self.socket)
+            .args(arguments)
+            .output()
+            .expect("tmux is installed");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn screen(&self) -> String {
+        self.run(&["capture-pane", "-p"])
+    }
+
+    fn kind(&self, line: &str) {
+        self.run(&["send-keys", line, "Enter"]);
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        self.run(&["kill-server"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_is_a_real_terminal() {
+    let place = Place::new("minimal");
+    let tmux = Tmux {
+        socket: place.dir.path().join("tmux"),
+    };
+    let mut variables: Vec<String> = Vec::new();
+    for (name, value) in place.command(&[]).as_std().get_envs() {
+        if let Some(value) = value {
+            variables.push(format!(
+                "{}='{}'",
+                name.to_string_lossy(),
+                value.to_string_lossy()
+            ));
+        }
+    }
+    let line = format!(
+        "cd {}; env {} {} shell; echo left with $?",
+        place.workspace.display(),
+        variables.join(" "),
+        common::PROGRAM
+    );
+    tmux.run(&["new-session", "-d", "-x", "90", "-y", "30", "sh"]);
+    tmux.kind(&line);
+    eventually("a prompt", 120, || {
+        tmux.screen()
+            .lines()
+            .any(|line| line.contains("~ $") || line.trim_end().ends_with('$'))
+    })
+    .await;
+    tmux.kind("clear; stty size; echo a''b");
+    eventually("the size", 20, || {
+        tmux.screen().contains("30 90") && tmux.screen().contains("ab")
+    })
+    .await;
+    tmux.run(&["resize-window", "-x", "70", "-y", "20"]);
+    eventually("the new size", 20, || {
+        tmux.kind("stty size");
+        tmux.screen().contains("20 70")
+    })
+    .await;
+    tmux.kind("sleep 300");
+    tmux.run(&["send-keys", "C-c"]);
+    tmux.kind("exit 5");
+    eventually("the end", 20, || tmux.screen().contains("left with 5")).await;
+}

@@ -1,0 +1,257 @@
+//! One builder for every test that runs the real program: a fresh workspace, a scrubbed environment, a real MCP
+//! client on the server's standard streams, and a real VM behind it.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rmcp::ServiceExt;
+use rmcp::model::{CallToolRequestParams, CallToolResult};
+use rmcp::service::{RoleClient, RunningService};
+use rmcp::transport::TokioChildProcess;
+use serde_json::{Value, json};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_snowglobe");
+
+/// A workspace of its own, and what is kept for it.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+    pub workspace: PathBuf,
+    pub image: &'static str,
+}
+
+impl Place {
+    pub fn new(image: &'static str) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("snowglobe-test-")
+            .tempdir()
+            .unwrap();
+        let workspace = dir.path().join("workspace");
+        std::fs::create_dir(&workspace).unwrap();
+        std::fs::create_dir(dir.path().join("runtime")).unwrap();
+        Self {
+            dir,
+            workspace,
+            image,
+        }
+    }
+
+    /// Where images are, and with them what sandboxes keep.
+    pub fn data_dir() -> PathBuf {
+        if let Some(dir) = std::env::var_os("SNOWGLOBE_DATA_DIR") {
+            return dir.into();
+        }
+        let home = std::env::var_os("HOME").expect("HOME is set");
+        let data = std::env::var_os("XDG_DATA_HOME")
+            .map_or_else(|| PathBuf::from(home).join(".local/share"), PathBuf::from);
+        data.join("snowglobe")
+    }
+
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.dir.path().join("runtime")
+    }
+
+    /// What this place's sandbox keeps.
+    pub fn store(&self) -> PathBuf {
+        let sandboxes = Self::data_dir().join("sandboxes");
+        sandboxes.join(self.name())
+    }
+
+    pub fn name(&self) -> String {
+        format!(
+            "test-{}",
+            self.dir
+                .path()
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .replace("snowglobe-test-", "")
+        )
+    }
+
+    /// The program with this place's settings.
+    pub fn command(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(PROGRAM);
+        command
+            .args(arguments)
+            .current_dir(&self.workspace)
+            .env_clear()
+            .envs(
+                ["PATH", "HOME", "XDG_DATA_HOME", "SNOWGLOBE_DATA_DIR"]
+                    .iter()
+                    .filter_map(|n| Some((n, std::env::var_os(n)?))),
+            )
+            .env("SNOWGLOBE_IMAGE", self.image)
+            .env("SNOWGLOBE_NAME", self.name())
+            .env("SNOWGLOBE_RUNTIME_DIR", self.runtime_dir())
+            .env("SNOWGLOBE_MEMORY_MIB", "384")
+            .env("SNOWGLOBE_CPUS", "1")
+            .env("SNOWGLOBE_BOOT_TIMEOUT_S", "120")
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Starts the server and connects to it.
+    pub async fn serve(&self) -> Session {
+        let (process, _stderr) = TokioChildProcess::builder(self.command(&["serve"]))
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let pid = process.id().unwrap();
+        let client = ().serve(process).await.unwrap();
+        Session { client, pid }
+    }
+
+    /// Runs the program to its end.
+    pub async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self
+            .command(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code().unwrap_or(-1),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.store());
+    }
+}
+
+/// A connected client.
+pub struct Session {
+    pub client: RunningService<RoleClient, ()>,
+    pub pid: u32,
+}
+
+fn request(tool: &'static str, arguments: Value) -> CallToolRequestParams {
+    CallToolRequestParams::new(tool)
+        .with_arguments(arguments.as_object().cloned().unwrap_or_default())
+}
+
+impl Session {
+    pub async fn raw(&self, tool: &'static str, arguments: Value) -> CallToolResult {
+        self.client
+            .call_tool(request(tool, arguments))
+            .await
+            .unwrap()
+    }
+
+    /// The structured result of a call that must work.
+    pub async fn call(&self, tool: &'static str, arguments: Value) -> Value {
+        let result = self.raw(tool, arguments.clone()).await;
+        assert_ne!(
+            result.is_error,
+            Some(true),
+            "{tool} {arguments}: {}",
+            text(&result)
+        );
+        result.structured_content.expect("a structured result")
+    }
+
+    /// The text of a call that must fail.
+    pub async fn error(&self, tool: &'static str, arguments: Value) -> String {
+        match self
+            .client
+            .call_tool(request(tool, arguments.clone()))
+            .await
+        {
+            Ok(result) => {
+                assert_eq!(
+                    result.is_error,
+                    Some(true),
+                    "{tool} {arguments} worked: {}",
+                    text(&result)
+                );
+                text(&result)
+            }
+            Err(error) => error.to_string(),
+        }
+    }
+
+    pub async fn exec(&self, command: &str) -> Value {
+        self.call("exec", json!({"command": command})).await
+    }
+
+    pub async fn root(&self, command: &str) -> Value {
+        self.call("exec", json!({"command": command, "user": "root"}))
+            .await
+    }
+
+    /// Standard output of a command that must exit with 0.
+    pub async fn stdout(&self, command: &str) -> String {
+        let result = self.exec(command).await;
+        assert_eq!(result["exit_code"], 0, "{command}: {result}");
+        result["stdout"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn close(self) {
+        let _ = self.client.cancel().await;
+    }
+}
+
+pub fn text(result: &CallToolResult) -> String {
+    result
+        .content
+        .iter()
+        .filter_map(|part| Some(part.as_text()?.text.clone()))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Waits until it holds; the test fails when it does not within `seconds`.
+pub async fn eventually(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(seconds), waited)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {seconds} s"));
+}
+
+/// Every process below `pid`, however deep.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(child) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let parent = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:"))
+            .and_then(|p| p.trim().parse::<u32>().ok());
+        if parent == Some(pid) {
+            found.push(child);
+            found.extend(descendants(child));
+        }
+    }
+    found
+}
+
+/// Whether a process runs (a zombie does not).
+pub fn runs(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .any(|line| line.starts_with("State:") && !line.contains('Z'))
+}

@@ -1,0 +1,549 @@
+//! What must hold at the tools, over MCP, with a real VM behind them.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{Place, descendants, eventually, runs, text};
+use rmcp::model::{
+    CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
+    Request,
+};
+use rmcp::service::PeerRequestOptions;
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_exit_code_comes_back_as_it_is() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    // 256 commands in a row, too.
+    for code in 0..=255 {
+        let result = session.exec(&format!("exit {code}")).await;
+        assert_eq!(result["exit_code"], code);
+        assert_eq!(result["timed_out"], false);
+    }
+    let result = session.exec("kill -TERM $$").await;
+    assert!(
+        result
+            .get("exit_code")
+            .is_none_or(serde_json::Value::is_null),
+        "{result}"
+    );
+    assert_eq!(result["signal"], "TERM");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_get_what_was_given_and_give_it_back_unchanged() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let hard = "it's \"quoted\" $dollar `tick` \\back\nsecond line\théllo wörld 世界";
+    let result = session
+        .call("exec", json!({"command": "printf %s \"$HARD\"; printf err >&2; cat", "env": {"HARD": hard}, "stdin": "from stdin 世界"}))
+        .await;
+    assert_eq!(result["stdout"], format!("{hard}from stdin 世界"));
+    assert_eq!(result["stderr"], "err");
+    let quoted = format!("printf %s '{}'", hard.replace('\'', "'\\''"));
+    assert_eq!(session.stdout(&quoted).await, hard);
+    assert_eq!(
+        session.stdout("pwd; whoami; ulimit -n").await,
+        "/workspace\nsandbox\n65536\n"
+    );
+    assert_eq!(session.root("whoami").await["stdout"], "root\n");
+    assert_eq!(
+        session
+            .call("exec", json!({"command": "pwd", "cwd": "/tmp"}))
+            .await["stdout"],
+        "/tmp\n"
+    );
+    let refused = session
+        .error("exec", json!({"command": "true", "cwd": "/no/such/dir"}))
+        .await;
+    assert!(
+        refused.contains("/no/such/dir") && refused.contains("cwd"),
+        "{refused}"
+    );
+    let refused = session
+        .error("exec", json!({"command": "true", "comand": "x"}))
+        .await;
+    assert!(refused.contains("command"), "{refused}");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_output_keeps_head_and_tail_and_the_rest_can_be_read() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let result = session
+        .exec("echo first; head -c 5000000 /dev/zero | tr '\\0' x; echo; echo last")
+        .await;
+    assert_eq!(
+        (result["truncated"].as_bool(), result["exit_code"].as_i64()),
+        (Some(true), Some(0))
+    );
+    let shown = result["stdout"].as_str().unwrap();
+    assert!(
+        shown.starts_with("first\n") && shown.ends_with("last\n") && shown.len() < 20_000,
+        "{} bytes",
+        shown.len()
+    );
+    assert_eq!(result["stdout_bytes"], 5_000_012);
+    let file = result["stdout_file"].as_str().unwrap();
+    assert_eq!(
+        session.stdout(&format!("wc -c <{file}")).await.trim(),
+        "5000012"
+    );
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_two_commands_at_once_all_answer() {
+    let place = Place::new("minimal");
+    let session = Arc::new(place.serve().await);
+    session.exec("true").await;
+    let calls: Vec<_> = (0..32)
+        .map(|number| {
+            let session = session.clone();
+            tokio::spawn(async move {
+                (
+                    number,
+                    session
+                        .exec(&format!("sleep 1; echo {number}; exit {number}"))
+                        .await,
+                )
+            })
+        })
+        .collect();
+    for call in calls {
+        let (number, result) = call.await.unwrap();
+        assert_eq!(
+            (result["exit_code"].as_i64(), result["stdout"].as_str()),
+            (Some(number), Some(format!("{number}\n").as_str()))
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_ends_the_whole_line_with_every_child() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("true").await;
+    let started = Instant::now();
+    let command = "sleep 300 && echo x; sleep 300";
+    let result = session
+        .call("exec", json!({"command": command, "timeout_s": 1}))
+        .await;
+    let took = started.elapsed();
+    assert_eq!(result["timed_out"], true);
+    assert!(
+        result
+            .get("exit_code")
+            .is_none_or(serde_json::Value::is_null)
+    );
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let result = session
+        .call(
+            "exec",
+            json!({"command": "(setsid sleep 300 &) ; (sleep 300 & sleep 300)", "timeout_s": 1}),
+        )
+        .await;
+    assert_eq!(result["timed_out"], true);
+    assert_eq!(
+        session.exec("pidof sleep").await["exit_code"],
+        1,
+        "no sleep is left"
+    );
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_request_ends_its_command() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("true").await;
+    let arguments =
+        json!({"command": "touch /tmp/started; sleep 301; sleep 301", "timeout_s": 600});
+    let request =
+        CallToolRequestParams::new("exec").with_arguments(arguments.as_object().cloned().unwrap());
+    let request = ClientRequest::CallToolRequest(Request::new(request));
+    let handle = session
+        .client
+        .send_cancellable_request(request, PeerRequestOptions::no_options())
+        .await
+        .unwrap();
+    while session.exec("test -e /tmp/started").await["exit_code"] != 0 {}
+    let id = handle.id.clone();
+    let cancelled = CancelledNotification::new(CancelledNotificationParam::new(
+        Some(id),
+        Some("changed my mind".into()),
+    ));
+    session
+        .client
+        .send_notification(cancelled.into())
+        .await
+        .unwrap();
+    let started = Instant::now();
+    while session.exec("pidof sleep").await["exit_code"] == 0 {
+        assert!(
+            started.elapsed() < Duration::from_secs(2),
+            "the command goes on"
+        );
+    }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_takes_everything_along() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("true").await;
+    let (pid, below) = (session.pid, descendants(session.pid));
+    assert!(below.len() >= 2, "runner and engine run");
+    let arguments = json!({"command": "sleep 300"})
+        .as_object()
+        .cloned()
+        .unwrap();
+    let peer = session.client.peer().clone();
+    tokio::spawn(async move {
+        peer.call_tool(CallToolRequestParams::new("exec").with_arguments(arguments))
+            .await
+    });
+    eventually("the command runs", 10, || !below.is_empty()).await;
+    session.close().await;
+    eventually("the server has left", 5, || !runs(pid)).await;
+    eventually("so have runner and engine", 2, || {
+        !below.iter().any(|pid| runs(*pid))
+    })
+    .await;
+    assert_eq!(
+        std::fs::read_dir(place.runtime_dir()).unwrap().count(),
+        0,
+        "no socket is left"
+    );
+    assert_eq!(
+        std::fs::read_dir(place.store().join("layers"))
+            .unwrap()
+            .count(),
+        0,
+        "no disk is left"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_leaves_no_engine_and_no_file() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("true").await;
+    let below = descendants(session.pid);
+    assert!(below.len() >= 2);
+    let pid = rustix::process::Pid::from_raw(session.pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually("runner and engine are gone", 5, || {
+        !below.iter().any(|pid| runs(*pid))
+    })
+    .await;
+    eventually("no socket is left", 5, || {
+        std::fs::read_dir(place.runtime_dir()).unwrap().count() == 0
+    })
+    .await;
+    assert_eq!(
+        std::fs::read_dir(place.store().join("layers"))
+            .unwrap()
+            .count(),
+        0,
+        "no disk is left"
+    );
+    assert_eq!(
+        std::fs::read_dir(place.store().join("run"))
+            .unwrap()
+            .count(),
+        0,
+        "no directory is left"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workspace_is_the_same_on_both_sides() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new("minimal");
+    let every: Vec<u8> = (0..4096).map(|n| (n % 256) as u8).collect();
+    std::fs::write(place.workspace.join("from-host"), &every).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", place.workspace.join("escape")).unwrap();
+    std::fs::write(place.dir.path().join("secret"), "host secret").unwrap();
+    std::os::unix::fs::symlink("../secret", place.workspace.join("up")).unwrap();
+    let session = place.serve().await;
+    let host_sum = session.stdout("md5sum <from-host").await;
+    assert_eq!(
+        session
+            .stdout("cp from-host from-guest && md5sum <from-guest")
+            .await,
+        host_sum
+    );
+    assert_eq!(
+        std::fs::read(place.workspace.join("from-guest")).unwrap(),
+        every
+    );
+    assert_eq!(
+        session.stdout("stat -c '%U %G' from-host from-guest").await,
+        "sandbox sandbox\nsandbox sandbox\n"
+    );
+    let ours = std::fs::metadata(place.workspace.join("from-host"))
+        .unwrap()
+        .uid();
+    assert_eq!(
+        std::fs::metadata(place.workspace.join("from-guest"))
+            .unwrap()
+            .uid(),
+        ours
+    );
+    assert_eq!(
+        session
+            .root("touch by-root && mkdir -p a/b && chown 33:33 by-root; stat -c %U by-root")
+            .await["stdout"],
+        "sandbox\n"
+    );
+    assert_eq!(
+        std::fs::metadata(place.workspace.join("by-root"))
+            .unwrap()
+            .uid(),
+        ours
+    );
+    // A link leads where it leads in the guest, never on the host.
+    assert_eq!(session.stdout("cat escape").await, "snowglobe\n");
+    assert_ne!(session.exec("cat up").await["exit_code"], 0);
+    assert_ne!(
+        session.root("cat /workspace/up /workspace/../secret").await["exit_code"],
+        0
+    );
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_read_and_written() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let written = session
+        .call(
+            "write",
+            json!({"path": "a/b/hello.txt", "content": "one\ntwo\nthree\n"}),
+        )
+        .await;
+    assert_eq!(written["bytes"], 14);
+    assert_eq!(
+        std::fs::read_to_string(place.workspace.join("a/b/hello.txt")).unwrap(),
+        "one\ntwo\nthree\n"
+    );
+    let read = session
+        .call(
+            "read",
+            json!({"path": "/workspace/a/b/hello.txt", "offset": 2, "limit": 1}),
+        )
+        .await;
+    assert!(read["content"].as_str().unwrap().contains("two"), "{read}");
+    assert_eq!(
+        (read["total_lines"].as_u64(), read["next_offset"].as_u64()),
+        (Some(3), Some(3))
+    );
+    session
+        .call(
+            "write",
+            json!({"path": "bin", "content": "AAEC/w==", "encoding": "base64", "mode": "0755"}),
+        )
+        .await;
+    assert_eq!(
+        std::fs::read(place.workspace.join("bin")).unwrap(),
+        [0, 1, 2, 255]
+    );
+    assert_eq!(session.stdout("stat -c %a bin").await, "755\n");
+    session
+        .call(
+            "write",
+            json!({"path": "bin", "content": "x", "append": true}),
+        )
+        .await;
+    assert_eq!(session.stdout("stat -c '%a %s' bin").await, "755 5\n");
+    let missing = session.error("read", json!({"path": "nothing-here"})).await;
+    assert!(missing.contains("nothing-here"), "{missing}");
+    let refused = session
+        .error("write", json!({"path": "/proc/nope/x", "content": ""}))
+        .await;
+    assert!(refused.contains("/proc/nope"), "{refused}");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_save_list_restore_and_delete() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let snapshot = async |action: &str, name: &str| {
+        session
+            .call("snapshot", json!({"action": action, "name": name}))
+            .await
+    };
+    session
+        .root("echo marker >/etc/marker; echo work >/workspace/kept")
+        .await;
+    // Saved while something writes.
+    let busy = session
+        .root("(while true; do date >>/var/busy; done) >/dev/null 2>&1 &")
+        .await;
+    assert_eq!(busy["exit_code"], 0);
+    snapshot("save", "b.with-marker_1").await;
+    assert_eq!(
+        session.root("rm /etc/marker; cat /etc/marker").await["exit_code"],
+        1
+    );
+    snapshot("save", "a").await;
+    let listed = session.call("snapshot", json!({"action": "list"})).await;
+    let names: Vec<_> = listed["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["a", "b.with-marker_1"], "sorted");
+    assert!(
+        listed["snapshots"][0]["bytes"].as_u64().unwrap() > 0
+            && listed["snapshots"][0]["created"].is_string()
+    );
+
+    let restored = snapshot("restore", "b.with-marker_1").await;
+    assert!(restored["took_ms"].as_u64().unwrap() > 0);
+    assert_eq!(
+        session.stdout("cat /etc/marker /workspace/kept").await,
+        "marker\nwork\n"
+    );
+    let taken = session
+        .error("snapshot", json!({"action": "save", "name": "a"}))
+        .await;
+    assert!(taken.contains("already"), "{taken}");
+    for action in ["restore", "delete"] {
+        let missing = session
+            .error("snapshot", json!({"action": action, "name": "none"}))
+            .await;
+        assert!(
+            missing.contains("none") && missing.contains("there are a, b.with-marker_1"),
+            "{missing}"
+        );
+    }
+    for name in ["", "../evil", "a/b", "a b", "a\nb", "a@b", ".", "..", "-a"] {
+        for action in ["save", "restore", "delete"] {
+            let refused = session
+                .error("snapshot", json!({"action": action, "name": name}))
+                .await;
+            assert!(refused.contains("1 to 64"), "{name:?}: {refused}");
+        }
+    }
+    // A stray file among the snapshots is nobody's snapshot, and stays.
+    let stray = place.store().join("snapshots/stray.json");
+    std::fs::write(&stray, "?").unwrap();
+    let listed = session.call("snapshot", json!({"action": "list"})).await;
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2);
+    session
+        .error("snapshot", json!({"action": "restore", "name": "stray"}))
+        .await;
+    session
+        .error("snapshot", json!({"action": "save", "name": "stray"}))
+        .await;
+    assert!(stray.exists());
+    assert_eq!(
+        session.stdout("cat /etc/marker").await,
+        "marker\n",
+        "the system runs on"
+    );
+    snapshot("delete", "a").await;
+    let gone = session
+        .error("snapshot", json!({"action": "restore", "name": "a"}))
+        .await;
+    assert!(gone.contains("`a`"), "{gone}");
+    session.close().await;
+
+    // Yesterday's machine, in a new server.
+    let (code, out, err) = place
+        .run(&[
+            "exec",
+            "--snapshot",
+            "b.with-marker_1",
+            "--",
+            "cat /etc/marker",
+        ])
+        .await;
+    assert_eq!((code, out.as_str()), (0, "marker\n"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_fails_leaves_the_running_system() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.root("echo one >/etc/state").await;
+    session
+        .call("snapshot", json!({"action": "save", "name": "one"}))
+        .await;
+    session.root("echo two >/etc/state").await;
+    // Its layer is there, but can't be booted from: the new machine fails, and the old one goes on.
+    let record = std::fs::read_to_string(place.store().join("snapshots/one.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let layer = place
+        .store()
+        .join("layers")
+        .join(record["layers"][0].as_str().unwrap());
+    let whole = std::fs::read(&layer).unwrap();
+    let aside = layer.with_extension("aside");
+    std::fs::rename(&layer, &aside).unwrap();
+    std::fs::write(&layer, vec![0; 4096]).unwrap();
+    let failed = session
+        .error("snapshot", json!({"action": "restore", "name": "one"}))
+        .await;
+    assert!(!failed.is_empty());
+    assert_eq!(session.stdout("cat /etc/state").await, "two\n");
+    std::fs::rename(&aside, &layer).unwrap();
+    assert_eq!(std::fs::read(&layer).unwrap().len(), whole.len());
+    session
+        .call("snapshot", json!({"action": "restore", "name": "one"}))
+        .await;
+    assert_eq!(session.stdout("cat /etc/state").await, "one\n");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_forgets_the_system_and_keeps_the_workspace() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session
+        .exec("echo x >/tmp/state-file; echo y >/workspace/kept")
+        .await;
+    let rebooted = session.call("reboot", json!({})).await;
+    assert!(rebooted["took_ms"].as_u64().unwrap() > 0);
+    assert_eq!(session.exec("cat /tmp/state-file").await["exit_code"], 1);
+    assert_eq!(session.stdout("cat /workspace/kept").await, "y\n");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_vm_is_a_clear_error_and_the_next_call_boots() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("echo kept >/workspace/kept").await;
+    let arguments = json!({"command": "echo c >/proc/sysrq-trigger; sleep 60", "user": "root"});
+    let died = session.error("exec", arguments).await;
+    assert!(died.contains("next call boots"), "{died}");
+    assert_eq!(session.stdout("cat /workspace/kept").await, "kept\n");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_out_of_memory_has_a_name() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    // Each doubling of a shell variable is memory that can't be given back.
+    let result = session
+        .raw(
+            "exec",
+            json!({"command": "x=aaaaaaaaaaaaaaaa; while true; do x=$x$x; done", "timeout_s": 110}),
+        )
+        .await;
+    assert!(text(&result).contains("memory"), "{}", text(&result));
+    assert_eq!(session.stdout("echo alive").await, "alive\n");
+    session.close().await;
+}
