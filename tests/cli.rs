@@ -255,7 +255,9 @@ async fn the_shell_is_a_real_terminal() {
         tmux.screen().contains("20 70")
     })
     .await;
-    tmux.kind("sleep 300");
+    // Only what is typed once the shell has let go of the terminal interrupts the command and not the line editor.
+    tmux.kind("clear; echo be''gun; sleep 300");
+    eventually("the sleep", 20, || tmux.screen().contains("begun")).await;
     tmux.run(&["send-keys", "C-c"]);
     tmux.kind("exit 5");
     eventually("the end", 20, || tmux.screen().contains("left with 5")).await;

@@ -30,7 +30,7 @@ async fn every_exit_code_comes_back_as_it_is() {
             .is_none_or(serde_json::Value::is_null),
         "{result}"
     );
-    assert_eq!(result["signal"], "TERM");
+    assert_eq!(result["signal"], "SIGTERM");
     session.close().await;
 }
 

@@ -101,11 +101,10 @@ pub(super) async fn call(
 }
 
 fn checked(params: Params) -> Result<(Action, Option<String>), Refusal> {
-    // Some models fill in every argument they know of.
-    let name = params.name.filter(|name| !name.is_empty());
-    match (params.action, name) {
-        (Action::List, Some(_)) => Err(Refusal::new("`list` takes no `name`: it lists all")),
-        (Action::List, None) => Ok((Action::List, None)),
+    match (params.action, params.name) {
+        // Some models fill in every argument they know of.
+        (Action::List, Some(name)) if !name.is_empty() => Err(Refusal::new("`list` takes no `name`: it lists all")),
+        (Action::List, _) => Ok((Action::List, None)),
         (action, Some(name)) => Ok((action, Some(name))),
         (action, None) => Err(Refusal::new(format!(
             "`name` is missing: which snapshot to {}?",
@@ -204,8 +203,9 @@ mod tests {
             "`name` is missing: which snapshot to save?"
         );
         assert_eq!(
-            parsed(json!({"action": "restore", "name": ""})).unwrap_err(),
-            "`name` is missing: which snapshot to restore?"
+            parsed(json!({"action": "restore", "name": ""})),
+            Ok((Action::Restore, Some(String::new()))),
+            "the rule for names refuses it"
         );
         assert_eq!(
             parsed(json!({"action": "list", "name": ""})),

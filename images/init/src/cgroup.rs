@@ -9,19 +9,25 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The tree of all commands.
 #[derive(Debug, Clone)]
 pub struct Tree {
     dir: PathBuf,
+    leftovers: Leftovers,
 }
 
-/// One command's cgroup.
+/// The cgroups of ended commands in which something still ran when they ended.
+type Leftovers = Arc<Mutex<Vec<PathBuf>>>;
+
+/// One command's cgroup, removed when it is dropped: at once, or by a later [`Tree::sweep`] if something still runs in it.
 #[derive(Debug)]
 pub struct Cgroup {
     /// Its directory.
     pub dir: PathBuf,
+    leftovers: Leftovers,
 }
 
 impl Tree {
@@ -41,7 +47,10 @@ impl Tree {
                 let _ = fs::write(at.join("cgroup.subtree_control"), format!("+{controller}"));
             }
         }
-        Ok(Self { dir })
+        Ok(Self {
+            dir,
+            leftovers: Leftovers::default(),
+        })
     }
 
     /// A new command's cgroup.
@@ -50,7 +59,10 @@ impl Tree {
         fs::create_dir(&dir)?;
         // Memory that runs out takes the whole command, not a process of it by chance.
         let _ = fs::write(dir.join("memory.oom.group"), "1");
-        Ok(Cgroup { dir })
+        Ok(Cgroup {
+            dir,
+            leftovers: Arc::clone(&self.leftovers),
+        })
     }
 
     /// How many commands have processes.
@@ -60,14 +72,17 @@ impl Tree {
             .count() as u64
     }
 
-    /// Removes the cgroups of commands whose last process has ended.
+    /// Removes the cgroups of ended commands whose last process has ended by now.
+    ///
+    /// Only those: the cgroup of a command about to start is empty, too.
     pub fn sweep(&self) {
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("cmd-") {
-                // Fails for one that is populated, which is as it should be.
-                let _ = fs::remove_dir(entry.path());
-            }
-        }
+        let mut leftovers = self
+            .leftovers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        leftovers.retain(|dir| {
+            fs::remove_dir(dir).is_err_and(|e| e.kind() != io::ErrorKind::NotFound)
+        });
     }
 
     /// Stops every command where it stands, or lets all go on; returns when the kernel says so.
@@ -114,5 +129,18 @@ impl Cgroup {
             .lines()
             .filter_map(|line| line.strip_prefix("oom_kill "))
             .any(|count| count.trim() != "0")
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Fails while something still runs in it.
+        if fs::remove_dir(&self.dir).is_err() {
+            let mut leftovers = self
+                .leftovers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            leftovers.push(std::mem::take(&mut self.dir));
+        }
     }
 }

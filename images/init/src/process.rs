@@ -351,9 +351,5 @@ impl Drop for Process {
         if let Some(script) = &self.script {
             let _ = std::fs::remove_file(script);
         }
-        if let Some(cgroup) = &self.cgroup {
-            // Fails while something still runs in it; the next command's start sweeps it.
-            let _ = std::fs::remove_dir(&cgroup.dir);
-        }
     }
 }

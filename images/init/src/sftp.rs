@@ -4,7 +4,7 @@
 //! came, and each is answered on the actor's thread: the kernel checks every path for the user. Invariants:
 //!
 //! - every request that can be told apart gets exactly one reply with its id, even one that makes no sense;
-//! - a packet longer than [`MAX_PACKET`], or a broken stream, ends the session: what follows can't be trusted to
+//! - a packet longer than `MAX_PACKET`, or a broken stream, ends the session: what follows can't be trusted to
 //!   be a packet;
 //! - no request waits for another process: files are opened without blocking, so a named pipe can't hold up the
 //!   actor's other users.
@@ -51,7 +51,7 @@ const FSTATVFS: &str = "fstatvfs@openssh.com";
 /// Serves one SFTP session until the stream ends; every operation runs with the actor's credentials.
 pub async fn serve<S>(stream: S, actor: Arc<Actor>, home: PathBuf)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = BufReader::new(stream);
     let mut session = actor.run(move || Session::new(home)).await;

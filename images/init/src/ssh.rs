@@ -291,10 +291,21 @@ impl Handler for Connection {
         }
         let (user, home) = (self.user, guest.account(self.user).home);
         tokio::spawn(async move {
-            match guest.actor(user) {
-                Ok(actor) => sftp::serve(waiting.channel.into_stream(), actor, home).await,
-                Err(error) => tracing::warn!(%error, "no thread for sftp"),
-            }
+            let (mut reader, writer) = waiting.channel.split();
+            let status = match guest.actor(user) {
+                Ok(actor) => {
+                    let stream = tokio::io::join(reader.make_reader(), writer.make_writer());
+                    sftp::serve(stream, actor, home).await;
+                    0
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no thread for sftp");
+                    1
+                }
+            };
+            // `scp` and `sftp` take a session without a status for one that failed.
+            let _ = writer.exit_status(status).await;
+            let _ = writer.close().await;
         });
         Ok(())
     }
