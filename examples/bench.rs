@@ -294,9 +294,10 @@ async fn sshd(
     std::fs::write(dir.join("keys"), key.public_key().to_openssh()?)?;
     let config = "Port 2222\nListenAddress 127.0.0.1\nHostKey /run/bench/host\nAuthorizedKeysFile /run/bench/keys\nStrictModes no\nUsePAM no\nPidFile none\n";
     std::fs::write(dir.join("config"), config)?;
+    // Whose parent is PID 1, such as a shell line's last command, sshd takes for a daemon already: it isn't the last.
     let start = "cp -r /workspace/sshd /run/bench && chmod 600 /run/bench/host && mkdir -p /run/sshd && \
         grep -q ^sshd: /etc/passwd || echo 'sshd:x:105:65534::/run/sshd:/usr/sbin/nologin' >>/etc/passwd; \
-        LD_LIBRARY_PATH=/run/bench /run/bench/sshd -r -f /run/bench/config";
+        LD_LIBRARY_PATH=/run/bench /run/bench/sshd -r -f /run/bench/config; exit $?";
     exec(client, start, "root").await?;
     let mut times = Vec::new();
     for _ in 0..CONNECTIONS {
