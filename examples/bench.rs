@@ -65,12 +65,16 @@ async fn main() -> anyhow::Result<()> {
     for _ in 0..COMMANDS {
         execs.push(timed(exec(&client, "true", "sandbox")).await?);
     }
+    let mut lines = Vec::new();
+    for _ in 0..COMMANDS / 4 {
+        lines.push(timed(exec(&client, "true; true", "sandbox")).await?);
+    }
     let mut pings = Vec::new();
     for _ in 0..PINGS {
         pings.push(timed(async { Ok(guest.ping().await?) }).await?);
     }
-    let (write, read) = files(&client).await?;
     let memory = memory(pid, &status);
+    let (write, read) = files(&client).await?;
     let sshd = sshd(&client, &guest, &workspace).await?;
 
     let (exec50, exec99) = (quantile(&mut execs, 50), quantile(&mut execs, 99));
@@ -85,6 +89,10 @@ async fn main() -> anyhow::Result<()> {
     println!("exec true, {COMMANDS} times over MCP");
     println!("  p50                           {:>9.2} ms", ms(exec50));
     println!("  p99                           {:>9.2} ms", ms(exec99));
+    println!(
+        "  p50 of a line for the shell   {:>9.2} ms   (`true; true`)",
+        ms(quantile(&mut lines, 50))
+    );
     match sshd {
         Some(mut times) => {
             let (p50, p99) = (quantile(&mut times, 50), quantile(&mut times, 99));
@@ -111,7 +119,7 @@ async fn main() -> anyhow::Result<()> {
     println!("files of {} MiB through the tools", FILE >> 20);
     println!("  write                         {write:>9.1} MB/s");
     println!("  read (lines)                  {read:>9.1} MB/s");
-    println!("memory");
+    println!("memory, idle");
     for (what, bytes) in memory {
         println!("  {what:<28}  {:>9.1} MB", bytes as f64 / 1e6);
     }

@@ -103,7 +103,9 @@ pub(super) async fn call(
 fn checked(params: Params) -> Result<(Action, Option<String>), Refusal> {
     match (params.action, params.name) {
         // Some models fill in every argument they know of.
-        (Action::List, Some(name)) if !name.is_empty() => Err(Refusal::new("`list` takes no `name`: it lists all")),
+        (Action::List, Some(name)) if !name.is_empty() => {
+            Err(Refusal::new("`list` takes no `name`: it lists all"))
+        }
         (Action::List, _) => Ok((Action::List, None)),
         (action, Some(name)) => Ok((action, Some(name))),
         (action, None) => Err(Refusal::new(format!(

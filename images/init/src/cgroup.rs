@@ -80,9 +80,8 @@ impl Tree {
             .leftovers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        leftovers.retain(|dir| {
-            fs::remove_dir(dir).is_err_and(|e| e.kind() != io::ErrorKind::NotFound)
-        });
+        leftovers
+            .retain(|dir| fs::remove_dir(dir).is_err_and(|e| e.kind() != io::ErrorKind::NotFound));
     }
 
     /// Stops every command where it stands, or lets all go on; returns when the kernel says so.

@@ -35,6 +35,8 @@ pub struct Entry {
     pub terminal: bool,
     /// The name it is started under, where that is not its program's.
     pub arg0: Option<String>,
+    /// The words of a shell line that needs no shell: tried before the command, which is the shell with that line.
+    pub direct: Option<Vec<String>>,
 }
 
 /// Becomes the command. Returns only if that failed, with the exit code to leave with.
@@ -106,6 +108,9 @@ fn enter(entry: &Entry, command: &[String]) -> WireError {
     let Some((program, arguments)) = command.split_first() else {
         return not_started("nothing to run", "the command is empty");
     };
+    if let Some(words) = &entry.direct {
+        without_shell(words, program);
+    }
     let mut next = std::process::Command::new(program);
     next.args(arguments);
     if let Some(arg0) = &entry.arg0 {
@@ -113,6 +118,34 @@ fn enter(entry: &Entry, command: &[String]) -> WireError {
     }
     let error = next.exec();
     not_started(&format!("`{program}` could not be run"), plain(&error))
+}
+
+/// Becomes the program that a shell would become for these words, with what it would add to the environment.
+/// Returns where there is no such program, or it can't be run: what there is to say about that is the shell's to say.
+fn without_shell(words: &[String], shell: &str) {
+    let Some((name, arguments)) = words.split_first() else {
+        return;
+    };
+    let (Ok(cwd), path) = (std::env::current_dir(), std::env::var("PATH")) else {
+        return;
+    };
+    let dirs = match name.contains('/') {
+        true => vec![cwd.clone()],
+        false => std::env::split_paths(&path.unwrap_or_default()).collect(),
+    };
+    for dir in dirs {
+        let program = if name.contains('/') {
+            PathBuf::from(name)
+        } else {
+            dir.join(name)
+        };
+        let mut next = std::process::Command::new(&program);
+        next.arg0(name).args(arguments).env("PWD", &cwd);
+        if shell.ends_with("/bash") {
+            next.env("SHLVL", "0").env("_", &program);
+        }
+        let _ = next.exec();
+    }
 }
 
 /// An error without its number, which says nothing to a reader.

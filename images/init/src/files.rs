@@ -17,6 +17,9 @@ use crate::wire::{
 /// How much of a file is looked at to tell text from other content.
 const SNIFF: usize = 8 << 10;
 
+/// How much text is sent at once.
+const BATCH: usize = 32 << 10;
+
 fn wire(operation: &str, path: &Path, e: &io::Error) -> WireError {
     let kind = match e.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -190,48 +193,74 @@ fn lines(
     send: &mut dyn FnMut(Vec<u8>),
 ) -> io::Result<ReadContent> {
     let mut reader = BufReader::with_capacity(256 << 10, file);
-    let (mut number, mut sent, mut next_offset, mut cut) = (0u64, 0u64, None, false);
-    let mut line = Vec::new();
-    loop {
+    let mut number = pass(&mut reader, offset - 1)?;
+    let (mut sent, mut next_offset, mut cut) = (0u64, None, false);
+    let (mut line, mut batch) = (Vec::new(), Vec::new());
+    let last = offset.saturating_add(limit).saturating_sub(1);
+    while number < last {
         line.clear();
         let room = max_bytes.saturating_sub(sent).max(1);
-        let wanted = number + 1 >= offset
-            && number + 1 < offset.saturating_add(limit)
-            && next_offset.is_none();
-        let (length, longer) = next_line(
-            &mut reader,
-            if wanted { Some(room as usize) } else { None },
-            &mut line,
-        )?;
+        let (length, longer) = next_line(&mut reader, room as usize, &mut line)?;
         if length == 0 {
             break;
         }
         number += 1;
-        if number < offset {
-            continue;
-        }
-        if !wanted || (longer && sent > 0) {
-            next_offset = next_offset.or(Some(number));
-            continue;
+        if longer && sent > 0 {
+            next_offset = Some(number);
+            break;
         }
         cut |= longer;
         sent += line.len() as u64;
         if longer {
             line.push(b'\n');
         }
-        send(String::from_utf8_lossy(&line).into_owned().into_bytes());
+        batch.extend_from_slice(String::from_utf8_lossy(&line).as_bytes());
+        if batch.len() >= BATCH {
+            send(std::mem::take(&mut batch));
+        }
+    }
+    if !batch.is_empty() {
+        send(batch);
+    }
+    let rest = pass(&mut reader, u64::MAX)?;
+    if rest > 0 {
+        next_offset = next_offset.or(Some(number + 1));
     }
     Ok(ReadContent::Text {
-        total_lines: number,
+        total_lines: number + rest,
         next_offset,
         cut,
     })
 }
 
+/// Passes over at most so many lines and tells how many they were; the last may lack its newline.
+fn pass(reader: &mut impl BufRead, most: u64) -> io::Result<u64> {
+    let (mut passed, mut unfinished) = (0, false);
+    while passed < most {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            break;
+        }
+        let newlines = memchr::memchr_iter(b'\n', buffer).count() as u64;
+        let wanted = most - passed;
+        let used = if newlines < wanted {
+            passed += newlines;
+            buffer.len()
+        } else {
+            passed = most;
+            let end = memchr::memchr_iter(b'\n', buffer).nth(wanted as usize - 1);
+            end.map_or(buffer.len(), |at| at + 1)
+        };
+        unfinished = buffer[used - 1] != b'\n';
+        reader.consume(used);
+    }
+    Ok(passed + u64::from(unfinished))
+}
+
 /// Reads to the next newline, keeping at most `keep` bytes. Gives the line's length and whether it was longer than that.
 fn next_line(
     reader: &mut impl BufRead,
-    keep: Option<usize>,
+    keep: usize,
     line: &mut Vec<u8>,
 ) -> io::Result<(u64, bool)> {
     let (mut length, mut longer) = (0u64, false);
@@ -240,16 +269,11 @@ fn next_line(
         if buffer.is_empty() {
             return Ok((length, longer));
         }
-        let end = buffer
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map(|at| at + 1);
+        let end = memchr::memchr(b'\n', buffer).map(|at| at + 1);
         let part = &buffer[..end.unwrap_or(buffer.len())];
-        if let Some(keep) = keep {
-            let room = keep.saturating_sub(line.len());
-            longer |= part.len() > room;
-            line.extend_from_slice(&part[..part.len().min(room)]);
-        }
+        let room = keep.saturating_sub(line.len());
+        longer |= part.len() > room;
+        line.extend_from_slice(&part[..part.len().min(room)]);
         length += part.len() as u64;
         let used = part.len();
         reader.consume(used);

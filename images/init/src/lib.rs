@@ -26,6 +26,7 @@ mod process;
 pub mod reaper;
 mod relay;
 pub mod sftp;
+mod shell_line;
 mod spill;
 pub mod ssh;
 pub mod users;

@@ -16,6 +16,7 @@ use crate::cgroup::Cgroup;
 use crate::enter::{ARG0, Entry, plain};
 use crate::guest::Guest;
 use crate::nonblocking::Nonblocking;
+use crate::shell_line;
 use crate::users::Account;
 use crate::wire::{Command, ErrorKind, ExecRequest, PtySize, WireError};
 
@@ -101,6 +102,7 @@ fn environment(
 
 struct Line {
     argv: Vec<String>,
+    direct: Option<Vec<String>>,
     arg0: Option<String>,
     script: Option<PathBuf>,
 }
@@ -109,6 +111,7 @@ fn line(
     guest: &Guest,
     account: &Account,
     number: u64,
+    env: &BTreeMap<String, String>,
     command: &Command,
 ) -> Result<Line, WireError> {
     let nul = || {
@@ -119,6 +122,7 @@ fn line(
     };
     let plain_line = |argv| Line {
         argv,
+        direct: None,
         arg0: None,
         script: None,
     };
@@ -133,22 +137,24 @@ fn line(
         Command::LoginShell => {
             let name = account.shell.rsplit('/').next().unwrap_or("sh");
             Ok(Line {
-                argv: vec![account.shell.clone()],
                 arg0: Some(format!("-{name}")),
-                script: None,
+                ..plain_line(vec![account.shell.clone()])
             })
         }
         Command::Shell(text) if text.len() <= LONGEST_ARGUMENT => {
-            Ok(plain_line(vec![shell()?.into(), "-c".into(), text.clone()]))
+            let simple = !env.keys().any(|name| shell_line::matters(name));
+            Ok(Line {
+                direct: simple.then(|| shell_line::words(text)).flatten(),
+                ..plain_line(vec![shell()?.into(), "-c".into(), text.clone()])
+            })
         }
         Command::Shell(text) => {
             let path = guest.shared.join(format!("command-{number}.sh"));
             std::fs::write(&path, text)
                 .map_err(|e| not_started("its text could not be kept", &e))?;
             Ok(Line {
-                argv: vec![shell()?.into(), path.to_string_lossy().into_owned()],
-                arg0: None,
-                script: Some(path),
+                script: Some(path.clone()),
+                ..plain_line(vec![shell()?.into(), path.to_string_lossy().into_owned()])
             })
         }
     }
@@ -215,7 +221,7 @@ pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, Wir
     let number = guest.number();
     let cwd = guest.workspace.join(request.cwd.as_deref().unwrap_or(""));
     let env = environment(guest, &account, request)?;
-    let line = line(guest, &account, number, &request.command)?;
+    let line = line(guest, &account, number, &env, &request.command)?;
     if let Some(tree) = &guest.cgroups {
         tree.sweep();
     }
@@ -234,6 +240,7 @@ pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, Wir
         nofile: guest.nofile,
         terminal: request.pty.is_some(),
         arg0: line.arg0,
+        direct: line.direct,
     };
     let streams = streams(request.pty.as_ref(), &account)
         .map_err(|e| not_started("its terminal could not be made", &e))?;
