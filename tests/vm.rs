@@ -35,6 +35,38 @@ async fn every_exit_code_comes_back_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plain_line_is_run_as_the_shell_would_run_it() {
+    // With bash, which adds variables of its own.
+    let place = Place::new("debian");
+    let session = place.serve().await;
+    let lines = |text: String| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let direct = lines(session.stdout("env").await);
+    let through_the_shell = lines(session.stdout("exec env;").await);
+    assert_eq!(direct, through_the_shell);
+    let absent = session.exec("no-such-program --at all").await;
+    assert_eq!(absent["exit_code"], 127, "{absent}");
+    let said = absent["stderr"].as_str().unwrap();
+    assert!(
+        said.contains("no-such-program: command not found"),
+        "{said}"
+    );
+    session
+        .exec("printf 'echo by $0: $*' >/workspace/script && chmod +x script")
+        .await;
+    assert_eq!(
+        session.stdout("./script a b").await,
+        "by ./script: a b\n",
+        "a script without an interpreter's name"
+    );
+    assert_eq!(session.exec("/workspace a").await["exit_code"], 126);
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_get_what_was_given_and_give_it_back_unchanged() {
     let place = Place::new("minimal");
     let session = place.serve().await;

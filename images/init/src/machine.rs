@@ -51,9 +51,12 @@ pub fn started_ms() -> u64 {
     STARTED.get().copied().unwrap_or_default()
 }
 
-/// Says on the console how far the boot has come.
+/// Says on the console how far the boot has come, and since when, in seconds.
 pub fn stage(name: &str) {
-    let _ = fs::write("/dev/console", format!("{STAGE_PREFIX}{name}\n"));
+    let now = rustix::time::clock_gettime(ClockId::Boottime);
+    let (seconds, millis) = (now.tv_sec, now.tv_nsec / 1_000_000);
+    let line = format!("[{seconds:5}.{millis:03}] {STAGE_PREFIX}{name}\n");
+    let _ = fs::write("/dev/console", line);
 }
 
 fn mount_at(kind: &str, target: &str, flags: MountFlags, data: &str) -> Result<(), MachineError> {
@@ -100,7 +103,10 @@ pub fn mount_system() -> Result<(), MachineError> {
 
 /// Clock, entropy, name, limits, loopback: what is set once and needs no disk.
 pub fn set_up(config: &crate::boot::BootConfig) -> Result<(), MachineError> {
-    renew(config.clock_ns, &config.entropy).map_err(failed("set the clock"))?;
+    // The configuration was written before the machine was started.
+    let booting = rustix::time::clock_gettime(ClockId::Boottime);
+    let booting = booting.tv_sec as u64 * 1_000_000_000 + booting.tv_nsec as u64;
+    renew(config.clock_ns + booting, &config.entropy).map_err(failed("set the clock"))?;
     rustix::system::sethostname(config.hostname.as_bytes())
         .map_err(|e| failed("set the host name")(e.into()))?;
     loopback_up().map_err(failed("bring up the loopback interface"))?;
