@@ -341,6 +341,14 @@ async fn the_workspace_is_the_same_on_both_sides() {
             .uid(),
         ours
     );
+    // What was written before is older: no clock is behind.
+    std::fs::write(place.workspace.join("before"), "x").unwrap();
+    assert_eq!(
+        session
+            .stdout("touch /tmp/after; test before -nt /tmp/after || echo older")
+            .await,
+        "older\n"
+    );
     // A link leads where it leads in the guest, never on the host.
     assert_eq!(session.stdout("cat escape").await, "snowglobe\n");
     assert_ne!(session.exec("cat up").await["exit_code"], 0);

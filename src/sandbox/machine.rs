@@ -5,10 +5,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use snowglobe_init::boot::{BootConfig, Link, Root, STAGE_PREFIX, Workspace};
+use snowglobe_init::wire::Request;
 use snowglobe_runner::{Disk, DiskFormat, Engine, Share, VmSpec};
 
 use super::SandboxError;
@@ -164,7 +165,20 @@ impl Machine {
 
 async fn connect(socket: &std::path::Path, keys: &VmKeys) -> Result<Guest, guest::GuestError> {
     let stream = guest::synchronize(guest::connect(socket).await?).await?;
-    Guest::login(stream, &keys.identity(), "root").await
+    let guest = Guest::login(stream, &keys.identity(), "root").await?;
+    // Files in the workspace bear the host's times: a clock that is behind sees them come from the future.
+    let renew = Request::Renew {
+        clock_ns: clock_ns(),
+        entropy: entropy(),
+    };
+    guest.ask(&renew).await?;
+    Ok(guest)
+}
+
+/// The host's clock, in nanoseconds since the Unix epoch.
+fn clock_ns() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_nanos() as u64
 }
 
 /// The furthest stage of the boot that the console shows.
@@ -197,9 +211,6 @@ async fn too_slow(vm: &Vm, timeout: Duration) -> SandboxError {
 fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxError> {
     let initramfs = plan.run_dir.join("initramfs.cpio");
     let device = "/dev/vda".to_owned();
-    let clock = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
     let boot = BootConfig {
         hostname: plan.name.clone(),
         root: if plan.build {
@@ -217,7 +228,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
         host_key: keys.host_pem()?,
         control_keys: vec![keys.control_public()?],
         login_keys: plan.login_keys.clone(),
-        clock_ns: clock.as_nanos() as u64,
+        clock_ns: clock_ns(),
         entropy: entropy(),
         nofile: plan.nofile,
         disk_bytes: plan.disk_bytes,
