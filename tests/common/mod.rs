@@ -44,7 +44,7 @@ impl Place {
 
     /// Where images are, and with them what sandboxes keep.
     pub fn data_dir() -> PathBuf {
-        if let Some(dir) = std::env::var_os("SNOWGLOBE_DATA_DIR") {
+        if let Some(dir) = std::env::var_os("SNOWGLOBE_DATA_DIR").filter(|dir| !dir.is_empty()) {
             return dir.into();
         }
         let home = std::env::var_os("HOME").expect("HOME is set");
