@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use super::content::RunConfig;
 use super::error::io_error;
 use super::layer::hex;
 use super::{ImageError, ImageName, Source};
@@ -86,11 +87,12 @@ impl Recipe {
         self.name.parse()
     }
 
-    pub(super) fn env(&self) -> Vec<(String, String)> {
-        self.env
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+    pub(super) fn run_config(&self) -> RunConfig {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        RunConfig {
+            env: self.env.iter().map(pair).collect(),
+            ..RunConfig::default()
+        }
     }
 
     pub(super) fn source(&self) -> Source {
@@ -138,7 +140,7 @@ impl Recipe {
                     }
                     _ = tick.tick() => {
                         if let Some(done) = output.metadata().ok().map(|meta| meta.len()).filter(|done| *done > 0) {
-                            progress.step(Step { message: message.clone(), done: Some(done), total: None });
+                            progress.step(Step { message: message.clone(), done: Some(done), total: None, part: None });
                         }
                     }
                 }

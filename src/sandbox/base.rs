@@ -15,7 +15,7 @@ use super::{SandboxError, instance};
 use crate::config::Config;
 use crate::guest::unexpected;
 use crate::image::{
-    DiskId, ImageError, ImageHandle, ImageName, ImageStore, LayerSource, Reference, Unpacked,
+    DiskId, ImageError, ImageHandle, ImageRef, ImageStore, LayerSource, Reference, Unpacked,
     Unpacker,
 };
 use crate::progress::Progress;
@@ -57,15 +57,20 @@ fn holder(config: &Config) -> String {
     )
 }
 
-/// The disk of the configured image.
-pub(super) fn of_image(config: &Config) -> Result<(Base, ImageHold), SandboxError> {
-    let name: ImageName = config.image.parse()?;
-    let handle = image_store(config)?.open(&name, &holder(config))?;
+/// The disk of the configured image, which is pulled or taken in where it isn't here.
+pub(super) async fn of_image(config: &Config, progress: &Progress) -> Result<(Base, ImageHold), SandboxError> {
+    let reference: ImageRef = config.image.parse().map_err(ImageError::from)?;
+    let store = image_store(config)?;
+    let image = store.ensure(&reference, &config.registries, &VmUnpacker::new(config), progress).await?;
+    let handle = store.open(&image.record.key, &holder(config))?;
     let base = Base {
         image: config.image.clone(),
         disk: handle.disk().to_owned(),
-        env: handle.env().to_vec(),
+        env: image.record.content.run.env,
     };
+    if let Err(error) = store.make_room(config.image_store_bytes, &image.record.key) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not make room among the images");
+    }
     Ok((base, handle))
 }
 

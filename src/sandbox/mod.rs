@@ -254,7 +254,7 @@ impl Sandbox {
         let parts = base::parts(config)?;
         let (base, mut layers, image) = match from {
             From_::Clean => {
-                let (base, image) = base::of_image(config)?;
+                let (base, image) = base::of_image(config, progress).await?;
                 (base, Vec::new(), image)
             }
             From_::Snapshot(name) => {
