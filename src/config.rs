@@ -357,7 +357,10 @@ fn is_host_path(image: &toml::Value) -> bool {
 
 fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
     let tables = ["env", "registries"];
-    let known: Vec<&str> = keys().into_iter().filter(|key| !tables.contains(key)).collect();
+    let known: Vec<&str> = keys()
+        .into_iter()
+        .filter(|key| !tables.contains(key))
+        .collect();
     let mut table = toml::Table::new();
     for (name, value) in env {
         let Some(key) = name.strip_prefix("SNOWGLOBE_") else {
@@ -520,7 +523,12 @@ fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Con
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(4)) as u32;
     Ok(Config {
         image: raw.image.unwrap_or_else(|| "debian".into()),
-        image_store_bytes: u64::from(ranged("image_store_gib", raw.image_store_gib.unwrap_or(100), 1, 1 << 20)?) << 30,
+        image_store_bytes: u64::from(ranged(
+            "image_store_gib",
+            raw.image_store_gib.unwrap_or(100),
+            1,
+            1 << 20,
+        )?) << 30,
         registries: raw.registries,
         cpus: ranged("cpus", raw.cpus.unwrap_or(cores), 1, 64)?,
         memory_mib: ranged("memory_mib", raw.memory_mib.unwrap_or(2048), 128, 1 << 20)?,
@@ -666,12 +674,19 @@ mod tests {
 
     #[test]
     fn a_project_may_name_an_image_but_no_file_of_the_host() {
-        for (image, good) in [("python:3.12", true), ("tar:/root/backup.tar", false), ("oci:/x", false)] {
+        for (image, good) in [
+            ("python:3.12", true),
+            ("tar:/root/backup.tar", false),
+            ("oci:/x", false),
+        ] {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join(PROJECT_FILE), format!("image = '{image}'")).unwrap();
             match Config::load(sources(&dir)) {
                 Ok(config) => assert!(good && config.image == image),
-                Err(error) => assert!(!good && error.to_string().contains("file of the host"), "{error}"),
+                Err(error) => assert!(
+                    !good && error.to_string().contains("file of the host"),
+                    "{error}"
+                ),
             }
         }
     }
@@ -689,7 +704,12 @@ mod tests {
         std::fs::write(&user, "[registries.x]\nmirror = 'y'").unwrap();
         let mut from = sources(&dir);
         from.user_file = Some(user);
-        assert!(Config::load(from).unwrap_err().to_string().contains("unknown field `mirror`"));
+        assert!(
+            Config::load(from)
+                .unwrap_err()
+                .to_string()
+                .contains("unknown field `mirror`")
+        );
     }
 
     #[test]

@@ -200,16 +200,24 @@ async fn tool(name: &'static str, remedy: &str) -> Check {
 }
 
 fn image(config: &Config) -> Check {
-    let found = config.image.parse::<ImageRef>().map_err(ImageError::from).and_then(|reference| {
-        let store = image_store(config)?;
-        let key = store.resolve(&reference);
-        Ok((store.find(&key)?, key, reference))
-    });
+    let found = config
+        .image
+        .parse::<ImageRef>()
+        .map_err(ImageError::from)
+        .and_then(|reference| {
+            let store = image_store(config)?;
+            let key = store.resolve(&reference);
+            Ok((store.find(&key)?, key, reference))
+        });
     match found {
-        Ok((Some(image), ..)) => Check::ok("image", format!("{} (disk {})", config.image, image.disk.disk)),
-        Ok((None, key, _)) if key.as_str().contains(':') => {
-            Check::ok("image", format!("{key} is not here yet; the first boot gets it"))
-        }
+        Ok((Some(image), ..)) => Check::ok(
+            "image",
+            format!("{} (disk {})", config.image, image.disk.disk),
+        ),
+        Ok((None, key, _)) if key.as_str().contains(':') => Check::ok(
+            "image",
+            format!("{key} is not here yet; the first boot gets it"),
+        ),
         Ok((None, key, _)) => Check::problem(
             "image",
             format!("there is no image `{key}` yet"),

@@ -10,7 +10,9 @@ use clap::{Args, Subcommand};
 use super::{Done, load, progress};
 use crate::config::{Config, Raw};
 use crate::image::layout::Target;
-use crate::image::{ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, human_bytes};
+use crate::image::{
+    ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, human_bytes,
+};
 use crate::progress::Progress;
 use crate::sandbox::{VmUnpacker, image_store};
 
@@ -121,7 +123,9 @@ fn key(store: &ImageStore, text: &str) -> Result<ImageKey, ImageError> {
 }
 
 /// Does something that takes a while, in sight of whoever waits and until told to end.
-async fn watched<T>(work: impl AsyncFnOnce(&Progress) -> Result<T, ImageError>) -> anyhow::Result<T> {
+async fn watched<T>(
+    work: impl AsyncFnOnce(&Progress) -> Result<T, ImageError>,
+) -> anyhow::Result<T> {
     let (steps, shown) = progress::show();
     let done = tokio::select! {
         done = work(&steps) => Some(done),
@@ -130,7 +134,9 @@ async fn watched<T>(work: impl AsyncFnOnce(&Progress) -> Result<T, ImageError>) 
     shown.finish();
     match done {
         Some(done) => Ok(done?),
-        None => anyhow::bail!("finish: interrupted; what was downloaded is kept, and gone on with next time"),
+        None => anyhow::bail!(
+            "finish: interrupted; what was downloaded is kept, and gone on with next time"
+        ),
     }
 }
 
@@ -138,7 +144,12 @@ async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::R
     let reference: ImageRef = reference.parse()?;
     let before = store.find(&store.resolve(&reference))?;
     let unpacker = VmUnpacker::new(config);
-    let image = watched(async |steps| store.pull(&reference, &config.registries, &unpacker, steps).await).await?;
+    let image = watched(async |steps| {
+        store
+            .pull(&reference, &config.registries, &unpacker, steps)
+            .await
+    })
+    .await?;
     if before.is_some_and(|before| before.record == image.record) {
         eprintln!("snowglobe: {} is up to date", image.record.key);
         return Ok(());
@@ -149,28 +160,59 @@ async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::R
 async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> anyhow::Result<()> {
     let to = match to.parse()? {
         ImageRef::Registry(to) => to,
-        other => anyhow::bail!("push to {:?}: a registry is needed, HOST/REPOSITORY:TAG", other.canonical()),
+        other => anyhow::bail!(
+            "push to {:?}: a registry is needed, HOST/REPOSITORY:TAG",
+            other.canonical()
+        ),
     };
     let key = key(store, image)?;
-    let image = store.find(&key)?.ok_or_else(|| ImageError::NotFound { name: key.clone(), known: Vec::new() })?;
-    watched(async |steps| config.registries.push(&image.record.content, store.blobs(), &to, steps).await).await?;
-    eprintln!("snowglobe: pushed {key} as {to} ({})", image.record.content.manifest);
+    let image = store.find(&key)?.ok_or_else(|| ImageError::NotFound {
+        name: key.clone(),
+        known: Vec::new(),
+    })?;
+    watched(async |steps| {
+        config
+            .registries
+            .push(&image.record.content, store.blobs(), &to, steps)
+            .await
+    })
+    .await?;
+    eprintln!(
+        "snowglobe: pushed {key} as {to} ({})",
+        image.record.content.manifest
+    );
     Ok(())
 }
 
-async fn import(config: &Config, store: &ImageStore, name: &str, archive: &str) -> anyhow::Result<()> {
+async fn import(
+    config: &Config,
+    store: &ImageStore,
+    name: &str,
+    archive: &str,
+) -> anyhow::Result<()> {
     let name: ImageName = name.parse()?;
     let unpacker = VmUnpacker::new(config);
     let image = watched(async |steps| match archive.parse::<ImageRef>() {
         Ok(reference) if reference.is_host_path() => {
-            store.import_reference(&name, &reference, &unpacker, steps).await
+            store
+                .import_reference(&name, &reference, &unpacker, steps)
+                .await
         }
-        _ => store.import(&name, &PathBuf::from(archive), &unpacker, steps).await,
+        _ => {
+            store
+                .import(&name, &PathBuf::from(archive), &unpacker, steps)
+                .await
+        }
     });
     finish(config, store, &image.await?)
 }
 
-async fn build(config: &Config, store: &ImageStore, recipe: &str, force: bool) -> anyhow::Result<()> {
+async fn build(
+    config: &Config,
+    store: &ImageStore,
+    recipe: &str,
+    force: bool,
+) -> anyhow::Result<()> {
     let recipe = Recipe::find(&recipe.parse()?)?;
     let unpacker = VmUnpacker::new(config);
     let image = watched(async |steps| {
@@ -189,7 +231,10 @@ fn finish(config: &Config, store: &ImageStore, image: &ImageInfo) -> anyhow::Res
         image.record.key,
         human_bytes(image.disk.bytes)
     );
-    for gone in store.make_room(config.image_store_bytes, &image.record.key)?.images {
+    for gone in store
+        .make_room(config.image_store_bytes, &image.record.key)?
+        .images
+    {
         eprintln!("snowglobe: removed {gone} to make room (image_store_gib)");
     }
     Ok(())
@@ -214,7 +259,9 @@ fn prune(store: &ImageStore, all: bool) -> anyhow::Result<()> {
         eprintln!("snowglobe: removed {image}");
     }
     if pruned.fetching {
-        eprintln!("snowglobe: another snowglobe fetches an image just now, so layers were left alone");
+        eprintln!(
+            "snowglobe: another snowglobe fetches an image just now, so layers were left alone"
+        );
     }
     eprintln!("snowglobe: freed {}", human_bytes(pruned.bytes));
     Ok(())

@@ -44,8 +44,15 @@ pub(super) fn show() -> (Progress, Shown) {
 }
 
 /// A line of its own for something that is done beside others; it goes when it is finished.
-fn draw_part(bars: &MultiProgress, parts: &mut BTreeMap<String, ProgressBar>, part: &str, step: &Step) {
-    let bar = parts.entry(part.to_owned()).or_insert_with(|| bars.add(ProgressBar::new_spinner()));
+fn draw_part(
+    bars: &MultiProgress,
+    parts: &mut BTreeMap<String, ProgressBar>,
+    part: &str,
+    step: &Step,
+) {
+    let bar = parts
+        .entry(part.to_owned())
+        .or_insert_with(|| bars.add(ProgressBar::new_spinner()));
     draw(bar, step);
     if step.done == step.total
         && let Some(bar) = parts.remove(part)

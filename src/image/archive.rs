@@ -33,22 +33,37 @@ pub(super) fn take(path: &Path, blobs: &Blobs, progress: &Progress) -> Result<Co
     }
     let layer = LayerSource::root(path)?;
     if layer.compression() != Compression::Plain && is_saved_compressed(&layer)? {
-        return Err(bad(path, "it is a saved image that is compressed as a whole; decompress it first"));
+        return Err(bad(
+            path,
+            "it is a saved image that is compressed as a whole; decompress it first",
+        ));
     }
     take_root(path, RunConfig::default(), blobs, progress)
 }
 
 /// Takes in a saved image, and nothing else. Blocking.
-pub(super) fn take_saved(path: &Path, blobs: &Blobs, progress: &Progress) -> Result<Content, ImageError> {
+pub(super) fn take_saved(
+    path: &Path,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImageError> {
     check_is_file(path)?;
     match Saved::archive(path)? {
         Some(saved) => saved.take(None, blobs, progress),
-        None => Err(bad(path, "it is no saved image (`docker save`); the archive of a root is named tar:FILE")),
+        None => Err(bad(
+            path,
+            "it is no saved image (`docker save`); the archive of a root is named tar:FILE",
+        )),
     }
 }
 
 /// Takes in the archive of a root file system, and nothing else. Blocking.
-pub(super) fn take_root(path: &Path, run: RunConfig, blobs: &Blobs, progress: &Progress) -> Result<Content, ImageError> {
+pub(super) fn take_root(
+    path: &Path,
+    run: RunConfig,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImageError> {
     check_is_file(path)?;
     let root = LayerSource::root(path)?;
     let diff_id = root.diff_id(progress)?;
@@ -72,10 +87,21 @@ pub(super) fn take_root(path: &Path, run: RunConfig, blobs: &Blobs, progress: &P
 }
 
 /// Takes in an image of an OCI layout: the one of that name, or the only one. Blocking.
-pub(super) fn take_layout(dir: &Path, name: Option<&str>, blobs: &Blobs, progress: &Progress) -> Result<Content, ImageError> {
-    let saved = Saved { path: dir.to_owned(), files: Files::Dir };
+pub(super) fn take_layout(
+    dir: &Path,
+    name: Option<&str>,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImageError> {
+    let saved = Saved {
+        path: dir.to_owned(),
+        files: Files::Dir,
+    };
     if !saved.is_oci() {
-        return Err(bad(dir, "it is no OCI layout: it has no oci-layout or no index.json"));
+        return Err(bad(
+            dir,
+            "it is no OCI layout: it has no oci-layout or no index.json",
+        ));
     }
     saved.take(name, blobs, progress)
 }
@@ -91,7 +117,10 @@ fn check_is_file(path: &Path) -> Result<(), ImageError> {
     if path.metadata().map_err(io_error("read", path))?.is_file() {
         return Ok(());
     }
-    Err(bad(path, "it is no regular file; save the archive to one first, or name a layout oci:DIR"))
+    Err(bad(
+        path,
+        "it is no regular file; save the archive to one first, or name a layout oci:DIR",
+    ))
 }
 
 /// Whether the first file of a compressed archive is one that saved images have.
@@ -189,7 +218,8 @@ impl Saved {
     fn docker(&self) -> Option<Vec<DockerManifest>> {
         let images: Vec<DockerManifest> = self.json("manifest.json").ok()?;
         let there = |image: &DockerManifest| {
-            self.place(&image.config).is_ok() && image.layers.iter().all(|layer| self.place(layer).is_ok())
+            self.place(&image.config).is_ok()
+                && image.layers.iter().all(|layer| self.place(layer).is_ok())
         };
         images.first().is_some_and(there).then_some(images)
     }
@@ -234,11 +264,18 @@ impl Saved {
             .map_err(|e| self.bad(format!("its part {name} can't be understood ({e})")))
     }
 
-    fn take(&self, name: Option<&str>, blobs: &Blobs, progress: &Progress) -> Result<Content, ImageError> {
+    fn take(
+        &self,
+        name: Option<&str>,
+        blobs: &Blobs,
+        progress: &Progress,
+    ) -> Result<Content, ImageError> {
         if let Some(images) = self.docker() {
             return match <[DockerManifest; 1]>::try_from(images) {
                 Ok([image]) => self.take_docker(&image, blobs, progress),
-                Err(images) => Err(self.bad(format!("it holds {} images; save one alone", images.len()))),
+                Err(images) => {
+                    Err(self.bad(format!("it holds {} images; save one alone", images.len())))
+                }
             };
         }
         let (digest, manifest) = self.manifest(name)?;
@@ -257,13 +294,25 @@ impl Saved {
         Content::read(blobs, &digest)
     }
 
-    fn take_docker(&self, image: &DockerManifest, blobs: &Blobs, progress: &Progress) -> Result<Content, ImageError> {
+    fn take_docker(
+        &self,
+        image: &DockerManifest,
+        blobs: &Blobs,
+        progress: &Progress,
+    ) -> Result<Content, ImageError> {
         let config = self.read(&image.config)?;
         let mut layers = Vec::new();
         for name in &image.layers {
-            let known = name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+            let known = name
+                .strip_prefix("blobs/sha256/")
+                .and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
             let (_, _, bytes) = self.place(name)?;
-            layers.push(self.take_layer(name, known.as_ref().map(|digest| (digest, bytes)), blobs, progress)?);
+            layers.push(self.take_layer(
+                name,
+                known.as_ref().map(|digest| (digest, bytes)),
+                blobs,
+                progress,
+            )?);
         }
         Content::wrap(blobs, &config, &layers)
     }
@@ -280,14 +329,18 @@ impl Saved {
         let layer = LayerSource::part(&path, offset, bytes, true)?;
         let digest = match known {
             Some((digest, size)) if size != bytes => {
-                return Err(self.bad(format!("its part {name} is damaged: {digest} should have {size} bytes")));
+                return Err(self.bad(format!(
+                    "its part {name} is damaged: {digest} should have {size} bytes"
+                )));
             }
             Some((digest, _)) => digest.clone(),
             None => layer.digest(progress)?,
         };
         progress.say(format!("taking in {}", &digest.hex()[..12]));
         match blobs.copy(&digest, &path, offset, bytes) {
-            Err(ImageError::WrongBlob { problem, .. }) => Err(self.bad(format!("its part {name} is damaged: {problem}"))),
+            Err(ImageError::WrongBlob { problem, .. }) => {
+                Err(self.bad(format!("its part {name} is damaged: {problem}")))
+            }
             Err(error) => Err(error),
             Ok(()) => Ok((digest, bytes, layer.compression())),
         }
@@ -298,12 +351,21 @@ impl Saved {
         let mut index: OciImageIndex = self.json("index.json")?;
         if let Some(name) = name {
             let called = |entry: &oci_client::manifest::ImageIndexEntry| {
-                entry.annotations.as_ref().and_then(|all| all.get(REF_NAME)).cloned()
+                entry
+                    .annotations
+                    .as_ref()
+                    .and_then(|all| all.get(REF_NAME))
+                    .cloned()
             };
             let known: Vec<String> = index.manifests.iter().filter_map(called).collect();
-            index.manifests.retain(|entry| called(entry).as_deref() == Some(name));
+            index
+                .manifests
+                .retain(|entry| called(entry).as_deref() == Some(name));
             if index.manifests.is_empty() {
-                return Err(self.bad(format!("it holds no image named {name}; there are: {}", known.join(", "))));
+                return Err(self.bad(format!(
+                    "it holds no image named {name}; there are: {}",
+                    known.join(", ")
+                )));
             }
         }
         for _ in 0..MAX_DEPTH {
@@ -326,7 +388,10 @@ impl Saved {
         };
         let fitting: Vec<_> = index.manifests.iter().filter(fits).collect();
         match fitting[..] {
-            [one] => one.digest.parse().map_err(|problem: String| self.bad(problem)),
+            [one] => one
+                .digest
+                .parse()
+                .map_err(|problem: String| self.bad(problem)),
             [] => choose(index).map_err(|problem| self.bad(problem)),
             _ => Err(self.bad(format!(
                 "it holds {} images; save one alone, or name one of a layout: oci:DIR:NAME",

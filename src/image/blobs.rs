@@ -58,7 +58,9 @@ impl FromStr for Digest {
         if is_digest(text) {
             return Ok(Self(text.to_owned()));
         }
-        Err(format!("{text:?} is no digest that is supported: sha256: and 64 digits"))
+        Err(format!(
+            "{text:?} is no digest that is supported: sha256: and 64 digits"
+        ))
     }
 }
 
@@ -139,7 +141,13 @@ impl Blobs {
     }
 
     /// Copies a layer in from a part of a file of this host. Blocking.
-    pub fn copy(&self, digest: &Digest, file: &Path, offset: u64, bytes: u64) -> Result<(), ImageError> {
+    pub fn copy(
+        &self,
+        digest: &Digest,
+        file: &Path,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<(), ImageError> {
         loop {
             if self.size(digest) == Some(bytes) {
                 return Ok(());
@@ -168,12 +176,16 @@ impl Blobs {
     /// Takes in everything that a stream gives. Blocking.
     pub fn absorb(&self, input: &mut impl Read) -> Result<(Digest, u64), ImageError> {
         let error = |operation| io_error(operation, &self.partial);
-        let mut file = tempfile::NamedTempFile::new_in(&self.partial).map_err(error("write into"))?;
+        let mut file =
+            tempfile::NamedTempFile::new_in(&self.partial).map_err(error("write into"))?;
         // Whoever clears away what was left behind must see that somebody is at it.
         file.as_file().lock().map_err(error("lock a file in"))?;
         let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; PIECE]);
         loop {
-            match input.read(&mut buffer).map_err(error("read what goes into"))? {
+            match input
+                .read(&mut buffer)
+                .map_err(error("read what goes into"))?
+            {
                 0 => break,
                 n => {
                     hash.update(&buffer[..n]);
@@ -184,7 +196,8 @@ impl Blobs {
         }
         let digest = Digest::finish(hash);
         let publish = || {
-            file.as_file().set_permissions(PermissionsExt::from_mode(0o444))?;
+            file.as_file()
+                .set_permissions(PermissionsExt::from_mode(0o444))?;
             file.as_file().sync_all()?;
             file.persist(self.path(&digest))?;
             sync_dir(&self.whole)
@@ -202,7 +215,12 @@ impl Blobs {
     pub fn begin(&self, digest: &Digest, size: u64) -> Result<Option<Partial>, ImageError> {
         let path = self.partial.join(digest.hex());
         let error = |operation| io_error(operation, &path);
-        let open = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let open = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path);
         let mut file = open.map_err(error("write"))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -244,7 +262,9 @@ impl Blobs {
     /// Every whole blob with its size.
     pub(super) fn all(&self) -> Result<Vec<(Digest, u64)>, ImageError> {
         let files = list(&self.whole).map_err(io_error("list", &self.whole))?;
-        let digests = files.iter().filter_map(|hex| format!("sha256:{hex}").parse().ok());
+        let digests = files
+            .iter()
+            .filter_map(|hex| format!("sha256:{hex}").parse().ok());
         Ok(digests
             .filter_map(|digest| Some((self.size(&digest)?, digest)))
             .map(|(size, digest)| (digest, size))
@@ -293,9 +313,14 @@ impl Partial {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         if self.done + bytes.len() as u64 > self.size {
             self.restart()?;
-            return Err(self.wrong(format!("it is longer than the {} bytes it should have", self.size)));
+            return Err(self.wrong(format!(
+                "it is longer than the {} bytes it should have",
+                self.size
+            )));
         }
-        self.file.write_all(bytes).map_err(io_error("write", &self.path))?;
+        self.file
+            .write_all(bytes)
+            .map_err(io_error("write", &self.path))?;
         self.hash.update(bytes);
         self.done += bytes.len() as u64;
         Ok(())
@@ -325,7 +350,8 @@ impl Partial {
             return Err(self.wrong(format!("its content has the digest {found}")));
         }
         let publish = || {
-            self.file.set_permissions(PermissionsExt::from_mode(0o444))?;
+            self.file
+                .set_permissions(PermissionsExt::from_mode(0o444))?;
             self.file.sync_all()?;
             fs::rename(&self.path, &self.whole)?;
             sync_dir(self.whole.parent().unwrap_or(Path::new(".")))
@@ -357,7 +383,10 @@ mod tests {
         let digest = Digest::of(b"hello, world");
         let mut partial = blobs.begin(&digest, 12).unwrap().unwrap();
         partial.write(b"hello").unwrap();
-        assert!(blobs.begin(&digest, 12).unwrap().is_none(), "somebody else is at it");
+        assert!(
+            blobs.begin(&digest, 12).unwrap().is_none(),
+            "somebody else is at it"
+        );
         let error = partial.finish().unwrap_err().to_string();
         assert!(error.contains("after 5 of 12 bytes"), "{error}");
         assert_eq!(blobs.size(&digest), None);
@@ -376,12 +405,18 @@ mod tests {
     fn what_is_wrong_never_gets_there() {
         let (dir, blobs) = blobs();
         let digest = Digest::of(b"right");
-        for (bytes, said) in [(&b"wrong"[..], "has the digest sha256:"), (b"right and more", "longer than the 5")] {
+        for (bytes, said) in [
+            (&b"wrong"[..], "has the digest sha256:"),
+            (b"right and more", "longer than the 5"),
+        ] {
             let mut partial = blobs.begin(&digest, 5).unwrap().unwrap();
             assert_eq!(partial.done(), 0, "what was wrong is not gone on with");
             let error = partial.write(bytes).and_then(|()| partial.finish());
             let error = error.unwrap_err().to_string();
-            assert!(error.contains(said) && error.contains(digest.as_str()), "{error}");
+            assert!(
+                error.contains(said) && error.contains(digest.as_str()),
+                "{error}"
+            );
         }
         let file = dir.path().join("file");
         fs::write(&file, "xxwrongxx").unwrap();

@@ -13,8 +13,8 @@ use super::reference::RegistryRef;
 use super::registry::{Pulled, Registries};
 use super::store::Building;
 use super::{
-    DiskId, DiskRecord, ImageError, ImageInfo, ImageKey, ImageName, ImageRecord, ImageRef, ImageStore, LayerSource,
-    Recipe, Source, Unpacker, template,
+    DiskId, DiskRecord, ImageError, ImageInfo, ImageKey, ImageName, ImageRecord, ImageRef,
+    ImageStore, LayerSource, Recipe, Source, Unpacker, template,
 };
 use crate::progress::Progress;
 
@@ -52,15 +52,23 @@ impl ImageStore {
         };
         let registry = match reference {
             ImageRef::Registry(registry) => registry.clone(),
-            ImageRef::Name(name) => match RegistryRef::of_hub(name).filter(|hub| hub.to_string() == key.as_str()) {
-                Some(hub) => hub,
-                None => return self.find(&key)?.ok_or_else(none),
-            },
-            ImageRef::OciLayout { dir: path, .. } | ImageRef::DockerArchive(path) | ImageRef::Tar(path) => {
-                return self.take(&key, path, reference.clone(), unpacker, progress).await;
+            ImageRef::Name(name) => {
+                match RegistryRef::of_hub(name).filter(|hub| hub.to_string() == key.as_str()) {
+                    Some(hub) => hub,
+                    None => return self.find(&key)?.ok_or_else(none),
+                }
+            }
+            ImageRef::OciLayout { dir: path, .. }
+            | ImageRef::DockerArchive(path)
+            | ImageRef::Tar(path) => {
+                return self
+                    .take(&key, path, reference.clone(), unpacker, progress)
+                    .await;
             }
         };
-        let pulled = self.pull_registry(&key, &registry, registries, unpacker, progress).await;
+        let pulled = self
+            .pull_registry(&key, &registry, registries, unpacker, progress)
+            .await;
         match (pulled, reference) {
             (Err(source), ImageRef::Name(name)) => Err(ImageError::NeitherHereNorThere {
                 name: name.clone(),
@@ -88,14 +96,28 @@ impl ImageStore {
         {
             return Ok(image);
         }
-        let same = |manifest: &_| here.as_ref().is_some_and(|image| image.record.content.manifest == *manifest);
-        match (registries.pull(reference, self.blobs(), same, progress).await?, &here) {
+        let same = |manifest: &_| {
+            here.as_ref()
+                .is_some_and(|image| image.record.content.manifest == *manifest)
+        };
+        match (
+            registries
+                .pull(reference, self.blobs(), same, progress)
+                .await?,
+            &here,
+        ) {
             (Some(Pulled { content, digest }), _) => {
-                let source = Source::Registry { reference: reference.to_string(), digest };
+                let source = Source::Registry {
+                    reference: reference.to_string(),
+                    digest,
+                };
                 self.realize(key, source, content, unpacker, progress).await
             }
             (None, Some(image)) => Ok(image.clone()),
-            (None, None) => Err(ImageError::NotFound { name: key.clone(), known: self.known()? }),
+            (None, None) => Err(ImageError::NotFound {
+                name: key.clone(),
+                known: self.known()?,
+            }),
         }
     }
 
@@ -109,7 +131,8 @@ impl ImageStore {
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
         let any = ImageRef::Name(name.clone());
-        self.take(&ImageKey::from(name), path, any, unpacker, progress).await
+        self.take(&ImageKey::from(name), path, any, unpacker, progress)
+            .await
     }
 
     /// Makes an image of what a reference to this host's disk means, under a name.
@@ -121,10 +144,22 @@ impl ImageStore {
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
         match reference {
-            ImageRef::OciLayout { dir: path, .. } | ImageRef::DockerArchive(path) | ImageRef::Tar(path) => {
-                self.take(&ImageKey::from(name), path, reference.clone(), unpacker, progress).await
+            ImageRef::OciLayout { dir: path, .. }
+            | ImageRef::DockerArchive(path)
+            | ImageRef::Tar(path) => {
+                self.take(
+                    &ImageKey::from(name),
+                    path,
+                    reference.clone(),
+                    unpacker,
+                    progress,
+                )
+                .await
             }
-            _ => Err(ImageError::NotFound { name: ImageKey::of(reference), known: Vec::new() }),
+            _ => Err(ImageError::NotFound {
+                name: ImageKey::of(reference),
+                known: Vec::new(),
+            }),
         }
     }
 
@@ -143,17 +178,37 @@ impl ImageStore {
         let _fetching = self.fetching()?;
         let building = self.begin(key, "importing", progress).await?;
         let content = self.take_content(path.clone(), kind, progress).await?;
-        let made = self.realize(key, Source::File { path, stamp }, content, unpacker, progress).await;
+        let made = self
+            .realize(
+                key,
+                Source::File { path, stamp },
+                content,
+                unpacker,
+                progress,
+            )
+            .await;
         drop(building);
         made
     }
 
-    async fn take_content(&self, path: PathBuf, kind: ImageRef, progress: &Progress) -> Result<Content, ImageError> {
+    async fn take_content(
+        &self,
+        path: PathBuf,
+        kind: ImageRef,
+        progress: &Progress,
+    ) -> Result<Content, ImageError> {
         let (blobs, progress) = (self.blobs().clone(), progress.clone());
         blocking(move || match kind {
-            ImageRef::OciLayout { name, .. } => archive::take_layout(&path, name.as_deref(), &blobs, &progress),
+            ImageRef::OciLayout { name, .. } => {
+                archive::take_layout(&path, name.as_deref(), &blobs, &progress)
+            }
             ImageRef::DockerArchive(_) => archive::take_saved(&path, &blobs, &progress),
-            ImageRef::Tar(_) => archive::take_root(&path, super::content::RunConfig::default(), &blobs, &progress),
+            ImageRef::Tar(_) => archive::take_root(
+                &path,
+                super::content::RunConfig::default(),
+                &blobs,
+                &progress,
+            ),
             _ => archive::take(&path, &blobs, &progress),
         })
         .await
@@ -179,7 +234,8 @@ impl ImageStore {
         let tar = recipe.run(&building.dir, progress).await?;
         let (blobs, run, told) = (self.blobs().clone(), recipe.run_config(), progress.clone());
         let content = blocking(move || archive::take_root(&tar, run, &blobs, &told)).await?;
-        self.realize(&key, recipe.source(), content, unpacker, progress).await
+        self.realize(&key, recipe.source(), content, unpacker, progress)
+            .await
     }
 
     /// The image of that recipe, built where there is none.
@@ -195,8 +251,17 @@ impl ImageStore {
         }
     }
 
-    async fn begin(&self, key: &ImageKey, doing: &str, progress: &Progress) -> Result<Building, ImageError> {
-        let say = || progress.say(format!("waiting for another snowglobe to finish {doing} `{key}`"));
+    async fn begin(
+        &self,
+        key: &ImageKey,
+        doing: &str,
+        progress: &Progress,
+    ) -> Result<Building, ImageError> {
+        let say = || {
+            progress.say(format!(
+                "waiting for another snowglobe to finish {doing} `{key}`"
+            ))
+        };
         self.building(&key.file(), say).await
     }
 
@@ -215,7 +280,8 @@ impl ImageStore {
             key: key.clone(),
             disk: DiskId::new(),
             // Fractions of a second tell nobody anything.
-            created: jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default(),
+            created: jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())
+                .unwrap_or_default(),
             source,
             content,
         };
@@ -224,18 +290,35 @@ impl ImageStore {
             // Until the record names it, only the lock keeps a disk from being swept.
             let held = self.lock()?;
             if let Some(disk) = self.disk_of(&disk_key)? {
-                break self.publish(&held, ImageRecord { disk: disk.disk, ..record })?;
+                break self.publish(
+                    &held,
+                    ImageRecord {
+                        disk: disk.disk,
+                        ..record
+                    },
+                )?;
             }
             drop(held);
             let Some(building) = &building else {
-                let say = || progress.say("waiting for another snowglobe to finish unpacking the same layers");
+                let say = || {
+                    progress
+                        .say("waiting for another snowglobe to finish unpacking the same layers")
+                };
                 building = Some(self.building(&format!("@disk-{disk_key}"), say).await?);
                 continue;
             };
-            let (raw, disk) = self.fill(&record.content, building, unpacker, progress).await?;
+            let (raw, disk) = self
+                .fill(&record.content, building, unpacker, progress)
+                .await?;
             let held = self.lock()?;
             self.publish_disk(&held, &raw, &disk)?;
-            break self.publish(&held, ImageRecord { disk: disk.disk, ..record })?;
+            break self.publish(
+                &held,
+                ImageRecord {
+                    disk: disk.disk,
+                    ..record
+                },
+            )?;
         };
         drop(building);
         // The disk the key stood for before.
@@ -254,7 +337,8 @@ impl ImageStore {
         let raw = building.dir.join("root.raw");
         progress.say("making an empty disk");
         let path = raw.clone();
-        blocking(move || template::instantiate(&path).map_err(io_error("make the disk", &path))).await?;
+        blocking(move || template::instantiate(&path).map_err(io_error("make the disk", &path)))
+            .await?;
         let layers = LayerSource::of(content, self.blobs())?;
         let unpacked = unpacker.unpack(&raw, &layers, progress).await;
         // A layer that broke is the reason, whatever the guest made of a stream that ended early.
@@ -269,6 +353,7 @@ impl ImageStore {
             key: content.key(),
             bytes,
             entries: unpacked.entries,
+            accounts: unpacked.accounts,
         };
         Ok((raw, record))
     }

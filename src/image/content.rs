@@ -1,8 +1,8 @@
 //! What an image is made of: its manifest, its configuration, its layers. All of it blobs.
 
 use oci_client::manifest::{
-    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_LAYER_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageIndex,
-    OciImageManifest,
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_LAYER_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor,
+    OciImageIndex, OciImageManifest,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -136,23 +136,37 @@ pub enum Node {
 impl Node {
     /// Reads one. The problem is for a person: `its manifest …`.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let value: serde_json::Value = serde_json::from_slice(json)
-            .map_err(|e| format!("its manifest is no JSON ({e})"))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(json).map_err(|e| format!("its manifest is no JSON ({e})"))?;
         let broken = |e: serde_json::Error| format!("its manifest can't be understood ({e})");
-        if value.get("schemaVersion").and_then(serde_json::Value::as_u64) == Some(1) {
-            return Err("it is in the schema 1 of old registries; push it again with a current tool".into());
+        if value
+            .get("schemaVersion")
+            .and_then(serde_json::Value::as_u64)
+            == Some(1)
+        {
+            return Err(
+                "it is in the schema 1 of old registries; push it again with a current tool".into(),
+            );
         }
         if value.get("manifests").is_some() {
-            return serde_json::from_value(value).map(Self::Index).map_err(broken);
+            return serde_json::from_value(value)
+                .map(Self::Index)
+                .map_err(broken);
         }
         let manifest: OciImageManifest = serde_json::from_value(value).map_err(broken)?;
         let kind = manifest.config.media_type.as_str();
         // Archives made long ago say nothing of their configuration's type.
-        if !kind.is_empty() && !kind.contains("container.image") && !kind.contains("oci.image.config") {
+        if !kind.is_empty()
+            && !kind.contains("container.image")
+            && !kind.contains("oci.image.config")
+        {
             return Err(format!("it is no container image but a {kind}"));
         }
         if manifest.layers.len() > MAX_LAYERS {
-            return Err(format!("it has {} layers; at most {MAX_LAYERS} are possible", manifest.layers.len()));
+            return Err(format!(
+                "it has {} layers; at most {MAX_LAYERS} are possible",
+                manifest.layers.len()
+            ));
         }
         Ok(Self::Image(manifest))
     }
@@ -161,25 +175,49 @@ impl Node {
 /// Of an index, the image for this machine.
 pub fn choose(index: &OciImageIndex) -> Result<Digest, String> {
     let name = |platform: &oci_client::manifest::Platform| {
-        let variant = platform.variant.as_ref().map(|variant| format!("/{variant}"));
-        format!("{}/{}{}", platform.os, platform.architecture, variant.unwrap_or_default())
+        let variant = platform
+            .variant
+            .as_ref()
+            .map(|variant| format!("/{variant}"));
+        format!(
+            "{}/{}{}",
+            platform.os,
+            platform.architecture,
+            variant.unwrap_or_default()
+        )
     };
     // Signatures and attestations come along as images for unknown/unknown.
     let real = index.manifests.iter().filter(|entry| {
-        entry.platform.as_ref().is_none_or(|platform| platform.os.to_string() != "unknown")
+        entry
+            .platform
+            .as_ref()
+            .is_none_or(|platform| platform.os.to_string() != "unknown")
     });
     let real: Vec<_> = real.collect();
     let fits = |platform: &oci_client::manifest::Platform| {
         platform.os.to_string() == "linux" && platform.architecture.to_string() == architecture()
     };
-    let chosen = real.iter().find(|entry| entry.platform.as_ref().is_some_and(fits));
+    let chosen = real
+        .iter()
+        .find(|entry| entry.platform.as_ref().is_some_and(fits));
     let chosen = match (chosen, &real[..]) {
         (Some(entry), _) => entry,
         (None, [only]) if only.platform.is_none() => only,
         _ => {
-            let there: Vec<String> = real.iter().filter_map(|entry| entry.platform.as_ref()).map(name).collect();
-            let there = if there.is_empty() { "none at all".to_owned() } else { there.join(", ") };
-            return Err(format!("it has no image for linux/{}; there are: {there}", architecture()));
+            let there: Vec<String> = real
+                .iter()
+                .filter_map(|entry| entry.platform.as_ref())
+                .map(name)
+                .collect();
+            let there = if there.is_empty() {
+                "none at all".to_owned()
+            } else {
+                there.join(", ")
+            };
+            return Err(format!(
+                "it has no image for linux/{}; there are: {there}",
+                architecture()
+            ));
         }
     };
     chosen.digest.parse()
@@ -187,7 +225,8 @@ pub fn choose(index: &OciImageIndex) -> Result<Digest, String> {
 
 /// The digest and the size that a descriptor names.
 pub fn described(descriptor: &OciDescriptor) -> Result<(Digest, u64), String> {
-    let size = u64::try_from(descriptor.size).map_err(|_| format!("{} has a negative size", descriptor.digest))?;
+    let size = u64::try_from(descriptor.size)
+        .map_err(|_| format!("{} has a negative size", descriptor.digest))?;
     Ok((descriptor.digest.parse()?, size))
 }
 
@@ -204,35 +243,54 @@ impl Content {
         let (config, _) = described(&parsed.config).map_err(wrong)?;
         let read: ConfigFile = serde_json::from_slice(&blobs.read(&config)?)
             .map_err(|e| wrong(format!("its configuration can't be understood ({e})")))?;
-        let platform = (read.os.as_deref().unwrap_or("linux"), read.architecture.as_deref().unwrap_or(architecture()));
+        let platform = (
+            read.os.as_deref().unwrap_or("linux"),
+            read.architecture.as_deref().unwrap_or(architecture()),
+        );
         if platform != ("linux", architecture()) {
             return Err(wrong(format!(
                 "it is an image for {}/{}; this machine is linux/{}",
-                platform.0, platform.1, architecture()
+                platform.0,
+                platform.1,
+                architecture()
             )));
         }
         let diff_ids = read.rootfs.diff_ids;
         if diff_ids.len() != parsed.layers.len() {
             return Err(wrong(format!(
                 "it has {} layers, and its configuration speaks of {}",
-                parsed.layers.len(), diff_ids.len()
+                parsed.layers.len(),
+                diff_ids.len()
             )));
         }
         let layer = |(descriptor, diff_id): (&OciDescriptor, Digest)| {
             let (digest, bytes) = described(descriptor).map_err(wrong)?;
-            Ok(LayerBlob { digest, bytes, diff_id })
+            Ok(LayerBlob {
+                digest,
+                bytes,
+                diff_id,
+            })
         };
         Ok(Self {
             manifest: manifest.clone(),
             config,
-            layers: parsed.layers.iter().zip(diff_ids).map(layer).collect::<Result<_, ImageError>>()?,
+            layers: parsed
+                .layers
+                .iter()
+                .zip(diff_ids)
+                .map(layer)
+                .collect::<Result<_, ImageError>>()?,
             plain_root: false,
             run: read.config.unwrap_or_default().into(),
         })
     }
 
     /// The image of a configuration as it is and layers among the blobs: writes a manifest around them.
-    pub fn wrap(blobs: &Blobs, config: &[u8], layers: &[(Digest, u64, Compression)]) -> Result<Self, ImageError> {
+    pub fn wrap(
+        blobs: &Blobs,
+        config: &[u8],
+        layers: &[(Digest, u64, Compression)],
+    ) -> Result<Self, ImageError> {
         let kind = |compression: Compression| match compression {
             Compression::Plain => IMAGE_LAYER_MEDIA_TYPE.to_owned(),
             other => format!("{IMAGE_LAYER_MEDIA_TYPE}+{}", other.suffix()),
@@ -264,7 +322,11 @@ impl Content {
         run: &RunConfig,
     ) -> Result<Self, ImageError> {
         let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-        let env: Vec<String> = run.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let env: Vec<String> = run
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let config = ConfigRun {
             env: some(&env),
             working_dir: run.workdir.clone(),
@@ -300,7 +362,9 @@ impl Content {
 
     /// Every blob it needs.
     pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
-        [&self.manifest, &self.config].into_iter().chain(self.layers.iter().map(|layer| &layer.digest))
+        [&self.manifest, &self.config]
+            .into_iter()
+            .chain(self.layers.iter().map(|layer| &layer.digest))
     }
 }
 
@@ -309,7 +373,11 @@ mod tests {
     use super::*;
 
     fn layer(n: u8) -> LayerBlob {
-        LayerBlob { digest: Digest::of(&[n, n]), bytes: 7, diff_id: Digest::of(&[n]) }
+        LayerBlob {
+            digest: Digest::of(&[n, n]),
+            bytes: 7,
+            diff_id: Digest::of(&[n]),
+        }
     }
 
     #[test]
@@ -323,11 +391,22 @@ mod tests {
             entrypoint: vec!["/app".into()],
             cmd: vec!["-v".into()],
         };
-        let LayerBlob { digest, bytes, diff_id } = layer(1);
-        let written = Content::of_root(&blobs, (digest, bytes, Compression::Zstd), &diff_id, &run).unwrap();
+        let LayerBlob {
+            digest,
+            bytes,
+            diff_id,
+        } = layer(1);
+        let written =
+            Content::of_root(&blobs, (digest, bytes, Compression::Zstd), &diff_id, &run).unwrap();
         assert_eq!((&written.run, &written.layers), (&run, &vec![layer(1)]));
         let read = Content::read(&blobs, &written.manifest).unwrap();
-        assert_eq!(read, Content { plain_root: false, ..written });
+        assert_eq!(
+            read,
+            Content {
+                plain_root: false,
+                ..written
+            }
+        );
         let manifest = String::from_utf8(blobs.read(&read.manifest).unwrap()).unwrap();
         assert!(manifest.contains("layer.v1.tar+zstd"), "{manifest}");
     }
@@ -347,7 +426,12 @@ mod tests {
         other.config = Digest::of(b"another");
         other.layers[0].digest = Digest::of(b"compressed in another way");
         assert_eq!(other.key(), key);
-        for different in [content(vec![2, 1], false), content(vec![1], false), content(vec![1, 2], true), content(vec![], false)] {
+        for different in [
+            content(vec![2, 1], false),
+            content(vec![1], false),
+            content(vec![1, 2], true),
+            content(vec![], false),
+        ] {
             assert_ne!(different.key(), key);
         }
     }
@@ -355,7 +439,8 @@ mod tests {
     #[test]
     fn of_an_index_this_machine_is_chosen() {
         let entry = |digest: u8, platform: Option<(&str, &str)>| {
-            let mut entry = serde_json::json!({"mediaType": "x", "size": 1, "digest": Digest::of(&[digest])});
+            let mut entry =
+                serde_json::json!({"mediaType": "x", "size": 1, "digest": Digest::of(&[digest])});
             if let Some((os, architecture)) = platform {
                 entry["platform"] = serde_json::json!({"os": os, "architecture": architecture});
             }
@@ -370,18 +455,31 @@ mod tests {
         };
         let here = Some(("linux", architecture()));
         let (other, attested) = (Some(("linux", "s390x")), Some(("unknown", "unknown")));
-        assert_eq!(index(vec![entry(1, other), entry(2, here), entry(3, attested)]), Ok(Digest::of(&[2])));
+        assert_eq!(
+            index(vec![entry(1, other), entry(2, here), entry(3, attested)]),
+            Ok(Digest::of(&[2]))
+        );
         assert_eq!(index(vec![entry(1, None)]), Ok(Digest::of(&[1])));
         let error = index(vec![entry(1, other), entry(2, attested)]).unwrap_err();
-        assert!(error.contains("there are: linux/s390x") && !error.contains("unknown"), "{error}");
+        assert!(
+            error.contains("there are: linux/s390x") && !error.contains("unknown"),
+            "{error}"
+        );
         assert!(index(vec![]).unwrap_err().contains("none at all"));
     }
 
     #[test]
     fn what_is_no_image_is_said_to_be_none() {
         let chart = r#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":"x","size":1},"layers":[]}"#;
-        for (json, said) in [(chart, "helm"), ("{\"schemaVersion\":1}", "schema 1"), ("{}", "can't be understood"), ("<", "no JSON")] {
-            let Err(error) = Node::parse(json.as_bytes()) else { panic!("{json}") };
+        for (json, said) in [
+            (chart, "helm"),
+            ("{\"schemaVersion\":1}", "schema 1"),
+            ("{}", "can't be understood"),
+            ("<", "no JSON"),
+        ] {
+            let Err(error) = Node::parse(json.as_bytes()) else {
+                panic!("{json}")
+            };
             assert!(error.contains(said), "{error}");
         }
     }

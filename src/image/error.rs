@@ -54,7 +54,8 @@ pub enum ImageError {
     },
     /// Layers unpack to more than a disk is to hold.
     #[error(
-        "unpack the image: its layers hold more than {}, the most an image may unpack to", human_bytes(MAX_UNPACKED)
+        "unpack the image: its layers hold more than {}, the most an image may unpack to",
+        human_bytes(MAX_UNPACKED)
     )]
     TooLarge,
     /// A disk that something stands on is gone.

@@ -86,7 +86,8 @@ impl ImageStore {
     /// Images that may go, the one not used for longest first.
     fn expendable(&self, keep: Option<&ImageKey>) -> Result<Vec<ImageInfo>, ImageError> {
         let mut images = self.list()?;
-        images.retain(|image| image.record.source.is_elsewhere() && Some(&image.record.key) != keep);
+        images
+            .retain(|image| image.record.source.is_elsewhere() && Some(&image.record.key) != keep);
         images.sort_by_key(|image| image.last_used);
         Ok(images)
     }
@@ -106,7 +107,10 @@ impl ImageStore {
             return Ok(None);
         };
         let records = self.records()?;
-        let needed: BTreeSet<_> = records.iter().flat_map(|record| record.content.blobs()).collect();
+        let needed: BTreeSet<_> = records
+            .iter()
+            .flat_map(|record| record.content.blobs())
+            .collect();
         for (digest, _) in self.blobs().all()? {
             if !needed.contains(&digest) {
                 self.blobs().remove(&digest)?;

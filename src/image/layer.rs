@@ -356,12 +356,20 @@ impl Read for Watched {
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => {
-                let _ = self.layer.broken.set(Broken::Stream(error.kind(), error.to_string()));
+                let _ = self
+                    .layer
+                    .broken
+                    .set(Broken::Stream(error.kind(), error.to_string()));
                 return Err(error);
             }
         };
         let take = |left: u64| left.checked_sub(n as u64);
-        if self.layer.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+        if self
+            .layer
+            .budget
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_err()
+        {
             return Err(self.breaks(Broken::TooMuch));
         }
         if n > 0 {
@@ -443,7 +451,10 @@ mod tests {
             let layer = layer.unwrap();
             assert_eq!(layer.compression(), compression);
             assert_eq!(layer.bytes(), packed.len() as u64);
-            assert_eq!(layer.digest(&Progress::none()).unwrap(), Digest::of(&packed));
+            assert_eq!(
+                layer.digest(&Progress::none()).unwrap(),
+                Digest::of(&packed)
+            );
             let (progress, mut steps) = Progress::channel();
             let mut out = Vec::new();
             layer

@@ -29,6 +29,7 @@ pub mod reference;
 pub mod registry;
 pub mod store;
 pub mod template;
+pub mod user;
 mod uses;
 
 use std::path::Path;
@@ -59,12 +60,14 @@ pub trait Unpacker {
 }
 
 /// What was put on a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unpacked {
     /// Entries of all layers.
     pub entries: u64,
     /// Bytes of file contents.
     pub bytes: u64,
+    /// Its users and groups.
+    pub accounts: user::Accounts,
 }
 
 /// A size for people: `0 B`, `512 B`, `1.5 KiB`, `64 GiB`.

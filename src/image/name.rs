@@ -7,9 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::ImageError;
 use super::layer::hex;
 use super::reference::ImageRef;
-use super::ImageError;
 
 /// An image's name: `[a-z0-9][a-z0-9._-]{0,63}`, so also a file name that means nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -177,9 +177,18 @@ mod tests {
     fn keys_have_files_of_their_own() {
         let file = |text: &str| ImageKey::of(&text.parse().unwrap()).file();
         assert_eq!(file("debian"), "debian");
-        let files = ["python:3", "python:3.1", "docker.io/library/debian", "tar:/debian"].map(file);
+        let files = [
+            "python:3",
+            "python:3.1",
+            "docker.io/library/debian",
+            "tar:/debian",
+        ]
+        .map(file);
         for (n, name) in files.iter().enumerate() {
-            assert!(name.starts_with('@') && name.len() == 33 && !name.contains('/'), "{name}");
+            assert!(
+                name.starts_with('@') && name.len() == 33 && !name.contains('/'),
+                "{name}"
+            );
             assert!(!files[..n].contains(name));
         }
         assert_eq!(file("docker.io/python:3"), file("python:3"));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::Digest;
 use super::content::Content;
+use super::user::Accounts;
 use super::{DiskId, ImageKey};
 
 /// The version of the records. What an older version wrote is not there any more: it is built or pulled anew.
@@ -26,6 +27,8 @@ pub struct DiskRecord {
     pub bytes: u64,
     /// Files, directories and so on that the layers brought.
     pub entries: u64,
+    /// Its users and groups, as the layers brought them.
+    pub accounts: Accounts,
 }
 
 /// What is known of an image: `names/<name>.json`. Replaced as a whole; its time of change is when it was last used.
@@ -104,7 +107,11 @@ impl Stamp {
     /// That of a file, or of a layout's table of contents; nothing where there is none.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let index = path.join("index.json");
-        let meta = if path.is_dir() { index.metadata() } else { path.metadata() };
+        let meta = if path.is_dir() {
+            index.metadata()
+        } else {
+            path.metadata()
+        };
         let meta = meta.ok()?;
         Some(Self {
             size: meta.size(),
@@ -124,9 +131,18 @@ mod tests {
     fn records_survive_json() {
         let digest = Digest::of(b"x");
         let sources = [
-            Source::File { path: "/tmp/root.tar".into(), stamp: Stamp::default() },
-            Source::Registry { reference: "ghcr.io/o/i:1".into(), digest: digest.clone() },
-            Source::Recipe { recipe: "debian".into(), digest: "sha256:00".into() },
+            Source::File {
+                path: "/tmp/root.tar".into(),
+                stamp: Stamp::default(),
+            },
+            Source::Registry {
+                reference: "ghcr.io/o/i:1".into(),
+                digest: digest.clone(),
+            },
+            Source::Recipe {
+                recipe: "debian".into(),
+                digest: "sha256:00".into(),
+            },
         ];
         for source in sources {
             let record = ImageRecord {
@@ -138,9 +154,16 @@ mod tests {
                 content: Content {
                     manifest: digest.clone(),
                     config: digest.clone(),
-                    layers: vec![LayerBlob { digest: digest.clone(), bytes: 3, diff_id: digest.clone() }],
+                    layers: vec![LayerBlob {
+                        digest: digest.clone(),
+                        bytes: 3,
+                        diff_id: digest.clone(),
+                    }],
                     plain_root: false,
-                    run: RunConfig { env: vec![("LANG".into(), "C.UTF-8".into())], ..RunConfig::default() },
+                    run: RunConfig {
+                        env: vec![("LANG".into(), "C.UTF-8".into())],
+                        ..RunConfig::default()
+                    },
                 },
             };
             let json = serde_json::to_string(&record).unwrap();

@@ -61,7 +61,8 @@ pub struct RefError {
 }
 
 const TAG_RULE: &str = "must be 1 to 128 of A-Z a-z 0-9 . _ - and not begin with . or -";
-const PATH_RULE: &str = "must be lowercase letters and digits, with single . or _, __ or - between them";
+const PATH_RULE: &str =
+    "must be lowercase letters and digits, with single . or _, __ or - between them";
 const HOST_RULE: &str =
     "must be a host name or address, with a port from 1 to 65535 where one is given";
 const DIGEST_RULE: &str = "must be sha256: and 64 digits of 0-9 a-f";
@@ -114,7 +115,10 @@ impl FromStr for ImageRef {
                 _ => (rest, None),
             };
             if dir.is_empty() || name.as_deref() == Some("") {
-                return Err(bad("oci:".into(), "must be followed by DIRECTORY or DIRECTORY:NAME"));
+                return Err(bad(
+                    "oci:".into(),
+                    "must be followed by DIRECTORY or DIRECTORY:NAME",
+                ));
             }
             let dir = dir.into();
             return Ok(Self::OciLayout { dir, name });
@@ -242,7 +246,9 @@ impl FromStr for RegistryRef {
 
 /// Whether the first of several parts is a host, and not the first part of a repository of the hub.
 fn is_named_host(part: &str) -> bool {
-    part.contains(['.', ':', '[']) || part == "localhost" || part.contains(|c: char| c.is_ascii_uppercase())
+    part.contains(['.', ':', '['])
+        || part == "localhost"
+        || part.contains(|c: char| c.is_ascii_uppercase())
 }
 
 fn is_host(text: &str) -> bool {
@@ -262,7 +268,9 @@ fn is_host(text: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     host.len() <= 253 && host.split('.').all(label)
 }
@@ -344,8 +352,14 @@ mod tests {
             ("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest"),
             ("[::1]:5000/x:1", "[::1]:5000/x:1"),
             ("a__b/c--d.e_f:X", "docker.io/a__b/c--d.e_f:X"),
-            (&format!("x{digest}"), &format!("docker.io/library/x{digest}")),
-            (&format!("x:1{digest}"), &format!("docker.io/library/x:1{digest}")),
+            (
+                &format!("x{digest}"),
+                &format!("docker.io/library/x{digest}"),
+            ),
+            (
+                &format!("x:1{digest}"),
+                &format!("docker.io/library/x:1{digest}"),
+            ),
         ];
         for (text, canonical) in cases {
             let reference: ImageRef = text.parse().unwrap();
@@ -369,7 +383,10 @@ mod tests {
             ("oci:some/dir", layout("some/dir", None)),
             ("oci:some/dir:v1", layout("some/dir", Some("v1"))),
             ("oci:/a:b/c", layout("/a:b/c", None)),
-            ("docker-archive:/x.tar", ImageRef::DockerArchive("/x.tar".into())),
+            (
+                "docker-archive:/x.tar",
+                ImageRef::DockerArchive("/x.tar".into()),
+            ),
             ("tar:a:b.tar", ImageRef::Tar("a:b.tar".into())),
         ];
         for (text, expected) in cases {
@@ -389,7 +406,10 @@ mod tests {
             ("x:-1", "the tag \"-1\""),
             ("x@sha256:12", "the digest \"sha256:12\""),
             ("x@md5:12", "the digest \"md5:12\" must be sha256:"),
-            ("owner/Image", "the repository's part \"Image\" must be lowercase"),
+            (
+                "owner/Image",
+                "the repository's part \"Image\" must be lowercase",
+            ),
             ("ghcr.io/a//b", "the repository's part \"\""),
             ("ghcr.io/", "the repository must not be empty"),
             ("ghcr.io:0/a", "the registry \"ghcr.io:0\""),

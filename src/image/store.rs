@@ -36,9 +36,9 @@ use super::blobs::Blobs;
 use super::error::io_error;
 use super::files::{list, lock, lock_shared, remove_dir, remove_file, replace, sync_dir, try_lock};
 use super::record::FORMAT;
+use super::reference::RegistryRef;
 use super::uses::{self, ImageHandle};
 use super::{DiskId, DiskRecord, ImageError, ImageKey, ImageRecord, ImageRef, Recipe};
-use super::reference::RegistryRef;
 
 /// Something that stands on a disk without anybody running: a snapshot, a kept overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,7 +219,11 @@ impl ImageStore {
     /// The image of that key; nothing where there is none, or none whose disk is there.
     pub fn find(&self, key: &ImageKey) -> Result<Option<ImageInfo>, ImageError> {
         let _held = self.lock()?;
-        match self.record(key)?.map(|record| self.info(record)).transpose() {
+        match self
+            .record(key)?
+            .map(|record| self.info(record))
+            .transpose()
+        {
             Err(ImageError::NoDisk(_)) => Ok(None),
             other => other,
         }
@@ -228,7 +232,9 @@ impl ImageStore {
     fn info(&self, record: ImageRecord) -> Result<ImageInfo, ImageError> {
         let path = self.record_path(&record.key.file());
         let changed = path.metadata().and_then(|meta| meta.modified());
-        let last_used = changed.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+        let last_used = changed
+            .ok()
+            .and_then(|time| jiff::Timestamp::try_from(time).ok());
         Ok(ImageInfo {
             disk: self.disk(&record.disk)?,
             users: self.users(&record.disk)?,
@@ -281,7 +287,12 @@ impl ImageStore {
         self.mark(id, None, user)
     }
 
-    fn mark(&self, id: &DiskId, record: Option<ImageRecord>, user: &str) -> Result<ImageHandle, ImageError> {
+    fn mark(
+        &self,
+        id: &DiskId,
+        record: Option<ImageRecord>,
+        user: &str,
+    ) -> Result<ImageHandle, ImageError> {
         let disk = self.disk_path(id, "raw");
         uses::mark(&self.dir.join("uses"), disk, id, record, user)
     }
@@ -340,7 +351,9 @@ impl ImageStore {
 
     fn named_otherwise(&self, disk: &DiskId, except: &ImageKey) -> Result<bool, ImageError> {
         let records = self.records()?;
-        Ok(records.iter().any(|record| record.disk == *disk && record.key != *except))
+        Ok(records
+            .iter()
+            .any(|record| record.disk == *disk && record.key != *except))
     }
 
     /// Removes disks that no name stands for, nobody uses and nothing refers to, and what killed builds left.
@@ -354,7 +367,11 @@ impl ImageStore {
             .filter_map(|file| file.split_once('.')?.0.parse().ok())
             .collect();
         // A record that can't be read may stand for any of them: then all stay.
-        let named = self.records()?.into_iter().map(|record| record.disk).collect();
+        let named = self
+            .records()?
+            .into_iter()
+            .map(|record| record.disk)
+            .collect();
         for disk in disks.difference(&named) {
             if self.needed_by(disk)?.is_empty() {
                 for extension in ["raw", "json"] {
@@ -388,7 +405,11 @@ impl ImageStore {
     }
 
     /// Takes the right to make something, waiting for whoever makes it now.
-    pub(super) async fn building(&self, file: &str, say: impl FnOnce()) -> Result<Building, ImageError> {
+    pub(super) async fn building(
+        &self,
+        file: &str,
+        say: impl FnOnce(),
+    ) -> Result<Building, ImageError> {
         let path = self.dir.join("locks").join(file);
         let mut say = Some(say);
         // Asked again and again, so that dropping the future leaves no thread waiting in the kernel.
@@ -429,7 +450,12 @@ impl ImageStore {
     }
 
     /// Makes a finished disk part of the store. The lock is held from here until a record names it.
-    pub(super) fn publish_disk(&self, _held: &File, raw: &Path, record: &DiskRecord) -> Result<(), ImageError> {
+    pub(super) fn publish_disk(
+        &self,
+        _held: &File,
+        raw: &Path,
+        record: &DiskRecord,
+    ) -> Result<(), ImageError> {
         let (disk, about) = (
             self.disk_path(&record.disk, "raw"),
             self.disk_path(&record.disk, "json"),
@@ -440,7 +466,11 @@ impl ImageStore {
     }
 
     /// Makes an image's key stand for its disk.
-    pub(super) fn publish(&self, _held: &File, record: ImageRecord) -> Result<ImageInfo, ImageError> {
+    pub(super) fn publish(
+        &self,
+        _held: &File,
+        record: ImageRecord,
+    ) -> Result<ImageInfo, ImageError> {
         let path = self.record_path(&record.key.file());
         replace(&path, &to_json(&record)).map_err(io_error("write", &path))?;
         self.info(record)
@@ -450,7 +480,11 @@ impl ImageStore {
     pub(super) fn disk_bytes(&self) -> Result<u64, ImageError> {
         let disks = self.dir.join("disks");
         let files = list(&disks).map_err(io_error("list", &disks))?;
-        let size = |file: &String| fs::metadata(disks.join(file)).map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512);
+        let size = |file: &String| {
+            fs::metadata(disks.join(file)).map_or(0, |meta| {
+                std::os::unix::fs::MetadataExt::blocks(&meta) * 512
+            })
+        };
         Ok(files.iter().map(size).sum())
     }
 }

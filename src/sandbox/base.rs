@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snowglobe_init::wire::{Report, Request};
+use snowglobe_init::boot::{BUILD_ROOT, ImageUser};
+use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
 use snowglobe_runner::DiskFormat;
 use tokio::io::AsyncWriteExt;
 
@@ -13,13 +14,17 @@ use super::machine::{Machine, Parts, Plan};
 use super::store::{Base, Record};
 use super::{SandboxError, instance};
 use crate::config::Config;
-use crate::guest::unexpected;
+use crate::guest::{Guest, Output, unexpected};
+use crate::image::user::{self, Accounts};
 use crate::image::{
-    DiskId, ImageError, ImageHandle, ImageRef, ImageStore, LayerSource, Reference, Unpacked,
-    Unpacker,
+    DiskId, ImageError, ImageHandle, ImageInfo, ImageRef, ImageStore, LayerSource, Reference,
+    Unpacked, Unpacker,
 };
 use crate::progress::Progress;
 use crate::vmm::{self, artefacts, host::Host};
+
+/// The most that is kept of an image's lists of users and groups.
+const ACCOUNTS_BYTES: u64 = 256 << 10;
 
 /// The image's disk, held against removal.
 pub(super) type ImageHold = ImageHandle;
@@ -58,20 +63,51 @@ fn holder(config: &Config) -> String {
 }
 
 /// The disk of the configured image, which is pulled or taken in where it isn't here.
-pub(super) async fn of_image(config: &Config, progress: &Progress) -> Result<(Base, ImageHold), SandboxError> {
+pub(super) async fn of_image(
+    config: &Config,
+    progress: &Progress,
+) -> Result<(Base, ImageHold), SandboxError> {
     let reference: ImageRef = config.image.parse().map_err(ImageError::from)?;
     let store = image_store(config)?;
-    let image = store.ensure(&reference, &config.registries, &VmUnpacker::new(config), progress).await?;
+    let image = store
+        .ensure(
+            &reference,
+            &config.registries,
+            &VmUnpacker::new(config),
+            progress,
+        )
+        .await?;
     let handle = store.open(&image.record.key, &holder(config))?;
     let base = Base {
         image: config.image.clone(),
         disk: handle.disk().to_owned(),
+        user: image_user(&image),
+        workdir: image.record.content.run.workdir,
         env: image.record.content.run.env,
     };
     if let Err(error) = store.make_room(config.image_store_bytes, &image.record.key) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "could not make room among the images");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "could not make room among the images"
+        );
     }
     Ok((base, handle))
+}
+
+/// The user that an image names, if it isn't root.
+fn image_user(image: &ImageInfo) -> Option<ImageUser> {
+    let name = image.record.content.run.user.as_deref()?;
+    match user::resolve(name, &image.disk.accounts) {
+        Ok(user) => user.map(|user| ImageUser {
+            uid: user.uid,
+            gid: user.gid,
+            name: user.name,
+        }),
+        Err(problem) => {
+            tracing::warn!(image = %image.record.key, user = name, "the image's own user can't be had: {problem}; commands run as sandbox");
+            None
+        }
+    }
 }
 
 /// Holds the disk that a snapshot stands on.
@@ -167,6 +203,7 @@ impl<'a> VmUnpacker<'a> {
             nofile: 65_536,
             disk_bytes: None,
             env: Vec::new(),
+            image_user: None,
             login_keys: Vec::new(),
             run_dir: dir.path().to_owned(),
             link_socket: dir.path().join("link.sock"),
@@ -214,9 +251,40 @@ impl<'a> VmUnpacker<'a> {
                 other => return Err(unexpected("apply a layer", &other).into()),
             }
         }
+        total.accounts = Accounts {
+            passwd: read_text(&guest, "etc/passwd").await,
+            group: read_text(&guest, "etc/group").await,
+        };
         progress.say("writing the disk");
         guest.ask(&Request::FinishRoot).await?;
         Ok(total)
+    }
+}
+
+/// A small file of the new root; what isn't there is empty.
+async fn read_text(guest: &Guest, path: &str) -> String {
+    let want = ReadWant::Bytes {
+        offset: 0,
+        limit: Some(ACCOUNTS_BYTES),
+    };
+    let path = format!("{BUILD_ROOT}/{path}");
+    let request = Request::Read(ReadRequest {
+        path,
+        user: User::Root,
+        want,
+    });
+    let mut text = Vec::new();
+    let mut collect = |output| {
+        if let Output::Stdout(bytes) = output {
+            text.extend_from_slice(&bytes);
+        }
+    };
+    match guest
+        .request(&request, bytes::Bytes::new(), &mut collect)
+        .await
+    {
+        Ok(_) => String::from_utf8_lossy(&text).into_owned(),
+        Err(_) => String::new(),
     }
 }
 

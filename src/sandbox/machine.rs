@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use snowglobe_init::boot::{BootConfig, Link, Root, STAGE_PREFIX, Workspace};
+use snowglobe_init::boot::{BootConfig, ImageUser, Link, Root, STAGE_PREFIX, Workspace};
 use snowglobe_runner::{Disk, DiskFormat, Engine, Share, VmSpec};
 
 use super::SandboxError;
@@ -63,6 +63,8 @@ pub struct Plan {
     pub disk_bytes: Option<u64>,
     /// Environment of every command.
     pub env: Vec<(String, String)>,
+    /// Whom `sandbox` stands for, where the image names a user of its own.
+    pub image_user: Option<ImageUser>,
     /// Public keys that may log in as with any SSH server.
     pub login_keys: Vec<String>,
     /// A directory that exists, for the VM's own files.
@@ -222,6 +224,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
         nofile: plan.nofile,
         disk_bytes: plan.disk_bytes,
         env: plan.env.clone(),
+        image_user: plan.image_user.clone(),
     };
     vmm::initramfs::write(&initramfs, &parts.init, &boot).map_err(|source| SandboxError::File {
         operation: "write the initramfs",
@@ -249,7 +252,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
             .map(|path| Share {
                 tag: WORKSPACE_TAG.into(),
                 path: path.clone(),
-                guest_id: SANDBOX_ID,
+                guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
             })
             .collect(),
         link_socket: plan.link_socket.clone(),

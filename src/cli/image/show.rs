@@ -5,7 +5,13 @@ use std::io::Write;
 use crate::image::{ImageError, ImageInfo, ImageKey, ImageStore, human_bytes};
 
 fn layers(image: &ImageInfo) -> u64 {
-    image.record.content.layers.iter().map(|layer| layer.bytes).sum()
+    image
+        .record
+        .content
+        .layers
+        .iter()
+        .map(|layer| layer.bytes)
+        .sum()
 }
 
 fn json(image: &ImageInfo) -> serde_json::Value {
@@ -25,10 +31,22 @@ fn json(image: &ImageInfo) -> serde_json::Value {
 
 pub(super) fn inspect(store: &ImageStore, key: &ImageKey) -> anyhow::Result<()> {
     let Some(image) = store.find(key)? else {
-        let known = store.list()?.into_iter().map(|image| image.record.key).collect();
-        return Err(ImageError::NotFound { name: key.clone(), known }.into());
+        let known = store
+            .list()?
+            .into_iter()
+            .map(|image| image.record.key)
+            .collect();
+        return Err(ImageError::NotFound {
+            name: key.clone(),
+            known,
+        }
+        .into());
     };
-    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(&json(&image))?)?;
+    writeln!(
+        std::io::stdout().lock(),
+        "{}",
+        serde_json::to_string_pretty(&json(&image))?
+    )?;
     Ok(())
 }
 
@@ -44,8 +62,17 @@ pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
         eprintln!("snowglobe: no images yet; `snowglobe image build debian` makes the default one");
         return Ok(());
     }
-    let width = images.iter().map(|image| image.record.key.as_str().len()).max().unwrap_or(0).max(12);
-    writeln!(out, "{:<width$}  {:>9}  {:>9}  {:<16}  FROM", "NAME", "DISK", "LAYERS", "LAST USED (UTC)")?;
+    let width = images
+        .iter()
+        .map(|image| image.record.key.as_str().len())
+        .max()
+        .unwrap_or(0)
+        .max(12);
+    writeln!(
+        out,
+        "{:<width$}  {:>9}  {:>9}  {:<16}  FROM",
+        "NAME", "DISK", "LAYERS", "LAST USED (UTC)"
+    )?;
     for image in &images {
         writeln!(
             out,
@@ -55,7 +82,11 @@ pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
             human_bytes(layers(image)),
             image.last_used.strftime("%Y-%m-%d %H:%M").to_string(),
             image.record.source,
-            if image.users.is_empty() { "" } else { ", running" },
+            if image.users.is_empty() {
+                ""
+            } else {
+                ", running"
+            },
         )?;
     }
     let usage = store.usage()?;

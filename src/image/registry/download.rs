@@ -40,7 +40,11 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Brings a blob in from the first of several hosts that gives it.
-pub(super) async fn blob(endpoints: &[&Endpoint], blobs: &Blobs, wanted: &Wanted<'_>) -> Result<(), ImageError> {
+pub(super) async fn blob(
+    endpoints: &[&Endpoint],
+    blobs: &Blobs,
+    wanted: &Wanted<'_>,
+) -> Result<(), ImageError> {
     let mut last = None;
     for endpoint in endpoints {
         match from(endpoint, blobs, wanted).await {
@@ -91,7 +95,9 @@ async fn from(endpoint: &Endpoint, blobs: &Blobs, wanted: &Wanted<'_>) -> Result
             ImageError::WrongBlob { .. } if there > 0 && !begun_anew => begun_anew = true,
             _ => return Err(error),
         }
-        let Some(delay) = delays.next() else { return Err(error) };
+        let Some(delay) = delays.next() else {
+            return Err(error);
+        };
         (wanted.again)(error.to_string());
         tokio::time::sleep(delay).await;
     }
@@ -102,12 +108,21 @@ fn partial_size(blobs: &Blobs, digest: &Digest) -> u64 {
 }
 
 /// One request for what is missing of a blob.
-async fn attempt(endpoint: &Endpoint, mut partial: Partial, wanted: &Wanted<'_>) -> Result<(), ImageError> {
+async fn attempt(
+    endpoint: &Endpoint,
+    mut partial: Partial,
+    wanted: &Wanted<'_>,
+) -> Result<(), ImageError> {
     let explain = |error| ImageError::from(endpoint.explain(error));
     let mut done = partial.done();
     (wanted.report)(done);
     if done < wanted.size {
-        let request = endpoint.client.pull_blob_stream_partial(&endpoint.reference, wanted.digest.as_str(), done, None);
+        let request = endpoint.client.pull_blob_stream_partial(
+            &endpoint.reference,
+            wanted.digest.as_str(),
+            done,
+            None,
+        );
         let mut stream = match request.await {
             Ok(BlobResponse::Partial(stream)) => stream,
             Ok(BlobResponse::Full(stream)) => {
@@ -117,7 +132,9 @@ async fn attempt(endpoint: &Endpoint, mut partial: Partial, wanted: &Wanted<'_>)
             }
             Err(OciDistributionError::ServerError { code: 416, .. }) => {
                 partial.restart()?;
-                return Err(endpoint.unreachable("it does not go on with what was broken off; beginning anew").into());
+                return Err(endpoint
+                    .unreachable("it does not go on with what was broken off; beginning anew")
+                    .into());
             }
             Err(error) => return Err(explain(error)),
         };
@@ -155,7 +172,10 @@ async fn attempt(endpoint: &Endpoint, mut partial: Partial, wanted: &Wanted<'_>)
             return Err(endpoint.unreachable("its answer ended early").into());
         }
     }
-    match tokio::task::spawn_blocking(move || partial.finish()).await.map_err(ImageError::unpack)? {
+    match tokio::task::spawn_blocking(move || partial.finish())
+        .await
+        .map_err(ImageError::unpack)?
+    {
         Err(ImageError::WrongBlob { digest, problem }) => Err(ImageError::WrongBlob {
             digest,
             problem: format!("{problem} as {} gives it", endpoint.host),

@@ -49,7 +49,10 @@ fn use_ring() {
 
 impl Endpoint {
     /// The hosts to ask for an image, in order.
-    pub(super) async fn all(registries: &Registries, image: &RegistryRef) -> Result<Vec<Self>, RegistryError> {
+    pub(super) async fn all(
+        registries: &Registries,
+        image: &RegistryRef,
+    ) -> Result<Vec<Self>, RegistryError> {
         let mut hosts = registries.of(image.registry()).mirrors;
         hosts.push(image.registry().to_owned());
         let mut endpoints = Vec::new();
@@ -59,19 +62,34 @@ impl Endpoint {
         Ok(endpoints)
     }
 
-    pub(super) async fn new(registries: &Registries, image: &RegistryRef, host: String) -> Result<Self, RegistryError> {
+    pub(super) async fn new(
+        registries: &Registries,
+        image: &RegistryRef,
+        host: String,
+    ) -> Result<Self, RegistryError> {
         use_ring();
         let asked = host.clone();
         let auth = tokio::task::spawn_blocking(move || credentials::of(&asked)).await;
-        let auth = auth.map_err(|e| RegistryError::Credentials { host: host.clone(), problem: e.to_string() })??;
+        let auth = auth.map_err(|e| RegistryError::Credentials {
+            host: host.clone(),
+            problem: e.to_string(),
+        })??;
         let repository = image.repository().to_owned();
         let reference = match (image.digest(), image.tag()) {
-            (Some(digest), _) => Reference::with_digest(host.clone(), repository, digest.to_owned()),
-            (None, tag) => Reference::with_tag(host.clone(), repository, tag.unwrap_or("latest").to_owned()),
+            (Some(digest), _) => {
+                Reference::with_digest(host.clone(), repository, digest.to_owned())
+            }
+            (None, tag) => {
+                Reference::with_tag(host.clone(), repository, tag.unwrap_or("latest").to_owned())
+            }
         };
         let http = registries.is_http(&host);
         let config = ClientConfig {
-            protocol: if http { ClientProtocol::Http } else { ClientProtocol::Https },
+            protocol: if http {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
             extra_root_certificates: certificates(registries, &host)?,
             platform_resolver: None,
             connect_timeout: Some(CONNECT),
@@ -84,7 +102,13 @@ impl Endpoint {
             host: host.clone(),
             problem: e.to_string(),
         })?;
-        Ok(Self { client, reference, auth, image: image.to_string(), host })
+        Ok(Self {
+            client,
+            reference,
+            auth,
+            image: image.to_string(),
+            host,
+        })
     }
 
     /// What an error of this host means.
@@ -94,12 +118,19 @@ impl Endpoint {
     }
 
     pub(super) fn wrong(&self, problem: String) -> RegistryError {
-        RegistryError::Wrong { image: self.image.clone(), host: self.host.clone(), problem }
+        RegistryError::Wrong {
+            image: self.image.clone(),
+            host: self.host.clone(),
+            problem,
+        }
     }
 
     /// Makes itself known, as far as the host wants that.
     pub(super) async fn log_in(&self, operation: RegistryOperation) -> Result<(), RegistryError> {
-        let done = self.client.auth(&self.reference, &self.auth, operation).await;
+        let done = self
+            .client
+            .auth(&self.reference, &self.auth, operation)
+            .await;
         done.map(|_| ()).map_err(|e| self.explain(e))
     }
 
@@ -109,7 +140,9 @@ impl Endpoint {
             Some(digest) => self.reference.clone_with_digest(digest.to_string()),
             None => self.reference.clone(),
         };
-        let pull = self.client.pull_manifest_raw(&reference, &self.auth, ACCEPT);
+        let pull = self
+            .client
+            .pull_manifest_raw(&reference, &self.auth, ACCEPT);
         let pulled = tokio::time::timeout(MANIFEST, pull).await;
         let pulled = pulled.map_err(|_| RegistryError::Unreachable {
             host: self.host.clone(),
@@ -118,7 +151,10 @@ impl Endpoint {
         })?;
         let (bytes, _) = pulled.map_err(|e| self.explain(e))?;
         if bytes.len() as u64 > MAX_JSON {
-            return Err(self.wrong(format!("its manifest has {} bytes; at most {MAX_JSON} are taken", bytes.len())));
+            return Err(self.wrong(format!(
+                "its manifest has {} bytes; at most {MAX_JSON} are taken",
+                bytes.len()
+            )));
         }
         let found = Digest::of(&bytes);
         match reference.digest() {
@@ -134,7 +170,10 @@ impl Endpoint {
 fn certificates(registries: &Registries, host: &str) -> Result<Vec<Certificate>, RegistryError> {
     let pem = |path: &Path| {
         std::fs::read(path)
-            .map(|data| Certificate { encoding: CertificateEncoding::Pem, data })
+            .map(|data| Certificate {
+                encoding: CertificateEncoding::Pem,
+                data,
+            })
             .map_err(|e| RegistryError::Settings {
                 host: host.to_owned(),
                 problem: format!("its ca, {}, can't be read ({e})", path.display()),

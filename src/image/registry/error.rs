@@ -40,7 +40,9 @@ pub enum RegistryError {
         logged_in: bool,
     },
     /// There is no such image.
-    #[error("find the image {image}: {host} has no such tag, digest or repository; look for a typing error in its name")]
+    #[error(
+        "find the image {image}: {host} has no such tag, digest or repository; look for a typing error in its name"
+    )]
     NotFound {
         /// The image.
         image: String,
@@ -116,58 +118,124 @@ fn denied(image: &str, host: &str, logged_in: bool) -> String {
 
 fn said(message: &str) -> String {
     let message = message.trim();
-    let short: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
-    if short.is_empty() { short } else { format!(" (\"{short}\")") }
+    let short: String = message
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect();
+    if short.is_empty() {
+        short
+    } else {
+        format!(" (\"{short}\")")
+    }
 }
 
 impl RegistryError {
     /// What an error of the client library means.
     pub(super) fn of(error: Oci, image: &str, host: &str, logged_in: bool) -> Self {
         let (image, host) = (image.to_owned(), host.to_owned());
-        let limited = |message: String, image, host| Self::RateLimited { image, host, message };
-        let wrong = |problem: String, image, host| Self::Wrong { image, host, problem };
+        let limited = |message: String, image, host| Self::RateLimited {
+            image,
+            host,
+            message,
+        };
+        let wrong = |problem: String, image, host| Self::Wrong {
+            image,
+            host,
+            problem,
+        };
         match error {
             Oci::RequestError(error) => {
                 let passing = !is_name_unknown(&error);
                 Self::transport(&error, passing, image, host)
             }
             Oci::IoError(error) => Self::transport(&error, true, image, host),
-            Oci::UnauthorizedError { .. } => Self::Denied { image, host, logged_in },
+            Oci::UnauthorizedError { .. } => Self::Denied {
+                image,
+                host,
+                logged_in,
+            },
             Oci::AuthenticationFailure(says) if says.to_uppercase().contains("TOOMANYREQUESTS") => {
                 limited(says, image, host)
             }
-            Oci::AuthenticationFailure(_) => Self::Denied { image, host, logged_in },
-            Oci::ServerError { code: 401 | 403, .. } => Self::Denied { image, host, logged_in },
+            Oci::AuthenticationFailure(_) => Self::Denied {
+                image,
+                host,
+                logged_in,
+            },
+            Oci::ServerError {
+                code: 401 | 403, ..
+            } => Self::Denied {
+                image,
+                host,
+                logged_in,
+            },
             Oci::ServerError { code: 404, .. } => Self::NotFound { image, host },
-            Oci::ServerError { code: 429, message, .. } => limited(message, image, host),
-            Oci::ServerError { code, message, .. } => Self::Server { image, host, status: code, message },
+            Oci::ServerError {
+                code: 429, message, ..
+            } => limited(message, image, host),
+            Oci::ServerError { code, message, .. } => Self::Server {
+                image,
+                host,
+                status: code,
+                message,
+            },
             Oci::RegistryError { envelope, .. } => {
                 let Some(first) = envelope.errors.into_iter().next() else {
-                    return wrong("it answered with an error without saying which".into(), image, host);
+                    return wrong(
+                        "it answered with an error without saying which".into(),
+                        image,
+                        host,
+                    );
                 };
                 match first.code {
-                    Code::Unauthorized | Code::Denied => Self::Denied { image, host, logged_in },
-                    Code::ManifestUnknown | Code::NameUnknown | Code::NotFound | Code::BlobUnknown | Code::NameInvalid => {
-                        Self::NotFound { image, host }
-                    }
+                    Code::Unauthorized | Code::Denied => Self::Denied {
+                        image,
+                        host,
+                        logged_in,
+                    },
+                    Code::ManifestUnknown
+                    | Code::NameUnknown
+                    | Code::NotFound
+                    | Code::BlobUnknown
+                    | Code::NameInvalid => Self::NotFound { image, host },
                     Code::Toomanyrequests => limited(first.message, image, host),
-                    code => wrong(format!("it answered {code:?}{}", said(&first.message)), image, host),
+                    code => wrong(
+                        format!("it answered {code:?}{}", said(&first.message)),
+                        image,
+                        host,
+                    ),
                 }
             }
             other => wrong(other.to_string(), image, host),
         }
     }
 
-    fn transport(error: &(dyn std::error::Error + 'static), passing: bool, image: String, host: String) -> Self {
+    fn transport(
+        error: &(dyn std::error::Error + 'static),
+        passing: bool,
+        image: String,
+        host: String,
+    ) -> Self {
         let problem = innermost(error);
         if problem.contains("certificate") {
             return Self::Certificate { host, problem };
         }
         if problem.contains("InvalidContentType") {
-            let problem = format!("it does not speak TLS; if that is meant, set [registries.\"{host}\"] http = true");
-            return Self::Wrong { image, host, problem };
+            let problem = format!(
+                "it does not speak TLS; if that is meant, set [registries.\"{host}\"] http = true"
+            );
+            return Self::Wrong {
+                image,
+                host,
+                problem,
+            };
         }
-        Self::Unreachable { host, problem, passing }
+        Self::Unreachable {
+            host,
+            problem,
+            passing,
+        }
     }
 
     /// Whether trying again may help.
@@ -211,11 +279,18 @@ mod tests {
 
     fn answered(code: &str) -> Oci {
         let envelope = serde_json::json!({"errors": [{"code": code, "message": "so it is"}]});
-        Oci::RegistryError { envelope: serde_json::from_value(envelope).unwrap(), url: "https://x".into() }
+        Oci::RegistryError {
+            envelope: serde_json::from_value(envelope).unwrap(),
+            url: "https://x".into(),
+        }
     }
 
     fn status(code: u16) -> Oci {
-        Oci::ServerError { code, url: "https://x".into(), message: "it\nbroke".into() }
+        Oci::ServerError {
+            code,
+            url: "https://x".into(),
+            message: "it\nbroke".into(),
+        }
     }
 
     #[test]
@@ -223,15 +298,24 @@ mod tests {
         let cases = [
             (answered("TOOMANYREQUESTS"), "docker login ghcr.io"),
             (status(429), "mirrors = [\"HOST\"]"),
-            (Oci::AuthenticationFailure("{\"code\":\"TOOMANYREQUESTS\"}".into()), "limits how often"),
+            (
+                Oci::AuthenticationFailure("{\"code\":\"TOOMANYREQUESTS\"}".into()),
+                "limits how often",
+            ),
             (answered("MANIFEST_UNKNOWN"), "typing error"),
             (answered("DENIED"), "log in (`docker login ghcr.io`)"),
-            (Oci::UnauthorizedError { url: String::new() }, "to just anybody"),
+            (
+                Oci::UnauthorizedError { url: String::new() },
+                "to just anybody",
+            ),
             (status(503), "503 (\"itbroke\"); try again later"),
         ];
         for (error, said) in cases {
             let error = of(error).to_string();
-            assert!(error.contains(said) && error.contains("ghcr.io/o/i:1"), "{said}: {error}");
+            assert!(
+                error.contains(said) && error.contains("ghcr.io/o/i:1"),
+                "{said}: {error}"
+            );
         }
     }
 
@@ -239,7 +323,12 @@ mod tests {
     fn only_what_passes_is_tried_again() {
         assert!(of(status(503)).is_passing());
         assert!(of(Oci::IoError(std::io::ErrorKind::ConnectionReset.into())).is_passing());
-        for error in [status(429), status(404), answered("DENIED"), answered("TOOMANYREQUESTS")] {
+        for error in [
+            status(429),
+            status(404),
+            answered("DENIED"),
+            answered("TOOMANYREQUESTS"),
+        ] {
             assert!(!of(error).is_passing());
         }
     }

@@ -44,7 +44,9 @@ impl Registries {
     /// Whether a registry is spoken to without TLS.
     fn is_http(&self, host: &str) -> bool {
         let settings = self.of(host);
-        settings.http.unwrap_or_else(|| is_loopback(host) && settings.ca.is_none())
+        settings
+            .http
+            .unwrap_or_else(|| is_loopback(host) && settings.ca.is_none())
     }
 }
 
@@ -58,7 +60,9 @@ fn is_loopback(host: &str) -> bool {
         return true;
     }
     let address = name.trim_start_matches('[').trim_end_matches(']');
-    address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    address
+        .parse::<std::net::IpAddr>()
+        .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -67,15 +71,38 @@ mod tests {
 
     #[test]
     fn without_tls_only_on_this_machine_unless_said_otherwise() {
-        for host in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000", "[::1]"] {
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:5000",
+            "127.9.9.9",
+            "[::1]:5000",
+            "[::1]",
+        ] {
             assert!(Registries::default().is_http(host), "{host}");
         }
-        for host in ["ghcr.io", "localhost.evil.com:80", "10.0.0.1:5000", "127.0.0.1.nip.io", "[::2]:5000"] {
+        for host in [
+            "ghcr.io",
+            "localhost.evil.com:80",
+            "10.0.0.1:5000",
+            "127.0.0.1.nip.io",
+            "[::2]:5000",
+        ] {
             assert!(!Registries::default().is_http(host), "{host}");
         }
         let set = |http, ca: Option<&str>| {
-            let settings = RegistrySettings { http, ca: ca.map(Into::into), ..RegistrySettings::default() };
-            Registries([("localhost:1".to_owned(), settings.clone()), ("far:1".to_owned(), settings)].into())
+            let settings = RegistrySettings {
+                http,
+                ca: ca.map(Into::into),
+                ..RegistrySettings::default()
+            };
+            Registries(
+                [
+                    ("localhost:1".to_owned(), settings.clone()),
+                    ("far:1".to_owned(), settings),
+                ]
+                .into(),
+            )
         };
         assert!(set(Some(true), None).is_http("far:1"));
         assert!(!set(Some(false), None).is_http("localhost:1"));

@@ -65,33 +65,52 @@ impl Registries {
         };
         let (config, config_size) = described(&manifest.config).map_err(wrong)?;
         if config_size > MAX_JSON {
-            return Err(wrong(format!("its configuration has {config_size} bytes; at most {MAX_JSON} are taken")));
+            return Err(wrong(format!(
+                "its configuration has {config_size} bytes; at most {MAX_JSON} are taken"
+            )));
         }
         let mut layers = BTreeMap::new();
         for layer in &manifest.layers {
             if layer.media_type.contains("encrypted") {
-                return Err(wrong("it has encrypted layers, which are not supported".into()));
+                return Err(wrong(
+                    "it has encrypted layers, which are not supported".into(),
+                ));
             }
             let (digest, size) = described(layer).map_err(wrong)?;
             layers.insert(digest, size);
         }
-        let total = layers.values().fold(0u64, |sum, size| sum.saturating_add(*size));
+        let total = layers
+            .values()
+            .fold(0u64, |sum, size| sum.saturating_add(*size));
         if total > MAX_BYTES {
-            return Err(wrong(format!("its layers have {total} bytes; at most {MAX_BYTES} are taken")));
+            return Err(wrong(format!(
+                "its layers have {total} bytes; at most {MAX_BYTES} are taken"
+            )));
         }
         let tally = Tally::new(image, progress, &layers);
         let again = |why: String| progress.say(format!("trying again to {why}"));
-        let small = Wanted { digest: &config, size: config_size, report: &|_| (), again: &again };
+        let small = Wanted {
+            digest: &config,
+            size: config_size,
+            report: &|_| (),
+            again: &again,
+        };
         download::blob(&hosts, blobs, &small).await?;
         let mut fetch = Vec::new();
         for (digest, size) in &layers {
             fetch.push(layer(&hosts, blobs, digest, *size, &tally, &again).boxed());
         }
-        futures_util::stream::iter(fetch).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        futures_util::stream::iter(fetch)
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await?;
         // Only now: a manifest among the blobs has its configuration beside it.
         blobs.put(&found.json)?;
         let content = Content::read(blobs, &found.manifest)?;
-        Ok(Some(Pulled { content, digest: found.digest }))
+        Ok(Some(Pulled {
+            content,
+            digest: found.digest,
+        }))
     }
 }
 
@@ -104,12 +123,20 @@ async fn layer(
     again: &(dyn Fn(String) + Sync),
 ) -> Result<(), ImageError> {
     let report = |done| tally.report(digest, done);
-    let wanted = Wanted { digest, size, report: &report, again };
+    let wanted = Wanted {
+        digest,
+        size,
+        report: &report,
+        again,
+    };
     download::blob(hosts, blobs, &wanted).await
 }
 
 /// What the reference stands for at the first host that knows it, and which that is.
-async fn resolve(endpoints: &[Endpoint], progress: &Progress) -> Result<(usize, Found), RegistryError> {
+async fn resolve(
+    endpoints: &[Endpoint],
+    progress: &Progress,
+) -> Result<(usize, Found), RegistryError> {
     let last = endpoints.len().saturating_sub(1);
     for (index, endpoint) in endpoints.iter().enumerate() {
         let mut delays = download::backoff();
@@ -119,7 +146,10 @@ async fn resolve(endpoints: &[Endpoint], progress: &Progress) -> Result<(usize, 
                 Err(error) => error,
             };
             // A mirror that is away is passed over, not waited for.
-            match delays.next().filter(|_| error.is_passing() && index == last) {
+            match delays
+                .next()
+                .filter(|_| error.is_passing() && index == last)
+            {
                 Some(delay) => {
                     progress.say(format!("trying again to {error}"));
                     tokio::time::sleep(delay).await;
@@ -130,9 +160,16 @@ async fn resolve(endpoints: &[Endpoint], progress: &Progress) -> Result<(usize, 
         if index == last {
             return Err(error);
         }
-        tracing::warn!(host = endpoint.host, error = &error as &dyn std::error::Error, "passed over a mirror");
+        tracing::warn!(
+            host = endpoint.host,
+            error = &error as &dyn std::error::Error,
+            "passed over a mirror"
+        );
     }
-    Err(RegistryError::Settings { host: String::new(), problem: "there is no host to ask".into() })
+    Err(RegistryError::Settings {
+        host: String::new(),
+        problem: "there is no host to ask".into(),
+    })
 }
 
 async fn find(endpoint: &Endpoint) -> Result<Found, RegistryError> {
@@ -142,7 +179,13 @@ async fn find(endpoint: &Endpoint) -> Result<Found, RegistryError> {
     let mut manifest = digest.clone();
     for _ in 0..MAX_DEPTH {
         match Node::parse(&json).map_err(|problem| endpoint.wrong(problem))? {
-            Node::Image(_) => return Ok(Found { digest, manifest, json }),
+            Node::Image(_) => {
+                return Ok(Found {
+                    digest,
+                    manifest,
+                    json,
+                });
+            }
             Node::Index(index) => {
                 manifest = choose(&index).map_err(|problem| endpoint.wrong(problem))?;
                 json = endpoint.manifest(Some(&manifest)).await?;
@@ -168,7 +211,16 @@ struct LayerTally {
 
 impl<'a> Tally<'a> {
     fn new(image: &RegistryRef, progress: &'a Progress, layers: &'a BTreeMap<Digest, u64>) -> Self {
-        let tally = |(digest, size): (&'a Digest, &u64)| (digest, LayerTally { done: 0, size: *size, said: None });
+        let tally = |(digest, size): (&'a Digest, &u64)| {
+            (
+                digest,
+                LayerTally {
+                    done: 0,
+                    size: *size,
+                    said: None,
+                },
+            )
+        };
         Self {
             image: image.to_string(),
             progress,
@@ -178,11 +230,20 @@ impl<'a> Tally<'a> {
     }
 
     fn report(&self, digest: &Digest, done: u64) {
-        let mut layers = self.layers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(layer) = layers.get_mut(digest) else { return };
+        let mut layers = self
+            .layers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(layer) = layers.get_mut(digest) else {
+            return;
+        };
         layer.done = done;
         let finished = done == layer.size;
-        if !finished && layer.said.is_some_and(|at| at.elapsed() < Duration::from_millis(100)) {
+        if !finished
+            && layer
+                .said
+                .is_some_and(|at| at.elapsed() < Duration::from_millis(100))
+        {
             return;
         }
         layer.said = Some(Instant::now());
