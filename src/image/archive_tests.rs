@@ -9,9 +9,8 @@ use crate::image::tests::tar_of;
 
 /// A saved image as `docker save` writes it, or as an OCI archive; with `tamper` the first layer is another than its name says.
 fn saved(docker: bool, layers: &[&[u8]], tamper: bool) -> Vec<u8> {
-    use sha2::Digest;
-    let hex = |bytes: &[u8]| crate::image::layer::hex(&sha2::Sha256::digest(bytes));
-    let diff_ids: Vec<_> = layers.iter().map(|layer| match zstd::decode_all(*layer) {
+    let hex = |bytes: &[u8]| Digest::of(bytes).hex().to_owned();
+    let diff_ids = layers.iter().map(|layer| match zstd::decode_all(*layer) {
         Ok(tar) => Digest::of(&tar),
         Err(_) => Digest::of(layer),
     });

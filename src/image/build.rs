@@ -233,7 +233,9 @@ impl ImageStore {
         }
         let tar = recipe.run(&building.dir, progress).await?;
         let (blobs, run, told) = (self.blobs().clone(), recipe.run_config(), progress.clone());
-        let content = blocking(move || archive::take_root(&tar, run, &blobs, &told)).await?;
+        let mut content = blocking(move || archive::take_root(&tar, run, &blobs, &told)).await?;
+        // No recipe leaves files that mean deletions, so its disk is that of whoever pulls what was pushed of it.
+        content.plain_root = false;
         self.realize(&key, recipe.source(), content, unpacker, progress)
             .await
     }

@@ -246,9 +246,7 @@ impl FromStr for RegistryRef {
 
 /// Whether the first of several parts is a host, and not the first part of a repository of the hub.
 fn is_named_host(part: &str) -> bool {
-    part.contains(['.', ':', '['])
-        || part == "localhost"
-        || part.contains(|c: char| c.is_ascii_uppercase())
+    part.contains(['.', ':', '[']) || part == "localhost"
 }
 
 fn is_host(text: &str) -> bool {
@@ -418,6 +416,10 @@ mod tests {
             ("[::g]/a", "the registry"),
             ("https://ghcr.io/a", "the scheme \"https\" is no part"),
             ("a_/b", "the repository's part \"a_\""),
+            (
+                "Owner/image",
+                "the repository's part \"Owner\" must be lowercase",
+            ),
             ("a b", "the repository's part \"a b\""),
             ("oci:", "oci: must be followed"),
             ("oci:x:", "oci: must be followed"),

@@ -511,7 +511,7 @@ async fn child_that_is_killed() {
         wait_for(&mut steps, "copying").await;
         writeln!(std::io::stderr(), "child: ready").unwrap();
     };
-    let (copy, n, path) = (Copy::closed(), name("n"), dir.join("one.tar"));
+    let (copy, n, path) = (Copy::closed(), name("n"), dir.join("two.tar"));
     let _ = tokio::join!(store.import(&n, &path, &copy, &progress), say);
 }
 
@@ -519,6 +519,7 @@ async fn child_that_is_killed() {
 async fn a_killed_process_leaves_nothing_that_counts() {
     let home = Home::new();
     let (store, path) = (home.store(), home.archive("one"));
+    home.archive("two");
     store
         .import(&name("used"), &path, &Copy::open(), &Progress::none())
         .await
@@ -557,6 +558,7 @@ async fn a_killed_process_leaves_nothing_that_counts() {
         child.wait().unwrap();
     };
     let (copy, n) = (Copy::open(), name("n"));
+    let path = home.archive("two");
     let (made, ()) = tokio::join!(store.import(&n, &path, &copy, &progress), kill);
     made.unwrap();
     store.remove(&key("used")).unwrap();

@@ -467,6 +467,8 @@ mod tests {
                 image: "debian".into(),
                 disk,
                 env: Vec::new(),
+                user: None,
+                workdir: None,
             },
         )
     }
