@@ -1,5 +1,6 @@
 //! Images as people use them: real registries, layouts and archives made on purpose, real VMs, and `umoci unpack` to
 //! compare with.
+#![allow(unreachable_pub, reason = "modules of one test")]
 
 mod common;
 #[path = "images/compare.rs"]
@@ -315,8 +316,7 @@ fn bearer_tokens_are_fetched_and_limits_explained() {
     let host = scripted(move |asked, me| {
         if asked.path.starts_with("/token?") {
             assert!(
-                asked.path.contains("scope=repository%3Aapp%3Apull")
-                    && asked.path.contains("service=here"),
+                asked.path.contains("app%3Apull") && asked.path.contains("service=here"),
                 "{}",
                 asked.path
             );
@@ -553,7 +553,7 @@ fn hostile_layers_end_in_errors_that_say_why() {
     }
     // Links out of the root lead nowhere but into it.
     let mut builder = tar::Builder::new(Vec::new());
-    for (link, target) in [("out", "/../../../etc"), ("proc", "/proc/1/root")] {
+    for (link, target) in [("out", "/../../../etc"), ("self", "/proc/1/root")] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);

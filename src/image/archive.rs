@@ -347,7 +347,7 @@ impl Saved {
     }
 
     /// The manifest that is meant.
-    fn manifest(&self, name: Option<&str>) -> Result<(Digest, OciImageManifest), ImageError> {
+    fn manifest(&self, name: Option<&str>) -> Result<(Digest, Box<OciImageManifest>), ImageError> {
         let mut index: OciImageIndex = self.json("index.json")?;
         if let Some(name) = name {
             let called = |entry: &oci_client::manifest::ImageIndexEntry| {

@@ -130,7 +130,7 @@ pub enum Node {
     /// Several images.
     Index(OciImageIndex),
     /// One.
-    Image(OciImageManifest),
+    Image(Box<OciImageManifest>),
 }
 
 impl Node {
@@ -153,7 +153,7 @@ impl Node {
                 .map(Self::Index)
                 .map_err(broken);
         }
-        let manifest: OciImageManifest = serde_json::from_value(value).map_err(broken)?;
+        let manifest: Box<OciImageManifest> = serde_json::from_value(value).map_err(broken)?;
         let kind = manifest.config.media_type.as_str();
         // Archives made long ago say nothing of their configuration's type.
         if !kind.is_empty()
@@ -416,7 +416,7 @@ mod tests {
         let content = |layers: Vec<u8>, plain_root| Content {
             manifest: Digest::of(b"m"),
             config: Digest::of(b"c"),
-            layers: layers.into_iter().map(|n| layer(n)).collect(),
+            layers: layers.into_iter().map(layer).collect(),
             plain_root,
             run: RunConfig::default(),
         };

@@ -123,17 +123,19 @@ impl FromStr for ImageRef {
             let dir = dir.into();
             return Ok(Self::OciLayout { dir, name });
         }
-        let kinds: [(&str, fn(PathBuf) -> Self); 2] = [
-            ("docker-archive:", Self::DockerArchive),
-            ("tar:", Self::Tar),
-        ];
-        for (prefix, make) in kinds {
-            if let Some(file) = text.strip_prefix(prefix) {
-                if file.is_empty() {
-                    return Err(bad(prefix.into(), "must be followed by a file"));
-                }
-                return Ok(make(file.into()));
+        for prefix in ["docker-archive:", "tar:"] {
+            let Some(file) = text.strip_prefix(prefix) else {
+                continue;
+            };
+            if file.is_empty() {
+                return Err(bad(prefix.into(), "must be followed by a file"));
             }
+            let saved = prefix == "docker-archive:";
+            return Ok(if saved {
+                Self::DockerArchive(file.into())
+            } else {
+                Self::Tar(file.into())
+            });
         }
         match text.parse::<ImageName>() {
             Ok(name) => Ok(Self::Name(name)),

@@ -45,7 +45,6 @@ impl Drop for Mounted {
 /// Everything about a path that two unpackings must agree on.
 fn survey(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
-    let mut links: BTreeMap<u64, PathBuf> = BTreeMap::new();
     let mut left = vec![PathBuf::new()];
     while let Some(dir) = left.pop() {
         let mut names: Vec<_> = std::fs::read_dir(root.join(&dir))
@@ -75,9 +74,6 @@ fn survey(root: &Path) -> BTreeMap<PathBuf, String> {
             }
             text += &format!(" xattrs {:?}", xattrs(&full));
             found.insert(path, text);
-            if kind.is_file() && meta.nlink() > 1 {
-                links.entry(meta.ino()).or_insert_with(|| full.clone());
-            }
         }
     }
     // Which names are one file: by the first of them.
@@ -230,12 +226,10 @@ fn the_debian_root_is_what_umoci_unpacks() {
 /// A tar archive of a tree, as GNU tar makes it.
 fn packed(tree: &Path, options: &[&str]) -> Vec<u8> {
     let archive = tree.with_extension("tar");
-    let mut arguments = vec![
-        "--numeric-owner",
-        "--xattrs",
-        "--xattrs-include=*",
-        "--sort=name",
-    ];
+    let mut arguments = vec!["--numeric-owner", "--sort=name"];
+    if options.contains(&"--format=posix") {
+        arguments.extend(["--xattrs", "--xattrs-include=*"]);
+    }
     arguments.extend(options);
     let (file, dir) = (archive.display().to_string(), tree.display().to_string());
     arguments.extend(["-cf", &file, "-C", &dir, "."]);
@@ -254,12 +248,13 @@ fn shell(dir: &Path, script: &str) {
     );
 }
 
+// No attribute is empty here: umoci takes that for one that is taken back, as Go's tar does.
 const FIRST: &str = r#"
 mkdir -p usr/bin usr/lib etc dir/sub opaque/below shared gone deep 'with space'
 head -c 300000 /dev/urandom > usr/lib/lib.so; ln usr/lib/lib.so usr/lib/lib.so.1; ln usr/lib/lib.so usr/bin/also
 echo setuid > usr/bin/su; chmod 4755 usr/bin/su; echo setgid > usr/bin/wall; chmod 2755 usr/bin/wall
 echo cap > usr/bin/ping; setcap cap_net_raw+ep usr/bin/ping
-echo attr > etc/attr; setfattr -n user.note -v 'a value' etc/attr; setfattr -n user.empty etc/attr
+echo attr > etc/attr; setfattr -n user.note -v 'a value' etc/attr
 echo owned > etc/owned; chown 2500000:1234567 etc/owned
 ln -s /etc/owned etc/absolute; ln -s ../missing/thing etc/dangling; ln -s usr/bin bin
 mknod null c 1 3; mknod disk b 8 1; mkfifo pipe; chmod 0600 pipe

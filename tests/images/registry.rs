@@ -68,13 +68,14 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry is installed: run .ci/setup");
+        let registry = Self { dir, host, child };
         for _ in 0..600 {
-            if TcpStream::connect(&host).is_ok() {
-                return Self { dir, host, child };
+            if TcpStream::connect(&registry.host).is_ok() {
+                return registry;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("docker-registry does not listen at {host}");
+        panic!("docker-registry does not listen at {}", registry.host);
     }
 
     /// Fills it from an OCI layout.
