@@ -548,4 +548,25 @@ mod tests {
                 .contains("/nonexistent/x.tar")
         );
     }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_cut_off_for_all_layers_together() {
+        let tar = sample_tar();
+        let (_file, first) = layer(&tar);
+        let mut first = first.unwrap();
+        first.budget = Arc::new(AtomicU64::new(tar.len() as u64 + 1000));
+        let mut second = first.clone();
+        second.broken = Arc::default();
+        let read = |layer: &LayerSource| {
+            layer
+                .open(&Progress::none(), "")
+                .unwrap()
+                .read_to_end(&mut Vec::new())
+        };
+        assert_eq!(read(&first).unwrap(), tar.len());
+        assert!(read(&second).is_err());
+        first.check().unwrap();
+        let error = second.check().unwrap_err().to_string();
+        assert!(error.contains("more than 48 GiB"), "{error}");
+    }
 }
