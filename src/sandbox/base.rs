@@ -1,6 +1,5 @@
 //! What a sandbox is made of on this host: programs, the image's disk, an overlay on it; and filling new disks.
 
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +7,8 @@ use std::time::Duration;
 use snowglobe_init::boot::{BUILD_ROOT, ImageUser};
 use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
 use snowglobe_runner::DiskFormat;
-use tokio::io::AsyncWriteExt;
 
+use super::feed::{Feed, Pieces};
 use super::machine::{Machine, Parts, Plan};
 use super::store::{Base, Record};
 use super::{SandboxError, instance};
@@ -191,6 +190,11 @@ impl<'a> VmUnpacker<'a> {
             .prefix("build-")
             .tempdir_in(&self.config.runtime_dir)
             .map_err(temporary)?;
+        let feed = Feed::create(disk).map_err(|source| SandboxError::File {
+            operation: "make the disk that layers come on, for",
+            path: disk.to_owned(),
+            source,
+        })?;
         let plan = Plan {
             name: "snowglobe-build".into(),
             cpus: 1,
@@ -198,6 +202,7 @@ impl<'a> VmUnpacker<'a> {
             disk: disk.to_owned(),
             format: DiskFormat::Raw,
             build: true,
+            feed: Some(feed.path.clone()),
             workspace: None,
             workspace_path: None,
             nofile: 65_536,
@@ -211,8 +216,10 @@ impl<'a> VmUnpacker<'a> {
             remove_if_orphaned: Vec::new(),
             timeout: self.config.boot_timeout,
         };
+        // Layers are decompressed while the guest boots, and while it unpacks those before.
+        let pieces = feed.start(layers);
         let machine = Machine::boot(&parts, plan, progress).await?;
-        let filled = self.apply(&machine, layers, progress).await;
+        let filled = self.apply(&machine, layers, pieces, progress).await;
         if filled.is_ok() {
             // The guest has unmounted the disk by now; powering off also has the engine flush it.
             let guest = machine.guest().await?;
@@ -227,23 +234,26 @@ impl<'a> VmUnpacker<'a> {
         &self,
         machine: &Machine,
         layers: &[LayerSource],
+        mut pieces: Pieces,
         progress: &Progress,
     ) -> Result<Unpacked, SandboxError> {
         let guest = machine.guest().await?;
         let mut total = Unpacked::default();
         for (index, layer) in layers.iter().enumerate() {
-            let label = match layers.len() {
+            progress.say(match layers.len() {
                 1 => "unpacking".to_owned(),
                 count => format!("unpacking layer {} of {count}", index + 1),
-            };
-            let input = stream(layer, &label, progress)?;
+            });
+            let piece = pieces.next().await;
+            // A stream that broke on the host is the reason behind whatever came of it.
+            layer.check()?;
+            let piece = piece.map_err(ImageError::unpack)?;
             let request = Request::ApplyLayer {
                 whiteouts: layer.whiteouts,
+                offset: piece.offset,
+                bytes: piece.bytes,
             };
-            let applied = guest.request_from(&request, input, &mut |_| ()).await;
-            // A stream that broke on the host is the reason behind whatever the guest says of it.
-            layer.check()?;
-            match applied? {
+            match guest.ask(&request).await? {
                 Report::Layer { entries, bytes } => {
                     total.entries += entries;
                     total.bytes += bytes;
@@ -286,34 +296,6 @@ async fn read_text(guest: &Guest, path: &str) -> String {
         Ok(_) => String::from_utf8_lossy(&text).into_owned(),
         Err(_) => String::new(),
     }
-}
-
-/// A layer's tar stream, decompressed on a thread of its own, with its progress. A stream that breaks ends early;
-/// the layer itself then knows why ([`LayerSource::check`]).
-fn stream(
-    layer: &LayerSource,
-    label: &str,
-    progress: &Progress,
-) -> Result<tokio::io::DuplexStream, SandboxError> {
-    let mut source = layer.open(progress, label)?;
-    let (mut sender, receiver) = tokio::io::duplex(1 << 20);
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let read = match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(_) => return,
-            };
-            if runtime.block_on(sender.write_all(&buffer[..read])).is_err() {
-                return;
-            }
-        }
-        let _ = runtime.block_on(sender.shutdown());
-    });
-    Ok(receiver)
 }
 
 impl Unpacker for VmUnpacker<'_> {

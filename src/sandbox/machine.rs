@@ -53,6 +53,8 @@ pub struct Plan {
     pub format: DiskFormat,
     /// Whether the disk is filled rather than booted from.
     pub build: bool,
+    /// A second disk, which the guest may only read.
+    pub feed: Option<PathBuf>,
     /// The host directory shared as the workspace.
     pub workspace: Option<PathBuf>,
     /// Whether there is a workspace at all.
@@ -241,11 +243,17 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
         kernel: parts.kernel.clone(),
         initramfs,
         kernel_args: Vec::new(),
-        disks: vec![Disk {
+        disks: std::iter::once(Disk {
             path: plan.disk.clone(),
             format: plan.format,
             read_only: false,
-        }],
+        })
+        .chain(plan.feed.iter().map(|path| Disk {
+            path: path.clone(),
+            format: DiskFormat::Raw,
+            read_only: true,
+        }))
+        .collect(),
         shares: plan
             .workspace
             .iter()

@@ -15,6 +15,7 @@
 
 mod base;
 mod error;
+mod feed;
 pub mod instance;
 mod machine;
 mod store;
@@ -283,6 +284,7 @@ impl Sandbox {
             disk: disk.clone(),
             format: DiskFormat::Qcow2,
             build: false,
+            feed: None,
             workspace: mount.then(|| config.workspace.clone()),
             workspace_path: Some(WORKSPACE.into()),
             nofile: config.nofile,

@@ -76,6 +76,9 @@ pub enum Root {
 /// Where a building guest mounts the disk it fills.
 pub const BUILD_ROOT: &str = "/newroot";
 
+/// The disk from which a building guest takes layers, as their host puts them there.
+pub const FEED_DEVICE: &str = "/dev/vdb";
+
 /// The device that carries the guest link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
