@@ -3,7 +3,7 @@
 #   make demo   sets this machine up, builds everything, and plays a scripted MCP session in a real microVM
 #   make test   sets this machine up, builds everything, and runs every test
 #
-# Also: make build, make image (the default image), make bench (the figures), make install PREFIX=/usr/local
+# Also: make build, make image (the default image), make bench (the figures), make fuzz, make install PREFIX=/usr/local
 
 SHELL := /bin/bash
 ARCH := $(shell uname -m)
@@ -11,7 +11,7 @@ GUEST := $(ARCH)-unknown-linux-gnu
 PREFIX ?= /usr/local
 BIN := target/release
 
-.PHONY: demo test bench build setup image install
+.PHONY: demo test bench fuzz build setup image install
 
 demo: image
 	cargo run --release --quiet --example demo
@@ -26,6 +26,12 @@ test: image
 
 bench: image
 	cargo run --release --quiet --example bench
+	cargo run --release --quiet --example pull-bench
+
+# Each target for a minute; needs `cargo install cargo-fuzz`, and stable Rust will do.
+fuzz:
+	cargo fuzz run reference --sanitizer none -- -max_total_time=60
+	cargo fuzz run layer --sanitizer none -- -max_total_time=60 -rss_limit_mb=4096
 
 # The guest's program is static, so that it runs on any image, and not relocatable, which saves three quarters of its start.
 build: setup

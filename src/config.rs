@@ -15,6 +15,8 @@ use clap::Args;
 use etcetera::BaseStrategy;
 use serde::Deserialize;
 
+use crate::image::{ImageRef, Registries};
+
 /// The project's file, looked for in the working directory and its parents.
 pub const PROJECT_FILE: &str = "snowglobe.toml";
 
@@ -35,8 +37,8 @@ pub const PROJECT_KEYS: &[&str] = &[
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
-    /// Image the sandbox runs, as `snowglobe image ls` names it [default: debian]
-    #[arg(long, value_name = "NAME")]
+    /// Image the sandbox runs: a name of `snowglobe image ls`, or any reference, such as python:3.12-slim [default: debian]
+    #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
     /// Virtual processors [default: as many as the host has, 4 at most]
     #[arg(long, value_name = "N")]
@@ -80,6 +82,13 @@ pub struct Raw {
     /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// What images may take on this disk, in GiB; beyond it, pulled ones nobody used for longest go [default: 100]
+    #[arg(long, value_name = "GIB")]
+    pub image_store_gib: Option<u32>,
+    /// How registries are reached: mirrors, http, ca.
+    #[arg(skip)]
+    #[serde(default)]
+    pub registries: Registries,
     /// Environment of every command, NAME=VALUE; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_env)]
     #[serde(default, deserialize_with = "env_table")]
@@ -139,8 +148,12 @@ pub enum AccelChoice {
 /// Everything resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The image's name.
+    /// The image: a name or a reference.
     pub image: String,
+    /// What images may take on this disk, in bytes.
+    pub image_store_bytes: u64,
+    /// How registries are reached.
+    pub registries: Registries,
     /// Virtual processors.
     pub cpus: u32,
     /// Memory in MiB.
@@ -275,6 +288,8 @@ fn keys() -> Vec<&'static str> {
         "boot_timeout_s",
         "exec_timeout_s",
         "data_dir",
+        "image_store_gib",
+        "registries",
         "env",
     ];
     keys.sort_unstable();
@@ -315,6 +330,13 @@ fn read_file(path: &Path, project: bool) -> Result<Raw, ConfigError> {
         if !known.contains(&key.as_str()) {
             return Err(malformed(unknown_key(key, &known)));
         }
+        if project && key == "image" && is_host_path(&table[key]) {
+            return Err(malformed(
+                "`image` can't name a file of the host in a project, since the file comes with the repository; \
+                 set it in the user's configuration, by SNOWGLOBE_IMAGE or by a flag"
+                    .into(),
+            ));
+        }
         if project && !PROJECT_KEYS.contains(&key.as_str()) {
             return Err(malformed(format!(
                 "`{key}` can't be set by a project, since the file comes with the repository; \
@@ -328,8 +350,17 @@ fn read_file(path: &Path, project: bool) -> Result<Raw, ConfigError> {
         .map_err(|e: toml::de::Error| malformed(e.to_string().trim_end().to_owned()))
 }
 
+fn is_host_path(image: &toml::Value) -> bool {
+    let reference = image.as_str().map(str::parse::<ImageRef>);
+    matches!(reference, Some(Ok(reference)) if reference.is_host_path())
+}
+
 fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
-    let known: Vec<&str> = keys().into_iter().filter(|key| *key != "env").collect();
+    let tables = ["env", "registries"];
+    let known: Vec<&str> = keys()
+        .into_iter()
+        .filter(|key| !tables.contains(key))
+        .collect();
     let mut table = toml::Table::new();
     for (name, value) in env {
         let Some(key) = name.strip_prefix("SNOWGLOBE_") else {
@@ -352,6 +383,7 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
             "nofile",
             "boot_timeout_s",
             "exec_timeout_s",
+            "image_store_gib",
         ];
         let value = if number.contains(&key.as_str()) {
             toml::Value::Integer(value.parse().map_err(|_| ConfigError::Environment {
@@ -376,6 +408,8 @@ impl Raw {
     fn under(self, over: Raw) -> Raw {
         let mut env = self.env;
         env.extend(over.env);
+        let mut registries = self.registries;
+        registries.0.extend(over.registries.0);
         Raw {
             image: over.image.or(self.image),
             cpus: over.cpus.or(self.cpus),
@@ -392,6 +426,8 @@ impl Raw {
             boot_timeout_s: over.boot_timeout_s.or(self.boot_timeout_s),
             exec_timeout_s: over.exec_timeout_s.or(self.exec_timeout_s),
             data_dir: over.data_dir.or(self.data_dir),
+            image_store_gib: over.image_store_gib.or(self.image_store_gib),
+            registries,
             env,
         }
     }
@@ -487,6 +523,13 @@ fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Con
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(4)) as u32;
     Ok(Config {
         image: raw.image.unwrap_or_else(|| "debian".into()),
+        image_store_bytes: u64::from(ranged(
+            "image_store_gib",
+            raw.image_store_gib.unwrap_or(100),
+            1,
+            1 << 20,
+        )?) << 30,
+        registries: raw.registries,
         cpus: ranged("cpus", raw.cpus.unwrap_or(cores), 1, 64)?,
         memory_mib: ranged("memory_mib", raw.memory_mib.unwrap_or(2048), 128, 1 << 20)?,
         disk_bytes: u64::from(ranged("disk_gib", raw.disk_gib.unwrap_or(16), 1, 60)?) << 30,
@@ -620,12 +663,53 @@ mod tests {
             "workspace = '/etc'",
             "qemu = '/tmp/evil'",
             "data_dir = '/x'",
+            "[registries.'docker.io']\nmirrors = ['evil.example']",
         ] {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join(PROJECT_FILE), key).unwrap();
             let error = Config::load(sources(&dir)).unwrap_err().to_string();
             assert!(error.contains("can't be set by a project"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_project_may_name_an_image_but_no_file_of_the_host() {
+        for (image, good) in [
+            ("python:3.12", true),
+            ("tar:/root/backup.tar", false),
+            ("oci:/x", false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(PROJECT_FILE), format!("image = '{image}'")).unwrap();
+            match Config::load(sources(&dir)) {
+                Ok(config) => assert!(good && config.image == image),
+                Err(error) => assert!(
+                    !good && error.to_string().contains("file of the host"),
+                    "{error}"
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn registries_are_the_users_to_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = dir.path().join("user.toml");
+        std::fs::write(&user, "[registries.'docker.io']\nmirrors = ['localhost:5000']\n[registries.'r:1']\nhttp = true").unwrap();
+        let mut from = sources(&dir);
+        from.user_file = Some(user.clone());
+        let config = Config::load(from).unwrap();
+        assert_eq!(config.registries.0["docker.io"].mirrors, ["localhost:5000"]);
+        assert_eq!(config.registries.0["r:1"].http, Some(true));
+        std::fs::write(&user, "[registries.x]\nmirror = 'y'").unwrap();
+        let mut from = sources(&dir);
+        from.user_file = Some(user);
+        assert!(
+            Config::load(from)
+                .unwrap_err()
+                .to_string()
+                .contains("unknown field `mirror`")
+        );
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub struct Step {
     pub done: Option<u64>,
     /// How much there is, where that is known.
     pub total: Option<u64>,
+    /// Which of several things done at once this is about; steps without it are about the whole.
+    pub part: Option<String>,
 }
 
 /// The end that reports. Cheap to clone; dropping all of them ends the receiver.
@@ -35,6 +37,7 @@ impl Progress {
             message: message.into(),
             done: None,
             total: None,
+            part: None,
         });
     }
 

@@ -70,8 +70,9 @@ async fn doctor_says_what_works() {
         assert!(names.iter().any(|n| n == name), "{name}: {names:?}");
     }
     let (code, out, _) = place.run(&["doctor", "--image", "nothing"]).await;
-    assert_eq!(code, 1);
-    assert!(out.contains("snowglobe image build"), "{out}");
+    assert!(code == 0 && out.contains("the first boot gets it"), "{out}");
+    let (code, out, _) = place.run(&["doctor", "--image", "no/Such"]).await;
+    assert!(code == 1 && out.contains("must be lowercase"), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use snowglobe_runner::{Accel, Engine};
 
 use super::{Done, load};
 use crate::config::{Config, Raw};
+use crate::image::{ImageError, ImageRef};
 use crate::sandbox::image_store;
 use crate::vmm::{self, artefacts, host::Host};
 
@@ -199,22 +200,33 @@ async fn tool(name: &'static str, remedy: &str) -> Check {
 }
 
 fn image(config: &Config) -> Check {
-    let opened = config
+    let found = config
         .image
-        .parse()
-        .and_then(|name| image_store(config)?.open(&name, "doctor"));
-    match opened {
-        Ok(handle) => Check::ok(
+        .parse::<ImageRef>()
+        .map_err(ImageError::from)
+        .and_then(|reference| {
+            let store = image_store(config)?;
+            let key = store.resolve(&reference);
+            Ok((store.find(&key)?, key, reference))
+        });
+    match found {
+        Ok((Some(image), ..)) => Check::ok(
             "image",
-            format!("{} ({})", config.image, handle.disk().display()),
+            format!("{} (disk {})", config.image, image.disk.disk),
+        ),
+        Ok((None, key, _)) if key.as_str().contains(':') => Check::ok(
+            "image",
+            format!("{key} is not here yet; the first boot gets it"),
+        ),
+        Ok((None, key, _)) => Check::problem(
+            "image",
+            format!("there is no image `{key}` yet"),
+            format!("snowglobe image build {key}, or snowglobe image import {key} ROOTFS.tar"),
         ),
         Err(error) => Check::problem(
             "image",
             format!("failed to {}", crate::describe(&error)),
-            format!(
-                "snowglobe image build {}, or snowglobe image import {} ROOTFS.tar",
-                config.image, config.image
-            ),
+            "snowglobe image ls shows the images that are here".to_owned(),
         ),
     }
 }

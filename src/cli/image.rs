@@ -1,4 +1,6 @@
-//! `snowglobe image`: root disks by name.
+//! `snowglobe image`: images by name or reference.
+
+mod show;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,10 +9,14 @@ use clap::{Args, Subcommand};
 
 use super::{Done, load, progress};
 use crate::config::{Config, Raw};
-use crate::image::{ImageInfo, ImageName, ImageStore, Recipe, human_bytes};
+use crate::image::layout::Target;
+use crate::image::{
+    ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, human_bytes,
+};
+use crate::progress::Progress;
 use crate::sandbox::{VmUnpacker, image_store};
 
-/// Import, build, list and remove images.
+/// Pull, import, build, list, save and remove images.
 #[derive(Debug, Args)]
 pub(super) struct Image {
     #[command(subcommand)]
@@ -21,34 +27,65 @@ pub(super) struct Image {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make an image of a root file system in a tar archive (plain, gzip, zstd or xz)
+    /// Pull images from their registries; what is here already is asked for anew
+    Pull {
+        /// python:3.12-slim, ghcr.io/owner/image@sha256:…, oci:DIR, docker-archive:FILE, tar:FILE
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+    /// Push an image to a registry
+    Push {
+        /// Which image
+        image: String,
+        /// Where to: HOST/REPOSITORY:TAG
+        to: String,
+    },
+    /// Make an image of a file: the tar archive of a root (plain, gzip, zstd or xz), or a saved image
     Import {
         /// What to call it
         name: String,
-        /// The archive
-        archive: PathBuf,
+        /// The file; oci:DIR, docker-archive:FILE and tar:FILE say what it is to be
+        archive: String,
     },
     /// Build an image from a recipe that comes with Snowglobe
     Build {
-        /// debian (the default image) or minimal
+        /// debian (the default image), minimal or dev
         recipe: String,
         /// Build it even if it is there
         #[arg(long)]
         force: bool,
     },
-    /// List images
+    /// List images: what they take, when they were last used
     #[command(alias = "list")]
     Ls {
         /// As JSON
         #[arg(long)]
         json: bool,
     },
+    /// Show all that is known of an image, as JSON
+    Inspect {
+        /// Which image
+        image: String,
+    },
+    /// Save an image to be used elsewhere
+    Save {
+        /// Which image
+        image: String,
+        /// oci:DIR[:NAME], or a file for `docker load`
+        target: String,
+    },
     /// Remove images
     #[command(alias = "remove")]
     Rm {
-        /// Their names
+        /// Which images
         #[arg(required = true)]
-        names: Vec<String>,
+        images: Vec<String>,
+    },
+    /// Remove what no image needs: layers without an image, downloads that were broken off
+    Prune {
+        /// Also every pulled image that nothing uses
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -57,36 +94,117 @@ impl Image {
         let config = load(*self.config)?;
         let store = image_store(&config)?;
         match self.action {
-            Action::Import { name, archive } => import(&config, &store, &name, &archive).await?,
-            Action::Build { recipe, force } => build(&config, &store, &recipe, force).await?,
-            Action::Ls { json } => list(&store, json)?,
-            Action::Rm { names } => {
-                for name in names {
-                    let name: ImageName = name.parse()?;
-                    store.remove(&name)?;
-                    eprintln!("snowglobe: removed {name}");
+            Action::Pull { references } => {
+                for reference in references {
+                    pull(&config, &store, &reference).await?;
                 }
             }
+            Action::Push { image, to } => push(&config, &store, &image, &to).await?,
+            Action::Import { name, archive } => import(&config, &store, &name, &archive).await?,
+            Action::Build { recipe, force } => build(&config, &store, &recipe, force).await?,
+            Action::Ls { json } => show::list(&store, json)?,
+            Action::Inspect { image } => show::inspect(&store, &key(&store, &image)?)?,
+            Action::Save { image, target } => save(&store, &image, &target).await?,
+            Action::Rm { images } => {
+                for image in images {
+                    store.remove(&key(&store, &image)?)?;
+                    eprintln!("snowglobe: removed {image}");
+                }
+                store.prune(false)?;
+            }
+            Action::Prune { all } => prune(&store, all)?,
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn key(store: &ImageStore, text: &str) -> Result<ImageKey, ImageError> {
+    Ok(store.resolve(&text.parse()?))
+}
+
+/// Does something that takes a while, in sight of whoever waits and until told to end.
+async fn watched<T>(
+    work: impl AsyncFnOnce(&Progress) -> Result<T, ImageError>,
+) -> anyhow::Result<T> {
+    let (steps, shown) = progress::show();
+    let done = tokio::select! {
+        done = work(&steps) => Some(done),
+        () = super::serve::terminated() => None,
+    };
+    shown.finish();
+    match done {
+        Some(done) => Ok(done?),
+        None => anyhow::bail!(
+            "finish: interrupted; what was downloaded is kept, and gone on with next time"
+        ),
+    }
+}
+
+async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::Result<()> {
+    let reference: ImageRef = reference.parse()?;
+    let before = store.find(&store.resolve(&reference))?;
+    let unpacker = VmUnpacker::new(config);
+    let image = watched(async |steps| {
+        store
+            .pull(&reference, &config.registries, &unpacker, steps)
+            .await
+    })
+    .await?;
+    if before.is_some_and(|before| before.record == image.record) {
+        eprintln!("snowglobe: {} is up to date", image.record.key);
+        return Ok(());
+    }
+    finish(config, store, &image)
+}
+
+async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> anyhow::Result<()> {
+    let to = match to.parse()? {
+        ImageRef::Registry(to) => to,
+        other => anyhow::bail!(
+            "push to {:?}: a registry is needed, HOST/REPOSITORY:TAG",
+            other.canonical()
+        ),
+    };
+    let key = key(store, image)?;
+    let image = store.find(&key)?.ok_or_else(|| ImageError::NotFound {
+        name: key.clone(),
+        known: Vec::new(),
+    })?;
+    watched(async |steps| {
+        config
+            .registries
+            .push(&image.record.content, store.blobs(), &to, steps)
+            .await
+    })
+    .await?;
+    eprintln!(
+        "snowglobe: pushed {key} as {to} ({})",
+        image.record.content.manifest
+    );
+    Ok(())
 }
 
 async fn import(
     config: &Config,
     store: &ImageStore,
     name: &str,
-    archive: &std::path::Path,
+    archive: &str,
 ) -> anyhow::Result<()> {
     let name: ImageName = name.parse()?;
-    let (steps, shown) = progress::show();
     let unpacker = VmUnpacker::new(config);
-    let done = tokio::select! {
-        done = store.import(&name, archive, &unpacker, &steps) => Some(done),
-        () = super::serve::terminated() => None,
-    };
-    shown.finish();
-    report(done)
+    let image = watched(async |steps| match archive.parse::<ImageRef>() {
+        Ok(reference) if reference.is_host_path() => {
+            store
+                .import_reference(&name, &reference, &unpacker, steps)
+                .await
+        }
+        _ => {
+            store
+                .import(&name, &PathBuf::from(archive), &unpacker, steps)
+                .await
+        }
+    });
+    finish(config, store, &image.await?)
 }
 
 async fn build(
@@ -95,68 +213,56 @@ async fn build(
     recipe: &str,
     force: bool,
 ) -> anyhow::Result<()> {
-    let name: ImageName = recipe.parse()?;
-    let recipe = Recipe::find(&name)?;
-    let (steps, shown) = progress::show();
+    let recipe = Recipe::find(&recipe.parse()?)?;
     let unpacker = VmUnpacker::new(config);
-    let built = async {
+    let image = watched(async |steps| {
         if force {
-            store.build_recipe(recipe, &unpacker, &steps).await
+            store.build_recipe(recipe, &unpacker, steps).await
         } else {
-            store.ensure(&name, &unpacker, &steps).await
+            store.ensure_recipe(recipe, &unpacker, steps).await
         }
-    };
-    let done = tokio::select! {
-        done = built => Some(done),
-        () = super::serve::terminated() => None,
-    };
-    shown.finish();
-    report(done)
+    });
+    finish(config, store, &image.await?)
 }
 
-fn report(done: Option<Result<ImageInfo, crate::image::ImageError>>) -> anyhow::Result<()> {
-    let Some(done) = done else {
-        anyhow::bail!("finish the image: interrupted; nothing was left behind")
-    };
-    let image = done?;
+fn finish(config: &Config, store: &ImageStore, image: &ImageInfo) -> anyhow::Result<()> {
     eprintln!(
         "snowglobe: image {} is ready ({} on disk)",
-        image.name,
-        human_bytes(image.record.bytes)
+        image.record.key,
+        human_bytes(image.disk.bytes)
     );
+    for gone in store
+        .make_room(config.image_store_bytes, &image.record.key)?
+        .images
+    {
+        eprintln!("snowglobe: removed {gone} to make room (image_store_gib)");
+    }
     Ok(())
 }
 
-fn list(store: &ImageStore, json: bool) -> anyhow::Result<()> {
-    use std::io::Write;
-    let images = store.list()?;
-    let mut out = std::io::stdout().lock();
-    if json {
-        let rows: Vec<_> = images
-            .iter()
-            .map(|image| serde_json::json!({"name": image.name, "disk": image.record, "users": image.users}))
-            .collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
-        return Ok(());
+async fn save(store: &ImageStore, image: &str, target: &str) -> anyhow::Result<()> {
+    let key = key(store, image)?;
+    let target = match target.parse() {
+        Ok(ImageRef::OciLayout { dir, name }) => {
+            let name = name.unwrap_or_else(|| "latest".into());
+            Target::Layout { dir, name }
+        }
+        Ok(ImageRef::DockerArchive(file)) => Target::Archive(file),
+        _ => Target::Archive(target.into()),
+    };
+    watched(async |steps| store.save(&key, target, steps).await).await
+}
+
+fn prune(store: &ImageStore, all: bool) -> anyhow::Result<()> {
+    let pruned = store.prune(all)?;
+    for image in &pruned.images {
+        eprintln!("snowglobe: removed {image}");
     }
-    if images.is_empty() {
-        eprintln!("snowglobe: no images yet; `snowglobe image build debian` makes the default one");
-        return Ok(());
+    if pruned.fetching {
+        eprintln!(
+            "snowglobe: another snowglobe fetches an image just now, so layers were left alone"
+        );
     }
-    writeln!(out, "{:<24} {:>10}  {:<20}  FROM", "NAME", "SIZE", "MADE")?;
-    for image in images {
-        let made = image
-            .record
-            .created
-            .strftime("%Y-%m-%d %H:%M UTC")
-            .to_string();
-        writeln!(
-            out,
-            "{:<24} {:>10}  {made:<20}  {}",
-            image.name.to_string(),
-            human_bytes(image.record.bytes),
-            image.record.source
-        )?;
-    }
+    eprintln!("snowglobe: freed {}", human_bytes(pruned.bytes));
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Showing steps to a person: a spinner on a terminal, plain lines elsewhere.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::progress::{Progress, Step};
 
@@ -11,28 +12,54 @@ use crate::progress::{Progress, Step};
 pub(super) fn show() -> (Progress, Shown) {
     let (progress, mut steps) = Progress::channel();
     let terminal = std::io::stderr().is_terminal();
+    let bars = MultiProgress::new();
     let bar = if terminal {
-        ProgressBar::new_spinner()
+        bars.add(ProgressBar::new_spinner())
     } else {
         ProgressBar::hidden()
     };
-    let shown = bar.clone();
+    let (shown, all) = (bar.clone(), bars.clone());
     let task = tokio::spawn(async move {
         if terminal {
             shown.enable_steady_tick(Duration::from_millis(120));
         }
         let mut last = String::new();
+        let mut parts = BTreeMap::new();
         while let Some(step) = steps.recv().await {
-            if terminal {
-                draw(&shown, &step);
-            } else if step.message != last {
-                eprintln!("snowglobe: {}", step.message);
-                last.clone_from(&step.message);
+            match &step.part {
+                Some(part) if terminal => draw_part(&all, &mut parts, part, &step),
+                // Every layer's every piece would be too much for a log.
+                Some(_) => {}
+                None if terminal => draw(&shown, &step),
+                None if step.message != last => {
+                    eprintln!("snowglobe: {}", step.message);
+                    last.clone_from(&step.message);
+                }
+                None => {}
             }
         }
         shown.finish_and_clear();
     });
-    (progress, Shown { bar, task })
+    (progress, Shown { bars, bar, task })
+}
+
+/// A line of its own for something that is done beside others; it goes when it is finished.
+fn draw_part(
+    bars: &MultiProgress,
+    parts: &mut BTreeMap<String, ProgressBar>,
+    part: &str,
+    step: &Step,
+) {
+    let bar = parts
+        .entry(part.to_owned())
+        .or_insert_with(|| bars.add(ProgressBar::new_spinner()));
+    draw(bar, step);
+    if step.done == step.total
+        && let Some(bar) = parts.remove(part)
+    {
+        bar.finish_and_clear();
+        bars.remove(&bar);
+    }
 }
 
 fn draw(bar: &ProgressBar, step: &Step) {
@@ -56,6 +83,7 @@ fn draw(bar: &ProgressBar, step: &Step) {
 
 /// Steps being shown. Must be finished before anything else is printed.
 pub(super) struct Shown {
+    bars: MultiProgress,
     bar: ProgressBar,
     task: tokio::task::JoinHandle<()>,
 }
@@ -71,5 +99,7 @@ impl Drop for Shown {
     fn drop(&mut self) {
         self.task.abort();
         self.bar.finish_and_clear();
+        // Whatever parts were left in the middle.
+        let _ = self.bars.clear();
     }
 }

@@ -1,63 +1,126 @@
-//! What can be imported: the tar archive of a root file system (`docker export`), or a saved image with its layers
-//! (`docker save`, `podman save`, an OCI archive).
+//! Images that lie on this host: the tar archive of a root file system (`docker export`), a saved image
+//! (`docker save`, `podman save`, an OCI archive), an OCI layout. Their blobs are taken into the store.
 //!
 //! A saved image is told by its table of contents: `manifest.json` naming layers that are there, or `oci-layout`
-//! with an `index.json`. Its blobs are read where they lie; nothing is unpacked on the host.
+//! with an `index.json`. Nothing but its JSON is interpreted on the host.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use oci_client::manifest::{OciImageIndex, OciImageManifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::blobs::{Blobs, Digest};
+use super::content::{Content, MAX_JSON, Node, RunConfig, choose, described};
 use super::error::io_error;
 use super::{Compression, ImageError, LayerSource};
 use crate::progress::Progress;
 
-/// What an archive holds.
-#[derive(Debug)]
-pub struct Archive {
-    /// The layers, in order.
-    pub layers: Vec<LayerSource>,
-    /// The environment its commands expect.
-    pub env: Vec<(String, String)>,
-}
-
-/// More than any real table of contents has.
-const MAX_JSON: u64 = 16 << 20;
-
 /// How many lists of manifests may be nested.
 const MAX_DEPTH: u32 = 4;
 
-impl Archive {
-    /// Finds out what the file at `path` holds. Blocking.
-    pub fn open(path: &Path, progress: &Progress) -> Result<Self, ImageError> {
-        if !path.metadata().map_err(io_error("read", path))?.is_file() {
-            let problem = "it is no regular file; save the archive to one first".to_owned();
-            return Err(ImageError::BadArchive {
-                path: path.to_owned(),
-                problem,
-            });
-        }
-        if let Some(saved) = Saved::open(path)? {
-            return saved.read(progress);
-        }
-        let layer = LayerSource::file(path, false, progress)?;
-        if layer.compression() != Compression::Plain && is_saved_compressed(&layer)? {
-            let problem =
-                "it is a saved image that is compressed as a whole; decompress it first".to_owned();
-            return Err(ImageError::BadArchive {
-                path: path.to_owned(),
-                problem,
-            });
-        }
-        Ok(Self {
-            layers: vec![layer],
-            env: Vec::new(),
-        })
+/// The annotation by which layouts name their images.
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// Takes in what an archive holds: a saved image, or a root file system. Blocking.
+pub(super) fn take(path: &Path, blobs: &Blobs, progress: &Progress) -> Result<Content, ImageError> {
+    check_is_file(path)?;
+    if let Some(saved) = Saved::archive(path)? {
+        return saved.take(None, blobs, progress);
     }
+    let layer = LayerSource::root(path)?;
+    if layer.compression() != Compression::Plain && is_saved_compressed(&layer)? {
+        return Err(bad(
+            path,
+            "it is a saved image that is compressed as a whole; decompress it first",
+        ));
+    }
+    take_root(path, RunConfig::default(), blobs, progress)
+}
+
+/// Takes in a saved image, and nothing else. Blocking.
+pub(super) fn take_saved(
+    path: &Path,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImageError> {
+    check_is_file(path)?;
+    match Saved::archive(path)? {
+        Some(saved) => saved.take(None, blobs, progress),
+        None => Err(bad(
+            path,
+            "it is no saved image (`docker save`); the archive of a root is named tar:FILE",
+        )),
+    }
+}
+
+/// Takes in the archive of a root file system, and nothing else. Blocking.
+pub(super) fn take_root(
+    path: &Path,
+    run: RunConfig,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImageError> {
+    check_is_file(path)?;
+    let root = LayerSource::root(path)?;
+    let diff_id = root.diff_id(progress)?;
+    let layer = match root.compression() {
+        // No media type speaks of it, so nobody else could use such a layer.
+        Compression::Xz => {
+            let message = format!("compressing {} anew", root.file_name());
+            let tar = LayerSource::root(path)?.open(progress, &message)?;
+            let mut packed = zstd::stream::read::Encoder::new(std::io::BufReader::new(tar), 3)
+                .map_err(io_error("compress", path))?;
+            let (digest, bytes) = blobs.absorb(&mut packed)?;
+            (digest, bytes, Compression::Zstd)
+        }
+        compression => {
+            let digest = root.digest(progress)?;
+            blobs.copy(&digest, path, 0, root.bytes())?;
+            (digest, root.bytes(), compression)
+        }
+    };
+    Content::of_root(blobs, layer, &diff_id, &run)
+}
+
+/// Takes in an image of an OCI layout: the one of that name, or the only one. Blocking.
+pub(super) fn take_layout(
+    dir: &Path,
+    name: Option<&str>,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImageError> {
+    let saved = Saved {
+        path: dir.to_owned(),
+        files: Files::Dir,
+    };
+    if !saved.is_oci() {
+        return Err(bad(
+            dir,
+            "it is no OCI layout: it has no oci-layout or no index.json",
+        ));
+    }
+    saved.take(name, blobs, progress)
+}
+
+fn bad(path: &Path, problem: impl Into<String>) -> ImageError {
+    ImageError::BadArchive {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+fn check_is_file(path: &Path) -> Result<(), ImageError> {
+    if path.metadata().map_err(io_error("read", path))?.is_file() {
+        return Ok(());
+    }
+    Err(bad(
+        path,
+        "it is no regular file; save the archive to one first, or name a layout oci:DIR",
+    ))
 }
 
 /// Whether the first file of a compressed archive is one that saved images have.
@@ -81,11 +144,15 @@ fn is_saved_compressed(layer: &LayerSource) -> Result<bool, ImageError> {
     .any(|start| name.starts_with(start)))
 }
 
-/// A saved image: where each of its files is in the archive.
-struct Saved<'a> {
-    path: &'a Path,
-    file: File,
-    files: HashMap<String, (u64, u64)>,
+/// A saved image: an archive and where its files are in it, or a layout's directory.
+struct Saved {
+    path: PathBuf,
+    files: Files,
+}
+
+enum Files {
+    Archive(HashMap<String, (u64, u64)>),
+    Dir,
 }
 
 #[derive(Deserialize)]
@@ -95,57 +162,14 @@ struct DockerManifest {
     layers: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: String,
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-/// An index or a manifest: which, shows in what it has.
-#[derive(Deserialize)]
-struct OciNode {
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct ImageConfig {
-    architecture: Option<String>,
-    config: Option<RunConfig>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct RunConfig {
-    env: Option<Vec<String>>,
-}
-
-/// This machine's architecture by the name that images use.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// The file that holds the blob of a digest: `sha256:HEX` at `blobs/sha256/HEX`.
-fn blob(digest: &str) -> String {
-    format!("blobs/{}", digest.replacen(':', "/", 1))
+fn blob(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
 }
 
-impl<'a> Saved<'a> {
-    /// The saved image at `path`, if it is one.
-    fn open(path: &'a Path) -> Result<Option<Self>, ImageError> {
+impl Saved {
+    /// The saved image in the archive at `path`, if it is one.
+    fn archive(path: &Path) -> Result<Option<Self>, ImageError> {
         let file = File::open(path).map_err(io_error("read", path))?;
         let mut start = [0; 262];
         let mut reader = &file;
@@ -180,140 +204,199 @@ impl<'a> Saved<'a> {
                 }
             }
         }
-        let saved = Self { path, file, files };
+        let saved = Self {
+            path: path.to_owned(),
+            files: Files::Archive(files),
+        };
         Ok((saved.docker().is_some() || saved.is_oci()).then_some(saved))
     }
 
     fn is_oci(&self) -> bool {
-        self.files.contains_key("oci-layout") && self.files.contains_key("index.json")
+        self.place("oci-layout").is_ok() && self.place("index.json").is_ok()
     }
 
     fn docker(&self) -> Option<Vec<DockerManifest>> {
         let images: Vec<DockerManifest> = self.json("manifest.json").ok()?;
         let there = |image: &DockerManifest| {
-            self.files.contains_key(&image.config)
-                && image
-                    .layers
-                    .iter()
-                    .all(|layer| self.files.contains_key(layer))
+            self.place(&image.config).is_ok()
+                && image.layers.iter().all(|layer| self.place(layer).is_ok())
         };
         images.first().is_some_and(there).then_some(images)
     }
 
     fn bad(&self, problem: impl Into<String>) -> ImageError {
-        ImageError::BadArchive {
-            path: self.path.to_owned(),
-            problem: problem.into(),
+        bad(&self.path, problem)
+    }
+
+    /// Where a part of it is: a file, and what of it.
+    fn place(&self, name: &str) -> Result<(PathBuf, u64, u64), ImageError> {
+        let missing = || self.bad(format!("it is a saved image without its part {name}"));
+        match &self.files {
+            Files::Archive(files) => {
+                let (offset, bytes) = files.get(name).copied().ok_or_else(missing)?;
+                Ok((self.path.clone(), offset, bytes))
+            }
+            Files::Dir => {
+                let path = self.path.join(name);
+                let meta = path.metadata().ok().filter(std::fs::Metadata::is_file);
+                Ok((path, 0, meta.ok_or_else(missing)?.len()))
+            }
         }
     }
 
-    fn place(&self, name: &str) -> Result<(u64, u64), ImageError> {
-        self.files
-            .get(name)
-            .copied()
-            .ok_or_else(|| self.bad(format!("it is a saved image without its part {name}")))
-    }
-
-    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ImageError> {
-        let (offset, bytes) = self.place(name)?;
+    fn read(&self, name: &str) -> Result<Vec<u8>, ImageError> {
+        let (path, offset, bytes) = self.place(name)?;
         if bytes > MAX_JSON {
             return Err(self.bad(format!(
                 "its part {name} has {bytes} bytes; that is too much"
             )));
         }
-        let mut file = &self.file;
+        let mut file = File::open(&path).map_err(io_error("read", &path))?;
         let mut text = Vec::new();
         file.seek(SeekFrom::Start(offset))
-            .map_err(io_error("read", self.path))?;
-        file.take(bytes)
-            .read_to_end(&mut text)
-            .map_err(io_error("read", self.path))?;
-        serde_json::from_slice(&text)
+            .and_then(|_| file.take(bytes).read_to_end(&mut text))
+            .map_err(io_error("read", &path))?;
+        Ok(text)
+    }
+
+    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ImageError> {
+        serde_json::from_slice(&self.read(name)?)
             .map_err(|e| self.bad(format!("its part {name} can't be understood ({e})")))
     }
 
-    /// The names of the configuration's and the layers' files.
-    fn parts(&self) -> Result<(String, Vec<String>), ImageError> {
+    fn take(
+        &self,
+        name: Option<&str>,
+        blobs: &Blobs,
+        progress: &Progress,
+    ) -> Result<Content, ImageError> {
         if let Some(images) = self.docker() {
             return match <[DockerManifest; 1]>::try_from(images) {
-                Ok([image]) => Ok((image.config, image.layers)),
+                Ok([image]) => self.take_docker(&image, blobs, progress),
                 Err(images) => {
                     Err(self.bad(format!("it holds {} images; save one alone", images.len())))
                 }
             };
         }
-        let mut node: OciNode = self.json("index.json")?;
-        for _ in 0..MAX_DEPTH {
-            if let Some(config) = &node.config {
-                return Ok((
-                    blob(&config.digest),
-                    node.layers
-                        .iter()
-                        .map(|layer| blob(&layer.digest))
-                        .collect(),
-                ));
+        let (digest, manifest) = self.manifest(name)?;
+        let json = self.read(&blob(&digest))?;
+        for layer in &manifest.layers {
+            let (digest, bytes) = described(layer).map_err(|problem| self.bad(problem))?;
+            self.take_layer(&blob(&digest), Some((&digest, bytes)), blobs, progress)?;
+        }
+        let (config, _) = described(&manifest.config).map_err(|problem| self.bad(problem))?;
+        for (digest, part) in [(&config, self.read(&blob(&config))?), (&digest, json)] {
+            if Digest::of(&part) != *digest {
+                return Err(self.bad(format!("its part {} is damaged", blob(digest))));
             }
-            let fits = |descriptor: &&Descriptor| {
-                let platform = descriptor.platform.as_ref();
-                platform.is_none_or(|platform| {
-                    platform.architecture == architecture() && platform.os == "linux"
-                })
+            blobs.put(&part)?;
+        }
+        Content::read(blobs, &digest)
+    }
+
+    fn take_docker(
+        &self,
+        image: &DockerManifest,
+        blobs: &Blobs,
+        progress: &Progress,
+    ) -> Result<Content, ImageError> {
+        let config = self.read(&image.config)?;
+        let mut layers = Vec::new();
+        for name in &image.layers {
+            let known = name
+                .strip_prefix("blobs/sha256/")
+                .and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+            let (_, _, bytes) = self.place(name)?;
+            layers.push(self.take_layer(
+                name,
+                known.as_ref().map(|digest| (digest, bytes)),
+                blobs,
+                progress,
+            )?);
+        }
+        Content::wrap(blobs, &config, &layers)
+    }
+
+    /// Takes a layer in, checked against what is known of it.
+    fn take_layer(
+        &self,
+        name: &str,
+        known: Option<(&Digest, u64)>,
+        blobs: &Blobs,
+        progress: &Progress,
+    ) -> Result<(Digest, u64, Compression), ImageError> {
+        let (path, offset, bytes) = self.place(name)?;
+        let layer = LayerSource::part(&path, offset, bytes, true)?;
+        let digest = match known {
+            Some((digest, size)) if size != bytes => {
+                return Err(self.bad(format!(
+                    "its part {name} is damaged: {digest} should have {size} bytes"
+                )));
+            }
+            Some((digest, _)) => digest.clone(),
+            None => layer.digest(progress)?,
+        };
+        progress.say(format!("taking in {}", &digest.hex()[..12]));
+        match blobs.copy(&digest, &path, offset, bytes) {
+            Err(ImageError::WrongBlob { problem, .. }) => {
+                Err(self.bad(format!("its part {name} is damaged: {problem}")))
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok((digest, bytes, layer.compression())),
+        }
+    }
+
+    /// The manifest that is meant.
+    fn manifest(&self, name: Option<&str>) -> Result<(Digest, Box<OciImageManifest>), ImageError> {
+        let mut index: OciImageIndex = self.json("index.json")?;
+        if let Some(name) = name {
+            let called = |entry: &oci_client::manifest::ImageIndexEntry| {
+                entry
+                    .annotations
+                    .as_ref()
+                    .and_then(|all| all.get(REF_NAME))
+                    .cloned()
             };
-            let chosen: Vec<&Descriptor> = node.manifests.iter().filter(fits).collect();
-            match chosen[..] {
-                [one] => node = self.json(&blob(&one.digest))?,
-                [] => {
-                    return Err(self.bad(format!("it holds no image for linux/{}", architecture())));
-                }
-                _ => {
-                    return Err(
-                        self.bad(format!("it holds {} images; save one alone", chosen.len()))
-                    );
-                }
+            let known: Vec<String> = index.manifests.iter().filter_map(called).collect();
+            index
+                .manifests
+                .retain(|entry| called(entry).as_deref() == Some(name));
+            if index.manifests.is_empty() {
+                return Err(self.bad(format!(
+                    "it holds no image named {name}; there are: {}",
+                    known.join(", ")
+                )));
+            }
+        }
+        for _ in 0..MAX_DEPTH {
+            let digest = self.chosen(&index)?;
+            match Node::parse(&self.read(&blob(&digest))?).map_err(|problem| self.bad(problem))? {
+                Node::Image(manifest) => return Ok((digest, manifest)),
+                Node::Index(next) => index = next,
             }
         }
         Err(self.bad("its lists of manifests are nested too deeply"))
     }
 
-    fn read(&self, progress: &Progress) -> Result<Archive, ImageError> {
-        let (config, names) = self.parts()?;
-        let config: ImageConfig = self.json(&config)?;
-        if let Some(other) = config.architecture.filter(|name| name != architecture()) {
-            return Err(self.bad(format!(
-                "it is an image for {other}; this machine is {}",
-                architecture()
-            )));
-        }
-        if names.is_empty() {
-            return Err(self.bad("it is an image without a single layer"));
-        }
-        let layers = names
-            .iter()
-            .map(|name| self.layer(name, progress))
-            .collect::<Result<_, _>>()?;
-        let env = config
-            .config
-            .and_then(|config| config.env)
-            .unwrap_or_default();
-        let pair = |line: String| {
-            line.split_once('=')
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    /// Of a list of images the one that is meant: that for this machine, or the only one.
+    fn chosen(&self, index: &OciImageIndex) -> Result<Digest, ImageError> {
+        let fits = |entry: &&oci_client::manifest::ImageIndexEntry| {
+            entry.platform.as_ref().is_none_or(|platform| {
+                platform.os.to_string() == "linux"
+                    && platform.architecture.to_string() == super::content::architecture()
+            })
         };
-        Ok(Archive {
-            layers,
-            env: env.into_iter().filter_map(pair).collect(),
-        })
-    }
-
-    fn layer(&self, name: &str, progress: &Progress) -> Result<LayerSource, ImageError> {
-        let (offset, bytes) = self.place(name)?;
-        let layer = LayerSource::part(self.path, offset, bytes, true, progress)?;
-        match name.strip_prefix("blobs/sha256/") {
-            Some(hex) if layer.digest() != format!("sha256:{hex}") => Err(self.bad(format!(
-                "its part {name} is damaged: its digest is {}",
-                layer.digest()
+        let fitting: Vec<_> = index.manifests.iter().filter(fits).collect();
+        match fitting[..] {
+            [one] => one
+                .digest
+                .parse()
+                .map_err(|problem: String| self.bad(problem)),
+            [] => choose(index).map_err(|problem| self.bad(problem)),
+            _ => Err(self.bad(format!(
+                "it holds {} images; save one alone, or name one of a layout: oci:DIR:NAME",
+                fitting.len()
             ))),
-            _ => Ok(layer),
         }
     }
 }

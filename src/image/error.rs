@@ -3,7 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{DiskId, ImageName};
+use super::blobs::Digest;
+use super::layer::MAX_UNPACKED;
+use super::reference::RefError;
+use super::registry::RegistryError;
+use super::{DiskId, ImageKey, ImageName, human_bytes};
 
 /// Why something with an image could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -18,10 +22,42 @@ pub enum ImageError {
     #[error("find the image `{name}`: {}", there_are(.known))]
     NotFound {
         /// The name.
-        name: ImageName,
+        name: ImageKey,
         /// The names there are.
-        known: Vec<ImageName>,
+        known: Vec<ImageKey>,
     },
+    /// A reference can't be one.
+    #[error(transparent)]
+    Reference(#[from] RefError),
+    /// A registry did not give it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A word is neither an image here nor one of the hub's.
+    #[error("find the image `{name}`: {}; and as {hub} it can't be pulled", there_are(.known))]
+    NeitherHereNorThere {
+        /// The word.
+        name: ImageName,
+        /// The reference it may also be.
+        hub: String,
+        /// The names there are.
+        known: Vec<ImageKey>,
+        /// Why it can't be pulled.
+        source: Box<ImageError>,
+    },
+    /// A blob is not what it should be.
+    #[error("use the blob {digest}: {problem}")]
+    WrongBlob {
+        /// What it should be.
+        digest: Digest,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Layers unpack to more than a disk is to hold.
+    #[error(
+        "unpack the image: its layers hold more than {}, the most an image may unpack to",
+        human_bytes(MAX_UNPACKED)
+    )]
+    TooLarge,
     /// A disk that something stands on is gone.
     #[error(
         "find the root disk {0}: it is no longer among the images; what stands on it can't be used any more"
@@ -41,7 +77,7 @@ pub enum ImageError {
     #[error("remove the image `{name}`: it is used by {}", .users.join(", "))]
     InUse {
         /// The image.
-        name: ImageName,
+        name: ImageKey,
         /// Who or what needs it, for a person.
         users: Vec<String>,
     },
@@ -121,11 +157,11 @@ pub(super) fn io_error(
     }
 }
 
-fn there_are(known: &[ImageName]) -> String {
+fn there_are(known: &[ImageKey]) -> String {
     if known.is_empty() {
         return "there are none yet; `snowglobe image build` makes one".into();
     }
-    let names: Vec<&str> = known.iter().map(ImageName::as_str).collect();
+    let names: Vec<&str> = known.iter().map(ImageKey::as_str).collect();
     format!("there are {}", names.join(", "))
 }
 

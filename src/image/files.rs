@@ -50,6 +50,13 @@ pub(super) fn lock(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Holds a lock file together with others who hold it so, waiting for whoever holds it alone.
+pub(super) fn lock_shared(path: &Path) -> io::Result<File> {
+    let file = open_lock(path)?;
+    file.lock_shared()?;
+    Ok(file)
+}
+
 /// Holds a lock file until dropped, or gives nothing where somebody else holds it.
 pub(super) fn try_lock(path: &Path) -> io::Result<Option<File>> {
     let file = open_lock(path)?;

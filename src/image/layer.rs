@@ -6,13 +6,16 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
+use super::blobs::{Blobs, Digest};
+use super::content::{Content, LayerBlob};
 use super::error::io_error;
 use crate::progress::{Progress, Step};
 
@@ -40,6 +43,16 @@ impl Compression {
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
             _ => Self::Plain,
+        }
+    }
+
+    /// What the media types of layers call it.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
         }
     }
 
@@ -71,42 +84,37 @@ pub struct LayerSource {
     offset: u64,
     bytes: u64,
     compression: Compression,
-    digest: String,
+    /// The digest that the decompressed archive must have.
+    diff_id: Option<Digest>,
+    /// How much an image's layers may still unpack to, together.
+    budget: Arc<AtomicU64>,
     /// Whether `.wh.` entries mean deletions, as in the layers of OCI images; a plain root has none.
     pub whiteouts: bool,
     /// Why reading stopped before the end, if it did.
-    broken: Arc<OnceLock<(io::ErrorKind, String)>>,
+    broken: Arc<OnceLock<Broken>>,
 }
 
-impl LayerSource {
-    /// The layer that is all of the file at `path`. Blocking.
-    pub fn file(path: &Path, whiteouts: bool, progress: &Progress) -> Result<Self, ImageError> {
-        let bytes = path.metadata().map_err(io_error("read", path))?.len();
-        Self::part(path, 0, bytes, whiteouts, progress)
-    }
+/// Why a layer's stream stopped before its end.
+#[derive(Debug, Clone)]
+enum Broken {
+    Stream(io::ErrorKind, String),
+    OtherContent(Digest),
+    TooMuch,
+}
 
-    /// The layer that is `bytes` of the file at `path` from `offset` on. Reads them once, for their digest, and
-    /// refuses what does not begin as a tar archive does. Blocking.
-    pub fn part(
-        path: &Path,
-        offset: u64,
-        bytes: u64,
-        whiteouts: bool,
-        progress: &Progress,
-    ) -> Result<Self, ImageError> {
-        let bad = |problem: &str| ImageError::BadArchive {
-            path: path.to_owned(),
-            problem: problem.to_owned(),
-        };
-        if bytes == 0 {
-            return Err(bad("it is empty"));
-        }
+/// The most an image may unpack to: less than its disk holds.
+pub const MAX_UNPACKED: u64 = 48 << 30;
+
+impl LayerSource {
+    /// The layer that is `bytes` of the file at `path` from `offset` on.
+    pub fn part(path: &Path, offset: u64, bytes: u64, whiteouts: bool) -> Result<Self, ImageError> {
         let mut layer = Self {
             path: path.to_owned(),
             offset,
             bytes,
             compression: Compression::Plain,
-            digest: String::new(),
+            diff_id: None,
+            budget: Arc::new(AtomicU64::new(MAX_UNPACKED)),
             whiteouts,
             broken: Arc::default(),
         };
@@ -117,18 +125,46 @@ impl LayerSource {
             .read_to_end(&mut start)
             .map_err(io_error("read", path))?;
         layer.compression = Compression::sniff(&start);
-        if start.starts_with(b"BZh") {
+        Ok(layer)
+    }
+
+    /// The layers of an image among the blobs, which are to be what its configuration says, and not too large.
+    pub fn of(content: &Content, blobs: &Blobs) -> Result<Vec<Self>, ImageError> {
+        let budget = Arc::new(AtomicU64::new(MAX_UNPACKED));
+        let layer = |layer: &LayerBlob| {
+            let path = blobs.path(&layer.digest);
+            let mut source = Self::part(&path, 0, layer.bytes, !content.plain_root)?;
+            source.diff_id = Some(layer.diff_id.clone());
+            source.budget = budget.clone();
+            Ok(source)
+        };
+        content.layers.iter().map(layer).collect()
+    }
+
+    /// The archive of a root that is all of the file at `path`. Refuses what does not begin as one does. Blocking.
+    pub fn root(path: &Path) -> Result<Self, ImageError> {
+        let bytes = path.metadata().map_err(io_error("read", path))?.len();
+        let bad = |problem: &str| ImageError::BadArchive {
+            path: path.to_owned(),
+            problem: problem.to_owned(),
+        };
+        if bytes == 0 {
+            return Err(bad("it is empty"));
+        }
+        let layer = Self::part(path, 0, bytes, false)?;
+        let mut start = [0; 4];
+        let known = layer.raw()?.read_exact(&mut start).is_ok();
+        if known && start.starts_with(b"BZh") {
             return Err(bad(
                 "it is compressed with bzip2; use gzip, xz, zstd or no compression",
             ));
         }
-        if start.starts_with(b"PK\x03\x04") {
+        if known && &start == b"PK\x03\x04" {
             return Err(bad(
                 "it is a zip archive; a root file system comes as a tar archive",
             ));
         }
         layer.check_start()?;
-        layer.digest = layer.hash(progress)?;
         Ok(layer)
     }
 
@@ -152,20 +188,11 @@ impl LayerSource {
         Err(bad(problem))
     }
 
-    fn hash(&self, progress: &Progress) -> Result<String, ImageError> {
+    /// The digest of its bytes as they are, compressed. Reads them all. Blocking.
+    pub fn digest(&self, progress: &Progress) -> Result<Digest, ImageError> {
         let message = format!("reading {}", self.file_name());
         let mut input = self.counted(self.raw()?, progress, &message);
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            match input
-                .read(&mut buffer)
-                .map_err(io_error("read", &self.path))?
-            {
-                0 => break,
-                n => hash.update(&buffer[..n]),
-            }
-        }
+        let hash = hash_all(&mut input).map_err(io_error("read", &self.path))?;
         if input.done != self.bytes {
             let problem = format!("it ends after {} of {} bytes", input.done, self.bytes);
             return Err(ImageError::BadArchive {
@@ -173,7 +200,16 @@ impl LayerSource {
                 problem,
             });
         }
-        Ok(format!("sha256:{}", hex(&hash.finalize())))
+        Ok(hash)
+    }
+
+    /// The digest of the tar archive in it. Reads all of it. Blocking.
+    pub fn diff_id(&self, progress: &Progress) -> Result<Digest, ImageError> {
+        let message = format!("reading {}", self.file_name());
+        let hashed = hash_all(&mut self.open(progress, &message)?);
+        // Why it broke says more than that it did.
+        self.check()?;
+        hashed.map_err(io_error("read", &self.path))
     }
 
     fn raw(&self) -> Result<io::Take<File>, ImageError> {
@@ -208,7 +244,8 @@ impl LayerSource {
             .map_err(io_error("decompress", &self.path))?;
         Ok(Box::new(Watched {
             decoder,
-            broken: self.broken.clone(),
+            hash: self.diff_id.as_ref().map(|_| Sha256::new()),
+            layer: self.clone(),
         }))
     }
 
@@ -217,11 +254,19 @@ impl LayerSource {
     pub fn check(&self) -> Result<(), ImageError> {
         match self.broken.get() {
             None => Ok(()),
-            Some((kind, reason)) => Err(ImageError::Decompress {
+            Some(Broken::Stream(kind, reason)) => Err(ImageError::Decompress {
                 path: self.path.clone(),
                 compression: self.compression,
                 source: io::Error::new(*kind, reason.clone()),
             }),
+            Some(Broken::OtherContent(found)) => Err(ImageError::BadArchive {
+                path: self.path.clone(),
+                problem: format!(
+                    "the image's configuration promises a layer with the digest {}, and this one has {found}",
+                    self.diff_id.as_ref().map_or("", Digest::as_str)
+                ),
+            }),
+            Some(Broken::TooMuch) => Err(ImageError::TooLarge),
         }
     }
 
@@ -234,11 +279,6 @@ impl LayerSource {
             .into_owned()
     }
 
-    /// `sha256:` and the digest of the bytes as they are, compressed.
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
     /// How many bytes it has, compressed.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -247,6 +287,17 @@ impl LayerSource {
     /// How it is compressed.
     pub fn compression(&self) -> Compression {
         self.compression
+    }
+}
+
+fn hash_all(input: &mut impl Read) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match input.read(&mut buffer)? {
+            0 => return Ok(Digest::finish(hash)),
+            n => hash.update(&buffer[..n]),
+        }
     }
 }
 
@@ -278,27 +329,62 @@ impl<R: Read> Read for Counted<R> {
                 message: self.message.clone(),
                 done: Some(self.done),
                 total: Some(self.total),
+                part: None,
             });
         }
         Ok(n)
     }
 }
 
-/// Remembers why a stream broke.
+/// Remembers why a stream broke; breaks it where it is too long, or not what it should be.
 struct Watched {
     decoder: Box<dyn Read + Send>,
-    broken: Arc<OnceLock<(io::ErrorKind, String)>>,
+    hash: Option<Sha256>,
+    layer: LayerSource,
+}
+
+impl Watched {
+    fn breaks(&self, why: Broken) -> io::Error {
+        let _ = self.layer.broken.set(why);
+        io::Error::other("the layer is not what it should be")
+    }
 }
 
 impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = self.decoder.read(buffer);
-        if let Err(error) = &result
-            && error.kind() != io::ErrorKind::Interrupted
+        let n = match self.decoder.read(buffer) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                let _ = self
+                    .layer
+                    .broken
+                    .set(Broken::Stream(error.kind(), error.to_string()));
+                return Err(error);
+            }
+        };
+        let take = |left: u64| left.checked_sub(n as u64);
+        if self
+            .layer
+            .budget
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_err()
         {
-            let _ = self.broken.set((error.kind(), error.to_string()));
+            return Err(self.breaks(Broken::TooMuch));
         }
-        result
+        if n > 0 {
+            if let Some(hash) = &mut self.hash {
+                hash.update(&buffer[..n]);
+            }
+        } else if !buffer.is_empty()
+            && let Some(hash) = self.hash.take()
+        {
+            let found = Digest::finish(hash);
+            if self.layer.diff_id.as_ref() != Some(&found) {
+                return Err(self.breaks(Broken::OtherContent(found)));
+            }
+        }
+        Ok(n)
     }
 }
 
@@ -352,7 +438,7 @@ mod tests {
     fn layer(bytes: &[u8]) -> (tempfile::NamedTempFile, Result<LayerSource, ImageError>) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        let layer = LayerSource::file(file.path(), false, &Progress::none());
+        let layer = LayerSource::root(file.path());
         (file, layer)
     }
 
@@ -366,8 +452,8 @@ mod tests {
             assert_eq!(layer.compression(), compression);
             assert_eq!(layer.bytes(), packed.len() as u64);
             assert_eq!(
-                layer.digest(),
-                format!("sha256:{}", hex(&Sha256::digest(&packed)))
+                layer.digest(&Progress::none()).unwrap(),
+                Digest::of(&packed)
             );
             let (progress, mut steps) = Progress::channel();
             let mut out = Vec::new();
@@ -454,12 +540,33 @@ mod tests {
                 .to_string()
                 .contains("without a single file")
         );
-        let missing = LayerSource::file(Path::new("/nonexistent/x.tar"), false, &Progress::none());
+        let missing = LayerSource::root(Path::new("/nonexistent/x.tar"));
         assert!(
             missing
                 .unwrap_err()
                 .to_string()
                 .contains("/nonexistent/x.tar")
         );
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_cut_off_for_all_layers_together() {
+        let tar = sample_tar();
+        let (_file, first) = layer(&tar);
+        let mut first = first.unwrap();
+        first.budget = Arc::new(AtomicU64::new(tar.len() as u64 + 1000));
+        let mut second = first.clone();
+        second.broken = Arc::default();
+        let read = |layer: &LayerSource| {
+            layer
+                .open(&Progress::none(), "")
+                .unwrap()
+                .read_to_end(&mut Vec::new())
+        };
+        assert_eq!(read(&first).unwrap(), tar.len());
+        assert!(read(&second).is_err());
+        first.check().unwrap();
+        let error = second.check().unwrap_err().to_string();
+        assert!(error.contains("more than 48 GiB"), "{error}");
     }
 }

@@ -1,35 +1,46 @@
-//! Root disks of microVMs: importing, building, the store.
+//! Images: found, pulled, imported, built; and the root disks of microVMs that they become.
 //!
-//! An image is a name for a disk; a disk is one sparse raw ext4 file that is never written again once it is
-//! finished, because overlays and snapshots of VMs stand on it and find it by its path. So disks have ids of their
-//! own and names only point to them: importing over a name makes a new disk, moves the name, and leaves the old
-//! disk to whoever still stands on it. The store sees to that ([`store`]).
+//! An image is known by a key: a name given here, or the reference it came by ([`reference`]). Wherever it comes from
+//! (a registry, a file, a recipe), its blobs are taken into the store first, each once and checked ([`blobs`],
+//! [`registry`], [`archive`]); so every image can be saved and pushed again, whatever it began as ([`content`]).
 //!
-//! A disk comes about in three steps: layers are found in what is imported ([`archive`]) or made by a recipe
-//! ([`recipe`]); an empty file system is put down ([`template`]); an [`Unpacker`] fills it, in a microVM, so that
-//! nothing a layer holds is ever interpreted on the host beyond its compression ([`layer`]).
+//! A disk is one sparse raw ext4 file that is never written again once it is finished, because overlays and snapshots
+//! of VMs stand on it and find it by its path. Disks have ids of their own, and are found by the chain of layers that
+//! was unpacked onto them: images that differ in their configuration only share one. Keys only point to disks: pulling
+//! or importing anew makes another disk where the layers differ, moves the key, and leaves the old disk to whoever
+//! still stands on it. The store sees to that ([`store`]); what may go when space is short, [`evict`].
 //!
-//! Deliberately absent: registries. An image comes from a file or from a recipe.
+//! An empty file system is put down ([`template`]) and an [`Unpacker`] fills it, in a microVM, so that nothing a layer
+//! holds is ever interpreted on the host beyond its compression ([`layer`]).
 
 pub mod archive;
+pub mod blobs;
 mod build;
+pub mod content;
 mod error;
+pub mod evict;
 mod files;
 pub mod layer;
+pub mod layout;
 mod name;
 pub mod recipe;
 mod record;
+pub mod reference;
+pub mod registry;
 pub mod store;
 pub mod template;
+pub mod user;
 mod uses;
 
 use std::path::Path;
 
 pub use error::ImageError;
 pub use layer::{Compression, LayerSource};
-pub use name::{DiskId, ImageName};
+pub use name::{DiskId, ImageKey, ImageName};
 pub use recipe::Recipe;
-pub use record::{DiskRecord, Source};
+pub use record::{DiskRecord, ImageRecord, Source};
+pub use reference::ImageRef;
+pub use registry::{Registries, RegistrySettings};
 pub use store::{ImageInfo, ImageStore, Reference, References};
 pub use uses::ImageHandle;
 
@@ -49,12 +60,14 @@ pub trait Unpacker {
 }
 
 /// What was put on a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unpacked {
     /// Entries of all layers.
     pub entries: u64,
     /// Bytes of file contents.
     pub bytes: u64,
+    /// Its users and groups.
+    pub accounts: user::Accounts,
 }
 
 /// A size for people: `0 B`, `512 B`, `1.5 KiB`, `64 GiB`.

@@ -5,8 +5,11 @@ use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
+use super::layer::hex;
+use super::reference::ImageRef;
 
 /// An image's name: `[a-z0-9][a-z0-9._-]{0,63}`, so also a file name that means nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,6 +38,43 @@ impl FromStr for ImageName {
         } else {
             Err(ImageError::BadName(name.to_owned()))
         }
+    }
+}
+
+/// What an image is called in the store: a name given here, or the reference it came by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ImageKey(String);
+
+impl ImageKey {
+    /// The key of a reference. A name is a key of its own: whether it is here is the store's to know.
+    pub fn of(reference: &ImageRef) -> Self {
+        Self(reference.canonical())
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A file name for it that no other key has.
+    pub(super) fn file(&self) -> String {
+        if self.0.parse::<ImageName>().is_ok() {
+            return self.0.clone();
+        }
+        format!("@{}", hex(&Sha256::digest(&self.0)[..16]))
+    }
+}
+
+impl From<&ImageName> for ImageKey {
+    fn from(name: &ImageName) -> Self {
+        Self(name.to_string())
+    }
+}
+
+impl fmt::Display for ImageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -131,6 +171,27 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn keys_have_files_of_their_own() {
+        let file = |text: &str| ImageKey::of(&text.parse().unwrap()).file();
+        assert_eq!(file("debian"), "debian");
+        let files = [
+            "python:3",
+            "python:3.1",
+            "docker.io/library/debian",
+            "tar:/debian",
+        ]
+        .map(file);
+        for (n, name) in files.iter().enumerate() {
+            assert!(
+                name.starts_with('@') && name.len() == 33 && !name.contains('/'),
+                "{name}"
+            );
+            assert!(!files[..n].contains(name));
+        }
+        assert_eq!(file("docker.io/python:3"), file("python:3"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use super::content::RunConfig;
 use super::error::io_error;
 use super::layer::hex;
 use super::{ImageError, ImageName, Source};
@@ -27,6 +28,8 @@ pub struct Recipe {
     /// A line about it, for a person.
     pub about: &'static str,
     script: &'static str,
+    /// The recipe it builds on, which it finds beside itself.
+    base: Option<&'static Self>,
     env: &'static [(&'static str, &'static str)],
 }
 
@@ -49,24 +52,37 @@ const PATH: (&str, &str) = (
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 );
 
+const DEBIAN_ENV: &[(&str, &str)] = &[
+    PATH,
+    ("LANG", "C.UTF-8"),
+    ("DEBIAN_FRONTEND", "noninteractive"),
+];
+
+const DEBIAN: Recipe = Recipe {
+    name: "debian",
+    about: "Debian with python, git, a C compiler and everyday tools",
+    script: include_str!("../../images/debian/recipe"),
+    base: None,
+    env: DEBIAN_ENV,
+};
+
 impl Recipe {
     /// Every recipe there is.
     pub const ALL: &[Self] = &[
-        Self {
-            name: "debian",
-            about: "Debian with python, git, a C compiler and everyday tools",
-            script: include_str!("../../images/debian/recipe"),
-            env: &[
-                PATH,
-                ("LANG", "C.UTF-8"),
-                ("DEBIAN_FRONTEND", "noninteractive"),
-            ],
-        },
+        DEBIAN,
         Self {
             name: "minimal",
             about: "busybox alone, a few megabytes",
             script: include_str!("../../images/minimal/recipe"),
+            base: None,
             env: &[PATH],
+        },
+        Self {
+            name: "dev",
+            about: "the Debian one with C++, Go, node and build tools",
+            script: include_str!("../../images/dev/recipe"),
+            base: Some(&DEBIAN),
+            env: DEBIAN_ENV,
         },
     ];
 
@@ -77,7 +93,7 @@ impl Recipe {
             let known: Vec<&str> = Self::ALL.iter().map(|recipe| recipe.name).collect();
             ImageError::NoRecipe {
                 name: name.clone(),
-                known: known.join(" and "),
+                known: known.join(", "),
             }
         })
     }
@@ -86,25 +102,41 @@ impl Recipe {
         self.name.parse()
     }
 
-    pub(super) fn env(&self) -> Vec<(String, String)> {
-        self.env
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+    pub(super) fn run_config(&self) -> RunConfig {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        RunConfig {
+            env: self.env.iter().map(pair).collect(),
+            ..RunConfig::default()
+        }
     }
 
     pub(super) fn source(&self) -> Source {
-        let digest = format!("sha256:{}", hex(&Sha256::digest(self.script)));
+        let base = self.base.map_or("", |base| base.script);
+        let digest = format!(
+            "sha256:{}",
+            hex(&Sha256::digest([base, self.script].concat()))
+        );
         Source::Recipe {
             recipe: self.name.to_owned(),
             digest,
         }
     }
 
+    /// Puts it down as in the repository: recipes are each other's neighbours.
+    fn lay_out(&self, dir: &Path) -> Result<PathBuf, ImageError> {
+        let script = dir.join(self.name).join("recipe");
+        let written = std::fs::create_dir_all(dir.join(self.name))
+            .and_then(|()| std::fs::write(&script, self.script));
+        written.map_err(io_error("write", &script))?;
+        Ok(script)
+    }
+
     /// Runs it in `dir`; gives the archive it made there. Dropping the future ends it.
     pub(super) async fn run(&self, dir: &Path, progress: &Progress) -> Result<PathBuf, ImageError> {
-        let (script, output) = (dir.join("recipe"), dir.join("root.tar.zst"));
-        std::fs::write(&script, self.script).map_err(io_error("write", &script))?;
+        let (script, output) = (self.lay_out(dir)?, dir.join("root.tar.zst"));
+        if let Some(base) = self.base {
+            base.lay_out(dir)?;
+        }
         let mut child = Command::new("bash")
             .args(["-c", WATCH, "recipe"])
             .args([&script, &output])
@@ -138,7 +170,7 @@ impl Recipe {
                     }
                     _ = tick.tick() => {
                         if let Some(done) = output.metadata().ok().map(|meta| meta.len()).filter(|done| *done > 0) {
-                            progress.step(Step { message: message.clone(), done: Some(done), total: None });
+                            progress.step(Step { message: message.clone(), done: Some(done), total: None, part: None });
                         }
                     }
                 }
@@ -177,6 +209,7 @@ mod tests {
             name: "test",
             about: "",
             script,
+            base: None,
             env: &[],
         }
     }
@@ -299,6 +332,41 @@ mod tests {
             "usr/share/doc/bash/copyright",
         ];
         brings("debian", &paths).await;
+    }
+
+    #[tokio::test]
+    async fn a_recipe_finds_the_one_it_builds_on() {
+        static BASE: Recipe = Recipe {
+            name: "base",
+            about: "",
+            script: "printf '%s' \"$WORD\" > \"$1\"",
+            base: None,
+            env: &[],
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let mut more =
+            recipe("WORD=more; source \"$(dirname \"${BASH_SOURCE[0]}\")/../base/recipe\"");
+        more.base = Some(&BASE);
+        let output = more.run(dir.path(), &Progress::none()).await.unwrap();
+        assert_eq!(std::fs::read(output).unwrap(), b"more");
+        assert_ne!(more.source(), recipe(more.script).source());
+    }
+
+    #[tokio::test]
+    #[ignore = "fetches 600 MB of packages and takes minutes"]
+    async fn the_dev_recipe_works() {
+        brings(
+            "dev",
+            &[
+                "usr/bin/python3",
+                "usr/bin/clang",
+                "usr/bin/cmake",
+                "usr/bin/go",
+                "usr/bin/npm",
+                "usr/bin/node",
+            ],
+        )
+        .await;
     }
 
     #[test]

@@ -1,13 +1,17 @@
-//! What is written down about disks and names.
+//! What is written down about disks and images.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::DiskId;
+use super::blobs::Digest;
+use super::content::Content;
+use super::user::Accounts;
+use super::{DiskId, ImageKey};
 
-/// The version of the records, and of what is on the disks they describe.
-pub(super) const FORMAT: u32 = 1;
+/// The version of the records. What an older version wrote is not there any more: it is built or pulled anew.
+pub(super) const FORMAT: u32 = 2;
 
 /// What is known of a finished disk: `disks/<id>.json`. Never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,28 +21,51 @@ pub struct DiskRecord {
     pub format: u32,
     /// The disk.
     pub disk: DiskId,
-    /// When it was finished.
-    pub created: jiff::Timestamp,
-    /// Where its content comes from.
-    pub source: Source,
-    /// The layers' digests (`sha256:HEX`, of the bytes as they came), in order.
-    pub layers: Vec<String>,
+    /// What was unpacked onto it ([`Content::key`]).
+    pub key: String,
     /// What its file took on the host's disk when it was finished, in bytes.
     pub bytes: u64,
     /// Files, directories and so on that the layers brought.
     pub entries: u64,
-    /// The environment its commands expect.
-    pub env: Vec<(String, String)>,
+    /// Its users and groups, as the layers brought them.
+    pub accounts: Accounts,
 }
 
-/// Where a disk's content comes from.
+/// What is known of an image: `names/<name>.json`. Replaced as a whole; its time of change is when it was last used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRecord {
+    /// The version of this record, [`FORMAT`].
+    pub format: u32,
+    /// What it is called.
+    pub key: ImageKey,
+    /// Its root disk.
+    pub disk: DiskId,
+    /// When it came to be here.
+    pub created: jiff::Timestamp,
+    /// Where it comes from.
+    pub source: Source,
+    /// What it is made of.
+    pub content: Content,
+}
+
+/// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Source {
-    /// A file that was imported.
+    /// A file or a layout of this host.
     File {
         /// Where it was.
         path: PathBuf,
+        /// What tells whether it is still the same.
+        stamp: Stamp,
+    },
+    /// A registry.
+    Registry {
+        /// The reference, in full.
+        reference: String,
+        /// What the reference stood for: the digest of an index or a manifest.
+        digest: Digest,
     },
     /// A recipe of this program.
     Recipe {
@@ -49,34 +76,68 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Whether it can be had again where it came from, without anybody's doing.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Registry { .. })
+    }
+}
+
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File { path } => write!(f, "{}", path.display()),
+            Self::File { path, .. } => write!(f, "{}", path.display()),
+            Self::Registry { digest, .. } => write!(f, "{}…", &digest.as_str()[..19]),
             Self::Recipe { recipe, .. } => write!(f, "recipe {recipe}"),
         }
     }
 }
 
-/// Which disk a name stands for: `names/<name>.json`. Replaced as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Size, time of change and number of a file: as long as they stay, its content is taken to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NameRecord {
-    /// The version of this record, [`FORMAT`].
-    pub(super) format: u32,
-    /// The disk.
-    pub(super) disk: DiskId,
+pub struct Stamp {
+    size: u64,
+    mtime: i64,
+    mtime_ns: i64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// That of a file, or of a layout's table of contents; nothing where there is none.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let index = path.join("index.json");
+        let meta = if path.is_dir() {
+            index.metadata()
+        } else {
+            path.metadata()
+        };
+        let meta = meta.ok()?;
+        Some(Self {
+            size: meta.size(),
+            mtime: meta.mtime(),
+            mtime_ns: meta.mtime_nsec(),
+            inode: meta.ino(),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::content::{LayerBlob, RunConfig};
 
     #[test]
     fn records_survive_json() {
+        let digest = Digest::of(b"x");
         let sources = [
             Source::File {
                 path: "/tmp/root.tar".into(),
+                stamp: Stamp::default(),
+            },
+            Source::Registry {
+                reference: "ghcr.io/o/i:1".into(),
+                digest: digest.clone(),
             },
             Source::Recipe {
                 recipe: "debian".into(),
@@ -84,20 +145,45 @@ mod tests {
             },
         ];
         for source in sources {
-            let record = DiskRecord {
+            let record = ImageRecord {
                 format: FORMAT,
+                key: ImageKey::of(&"ghcr.io/o/i:1".parse().unwrap()),
                 disk: DiskId::new(),
                 created: jiff::Timestamp::from_second(1_700_000_000).unwrap(),
                 source,
-                layers: vec!["sha256:11".into()],
-                bytes: 42,
-                entries: 7,
-                env: vec![("LANG".into(), "C.UTF-8".into())],
+                content: Content {
+                    manifest: digest.clone(),
+                    config: digest.clone(),
+                    layers: vec![LayerBlob {
+                        digest: digest.clone(),
+                        bytes: 3,
+                        diff_id: digest.clone(),
+                    }],
+                    plain_root: false,
+                    run: RunConfig {
+                        env: vec![("LANG".into(), "C.UTF-8".into())],
+                        ..RunConfig::default()
+                    },
+                },
             };
             let json = serde_json::to_string(&record).unwrap();
-            assert_eq!(serde_json::from_str::<DiskRecord>(&json).unwrap(), record);
+            assert_eq!(serde_json::from_str::<ImageRecord>(&json).unwrap(), record);
             let more = json.replacen('{', "{\"surprise\":1,", 1);
-            assert!(serde_json::from_str::<DiskRecord>(&more).is_err());
+            assert!(serde_json::from_str::<ImageRecord>(&more).is_err());
         }
+    }
+
+    #[test]
+    fn a_changed_file_has_another_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        assert_eq!(Stamp::of(&path), None);
+        std::fs::write(&path, "1").unwrap();
+        let before = Stamp::of(&path);
+        assert_eq!(Stamp::of(&path), before);
+        std::fs::write(&path, "12").unwrap();
+        assert_ne!(Stamp::of(&path), before);
+        std::fs::write(dir.path().join("index.json"), "{}").unwrap();
+        assert!(Stamp::of(dir.path()).is_some_and(|stamp| stamp.size == 2));
     }
 }

@@ -2,22 +2,26 @@
 //!
 //! ```text
 //! <data>/images/lock               held while names, disks or uses change; never for long
-//!              /names/<name>.json  which disk a name stands for
+//!              /names/<file>.json  an image: its content, and the disk it stands for
 //!              /disks/<id>.raw     a root disk, read-only, never written again
 //!              /disks/<id>.json    what is known of it
 //!              /uses/<id>.<n>      somebody stands on that disk: locked as long as they live; says who
-//!              /building/<name>/   a disk in the making
-//!              /locks/<name>       held by whoever builds or imports that name
+//!              /blobs/, /partial/  see `blobs`
+//!              /fetching           held together while blobs come in that no image names yet
+//!              /building/<file>/   something in the making
+//!              /locks/<file>       held by whoever makes that
 //! ```
 //!
 //! Invariants:
 //! - a disk appears under `disks/` by a rename, complete and on stable storage, before any name stands for it;
 //!   so a process killed at any moment leaves nothing that looks finished;
+//! - an image is named only when all its blobs are there;
 //! - a disk goes only when no name stands for it, nobody uses it and nothing refers to it ([`References`]);
-//! - `building/<name>` belongs to whoever holds `locks/<name>`; found without a holder it is garbage.
+//! - a blob goes only when no image needs it and nobody is fetching;
+//! - `building/<file>` belongs to whoever holds `locks/<file>`; found without a holder it is garbage.
 //!
 //! Lock files are never removed: a lock on a file that is no longer there excludes nobody.
-//! The order of locks is `locks/<name>`, then `lock`, then whatever [`References`] takes.
+//! The order of locks is `fetching`, `locks/<an image>`, `locks/@disk-<key>`, `lock`, then whatever [`References`] takes.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -28,12 +32,13 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::archive::Archive;
+use super::blobs::Blobs;
 use super::error::io_error;
-use super::files::{list, lock, remove_dir, remove_file, replace, sync_dir, try_lock};
-use super::record::{FORMAT, NameRecord};
+use super::files::{list, lock, lock_shared, remove_dir, remove_file, replace, sync_dir, try_lock};
+use super::record::FORMAT;
+use super::reference::RegistryRef;
 use super::uses::{self, ImageHandle};
-use super::{DiskId, DiskRecord, ImageError, ImageName};
+use super::{DiskId, DiskRecord, ImageError, ImageKey, ImageRecord, ImageRef, Recipe};
 
 /// Something that stands on a disk without anybody running: a snapshot, a kept overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,24 +58,27 @@ pub type References =
 #[derive(Clone)]
 pub struct ImageStore {
     dir: PathBuf,
+    blobs: Blobs,
     references: References,
 }
 
 /// One image, as in a listing.
 #[derive(Debug, Clone)]
 pub struct ImageInfo {
-    /// Its name.
-    pub name: ImageName,
+    /// What is known of it.
+    pub record: ImageRecord,
     /// What is known of its disk.
-    pub record: DiskRecord,
+    pub disk: DiskRecord,
+    /// When it was last made or used.
+    pub last_used: jiff::Timestamp,
     /// Who runs on it now, for a person.
     pub users: Vec<String>,
 }
 
-/// The right to build a name, with the directory to do it in, which goes when this is dropped.
+/// The right to make something, with the directory to do it in, which goes when this is dropped.
 pub(super) struct Building {
     pub(super) dir: PathBuf,
-    /// Whether somebody else was building it when we came.
+    /// Whether somebody else was making it when we came.
     pub(super) waited: bool,
     _lock: File,
 }
@@ -83,6 +91,7 @@ impl Drop for Building {
     }
 }
 
+/// Reads a record. One that an older version wrote is as good as none.
 fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ImageError> {
     let text = match fs::read(path) {
         Ok(text) => text,
@@ -95,9 +104,10 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ImageError> {
     };
     let value: serde_json::Value =
         serde_json::from_slice(&text).map_err(|e| damaged(format!("it is no JSON ({e})")))?;
-    let format = value.get("format").and_then(serde_json::Value::as_u64);
-    if format != Some(FORMAT.into()) {
-        return Err(damaged("another version of Snowglobe wrote it".into()));
+    match value.get("format").and_then(serde_json::Value::as_u64) {
+        Some(older) if (1..FORMAT.into()).contains(&older) => return Ok(None),
+        Some(ours) if ours == u64::from(FORMAT) => {}
+        _ => return Err(damaged("another version of Snowglobe wrote it".into())),
     }
     serde_json::from_value(value)
         .map(Some)
@@ -112,34 +122,63 @@ impl ImageStore {
             let path = dir.join(part);
             fs::create_dir_all(&path).map_err(io_error("make the directory", &path))?;
         }
-        let store = Self { dir, references };
+        let blobs = Blobs::new(&dir)?;
+        let store = Self {
+            dir,
+            blobs,
+            references,
+        };
         store.sweep_quietly();
         Ok(store)
     }
 
-    fn lock(&self) -> Result<File, ImageError> {
+    /// Its blobs.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    pub(super) fn lock(&self) -> Result<File, ImageError> {
         let path = self.dir.join("lock");
         lock(&path).map_err(io_error("lock", &path))
     }
 
-    fn name_path(&self, name: &ImageName) -> PathBuf {
-        self.dir.join("names").join(format!("{name}.json"))
+    /// Keeps blobs that no image names yet.
+    pub(super) fn fetching(&self) -> Result<File, ImageError> {
+        let path = self.dir.join("fetching");
+        lock_shared(&path).map_err(io_error("lock", &path))
+    }
+
+    /// The right to remove blobs that no image names; nothing while somebody fetches some.
+    pub(super) fn nobody_fetches(&self) -> Result<Option<File>, ImageError> {
+        let path = self.dir.join("fetching");
+        try_lock(&path).map_err(io_error("lock", &path))
+    }
+
+    fn record_path(&self, file: &str) -> PathBuf {
+        self.dir.join("names").join(format!("{file}.json"))
     }
 
     fn disk_path(&self, id: &DiskId, extension: &str) -> PathBuf {
         self.dir.join("disks").join(format!("{id}.{extension}"))
     }
 
-    /// The disk that a name stands for; nothing where there is no such image.
-    fn disk_of(&self, name: &ImageName) -> Result<Option<DiskRecord>, ImageError> {
-        let path = self.name_path(name);
-        let Some(record) = json::<NameRecord>(&path)? else {
-            return Ok(None);
+    /// What a reference means here: a word is an image's name where there is such an image or recipe, else the hub's.
+    pub fn resolve(&self, reference: &ImageRef) -> ImageKey {
+        let key = ImageKey::of(reference);
+        let ImageRef::Name(name) = reference else {
+            return key;
         };
-        self.record(&record.disk).map(Some)
+        if Recipe::find(name).is_ok() || self.record_path(&key.file()).exists() {
+            return key;
+        }
+        RegistryRef::of_hub(name).map_or(key, |hub| ImageKey::of(&ImageRef::Registry(hub)))
     }
 
-    fn record(&self, id: &DiskId) -> Result<DiskRecord, ImageError> {
+    fn record(&self, key: &ImageKey) -> Result<Option<ImageRecord>, ImageError> {
+        json(&self.record_path(&key.file()))
+    }
+
+    fn disk(&self, id: &DiskId) -> Result<DiskRecord, ImageError> {
         let there = self.disk_path(id, "raw").is_file();
         match json(&self.disk_path(id, "json"))? {
             Some(record) if there => Ok(record),
@@ -147,71 +186,115 @@ impl ImageStore {
         }
     }
 
-    fn names(&self) -> Result<Vec<ImageName>, ImageError> {
-        let names_dir = self.dir.join("names");
-        let mut names = Vec::new();
-        for file in list(&names_dir).map_err(io_error("list", &names_dir))? {
-            match file.strip_suffix(".json").map(str::parse) {
-                Some(Ok(name)) => names.push(name),
-                _ => tracing::debug!(file, "passed over a stray file among the images' names"),
-            }
+    /// Every record there is. Fails where one can't be read.
+    pub(super) fn records(&self) -> Result<Vec<ImageRecord>, ImageError> {
+        let mut records: Vec<ImageRecord> = Vec::new();
+        for file in self.files()? {
+            records.extend(json(&self.record_path(&file))?);
         }
-        names.sort();
-        Ok(names)
+        Ok(records)
     }
 
-    /// The image of that name; nothing where there is none.
-    pub fn find(&self, name: &ImageName) -> Result<Option<ImageInfo>, ImageError> {
+    /// The keys of every image whose record can be read.
+    pub(super) fn known(&self) -> Result<Vec<ImageKey>, ImageError> {
+        let files = self.files()?.into_iter();
+        let record = |file: String| json::<ImageRecord>(&self.record_path(&file)).ok().flatten();
+        let mut known: Vec<ImageKey> = files.filter_map(record).map(|record| record.key).collect();
+        known.sort();
+        Ok(known)
+    }
+
+    fn files(&self) -> Result<Vec<String>, ImageError> {
+        let names = self.dir.join("names");
+        let files = list(&names).map_err(io_error("list", &names))?;
+        let mut files: Vec<String> = files
+            .iter()
+            .filter_map(|file| file.strip_suffix(".json"))
+            .map(str::to_owned)
+            .collect();
+        files.sort();
+        Ok(files)
+    }
+
+    /// The image of that key; nothing where there is none, or none whose disk is there.
+    pub fn find(&self, key: &ImageKey) -> Result<Option<ImageInfo>, ImageError> {
         let _held = self.lock()?;
-        self.info(name)
+        match self
+            .record(key)?
+            .map(|record| self.info(record))
+            .transpose()
+        {
+            Err(ImageError::NoDisk(_)) => Ok(None),
+            other => other,
+        }
     }
 
-    fn info(&self, name: &ImageName) -> Result<Option<ImageInfo>, ImageError> {
-        let Some(record) = self.disk_of(name)? else {
-            return Ok(None);
-        };
-        let users = self.users(&record.disk)?;
-        Ok(Some(ImageInfo {
-            name: name.clone(),
+    fn info(&self, record: ImageRecord) -> Result<ImageInfo, ImageError> {
+        let path = self.record_path(&record.key.file());
+        let changed = path.metadata().and_then(|meta| meta.modified());
+        let last_used = changed
+            .ok()
+            .and_then(|time| jiff::Timestamp::try_from(time).ok());
+        Ok(ImageInfo {
+            disk: self.disk(&record.disk)?,
+            users: self.users(&record.disk)?,
+            last_used: last_used.unwrap_or(record.created),
             record,
-            users,
-        }))
+        })
     }
 
-    /// Every image, by name. Those whose records are damaged are passed over with a warning.
+    /// Every image, by key. Those whose records are damaged are passed over with a warning.
     pub fn list(&self) -> Result<Vec<ImageInfo>, ImageError> {
         let _held = self.lock()?;
         let mut images = Vec::new();
-        for name in self.names()? {
-            match self.info(&name) {
+        for file in self.files()? {
+            let record = json(&self.record_path(&file));
+            match record.and_then(|record| record.map(|record| self.info(record)).transpose()) {
                 Ok(image) => images.extend(image),
-                Err(error) => tracing::warn!(%name, %error, "passed over an image"),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(file, error, "passed over an image");
+                }
             }
         }
+        images.sort_by(|a, b| a.record.key.cmp(&b.record.key));
         Ok(images)
     }
 
     /// The right to stand on the image's disk, for `user` (`sandbox default`: shown to whoever wants to remove it).
-    pub fn open(&self, name: &ImageName, user: &str) -> Result<ImageHandle, ImageError> {
+    pub fn open(&self, key: &ImageKey, user: &str) -> Result<ImageHandle, ImageError> {
         let _held = self.lock()?;
-        match self.disk_of(name)? {
-            Some(record) => self.mark(record, user),
-            None => Err(ImageError::NotFound {
-                name: name.clone(),
-                known: self.names()?,
-            }),
-        }
+        let Some(record) = self.record(key)? else {
+            return Err(ImageError::NotFound {
+                name: key.clone(),
+                known: self.known()?,
+            });
+        };
+        self.disk(&record.disk)?;
+        // Should this fail, it only seems less used than it is.
+        let _ = File::open(self.record_path(&key.file()))
+            .and_then(|file| file.set_modified(std::time::SystemTime::now()));
+        let disk = record.disk.clone();
+        self.mark(&disk, Some(record), user)
     }
 
     /// The right to stand on a disk whether or not a name still stands for it: for snapshots.
     pub fn open_disk(&self, id: &DiskId, user: &str) -> Result<ImageHandle, ImageError> {
         let _held = self.lock()?;
-        self.mark(self.record(id)?, user)
+        if !self.disk_path(id, "raw").is_file() {
+            return Err(ImageError::NoDisk(id.clone()));
+        }
+        self.mark(id, None, user)
     }
 
-    fn mark(&self, record: DiskRecord, user: &str) -> Result<ImageHandle, ImageError> {
-        let disk = self.disk_path(&record.disk, "raw");
-        uses::mark(&self.dir.join("uses"), disk, record, user)
+    fn mark(
+        &self,
+        id: &DiskId,
+        record: Option<ImageRecord>,
+        user: &str,
+    ) -> Result<ImageHandle, ImageError> {
+        let disk = self.disk_path(id, "raw");
+        uses::mark(&self.dir.join("uses"), disk, id, record, user)
     }
 
     fn users(&self, disk: &DiskId) -> Result<Vec<String>, ImageError> {
@@ -232,30 +315,29 @@ impl ImageStore {
         Ok(users)
     }
 
-    /// Removes an image. Refused while anything stands on its disk, unless another name keeps the disk.
-    pub fn remove(&self, name: &ImageName) -> Result<(), ImageError> {
+    /// Removes an image. Refused while anything stands on its disk, unless another image keeps the disk.
+    pub fn remove(&self, key: &ImageKey) -> Result<(), ImageError> {
         {
             let _held = self.lock()?;
-            let path = self.name_path(name);
-            let record = match json::<NameRecord>(&path) {
-                Ok(Some(record)) => Some(record),
-                Ok(None) => {
-                    return Err(ImageError::NotFound {
-                        name: name.clone(),
-                        known: self.names()?,
-                    });
-                }
+            let path = self.record_path(&key.file());
+            if !path.exists() {
+                return Err(ImageError::NotFound {
+                    name: key.clone(),
+                    known: self.known()?,
+                });
+            }
+            let record = match self.record(key) {
                 // Removing is the way out of a damaged record; what disk it meant can't be known.
                 Err(ImageError::Damaged { .. }) => None,
-                Err(error) => return Err(error),
+                other => other?,
             };
-            if let Some(NameRecord { disk, .. }) = record
-                && !self.named_otherwise(&disk, name)?
+            if let Some(record) = record
+                && !self.named_otherwise(&record.disk, key)?
             {
-                let users = self.needed_by(&disk)?;
+                let users = self.needed_by(&record.disk)?;
                 if !users.is_empty() {
                     return Err(ImageError::InUse {
-                        name: name.clone(),
+                        name: key.clone(),
                         users,
                     });
                 }
@@ -267,14 +349,11 @@ impl ImageStore {
         self.sweep()
     }
 
-    fn named_otherwise(&self, disk: &DiskId, except: &ImageName) -> Result<bool, ImageError> {
-        for name in self.names()?.iter().filter(|name| *name != except) {
-            if json::<NameRecord>(&self.name_path(name))?.is_some_and(|record| record.disk == *disk)
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn named_otherwise(&self, disk: &DiskId, except: &ImageKey) -> Result<bool, ImageError> {
+        let records = self.records()?;
+        Ok(records
+            .iter()
+            .any(|record| record.disk == *disk && record.key != *except))
     }
 
     /// Removes disks that no name stands for, nobody uses and nothing refers to, and what killed builds left.
@@ -287,11 +366,12 @@ impl ImageStore {
             .iter()
             .filter_map(|file| file.split_once('.')?.0.parse().ok())
             .collect();
-        let mut named = BTreeSet::new();
-        for name in self.names()? {
-            // A name that can't be read may stand for any of them: then all stay.
-            named.extend(json::<NameRecord>(&self.name_path(&name))?.map(|record| record.disk));
-        }
+        // A record that can't be read may stand for any of them: then all stay.
+        let named = self
+            .records()?
+            .into_iter()
+            .map(|record| record.disk)
+            .collect();
         for disk in disks.difference(&named) {
             if self.needed_by(disk)?.is_empty() {
                 for extension in ["raw", "json"] {
@@ -315,25 +395,22 @@ impl ImageStore {
     fn sweep_builds(&self) -> Result<(), ImageError> {
         let building = self.dir.join("building");
         for file in list(&building).map_err(io_error("list", &building))? {
-            let Ok(name) = file.parse::<ImageName>() else {
-                continue;
-            };
-            let path = self.dir.join("locks").join(name.as_str());
+            let path = self.dir.join("locks").join(&file);
             if let Some(_held) = try_lock(&path).map_err(io_error("lock", &path))? {
-                let dir = building.join(name.as_str());
+                let dir = building.join(&file);
                 remove_dir(&dir).map_err(io_error("remove", &dir))?;
             }
         }
         Ok(())
     }
 
-    /// Takes the right to build a name, waiting for whoever builds it now.
+    /// Takes the right to make something, waiting for whoever makes it now.
     pub(super) async fn building(
         &self,
-        name: &ImageName,
+        file: &str,
         say: impl FnOnce(),
     ) -> Result<Building, ImageError> {
-        let path = self.dir.join("locks").join(name.as_str());
+        let path = self.dir.join("locks").join(file);
         let mut say = Some(say);
         // Asked again and again, so that dropping the future leaves no thread waiting in the kernel.
         let held = loop {
@@ -345,7 +422,7 @@ impl ImageStore {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
-        let dir = self.dir.join("building").join(name.as_str());
+        let dir = self.dir.join("building").join(file);
         let made = remove_dir(&dir).and_then(|()| fs::create_dir(&dir));
         made.map_err(io_error("make the directory", &dir))?;
         Ok(Building {
@@ -355,38 +432,60 @@ impl ImageStore {
         })
     }
 
-    /// Makes a finished disk part of the store, and the name stand for it.
-    pub(super) fn publish(
+    /// The finished disk that holds just what is asked for.
+    pub(super) fn disk_of(&self, key: &str) -> Result<Option<DiskRecord>, ImageError> {
+        let disks = self.dir.join("disks");
+        for file in list(&disks).map_err(io_error("list", &disks))? {
+            let Some(id) = file.strip_suffix(".json").and_then(|id| id.parse().ok()) else {
+                continue;
+            };
+            // What can't be read is no disk that can be used.
+            if let Ok(record) = self.disk(&id)
+                && record.key == key
+            {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes a finished disk part of the store. The lock is held from here until a record names it.
+    pub(super) fn publish_disk(
         &self,
-        name: &ImageName,
+        _held: &File,
         raw: &Path,
         record: &DiskRecord,
     ) -> Result<(), ImageError> {
-        let _held = self.lock()?;
         let (disk, about) = (
             self.disk_path(&record.disk, "raw"),
             self.disk_path(&record.disk, "json"),
         );
         replace(&about, &to_json(record)).map_err(io_error("write", &about))?;
         let moved = fs::rename(raw, &disk).and_then(|()| sync_dir(&self.dir.join("disks")));
-        moved.map_err(io_error("write", &disk))?;
-        let path = self.name_path(name);
-        let record = NameRecord {
-            format: FORMAT,
-            disk: record.disk.clone(),
-        };
-        replace(&path, &to_json(&record)).map_err(io_error("write", &path))
+        moved.map_err(io_error("write", &disk))
     }
 
-    /// The image of that name if it holds just what the archive does.
-    pub(super) fn same(&self, name: &ImageName, archive: &Archive) -> Option<ImageInfo> {
-        let image = self.find(name).ok().flatten()?;
-        let same = image
-            .record
-            .layers
-            .iter()
-            .eq(archive.layers.iter().map(|layer| layer.digest()));
-        (same && image.record.env == archive.env).then_some(image)
+    /// Makes an image's key stand for its disk.
+    pub(super) fn publish(
+        &self,
+        _held: &File,
+        record: ImageRecord,
+    ) -> Result<ImageInfo, ImageError> {
+        let path = self.record_path(&record.key.file());
+        replace(&path, &to_json(&record)).map_err(io_error("write", &path))?;
+        self.info(record)
+    }
+
+    /// What the disks take on the host's disk, finished and in the making.
+    pub(super) fn disk_bytes(&self) -> Result<u64, ImageError> {
+        let disks = self.dir.join("disks");
+        let files = list(&disks).map_err(io_error("list", &disks))?;
+        let size = |file: &String| {
+            fs::metadata(disks.join(file)).map_or(0, |meta| {
+                std::os::unix::fs::MetadataExt::blocks(&meta) * 512
+            })
+        };
+        Ok(files.iter().map(size).sum())
     }
 }
 

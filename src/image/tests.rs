@@ -58,7 +58,11 @@ impl Unpacker for Copy {
             bytes += std::io::copy(&mut input, &mut file)
                 .map_err(|_| ImageError::unpack("the stream ended early"))?;
         }
-        Ok(Unpacked { entries: 1, bytes })
+        Ok(Unpacked {
+            entries: 1,
+            bytes,
+            ..Unpacked::default()
+        })
     }
 }
 
@@ -126,6 +130,10 @@ fn name(text: &str) -> ImageName {
     text.parse().unwrap()
 }
 
+fn key(text: &str) -> ImageKey {
+    ImageKey::from(&name(text))
+}
+
 fn content(disk: &Path) -> String {
     let mut file = File::open(disk).unwrap();
     file.seek(SeekFrom::Start(AT + 512)).unwrap();
@@ -155,20 +163,21 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
         .import(&name("first"), &path, &Copy::open(), &Progress::none())
         .await
         .unwrap();
+    let Source::File { path: from, .. } = &made.record.source else {
+        panic!("{:?}", made.record.source)
+    };
+    assert_eq!(*from, path.canonicalize().unwrap());
     assert_eq!(
-        made.record.source,
-        Source::File {
-            path: path.canonicalize().unwrap()
-        }
+        (made.record.content.layers.len(), made.disk.entries),
+        (1, 1)
     );
-    assert_eq!((made.record.layers.len(), made.record.entries), (1, 1));
     assert!(
-        made.record.bytes > 4096 && made.record.bytes < 16 << 20,
+        made.disk.bytes > 4096 && made.disk.bytes < 16 << 20,
         "{}",
-        made.record.bytes
+        made.disk.bytes
     );
 
-    let handle = store.open(&name("first"), "sandbox x").unwrap();
+    let handle = store.open(&key("first"), "sandbox x").unwrap();
     let meta = handle.disk().metadata().unwrap();
     assert_eq!(
         (meta.len(), meta.permissions().mode() & 0o777),
@@ -179,7 +188,7 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
         DiskId::of_path(handle.disk()),
         Some(made.record.disk.clone())
     );
-    assert_eq!(handle.record(), &made.record);
+    assert_eq!(handle.record(), Some(&made.record));
 
     // Another process sees the same, and who is there.
     let images = home.store().list().unwrap();
@@ -193,7 +202,7 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
 async fn an_image_that_is_not_there_is_not_found() {
     let home = Home::new();
     let store = home.store();
-    let error = store.open(&name("a"), "x").unwrap_err().to_string();
+    let error = store.open(&key("a"), "x").unwrap_err().to_string();
     assert!(
         error.contains("`a`") && error.contains("none yet"),
         "{error}"
@@ -207,14 +216,16 @@ async fn an_image_that_is_not_there_is_not_found() {
         )
         .await
         .unwrap();
-    let error = store.remove(&name("a")).unwrap_err().to_string();
+    let error = store.remove(&key("a")).unwrap_err().to_string();
     assert!(error.contains("there are b"), "{error}");
-    let error = store
-        .ensure(&name("a"), &Copy::open(), &Progress::none())
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("debian and minimal"), "{error}");
+    // A recipe's name is not asked for anywhere else.
+    let reference = ImageRef::Name(name("debian"));
+    let none = Registries::default();
+    let ensured = store
+        .ensure(&reference, &none, &Copy::open(), &Progress::none())
+        .await;
+    let error = ensured.unwrap_err().to_string();
+    assert!(error.contains("`debian`: there are b"), "{error}");
 }
 
 #[tokio::test]
@@ -282,12 +293,12 @@ async fn importing_over_a_name_leaves_the_old_disk_to_whoever_stands_on_it() {
         .import(&n, &home.archive("old"), &Copy::open(), &Progress::none())
         .await
         .unwrap();
-    let old = store.open(&n, "sandbox x").unwrap();
+    let old = store.open(&key("n"), "sandbox x").unwrap();
     store
         .import(&n, &home.archive("new"), &Copy::open(), &Progress::none())
         .await
         .unwrap();
-    let new = store.open(&n, "sandbox y").unwrap();
+    let new = store.open(&key("n"), "sandbox y").unwrap();
     assert_eq!(
         (content(old.disk()).as_str(), content(new.disk()).as_str()),
         ("old", "new")
@@ -346,7 +357,7 @@ async fn a_failed_import_leaves_what_the_name_stood_for() {
         .await
         .unwrap_err();
     assert!(matches!(error, ImageError::Unpack(_)), "{error}");
-    assert_eq!(content(store.open(&n, "x").unwrap().disk()), "old");
+    assert_eq!(content(store.open(&key("n"), "x").unwrap().disk()), "old");
     assert_eq!(
         (home.files("disks").len(), home.files("building").len()),
         (2, 0)
@@ -362,8 +373,8 @@ async fn removing_is_refused_while_anything_stands_on_it() {
         .import(&n, &home.archive("one"), &Copy::open(), &Progress::none())
         .await
         .unwrap();
-    let handle = store.open(&n, "sandbox default").unwrap();
-    let error = store.remove(&n).unwrap_err().to_string();
+    let handle = store.open(&key("n"), "sandbox default").unwrap();
+    let error = store.remove(&key("n")).unwrap_err().to_string();
     assert!(error.contains("sandbox default (process"), "{error}");
     let snapshot = Reference {
         disk: handle.disk().to_owned(),
@@ -371,13 +382,13 @@ async fn removing_is_refused_while_anything_stands_on_it() {
     };
     home.references.lock().unwrap().push(snapshot);
     drop(handle);
-    let error = store.remove(&n).unwrap_err().to_string();
+    let error = store.remove(&key("n")).unwrap_err().to_string();
     assert!(
         error.contains("snapshot clean") && !error.contains("process"),
         "{error}"
     );
     home.references.lock().unwrap().clear();
-    store.remove(&n).unwrap();
+    store.remove(&key("n")).unwrap();
     home.assert_nothing_is_left();
 }
 
@@ -395,7 +406,7 @@ async fn nothing_is_removed_when_references_are_unknown() {
     )
     .unwrap();
     assert!(matches!(
-        blind.remove(&n).unwrap_err(),
+        blind.remove(&key("n")).unwrap_err(),
         ImageError::References(_)
     ));
     // A new disk under the name: the old one could be a snapshot's.
@@ -419,14 +430,14 @@ async fn a_damaged_record_is_said_and_can_be_removed() {
         .unwrap();
     for bad in ["{\"format\":99}", "not json", ""] {
         fs::write(home.dir.path().join("images/names/n.json"), bad).unwrap();
-        let error = store.open(&n, "x").unwrap_err();
+        let error = store.open(&key("n"), "x").unwrap_err();
         assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
         assert!(store.list().unwrap().is_empty());
         // A name that can't be read may stand for any disk.
         assert!(store.sweep().is_err());
         assert_eq!(home.files("disks").len(), 2);
     }
-    store.remove(&n).unwrap();
+    store.remove(&key("n")).unwrap();
     home.assert_nothing_is_left();
 }
 
@@ -442,7 +453,7 @@ async fn the_second_waits_for_the_first_and_finds_it_done() {
         let wait = async {
             wait_for(
                 &mut steps_2,
-                "waiting for another snowglobe to finish building `n`",
+                "waiting for another snowglobe to finish importing `n`",
             )
             .await;
             copy.gate.add_permits(1);
@@ -477,7 +488,7 @@ async fn a_dropped_import_leaves_nothing() {
     let (progress, mut steps) = Progress::channel();
     let halfway = async {
         wait_for(&mut steps, "copying").await;
-        assert_eq!(home.files("building"), ["n"]);
+        assert_eq!(home.files("building").len(), 2);
     };
     tokio::select! {
         _ = store.import(&n, &path, &copy, &progress) => panic!("nothing was to let it finish"),
@@ -494,13 +505,13 @@ async fn a_dropped_import_leaves_nothing() {
 async fn child_that_is_killed() {
     let dir = PathBuf::from(std::env::var_os("SNOWGLOBE_TEST_DIR").expect("set by the parent"));
     let store = ImageStore::new(&dir, Arc::new(|| Ok(Vec::new()))).unwrap();
-    let _handle = store.open(&name("used"), "the child").unwrap();
+    let _handle = store.open(&key("used"), "the child").unwrap();
     let (progress, mut steps) = Progress::channel();
     let say = async {
         wait_for(&mut steps, "copying").await;
         writeln!(std::io::stderr(), "child: ready").unwrap();
     };
-    let (copy, n, path) = (Copy::closed(), name("n"), dir.join("one.tar"));
+    let (copy, n, path) = (Copy::closed(), name("n"), dir.join("two.tar"));
     let _ = tokio::join!(store.import(&n, &path, &copy, &progress), say);
 }
 
@@ -508,6 +519,7 @@ async fn child_that_is_killed() {
 async fn a_killed_process_leaves_nothing_that_counts() {
     let home = Home::new();
     let (store, path) = (home.store(), home.archive("one"));
+    home.archive("two");
     store
         .import(&name("used"), &path, &Copy::open(), &Progress::none())
         .await
@@ -528,16 +540,16 @@ async fn a_killed_process_leaves_nothing_that_counts() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap() == "child: ready"));
 
-    let error = store.remove(&name("used")).unwrap_err().to_string();
+    let error = store.remove(&key("used")).unwrap_err().to_string();
     assert!(
         error.contains(&format!("the child (process {})", child.id())),
         "{error}"
     );
     store.sweep().unwrap();
-    assert_eq!(
-        home.files("building"),
-        ["n"],
-        "a living builder's directory is its own"
+    let building = home.files("building");
+    assert!(
+        building.len() == 2 && building[1] == "n",
+        "a living builder's directories are its own: {building:?}"
     );
     let (progress, mut steps) = Progress::channel();
     let kill = async {
@@ -546,10 +558,11 @@ async fn a_killed_process_leaves_nothing_that_counts() {
         child.wait().unwrap();
     };
     let (copy, n) = (Copy::open(), name("n"));
+    let path = home.archive("two");
     let (made, ()) = tokio::join!(store.import(&n, &path, &copy, &progress), kill);
     made.unwrap();
-    store.remove(&name("used")).unwrap();
-    store.remove(&n).unwrap();
+    store.remove(&key("used")).unwrap();
+    store.remove(&key("n")).unwrap();
     home.assert_nothing_is_left();
 }
 
@@ -571,4 +584,273 @@ async fn leftovers_of_a_crash_are_swept_at_the_next_start() {
     .unwrap();
     assert!(home.store().list().unwrap().is_empty());
     home.assert_nothing_is_left();
+}
+
+/// An image as if pulled, of a disk that holds `text`.
+fn pulled(store: &ImageStore, home: &Home, reference: &str, text: &str, seconds: i64) -> ImageKey {
+    let path = home.archive(text);
+    let blobs = store.blobs();
+    let content = archive::take_root(
+        &path,
+        content::RunConfig::default(),
+        blobs,
+        &Progress::none(),
+    )
+    .unwrap();
+    let disk = DiskRecord {
+        format: 2,
+        disk: DiskId::new(),
+        key: content.key(),
+        bytes: 1 << 20,
+        entries: 1,
+        accounts: user::Accounts::default(),
+    };
+    let raw = home.dir.path().join("raw");
+    fs::write(&raw, vec![7; 1 << 20]).unwrap();
+    let record = ImageRecord {
+        format: 2,
+        key: ImageKey::of(&reference.parse().unwrap()),
+        disk: disk.disk.clone(),
+        created: jiff::Timestamp::from_second(seconds).unwrap(),
+        source: Source::Registry {
+            reference: reference.into(),
+            digest: content.manifest.clone(),
+        },
+        content,
+    };
+    let held = store.lock().unwrap();
+    store.publish_disk(&held, &raw, &disk).unwrap();
+    let image = store.publish(&held, record).unwrap();
+    let file = home
+        .dir
+        .path()
+        .join(format!("images/names/{}.json", image.record.key.file()));
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.unsigned_abs());
+    File::open(file).unwrap().set_modified(time).unwrap();
+    image.record.key
+}
+
+#[tokio::test]
+async fn images_of_the_same_layers_share_a_disk() {
+    let home = Home::new();
+    let store = home.store();
+    let (copy, path) = (Copy::open(), home.archive("one"));
+    let first = store
+        .import(&name("a"), &path, &copy, &Progress::none())
+        .await
+        .unwrap();
+    let second = store
+        .import(&name("b"), &path, &copy, &Progress::none())
+        .await
+        .unwrap();
+    assert_eq!(
+        (&first.disk, copy.times.load(Ordering::SeqCst)),
+        (&second.disk, 1)
+    );
+    // In use under one name, it may lose the other, and only that.
+    let handle = store.open(&key("a"), "x").unwrap();
+    store.remove(&key("b")).unwrap();
+    assert!(store.remove(&key("a")).is_err() && handle.disk().exists());
+    drop(handle);
+    store.remove(&key("a")).unwrap();
+    home.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_layer_that_is_not_what_the_configuration_promises_is_refused() {
+    let home = Home::new();
+    let store = home.store();
+    let tar = tar_of(&[("x", b"evil")]);
+    let digest = store.blobs().put(&tar).unwrap();
+    let layer = (digest, tar.len() as u64, Compression::Plain);
+    // What another image's layer is: else its disk would be taken for this one.
+    let claimed = blobs::Digest::of(b"another layer");
+    let run = content::RunConfig::default();
+    let content = content::Content::of_root(store.blobs(), layer, &claimed, &run).unwrap();
+    let dir = home.dir.path().join("layout/blobs/sha256");
+    fs::create_dir_all(&dir).unwrap();
+    for blob in content.blobs() {
+        fs::copy(store.blobs().path(blob), dir.join(blob.hex())).unwrap();
+    }
+    let size = store.blobs().size(&content.manifest).unwrap();
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [
+        {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": content.manifest, "size": size}]});
+    fs::write(home.dir.path().join("layout/index.json"), index.to_string()).unwrap();
+    fs::write(home.dir.path().join("layout/oci-layout"), "{}").unwrap();
+    let reference: ImageRef = format!("oci:{}/layout", home.dir.path().display())
+        .parse()
+        .unwrap();
+    let made = store
+        .ensure(
+            &reference,
+            &Registries::default(),
+            &Copy::open(),
+            &Progress::none(),
+        )
+        .await;
+    let error = made.unwrap_err().to_string();
+    assert!(
+        error.contains("promises a layer") && error.contains(claimed.as_str()),
+        "{error}"
+    );
+    home.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_file_that_changed_is_taken_in_again_and_one_that_went_is_kept() {
+    let home = Home::new();
+    let store = home.store();
+    let path = home.archive("one");
+    let reference = ImageRef::Tar(path.clone());
+    let copy = Copy::open();
+    let none = Registries::default();
+    let ensure = async || {
+        store
+            .ensure(&reference, &none, &copy, &Progress::none())
+            .await
+            .unwrap()
+    };
+    let first = ensure().await;
+    assert_eq!(ensure().await.record, first.record);
+    assert_eq!(copy.times.load(Ordering::SeqCst), 1);
+    fs::write(&path, tar_of(&[("etc/motd", b"another one")])).unwrap();
+    let second = ensure().await;
+    assert_ne!(second.record.disk, first.record.disk);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(ensure().await.record, second.record);
+    assert_eq!(home.files("disks").len(), 2);
+}
+
+#[test]
+fn room_is_made_by_what_was_not_used_for_longest_and_is_not_in_use() {
+    let home = Home::new();
+    let store = home.store();
+    let all: Vec<ImageKey> = ["r.io/a", "r.io/b", "r.io/c", "r.io/d"]
+        .iter()
+        .zip(1i64..)
+        .map(|(reference, n)| pulled(&store, &home, reference, reference.split_at(5).1, n * 1000))
+        .collect();
+    let stray = store.blobs().put(b"nobody needs this").unwrap();
+    let handle = store.open(&all[0], "x").unwrap();
+    assert_eq!(
+        store.make_room(u64::MAX, &all[3]).unwrap(),
+        evict::Pruned::default()
+    );
+    let total = store.usage().unwrap().total();
+    // A megabyte too much: the oldest is in use, so the one after it goes.
+    let pruned = store.make_room(total - (1 << 20) / 2, &all[3]).unwrap();
+    assert_eq!(pruned.images, [all[1].clone()]);
+    assert_eq!(store.blobs().size(&stray), None);
+    let left = store.make_room(0, &all[3]).unwrap();
+    assert_eq!(left.images, [all[2].clone()]);
+    let known = store.known().unwrap();
+    assert_eq!(known, [all[0].clone(), all[3].clone()]);
+    for key in &known {
+        let image = store.find(key).unwrap().unwrap();
+        assert!(
+            image
+                .record
+                .content
+                .blobs()
+                .all(|blob| store.blobs().size(blob).is_some())
+        );
+    }
+    drop(handle);
+    assert_eq!(store.prune(true).unwrap().images.len(), 2);
+    home.assert_nothing_is_left();
+    assert!(store.blobs().all().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_imported_or_built_goes_only_by_name_and_nothing_while_somebody_fetches() {
+    let home = Home::new();
+    let store = home.store();
+    store
+        .import(
+            &name("mine"),
+            &home.archive("one"),
+            &Copy::open(),
+            &Progress::none(),
+        )
+        .await
+        .unwrap();
+    let stray = store.blobs().put(b"on its way").unwrap();
+    let fetching = store.fetching().unwrap();
+    let pruned = store.prune(true).unwrap();
+    assert!(pruned.fetching && pruned.images.is_empty());
+    assert!(store.blobs().size(&stray).is_some());
+    drop(fetching);
+    assert!(!store.prune(true).unwrap().fetching);
+    assert_eq!(store.blobs().size(&stray), None);
+    assert_eq!(store.list().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_saved_is_taken_again() {
+    let home = Home::new();
+    let store = home.store();
+    let made = store
+        .import(
+            &name("mine"),
+            &home.archive("one"),
+            &Copy::open(),
+            &Progress::none(),
+        )
+        .await
+        .unwrap();
+    let dir = home.dir.path().join("layout");
+    let target = layout::Target::Layout {
+        dir: dir.clone(),
+        name: "v1".into(),
+    };
+    for _ in 0..2 {
+        store
+            .save(&key("mine"), target.clone(), &Progress::none())
+            .await
+            .unwrap();
+    }
+    let file = home.dir.path().join("saved.tar");
+    store
+        .save(
+            &key("mine"),
+            layout::Target::Archive(file.clone()),
+            &Progress::none(),
+        )
+        .await
+        .unwrap();
+    let elsewhere = Home::new();
+    let other = elsewhere.store();
+    for text in [
+        format!("oci:{}:v1", dir.display()),
+        format!("docker-archive:{}", file.display()),
+    ] {
+        let reference: ImageRef = text.parse().unwrap();
+        let again = other
+            .ensure(
+                &reference,
+                &Registries::default(),
+                &Copy::open(),
+                &Progress::none(),
+            )
+            .await
+            .unwrap();
+        assert_eq!(again.record.content.layers, made.record.content.layers);
+        assert_eq!(again.record.content.run, made.record.content.run);
+    }
+    let wrong: ImageRef = format!("oci:{}:v2", dir.display()).parse().unwrap();
+    let error = other
+        .ensure(
+            &wrong,
+            &Registries::default(),
+            &Copy::open(),
+            &Progress::none(),
+        )
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("no image named v2; there are: v1"),
+        "{error}"
+    );
 }

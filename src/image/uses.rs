@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use super::error::io_error;
 use super::files::{list, remove_file, try_lock};
-use super::{DiskId, DiskRecord, ImageError};
+use super::{DiskId, ImageError, ImageRecord};
 
 /// The right to stand on a disk: as long as it lives, the disk stays.
 /// Whoever leaves something behind that stands on it (a snapshot) lets [`super::References`] know before dropping this.
 #[derive(Debug)]
 pub struct ImageHandle {
     disk: PathBuf,
-    record: DiskRecord,
+    record: Option<ImageRecord>,
     mark: PathBuf,
     _lock: File,
 }
@@ -25,14 +25,9 @@ impl ImageHandle {
         &self.disk
     }
 
-    /// The environment the image's commands expect.
-    pub fn env(&self) -> &[(String, String)] {
-        &self.record.env
-    }
-
-    /// What is known of the disk.
-    pub fn record(&self) -> &DiskRecord {
-        &self.record
+    /// The image it was opened as; nothing where a disk was opened that may have no name any more.
+    pub fn record(&self) -> Option<&ImageRecord> {
+        self.record.as_ref()
     }
 }
 
@@ -47,10 +42,11 @@ impl Drop for ImageHandle {
 pub(super) fn mark(
     uses: &Path,
     disk: PathBuf,
-    record: DiskRecord,
+    id: &DiskId,
+    record: Option<ImageRecord>,
     user: &str,
 ) -> Result<ImageHandle, ImageError> {
-    let mark = uses.join(format!("{}.{:016x}", record.disk, rand::random::<u64>()));
+    let mark = uses.join(format!("{id}.{:016x}", rand::random::<u64>()));
     let write = || {
         let mut file = File::create_new(&mark)?;
         file.try_lock()?;

@@ -177,6 +177,7 @@ mod tests {
             message: "unpacking the image".to_owned(),
             done,
             total,
+            part: None,
         };
         assert_eq!(described(step(None, None)), "unpacking the image");
         assert_eq!(

@@ -1,25 +1,29 @@
 //! What a sandbox is made of on this host: programs, the image's disk, an overlay on it; and filling new disks.
 
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snowglobe_init::wire::{Report, Request};
+use snowglobe_init::boot::{BUILD_ROOT, ImageUser};
+use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
 use snowglobe_runner::DiskFormat;
-use tokio::io::AsyncWriteExt;
 
+use super::feed::{Feed, Pieces};
 use super::machine::{Machine, Parts, Plan};
 use super::store::{Base, Record};
 use super::{SandboxError, instance};
 use crate::config::Config;
-use crate::guest::unexpected;
+use crate::guest::{Guest, Output, unexpected};
+use crate::image::user::{self, Accounts};
 use crate::image::{
-    DiskId, ImageError, ImageHandle, ImageName, ImageStore, LayerSource, Reference, Unpacked,
-    Unpacker,
+    DiskId, ImageError, ImageHandle, ImageInfo, ImageRef, ImageStore, LayerSource, Reference,
+    Unpacked, Unpacker,
 };
 use crate::progress::Progress;
 use crate::vmm::{self, artefacts, host::Host};
+
+/// The most that is kept of an image's lists of users and groups.
+const ACCOUNTS_BYTES: u64 = 256 << 10;
 
 /// The image's disk, held against removal.
 pub(super) type ImageHold = ImageHandle;
@@ -57,16 +61,52 @@ fn holder(config: &Config) -> String {
     )
 }
 
-/// The disk of the configured image.
-pub(super) fn of_image(config: &Config) -> Result<(Base, ImageHold), SandboxError> {
-    let name: ImageName = config.image.parse()?;
-    let handle = image_store(config)?.open(&name, &holder(config))?;
+/// The disk of the configured image, which is pulled or taken in where it isn't here.
+pub(super) async fn of_image(
+    config: &Config,
+    progress: &Progress,
+) -> Result<(Base, ImageHold), SandboxError> {
+    let reference: ImageRef = config.image.parse().map_err(ImageError::from)?;
+    let store = image_store(config)?;
+    let image = store
+        .ensure(
+            &reference,
+            &config.registries,
+            &VmUnpacker::new(config),
+            progress,
+        )
+        .await?;
+    let handle = store.open(&image.record.key, &holder(config))?;
     let base = Base {
         image: config.image.clone(),
         disk: handle.disk().to_owned(),
-        env: handle.env().to_vec(),
+        user: image_user(&image),
+        workdir: image.record.content.run.workdir,
+        env: image.record.content.run.env,
     };
+    if let Err(error) = store.make_room(config.image_store_bytes, &image.record.key) {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "could not make room among the images"
+        );
+    }
     Ok((base, handle))
+}
+
+/// The user that an image names, if it isn't root.
+fn image_user(image: &ImageInfo) -> Option<ImageUser> {
+    let name = image.record.content.run.user.as_deref()?;
+    match user::resolve(name, &image.disk.accounts) {
+        Ok(user) => user.map(|user| ImageUser {
+            uid: user.uid,
+            gid: user.gid,
+            name: user.name,
+        }),
+        Err(problem) => {
+            tracing::warn!(image = %image.record.key, user = name, "the image's own user can't be had: {problem}; commands run as sandbox");
+            None
+        }
+    }
 }
 
 /// Holds the disk that a snapshot stands on.
@@ -150,6 +190,11 @@ impl<'a> VmUnpacker<'a> {
             .prefix("build-")
             .tempdir_in(&self.config.runtime_dir)
             .map_err(temporary)?;
+        let feed = Feed::create(disk).map_err(|source| SandboxError::File {
+            operation: "make the disk that layers come on, for",
+            path: disk.to_owned(),
+            source,
+        })?;
         let plan = Plan {
             name: "snowglobe-build".into(),
             cpus: 1,
@@ -157,11 +202,13 @@ impl<'a> VmUnpacker<'a> {
             disk: disk.to_owned(),
             format: DiskFormat::Raw,
             build: true,
+            feed: Some(feed.path.clone()),
             workspace: None,
             workspace_path: None,
             nofile: 65_536,
             disk_bytes: None,
             env: Vec::new(),
+            image_user: None,
             login_keys: Vec::new(),
             run_dir: dir.path().to_owned(),
             link_socket: dir.path().join("link.sock"),
@@ -169,8 +216,10 @@ impl<'a> VmUnpacker<'a> {
             remove_if_orphaned: Vec::new(),
             timeout: self.config.boot_timeout,
         };
+        // Layers are decompressed while the guest boots, and while it unpacks those before.
+        let pieces = feed.start(layers);
         let machine = Machine::boot(&parts, plan, progress).await?;
-        let filled = self.apply(&machine, layers, progress).await;
+        let filled = self.apply(&machine, layers, pieces, progress).await;
         if filled.is_ok() {
             // The guest has unmounted the disk by now; powering off also has the engine flush it.
             let guest = machine.guest().await?;
@@ -185,23 +234,26 @@ impl<'a> VmUnpacker<'a> {
         &self,
         machine: &Machine,
         layers: &[LayerSource],
+        mut pieces: Pieces,
         progress: &Progress,
     ) -> Result<Unpacked, SandboxError> {
         let guest = machine.guest().await?;
         let mut total = Unpacked::default();
         for (index, layer) in layers.iter().enumerate() {
-            let label = match layers.len() {
+            progress.say(match layers.len() {
                 1 => "unpacking".to_owned(),
                 count => format!("unpacking layer {} of {count}", index + 1),
-            };
-            let input = stream(layer, &label, progress)?;
+            });
+            let piece = pieces.next().await;
+            // A stream that broke on the host is the reason behind whatever came of it.
+            layer.check()?;
+            let piece = piece.map_err(ImageError::unpack)?;
             let request = Request::ApplyLayer {
                 whiteouts: layer.whiteouts,
+                offset: piece.offset,
+                bytes: piece.bytes,
             };
-            let applied = guest.request_from(&request, input, &mut |_| ()).await;
-            // A stream that broke on the host is the reason behind whatever the guest says of it.
-            layer.check()?;
-            match applied? {
+            match guest.ask(&request).await? {
                 Report::Layer { entries, bytes } => {
                     total.entries += entries;
                     total.bytes += bytes;
@@ -209,38 +261,41 @@ impl<'a> VmUnpacker<'a> {
                 other => return Err(unexpected("apply a layer", &other).into()),
             }
         }
+        total.accounts = Accounts {
+            passwd: read_text(&guest, "etc/passwd").await,
+            group: read_text(&guest, "etc/group").await,
+        };
         progress.say("writing the disk");
         guest.ask(&Request::FinishRoot).await?;
         Ok(total)
     }
 }
 
-/// A layer's tar stream, decompressed on a thread of its own, with its progress. A stream that breaks ends early;
-/// the layer itself then knows why ([`LayerSource::check`]).
-fn stream(
-    layer: &LayerSource,
-    label: &str,
-    progress: &Progress,
-) -> Result<tokio::io::DuplexStream, SandboxError> {
-    let mut source = layer.open(progress, label)?;
-    let (mut sender, receiver) = tokio::io::duplex(1 << 20);
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let read = match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(_) => return,
-            };
-            if runtime.block_on(sender.write_all(&buffer[..read])).is_err() {
-                return;
-            }
-        }
-        let _ = runtime.block_on(sender.shutdown());
+/// A small file of the new root; what isn't there is empty.
+async fn read_text(guest: &Guest, path: &str) -> String {
+    let want = ReadWant::Bytes {
+        offset: 0,
+        limit: Some(ACCOUNTS_BYTES),
+    };
+    let path = format!("{BUILD_ROOT}/{path}");
+    let request = Request::Read(ReadRequest {
+        path,
+        user: User::Root,
+        want,
     });
-    Ok(receiver)
+    let mut text = Vec::new();
+    let mut collect = |output| {
+        if let Output::Stdout(bytes) = output {
+            text.extend_from_slice(&bytes);
+        }
+    };
+    match guest
+        .request(&request, bytes::Bytes::new(), &mut collect)
+        .await
+    {
+        Ok(_) => String::from_utf8_lossy(&text).into_owned(),
+        Err(_) => String::new(),
+    }
 }
 
 impl Unpacker for VmUnpacker<'_> {

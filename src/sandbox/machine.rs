@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
-use snowglobe_init::boot::{BootConfig, Link, Root, STAGE_PREFIX, Workspace};
+use snowglobe_init::boot::{BootConfig, ImageUser, Link, Root, STAGE_PREFIX, Workspace};
 use snowglobe_init::wire::Request;
 use snowglobe_runner::{Disk, DiskFormat, Engine, Share, VmSpec};
 
@@ -54,6 +54,8 @@ pub struct Plan {
     pub format: DiskFormat,
     /// Whether the disk is filled rather than booted from.
     pub build: bool,
+    /// A second disk, which the guest may only read.
+    pub feed: Option<PathBuf>,
     /// The host directory shared as the workspace.
     pub workspace: Option<PathBuf>,
     /// Whether there is a workspace at all.
@@ -64,6 +66,8 @@ pub struct Plan {
     pub disk_bytes: Option<u64>,
     /// Environment of every command.
     pub env: Vec<(String, String)>,
+    /// Whom `sandbox` stands for, where the image names a user of its own.
+    pub image_user: Option<ImageUser>,
     /// Public keys that may log in as with any SSH server.
     pub login_keys: Vec<String>,
     /// A directory that exists, for the VM's own files.
@@ -233,6 +237,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
         nofile: plan.nofile,
         disk_bytes: plan.disk_bytes,
         env: plan.env.clone(),
+        image_user: plan.image_user.clone(),
     };
     vmm::initramfs::write(&initramfs, &parts.init, &boot).map_err(|source| SandboxError::File {
         operation: "write the initramfs",
@@ -249,18 +254,24 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
         kernel: parts.kernel.clone(),
         initramfs,
         kernel_args: Vec::new(),
-        disks: vec![Disk {
+        disks: std::iter::once(Disk {
             path: plan.disk.clone(),
             format: plan.format,
             read_only: false,
-        }],
+        })
+        .chain(plan.feed.iter().map(|path| Disk {
+            path: path.clone(),
+            format: DiskFormat::Raw,
+            read_only: true,
+        }))
+        .collect(),
         shares: plan
             .workspace
             .iter()
             .map(|path| Share {
                 tag: WORKSPACE_TAG.into(),
                 path: path.clone(),
-                guest_id: SANDBOX_ID,
+                guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
             })
             .collect(),
         link_socket: plan.link_socket.clone(),

@@ -15,6 +15,7 @@
 
 mod base;
 mod error;
+mod feed;
 pub mod instance;
 mod machine;
 mod store;
@@ -254,7 +255,7 @@ impl Sandbox {
         let parts = base::parts(config)?;
         let (base, mut layers, image) = match from {
             From_::Clean => {
-                let (base, image) = base::of_image(config)?;
+                let (base, image) = base::of_image(config, progress).await?;
                 (base, Vec::new(), image)
             }
             From_::Snapshot(name) => {
@@ -283,11 +284,13 @@ impl Sandbox {
             disk: disk.clone(),
             format: DiskFormat::Qcow2,
             build: false,
+            feed: None,
             workspace: mount.then(|| config.workspace.clone()),
             workspace_path: Some(WORKSPACE.into()),
             nofile: config.nofile,
             disk_bytes: Some(config.disk_bytes),
             env,
+            image_user: base.user.clone(),
             login_keys: vec![self.instance.login_key.clone()],
             run_dir: run.path.clone(),
             link_socket: self.instance.link_socket(),
@@ -356,7 +359,7 @@ impl Sandbox {
         };
         let request = ExecRequest {
             command: Command::Shell(exec.command),
-            cwd: exec.cwd,
+            cwd: exec.cwd.or_else(|| self.workdir(&live)),
             env: exec.env,
             user: exec.user,
             timeout_ms: exec.timeout.map(|timeout| timeout.as_millis() as u64),
@@ -376,6 +379,13 @@ impl Sandbox {
             Ok(report) => Ok(report.into()),
             Err(error) => Err(self.explain(&live, error).await),
         }
+    }
+
+    /// Where commands start that name no directory: in the workspace, or where there is none of the host's, in the
+    /// directory that the image names.
+    fn workdir(&self, live: &Live) -> Option<String> {
+        let none = self.config.workspace_mode == WorkspaceMode::None;
+        live.base.workdir.clone().filter(|_| none)
     }
 
     async fn request(

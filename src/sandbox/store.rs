@@ -18,6 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use snowglobe_init::boot::ImageUser;
 
 /// The version of the records written here.
 const VERSION: u32 = 1;
@@ -105,6 +106,12 @@ pub struct Base {
     pub disk: PathBuf,
     /// The image's environment.
     pub env: Vec<(String, String)>,
+    /// The image's own user, where it names one.
+    #[serde(default)]
+    pub user: Option<ImageUser>,
+    /// The directory that the image's commands expect to start in.
+    #[serde(default)]
+    pub workdir: Option<String>,
 }
 
 /// A snapshot as written down.
@@ -460,6 +467,8 @@ mod tests {
                 image: "debian".into(),
                 disk,
                 env: Vec::new(),
+                user: None,
+                workdir: None,
             },
         )
     }

@@ -143,6 +143,17 @@ fn request(tool: &'static str, arguments: Value) -> CallToolRequestParams {
 }
 
 impl Session {
+    /// Starts a server that was made ready elsewhere, and connects to it.
+    pub async fn over(command: tokio::process::Command) -> Self {
+        let (process, _stderr) = TokioChildProcess::builder(command)
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let pid = process.id().unwrap();
+        let client = ().serve(process).await.unwrap();
+        Self { client, pid }
+    }
+
     pub async fn raw(&self, tool: &'static str, arguments: Value) -> CallToolResult {
         self.client
             .call_tool(request(tool, arguments))

@@ -40,6 +40,20 @@ pub struct BootConfig {
     pub disk_bytes: Option<u64>,
     /// Environment of every command, before what the request sets.
     pub env: Vec<(String, String)>,
+    /// Whom `sandbox` stands for, where the image names a user of its own.
+    pub image_user: Option<ImageUser>,
+}
+
+/// The user that an image's commands expect to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageUser {
+    /// The uid; never root's.
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+    /// The name in `/etc/passwd`; absent: it has none there.
+    pub name: Option<String>,
 }
 
 /// Which file system becomes the guest's root.
@@ -61,6 +75,9 @@ pub enum Root {
 
 /// Where a building guest mounts the disk it fills.
 pub const BUILD_ROOT: &str = "/newroot";
+
+/// The disk from which a building guest takes layers, as their host puts them there.
+pub const FEED_DEVICE: &str = "/dev/vdb";
 
 /// The device that carries the guest link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -155,27 +155,28 @@ async fn perform(
             let work = actor.run(move || files::write(&workspace, &request, &mut source));
             with_input(work, sender, &mut wire.reader, eof).await
         }
-        Request::ApplyLayer { whiteouts } => {
+        Request::ApplyLayer {
+            whiteouts,
+            offset,
+            bytes,
+        } => {
             let root = guest
                 .build_root
                 .clone()
                 .ok_or_else(|| invalid("apply a layer: this guest builds no image"))?;
-            let (sender, source) = source(input);
-            let work = tokio::task::spawn_blocking(move || layers::apply(&root, source, whiteouts));
-            let work = async move {
-                let applied = work
-                    .await
-                    .map_err(|e| invalid(format!("apply the layer: {e}")))?;
-                let applied = applied.map_err(|e| WireError {
-                    kind: ErrorKind::Other,
-                    message: machine::chain(&e),
-                })?;
-                Ok(Report::Layer {
-                    entries: applied.entries,
-                    bytes: applied.bytes,
-                })
-            };
-            with_input(work, sender, &mut wire.reader, eof).await
+            let piece =
+                feed(offset, bytes).map_err(|e| other("open the disk with the layers", &e))?;
+            let applied =
+                tokio::task::spawn_blocking(move || layers::apply(&root, piece, whiteouts)).await;
+            let applied = applied.map_err(|e| invalid(format!("apply the layer: {e}")))?;
+            let applied = applied.map_err(|e| WireError {
+                kind: ErrorKind::Other,
+                message: machine::chain(&e),
+            })?;
+            Ok(Report::Layer {
+                entries: applied.entries,
+                bytes: applied.bytes,
+            })
         }
         Request::FinishRoot => {
             let root = guest
@@ -198,6 +199,14 @@ async fn perform(
             Ok(Report::Done)
         }
     }
+}
+
+/// A piece of the disk that layers come on.
+fn feed(offset: u64, bytes: u64) -> io::Result<impl Read> {
+    use std::io::{Seek, SeekFrom};
+    let mut disk = std::fs::File::open(crate::boot::FEED_DEVICE)?;
+    disk.seek(SeekFrom::Start(offset))?;
+    Ok(disk.take(bytes))
 }
 
 async fn freeze(guest: &Arc<Guest>) -> Result<Report, WireError> {

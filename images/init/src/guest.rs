@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::actor::Actor;
+use crate::boot::ImageUser;
 use crate::cgroup::Tree;
 use crate::reaper::Reaper;
 use crate::users::{self, Account};
@@ -33,6 +34,8 @@ pub struct Guest {
     pub env: Vec<(String, String)>,
     /// The root disk's mount point while an image is built.
     pub build_root: Option<PathBuf>,
+    /// Whom `sandbox` stands for.
+    pub image_user: Option<ImageUser>,
     /// Keys that may do everything.
     pub control_keys: Vec<russh::keys::PublicKey>,
     /// Keys that may log in.
@@ -84,6 +87,8 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// The root disk's mount point while an image is built.
     pub build_root: Option<PathBuf>,
+    /// Whom `sandbox` stands for.
+    pub image_user: Option<ImageUser>,
     /// The server's own key, OpenSSH PEM.
     pub host_key: String,
     /// Keys that may do everything, one line each.
@@ -126,6 +131,7 @@ impl Guest {
             nofile: setup.nofile,
             env: setup.env,
             build_root: setup.build_root,
+            image_user: setup.image_user,
             control_keys: public_keys("control", &setup.control_keys)?,
             login_keys: public_keys("login", &setup.login_keys)?,
             host_key: russh::keys::PrivateKey::from_openssh(&setup.host_key).map_err(|source| {
@@ -159,6 +165,7 @@ impl Guest {
             nofile: None,
             env: Vec::new(),
             build_root: None,
+            image_user: None,
             host_key,
             control_keys,
             login_keys,
@@ -172,7 +179,7 @@ impl Guest {
 
     /// The account of a user; on a host, whoever this process is.
     pub fn account(&self, user: User) -> Account {
-        let mut account = users::account(Path::new("/"), user);
+        let mut account = users::account(Path::new("/"), user, self.image_user.as_ref());
         if self.cgroups.is_none() {
             account.credentials = None;
             account.home = self.workspace.clone();

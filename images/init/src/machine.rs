@@ -226,7 +226,8 @@ pub fn furnish(config: &crate::boot::BootConfig) -> Result<(), MachineError> {
         made.map_err(failed(format!("make {dir}")))?;
     }
     let _ = fs::create_dir_all("/run/lock");
-    crate::users::ensure_sandbox(Path::new("/")).map_err(failed("make the user sandbox"))?;
+    crate::users::ensure_sandbox(Path::new("/"), config.image_user.as_ref())
+        .map_err(failed("make the user sandbox"))?;
     let hosts = format!(
         "127.0.0.1\tlocalhost {0}\n::1\tlocalhost ip6-localhost {0}\n",
         config.hostname
@@ -236,12 +237,15 @@ pub fn furnish(config: &crate::boot::BootConfig) -> Result<(), MachineError> {
     }
     let _ = fs::write("/etc/hostname", format!("{}\n", config.hostname));
     if let Some(workspace) = &config.workspace {
-        mount_workspace(workspace)?;
+        mount_workspace(workspace, config.image_user.as_ref())?;
     }
     Ok(())
 }
 
-fn mount_workspace(workspace: &crate::boot::Workspace) -> Result<(), MachineError> {
+fn mount_workspace(
+    workspace: &crate::boot::Workspace,
+    user: Option<&crate::boot::ImageUser>,
+) -> Result<(), MachineError> {
     let path = &workspace.path;
     fs::create_dir_all(path).map_err(failed(format!("make {path}")))?;
     match &workspace.tag {
@@ -251,8 +255,9 @@ fn mount_workspace(workspace: &crate::boot::Workspace) -> Result<(), MachineErro
                 .map_err(|e| failed(format!("mount the workspace at {path}"))(e.into()))
         }
         None => {
-            let id = Some(crate::users::SANDBOX_ID);
-            std::os::unix::fs::chown(path, id, id)
+            let ours = crate::users::SANDBOX_ID;
+            let (uid, gid) = user.map_or((ours, ours), |user| (user.uid, user.gid));
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))
                 .map_err(failed(format!("give {path} to sandbox")))
         }
     }
@@ -265,7 +270,8 @@ pub fn finish_root(root: &Path) -> Result<(), WireError> {
         message,
     };
     crate::layers::finish(root).map_err(|e| error(chain(&e)))?;
-    crate::users::ensure_sandbox(root).map_err(|e| error(format!("make the user sandbox: {e}")))?;
+    crate::users::ensure_sandbox(root, None)
+        .map_err(|e| error(format!("make the user sandbox: {e}")))?;
     rustix::fs::sync();
     unmount(BUILD_ROOT, UnmountFlags::empty())
         .map_err(|e| error(format!("unmount the new root: {e}")))?;

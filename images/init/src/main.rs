@@ -89,6 +89,7 @@ async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Resul
         nofile: Some(config.nofile),
         env: config.env,
         build_root,
+        image_user: config.image_user,
         host_key: config.host_key,
         control_keys: config.control_keys,
         login_keys: config.login_keys,

@@ -1,10 +1,15 @@
 //! Users of the guest: what `/etc/passwd` says, and the user `sandbox`, which every image gets.
+//!
+//! Where the image names a user of its own that isn't root, `sandbox` stands for that one: the image's files are made
+//! for it. A user that is only a number is called `sandbox`.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::actor::Credentials;
+use crate::boot::ImageUser;
 use crate::wire::User;
 
 /// The uid and gid of `sandbox`.
@@ -44,10 +49,16 @@ fn default_shell(root: &Path) -> String {
 }
 
 /// The account behind a [`User`], as the image has it.
-pub fn account(root: &Path, user: User) -> Account {
-    let (name, uid, home) = match user {
-        User::Root => ("root", 0, "/root"),
-        User::Sandbox => ("sandbox", SANDBOX_ID, "/home/sandbox"),
+pub fn account(root: &Path, user: User, image_user: Option<&ImageUser>) -> Account {
+    let image_user = image_user.filter(|_| user == User::Sandbox);
+    let (name, uid, home) = match (user, image_user) {
+        (User::Root, _) => ("root", 0, "/root"),
+        (User::Sandbox, None) => ("sandbox", SANDBOX_ID, "/home/sandbox"),
+        (User::Sandbox, Some(image)) => (
+            image.name.as_deref().unwrap_or("sandbox"),
+            image.uid,
+            "/home/sandbox",
+        ),
     };
     let passwd = fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
     let line = passwd
@@ -58,7 +69,7 @@ pub fn account(root: &Path, user: User) -> Account {
         "" => default.to_owned(),
         value => value.to_owned(),
     };
-    let gid = field(line, 3).parse().unwrap_or(uid);
+    let gid = image_user.map_or_else(|| field(line, 3).parse().unwrap_or(uid), |image| image.gid);
     let mut groups = vec![gid];
     groups.extend(groups_of(root, name));
     groups.dedup();
@@ -79,34 +90,50 @@ pub fn account(root: &Path, user: User) -> Account {
 }
 
 /// Sees to it that `sandbox` exists, with its home and in front of any other name of its uid.
-pub fn ensure_sandbox(root: &Path) -> io::Result<()> {
+pub fn ensure_sandbox(root: &Path, image_user: Option<&ImageUser>) -> io::Result<()> {
+    let (uid, gid) = match image_user {
+        None => (SANDBOX_ID, SANDBOX_ID),
+        Some(ImageUser { name: Some(_), .. }) => return Ok(()),
+        Some(ImageUser {
+            uid,
+            gid,
+            name: None,
+        }) => (*uid, *gid),
+    };
     let etc = root.join("etc");
     fs::create_dir_all(&etc)?;
     let shell = default_shell(root);
-    let ours = format!("sandbox:x:{SANDBOX_ID}:{SANDBOX_ID}:Snowglobe:/home/sandbox:{shell}");
+    let ours = format!("sandbox:x:{uid}:{gid}:Snowglobe:/home/sandbox:{shell}");
     put_line(
         &etc.join("passwd"),
         "sandbox",
-        SANDBOX_ID,
+        uid,
         &ours,
         "root:x:0:0:root:/root:/bin/sh",
     )?;
-    put_line(
-        &etc.join("group"),
-        "sandbox",
-        SANDBOX_ID,
-        &format!("sandbox:x:{SANDBOX_ID}:"),
-        "root:x:0:",
-    )?;
+    // A group that the image chose has the name that the image gave it, or none.
+    if gid == SANDBOX_ID {
+        put_line(
+            &etc.join("group"),
+            "sandbox",
+            gid,
+            &format!("sandbox:x:{gid}:"),
+            "root:x:0:",
+        )?;
+    }
     let home = root.join("home/sandbox");
     if !home.exists() {
         fs::create_dir_all(&home)?;
         for file in [".bashrc", ".profile"] {
             // What new users of this image get; images without it do without.
             let _ = fs::copy(root.join("etc/skel").join(file), home.join(file));
-            let _ = std::os::unix::fs::chown(home.join(file), Some(SANDBOX_ID), Some(SANDBOX_ID));
         }
-        std::os::unix::fs::chown(&home, Some(SANDBOX_ID), Some(SANDBOX_ID))?;
+    }
+    if fs::metadata(&home)?.uid() != uid {
+        for file in [".bashrc", ".profile"] {
+            let _ = std::os::unix::fs::lchown(home.join(file), Some(uid), Some(gid));
+        }
+        std::os::unix::fs::chown(&home, Some(uid), Some(gid))?;
     }
     Ok(())
 }
@@ -118,13 +145,16 @@ fn put_line(path: &Path, name: &str, id: u32, line: &str, root_line: &str) -> io
         Err(e) if e.kind() == io::ErrorKind::NotFound => format!("{root_line}\n"),
         Err(e) => return Err(e),
     };
-    if text.lines().any(|line| field(line, 0) == name) {
+    let id_text = id.to_string();
+    if text
+        .lines()
+        .any(|line| field(line, 0) == name && field(line, 2) == id_text)
+    {
         return Ok(());
     }
-    let mut lines: Vec<&str> = text.lines().collect();
-    let same_id = lines
-        .iter()
-        .position(|line| field(line, 2) == id.to_string());
+    // What stood there under the name stood for another user of ours.
+    let mut lines: Vec<&str> = text.lines().filter(|line| field(line, 0) != name).collect();
+    let same_id = lines.iter().position(|line| field(line, 2) == id_text);
     lines.insert(same_id.unwrap_or(lines.len()), line);
     let new = path.with_extension("snowglobe");
     fs::write(&new, lines.join("\n") + "\n")?;
@@ -138,8 +168,8 @@ mod tests {
     #[test]
     fn sandbox_comes_to_an_image_without_any_users() {
         let root = tempfile::tempdir().unwrap();
-        ensure_sandbox(root.path()).unwrap();
-        let account = account(root.path(), User::Sandbox);
+        ensure_sandbox(root.path(), None).unwrap();
+        let account = account(root.path(), User::Sandbox, None);
         assert_eq!(
             (account.name.as_str(), account.home.to_str()),
             ("sandbox", Some("/home/sandbox"))
@@ -161,8 +191,8 @@ mod tests {
             "root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n",
         )
         .unwrap();
-        ensure_sandbox(root.path()).unwrap();
-        ensure_sandbox(root.path()).unwrap();
+        ensure_sandbox(root.path(), None).unwrap();
+        ensure_sandbox(root.path(), None).unwrap();
         let names: Vec<String> = fs::read_to_string(root.path().join("etc/passwd"))
             .unwrap()
             .lines()
@@ -180,7 +210,66 @@ mod tests {
             "a:x:5:sandbox,b\nb:x:6:b\nc:x:7:sandbox\n",
         )
         .unwrap();
-        let account = account(root.path(), User::Sandbox);
+        let account = account(root.path(), User::Sandbox, None);
         assert_eq!(account.credentials.unwrap().groups, [1000, 5, 7]);
+    }
+
+    #[test]
+    fn sandbox_stands_for_the_images_own_user() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        fs::write(
+            root.path().join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\napp:x:7:8::/srv/app:/bin/sh\n",
+        )
+        .unwrap();
+        fs::write(root.path().join("etc/group"), "web:x:9:app\n").unwrap();
+        let app = ImageUser {
+            uid: 7,
+            gid: 80,
+            name: Some("app".into()),
+        };
+        ensure_sandbox(root.path(), Some(&app)).unwrap();
+        let found = account(root.path(), User::Sandbox, Some(&app));
+        assert_eq!(
+            (found.name.as_str(), found.home.to_str()),
+            ("app", Some("/srv/app"))
+        );
+        let credentials = found.credentials.unwrap();
+        assert_eq!(
+            (credentials.uid, credentials.gid, credentials.groups),
+            (7, 80, vec![80, 9])
+        );
+        assert_eq!(
+            account(root.path(), User::Root, Some(&app))
+                .credentials
+                .unwrap()
+                .uid,
+            0
+        );
+    }
+
+    /// Only root may give files away.
+    #[test]
+    fn a_number_gets_the_name_sandbox() {
+        assert!(rustix::process::geteuid().is_root(), "run as root");
+        let root = tempfile::tempdir().unwrap();
+        ensure_sandbox(root.path(), None).unwrap();
+        let number = ImageUser {
+            uid: 4321,
+            gid: 0,
+            name: None,
+        };
+        ensure_sandbox(root.path(), Some(&number)).unwrap();
+        let passwd = fs::read_to_string(root.path().join("etc/passwd")).unwrap();
+        assert_eq!(passwd.matches("sandbox:").count(), 1, "{passwd}");
+        let found = account(root.path(), User::Sandbox, Some(&number));
+        assert_eq!(found.credentials.map(|c| (c.uid, c.gid)), Some((4321, 0)));
+        assert_eq!(
+            fs::metadata(root.path().join("home/sandbox"))
+                .unwrap()
+                .uid(),
+            4321
+        );
     }
 }

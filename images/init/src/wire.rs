@@ -73,11 +73,15 @@ pub enum Request {
     },
     /// What the guest is and how it is doing; answer: [`Report::Status`].
     Status,
-    /// Building guests only: apply a layer to the new root; input: an uncompressed tar archive;
+    /// Building guests only: apply a layer to the new root, an uncompressed tar archive on the second disk;
     /// answer: [`Report::Layer`].
     ApplyLayer {
         /// Interpret whiteouts (`.wh.NAME`, `.wh..wh..opq`) as OCI layers mean them; a plain root tar has none.
         whiteouts: bool,
+        /// Where the archive begins, in bytes.
+        offset: u64,
+        /// How long it is.
+        bytes: u64,
     },
     /// Building guests only: make the root complete (mount points, user `sandbox`), write all of it and unmount.
     FinishRoot,

@@ -1,0 +1,100 @@
+//! Showing images: in a table, or with all that is known of one.
+
+use std::io::Write;
+
+use crate::image::{ImageError, ImageInfo, ImageKey, ImageStore, human_bytes};
+
+fn layers(image: &ImageInfo) -> u64 {
+    image
+        .record
+        .content
+        .layers
+        .iter()
+        .map(|layer| layer.bytes)
+        .sum()
+}
+
+fn json(image: &ImageInfo) -> serde_json::Value {
+    serde_json::json!({
+        "name": image.record.key,
+        "created": image.record.created,
+        "last_used": image.last_used,
+        "source": image.record.source,
+        "digest": image.record.content.manifest,
+        "config": image.record.content.run,
+        "layers": image.record.content.layers,
+        "layer_bytes": layers(image),
+        "disk": image.disk,
+        "users": image.users,
+    })
+}
+
+pub(super) fn inspect(store: &ImageStore, key: &ImageKey) -> anyhow::Result<()> {
+    let Some(image) = store.find(key)? else {
+        let known = store
+            .list()?
+            .into_iter()
+            .map(|image| image.record.key)
+            .collect();
+        return Err(ImageError::NotFound {
+            name: key.clone(),
+            known,
+        }
+        .into());
+    };
+    writeln!(
+        std::io::stdout().lock(),
+        "{}",
+        serde_json::to_string_pretty(&json(&image))?
+    )?;
+    Ok(())
+}
+
+pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
+    let images = store.list()?;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let rows: Vec<_> = images.iter().map(json).collect();
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+        return Ok(());
+    }
+    if images.is_empty() {
+        eprintln!("snowglobe: no images yet; `snowglobe image build debian` makes the default one");
+        return Ok(());
+    }
+    let width = images
+        .iter()
+        .map(|image| image.record.key.as_str().len())
+        .max()
+        .unwrap_or(0)
+        .max(12);
+    writeln!(
+        out,
+        "{:<width$}  {:>9}  {:>9}  {:<16}  FROM",
+        "NAME", "DISK", "LAYERS", "LAST USED (UTC)"
+    )?;
+    for image in &images {
+        writeln!(
+            out,
+            "{:<width$}  {:>9}  {:>9}  {:<16}  {}{}",
+            image.record.key.as_str(),
+            human_bytes(image.disk.bytes),
+            human_bytes(layers(image)),
+            image.last_used.strftime("%Y-%m-%d %H:%M").to_string(),
+            image.record.source,
+            if image.users.is_empty() {
+                ""
+            } else {
+                ", running"
+            },
+        )?;
+    }
+    let usage = store.usage()?;
+    eprintln!(
+        "snowglobe: {} in all: disks {}, layers {} (those that images share are counted once)",
+        human_bytes(usage.total()),
+        human_bytes(usage.disks),
+        human_bytes(usage.blobs)
+    );
+    Ok(())
+}

@@ -1,0 +1,460 @@
+//! References to images, as people write them. Pure.
+//!
+//! ```text
+//! debian                          an image of this store; where there is none, docker.io/library/debian:latest
+//! python:3.12-slim                docker.io/library/python:3.12-slim
+//! ghcr.io/owner/image:tag@sha256:…   the digest decides, the tag is for people
+//! localhost:5000/image            a first part with a dot, a colon, or named localhost is a registry
+//! oci:DIR[:NAME]                  an OCI image layout
+//! docker-archive:FILE             what `docker save` writes
+//! tar:FILE                        a root file system
+//! ```
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::name::ImageName;
+
+/// The registry that is meant where none is named.
+pub const HUB: &str = "docker.io";
+
+/// A reference to an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageRef {
+    /// One word: an image of the store, or one of the hub's own.
+    Name(ImageName),
+    /// An image of a registry.
+    Registry(RegistryRef),
+    /// An image in an OCI layout.
+    OciLayout {
+        /// The layout's directory.
+        dir: PathBuf,
+        /// Which of its images (`org.opencontainers.image.ref.name`), where it holds several.
+        name: Option<String>,
+    },
+    /// A saved image, as `docker save` writes it.
+    DockerArchive(PathBuf),
+    /// The tar archive of a root file system.
+    Tar(PathBuf),
+}
+
+/// An image of a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RegistryRef {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<String>,
+}
+
+/// Why a text is no reference: which part of it, and what that may be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("use the image {text:?}: {part} {problem}")]
+pub struct RefError {
+    text: String,
+    part: String,
+    problem: &'static str,
+}
+
+const TAG_RULE: &str = "must be 1 to 128 of A-Z a-z 0-9 . _ - and not begin with . or -";
+const PATH_RULE: &str =
+    "must be lowercase letters and digits, with single . or _, __ or - between them";
+const HOST_RULE: &str =
+    "must be a host name or address, with a port from 1 to 65535 where one is given";
+const DIGEST_RULE: &str = "must be sha256: and 64 digits of 0-9 a-f";
+const LONGEST: usize = 1024;
+
+impl ImageRef {
+    /// The text that two references to the same image have in common.
+    pub fn canonical(&self) -> String {
+        match self {
+            Self::Name(name) => name.to_string(),
+            Self::Registry(reference) => reference.to_string(),
+            Self::OciLayout { dir, name: None } => format!("oci:{}", absolute(dir).display()),
+            Self::OciLayout {
+                dir,
+                name: Some(name),
+            } => format!("oci:{}:{name}", absolute(dir).display()),
+            Self::DockerArchive(file) => format!("docker-archive:{}", absolute(file).display()),
+            Self::Tar(file) => format!("tar:{}", absolute(file).display()),
+        }
+    }
+
+    /// Whether it names something on the host's own disk.
+    pub fn is_host_path(&self) -> bool {
+        !matches!(self, Self::Name(_) | Self::Registry(_))
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize()
+        .or_else(|_| std::path::absolute(path))
+        .unwrap_or_else(|_| path.to_owned())
+}
+
+impl FromStr for ImageRef {
+    type Err = RefError;
+
+    fn from_str(text: &str) -> Result<Self, RefError> {
+        let bad = |part: String, problem| RefError {
+            text: text.to_owned(),
+            part,
+            problem,
+        };
+        if text.is_empty() || text.trim() != text {
+            let part = "the reference".to_owned();
+            return Err(bad(part, "must not be empty, nor have spaces around it"));
+        }
+        if let Some(rest) = text.strip_prefix("oci:") {
+            let (dir, name) = match rest.rsplit_once(':') {
+                Some((dir, name)) if !name.contains('/') => (dir, Some(name.to_owned())),
+                _ => (rest, None),
+            };
+            if dir.is_empty() || name.as_deref() == Some("") {
+                return Err(bad(
+                    "oci:".into(),
+                    "must be followed by DIRECTORY or DIRECTORY:NAME",
+                ));
+            }
+            let dir = dir.into();
+            return Ok(Self::OciLayout { dir, name });
+        }
+        for prefix in ["docker-archive:", "tar:"] {
+            let Some(file) = text.strip_prefix(prefix) else {
+                continue;
+            };
+            if file.is_empty() {
+                return Err(bad(prefix.into(), "must be followed by a file"));
+            }
+            let saved = prefix == "docker-archive:";
+            return Ok(if saved {
+                Self::DockerArchive(file.into())
+            } else {
+                Self::Tar(file.into())
+            });
+        }
+        match text.parse::<ImageName>() {
+            Ok(name) => Ok(Self::Name(name)),
+            Err(_) => text.parse().map(Self::Registry),
+        }
+    }
+}
+
+impl RegistryRef {
+    /// The image of that name among the hub's own; nothing where the hub can't have one.
+    pub fn of_hub(name: &ImageName) -> Option<Self> {
+        is_component(name.as_str()).then(|| Self {
+            registry: HUB.into(),
+            repository: format!("library/{name}"),
+            tag: Some("latest".into()),
+            digest: None,
+        })
+    }
+
+    /// The registry: host, and port where one is given.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository in the registry.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag; where there is neither tag nor digest in the text, `latest`.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest, which decides where there is one.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+}
+
+impl FromStr for RegistryRef {
+    type Err = RefError;
+
+    fn from_str(text: &str) -> Result<Self, RefError> {
+        let bad = |part: &str, problem| RefError {
+            text: text.to_owned(),
+            part: part.to_owned(),
+            problem,
+        };
+        if text.len() > LONGEST {
+            return Err(bad("the reference", "must be at most 1024 characters long"));
+        }
+        if let Some((scheme, _)) = text.split_once("://")
+            && scheme != "docker"
+        {
+            let problem = "is no part of a reference; write HOST/REPOSITORY:TAG";
+            return Err(bad(&format!("the scheme {scheme:?}"), problem));
+        }
+        let rest = text.strip_prefix("docker://").unwrap_or(text);
+        let (rest, digest) = match rest.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest)),
+            None => (rest, None),
+        };
+        if let Some(digest) = digest
+            && !is_digest(digest)
+        {
+            return Err(bad(&format!("the digest {digest:?}"), DIGEST_RULE));
+        }
+        let (registry, path) = match rest.split_once('/') {
+            Some((host, path)) if is_named_host(host) => (host, path),
+            _ => (HUB, rest),
+        };
+        if !is_host(registry) {
+            return Err(bad(&format!("the registry {registry:?}"), HOST_RULE));
+        }
+        let (path, tag) = match path.rsplit_once(':') {
+            // A colon before a slash belongs to no tag; what is wrong there is said of the repository.
+            Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+            _ => (path, None),
+        };
+        if let Some(tag) = tag
+            && !is_tag(tag)
+        {
+            return Err(bad(&format!("the tag {tag:?}"), TAG_RULE));
+        }
+        if path.is_empty() {
+            return Err(bad("the repository", "must not be empty"));
+        }
+        if let Some(part) = path.split('/').find(|part| !is_component(part)) {
+            return Err(bad(&format!("the repository's part {part:?}"), PATH_RULE));
+        }
+        let registry = match registry {
+            "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => HUB.into(),
+            other => other.to_ascii_lowercase(),
+        };
+        let repository = if registry == HUB && !path.contains('/') {
+            format!("library/{path}")
+        } else {
+            path.to_owned()
+        };
+        let tag = tag.map(str::to_owned);
+        Ok(Self {
+            registry,
+            repository,
+            tag: tag.or_else(|| digest.is_none().then(|| "latest".to_owned())),
+            digest: digest.map(str::to_owned),
+        })
+    }
+}
+
+/// Whether the first of several parts is a host, and not the first part of a repository of the hub.
+fn is_named_host(part: &str) -> bool {
+    part.contains(['.', ':', '[']) || part == "localhost"
+}
+
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    if port.is_some_and(|port| !digits(port) || !matches!(port.parse::<u16>(), Ok(1..))) {
+        return false;
+    }
+    if let Some(address) = host.strip_prefix('[') {
+        let address = address.strip_suffix(']').unwrap_or_default();
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.len() <= 253 && host.split('.').all(label)
+}
+
+fn is_tag(tag: &str) -> bool {
+    (1..=128).contains(&tag.len())
+        && !tag.starts_with(['.', '-'])
+        && tag
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+fn is_component(part: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = part.as_bytes();
+    let mut separators = part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    bytes.first().is_some_and(|byte| plain(*byte))
+        && bytes.last().is_some_and(|byte| plain(*byte))
+        && separators.all(|between| {
+            matches!(between, "" | "." | "_" | "__") || between.bytes().all(|byte| byte == b'-')
+        })
+}
+
+/// Whether it is `sha256:` and the 64 digits of one.
+pub fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+impl fmt::Display for RegistryRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<RegistryRef> for String {
+    fn from(reference: RegistryRef) -> Self {
+        reference.to_string()
+    }
+}
+
+impl TryFrom<String> for RegistryRef {
+    type Error = RefError;
+
+    fn try_from(text: String) -> Result<Self, RefError> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn references_as_people_write_them() {
+        let digest = format!("@sha256:{HEX}");
+        let cases = [
+            ("python:3.12-slim", "docker.io/library/python:3.12-slim"),
+            ("docker://alpine:3", "docker.io/library/alpine:3"),
+            ("docker.io/alpine", "docker.io/library/alpine:latest"),
+            ("index.docker.io/a/b", "docker.io/a/b:latest"),
+            ("owner/image", "docker.io/owner/image:latest"),
+            ("ghcr.io/o/i:tag", "ghcr.io/o/i:tag"),
+            ("GHCR.io/o/i", "ghcr.io/o/i:latest"),
+            ("localhost/x", "localhost/x:latest"),
+            ("localhost:5000/x:y", "localhost:5000/x:y"),
+            ("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest"),
+            ("[::1]:5000/x:1", "[::1]:5000/x:1"),
+            ("a__b/c--d.e_f:X", "docker.io/a__b/c--d.e_f:X"),
+            (
+                &format!("x{digest}"),
+                &format!("docker.io/library/x{digest}"),
+            ),
+            (
+                &format!("x:1{digest}"),
+                &format!("docker.io/library/x:1{digest}"),
+            ),
+        ];
+        for (text, canonical) in cases {
+            let reference: ImageRef = text.parse().unwrap();
+            assert_eq!(reference.canonical(), canonical, "{text}");
+            assert!(matches!(reference, ImageRef::Registry(_)), "{text}");
+        }
+        let name: ImageRef = "debian".parse().unwrap();
+        assert_eq!(name, ImageRef::Name("debian".parse().unwrap()));
+        let hub = RegistryRef::of_hub(&"debian".parse().unwrap()).unwrap();
+        assert_eq!(hub.to_string(), "docker.io/library/debian:latest");
+        assert_eq!(RegistryRef::of_hub(&"de.-bian".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn files_and_layouts_are_told_by_what_comes_first() {
+        let layout = |dir: &str, name: Option<&str>| ImageRef::OciLayout {
+            dir: dir.into(),
+            name: name.map(str::to_owned),
+        };
+        let cases = [
+            ("oci:some/dir", layout("some/dir", None)),
+            ("oci:some/dir:v1", layout("some/dir", Some("v1"))),
+            ("oci:/a:b/c", layout("/a:b/c", None)),
+            (
+                "docker-archive:/x.tar",
+                ImageRef::DockerArchive("/x.tar".into()),
+            ),
+            ("tar:a:b.tar", ImageRef::Tar("a:b.tar".into())),
+        ];
+        for (text, expected) in cases {
+            let reference: ImageRef = text.parse().unwrap();
+            assert_eq!(reference, expected);
+            assert!(reference.is_host_path());
+        }
+        assert!(ImageRef::Tar("x".into()).canonical().starts_with("tar:/"));
+    }
+
+    #[test]
+    fn an_error_says_which_part_is_wrong() {
+        let cases = [
+            ("", "the reference must not be empty"),
+            (" x", "spaces around"),
+            ("x:", "the tag \"\""),
+            ("x:-1", "the tag \"-1\""),
+            ("x@sha256:12", "the digest \"sha256:12\""),
+            ("x@md5:12", "the digest \"md5:12\" must be sha256:"),
+            (
+                "owner/Image",
+                "the repository's part \"Image\" must be lowercase",
+            ),
+            ("ghcr.io/a//b", "the repository's part \"\""),
+            ("ghcr.io/", "the repository must not be empty"),
+            ("ghcr.io:0/a", "the registry \"ghcr.io:0\""),
+            ("ghcr.io:99999/a", "port from 1 to 65535"),
+            ("-x.io/a", "the registry \"-x.io\""),
+            ("[::g]/a", "the registry"),
+            ("https://ghcr.io/a", "the scheme \"https\" is no part"),
+            ("a_/b", "the repository's part \"a_\""),
+            (
+                "Owner/image",
+                "the repository's part \"Owner\" must be lowercase",
+            ),
+            ("a b", "the repository's part \"a b\""),
+            ("oci:", "oci: must be followed"),
+            ("oci:x:", "oci: must be followed"),
+            ("tar:", "tar: must be followed by a file"),
+        ];
+        for (text, said) in cases {
+            let error = text.parse::<ImageRef>().unwrap_err().to_string();
+            assert!(error.contains(said), "{text:?}: {error}");
+            assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_reference_or_an_error(text in "\\PC{0,200}") {
+            if let Ok(reference) = text.parse::<ImageRef>() {
+                let canonical = reference.canonical();
+                prop_assert_eq!(canonical.parse::<ImageRef>().unwrap().canonical(), canonical);
+            }
+        }
+
+        #[test]
+        fn what_looks_like_a_reference_keeps_its_meaning(
+            text in "(docker://)?([a-zA-Z0-9.-]{1,12}(:[0-9]{1,6})?/)?[a-z0-9._-]{1,9}(/[a-z0-9_]{1,5}){0,2}(:[A-Za-z0-9_.-]{0,9})?(@sha256:[0-9a-f]{63,64})?"
+        ) {
+            if let Ok(ImageRef::Registry(reference)) = text.parse::<ImageRef>() {
+                let again: RegistryRef = reference.to_string().parse().unwrap();
+                prop_assert_eq!(&again, &reference);
+                let named = reference.tag().is_some() || reference.digest().is_some();
+                prop_assert!(named && !reference.repository().is_empty());
+                prop_assert!(!reference.repository().split('/').any(|part| part == ".." || part.is_empty()));
+                prop_assert!(is_host(reference.registry()));
+            }
+        }
+    }
+}

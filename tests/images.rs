@@ -1,0 +1,587 @@
+//! Images as people use them: real registries, layouts and archives made on purpose, real VMs, and `umoci unpack` to
+//! compare with.
+#![allow(unreachable_pub, reason = "modules of one test")]
+
+mod common;
+#[path = "images/compare.rs"]
+mod compare;
+#[path = "images/home.rs"]
+mod home;
+#[path = "images/layout.rs"]
+mod layout;
+#[path = "images/registry.rs"]
+mod registry;
+#[path = "images/soundness.rs"]
+mod soundness;
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use home::{Home, tool};
+use layout::{Packed, noise};
+use registry::{Cutter, Registry, Wish, scripted};
+use serde_json::json;
+
+/// An image of three layers, each packed in another way, in a layout.
+fn three_layers(home: &Home) -> (String, Vec<String>) {
+    let dir = home.path("layout");
+    let big = noise(700_000, 1);
+    let layers = [
+        (layout::busybox(), Packed::Gzip),
+        (
+            layout::files(&[("data/big", 0o644, &big), ("data/gone", 0o600, b"x")]),
+            Packed::Zstd,
+        ),
+        (
+            layout::files(&[
+                ("data/.wh.gone", 0, b""),
+                ("etc/greeting", 0o640, b"hello\n"),
+            ]),
+            Packed::Plain,
+        ),
+    ];
+    let run = json!({"Env": ["PATH=/bin", "GREETING=from the image"], "WorkingDir": "/data", "Entrypoint": ["/bin/false"]});
+    let digests = layout::write(&dir, &layers, run);
+    (format!("oci:{}:latest", dir.display()), digests)
+}
+
+const LOOK: &str = "cat /etc/greeting; ls /data; echo $GREETING; pwd";
+const SEEN: &str = "hello\nbig\nfrom the image\n/workspace\n";
+
+#[test]
+fn what_skopeo_pushed_boots_with_and_without_the_registry() {
+    let home = Home::new();
+    let (layout, _) = three_layers(&home);
+    let registry = Registry::start(&Wish::default());
+    registry.fill(&layout, "team/app:1", None);
+    let image = format!("{}/team/app:1", registry.host);
+    let output = home
+        .command(&["exec", "--image", &image, "--root", "--", LOOK])
+        .output()
+        .unwrap();
+    let said = home::said(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), SEEN, "{said}");
+    assert!(
+        said.contains(&format!("pulling {image}")) && said.contains("unpacking layer 3 of 3"),
+        "{said}"
+    );
+    assert!(home.works(&["image", "ls"]).contains(&image));
+    let known = home.inspect(&image);
+    assert_eq!(known["config"]["entrypoint"], json!(["/bin/false"]));
+    assert_eq!(known["config"]["workdir"], "/data");
+    assert!(
+        home.run(&["image", "pull", &image])
+            .1
+            .contains("is up to date")
+    );
+    registry.stop();
+    assert_eq!(
+        home.works(&["exec", "--image", &image, "--root", "--", LOOK]),
+        SEEN
+    );
+    // Without a directory of the host's, commands start where the image wants them to.
+    let session = home.works(&[
+        "exec",
+        "--image",
+        &image,
+        "--workspace-mode",
+        "none",
+        "--",
+        "echo ok",
+    ]);
+    assert_eq!(session, "ok\n");
+    let said = home.fails(&[
+        "exec",
+        "--image",
+        &image.replace("app:1", "other"),
+        "--",
+        "true",
+    ]);
+    assert!(
+        said.contains("reach the registry localhost") && said.contains("boot without a network"),
+        "{said}"
+    );
+}
+
+#[test]
+fn our_own_pushes_are_what_others_pull() {
+    let home = Home::new();
+    let (layout, _) = three_layers(&home);
+    let registry = Registry::start(&Wish::default());
+    home.works(&["image", "import", "mine", &layout]);
+    let to = format!("{}/mine:2", registry.host);
+    home.works(&["image", "push", "mine", &to]);
+    let there = tool(
+        "skopeo",
+        &["inspect", "--tls-verify=false", &format!("docker://{to}")],
+    );
+    assert!(there.contains("GREETING=from the image"), "{there}");
+    // The same layers: the same disk.
+    home.works(&["image", "pull", &to]);
+    assert_eq!(home.disk("mine"), home.disk(&to));
+    assert_eq!(home.files("disks").len(), 2);
+    let archive = home.path("saved.tar").display().to_string();
+    home.works(&["image", "save", "mine", &archive]);
+    let copied = format!("oci:{}:copied", home.path("copied").display());
+    tool(
+        "skopeo",
+        &[
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            &format!("docker-archive:{archive}"),
+            &copied,
+        ],
+    );
+    home.works(&[
+        "image",
+        "import",
+        "again",
+        &format!("docker-archive:{archive}"),
+    ]);
+    home.works(&["image", "import", "copied", &copied]);
+    assert_eq!(home.disk("mine"), home.disk("again"));
+    assert_eq!(home.disk("mine"), home.disk("copied"));
+    home.works(&["image", "rm", "again", "copied", "mine", &to]);
+    for part in ["names", "disks", "blobs/sha256", "building", "partial"] {
+        assert!(
+            home.files(part).is_empty(),
+            "{part}: {:?}",
+            home.files(part)
+        );
+    }
+}
+
+#[test]
+fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
+    let home = Home::new();
+    let (layout, _) = three_layers(&home);
+    let login = Some(("someone", "secret"));
+    let registry = Registry::start(&Wish { login, tls: false });
+    registry.fill(&layout, "app:1", login);
+    let image = format!("{}/app:1", registry.host);
+    let said = home.fails(&["image", "pull", &image]);
+    assert!(
+        said.contains(&format!("docker login {}", registry.host)),
+        "{said}"
+    );
+    let keep = |user_password: &str| {
+        use base64::Engine;
+        let auth = base64::engine::general_purpose::STANDARD.encode(user_password);
+        let config = json!({"auths": {registry.host.as_str(): {"auth": auth}}});
+        std::fs::write(home.path("docker/config.json"), config.to_string()).unwrap();
+    };
+    keep("someone:wrong");
+    let said = home.fails(&["image", "pull", &image]);
+    assert!(said.contains("does not let the user"), "{said}");
+    keep("someone:secret");
+    home.works(&["image", "pull", &image]);
+    home.works(&[
+        "image",
+        "push",
+        &image,
+        &format!("{}/pushed:1", registry.host),
+    ]);
+    home.works(&["image", "rm", &image]);
+    // A credential helper is asked by the registry's name.
+    let helper = home.path("bin/docker-credential-test");
+    let script = format!(
+        "#!/bin/sh\nread host\n[ \"$1 $host\" = 'get {}' ] || exit 1\necho '{{\"Username\":\"someone\",\"Secret\":\"secret\"}}'\n",
+        registry.host
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(home.path("docker/config.json"), r#"{"credsStore": "test"}"#).unwrap();
+    home.works(&["image", "pull", &image]);
+    std::fs::write(
+        &helper,
+        "#!/bin/sh\necho 'the safe is locked' >&2; exit 1\n",
+    )
+    .unwrap();
+    let said = home.fails(&["image", "pull", &image]);
+    assert!(
+        said.contains("docker-credential-test failed: the safe is locked"),
+        "{said}"
+    );
+}
+
+#[test]
+fn tls_is_trusted_only_where_somebody_vouches_for_it() {
+    let home = Home::new();
+    let (layout, _) = three_layers(&home);
+    let registry = Registry::start(&Wish {
+        tls: true,
+        login: None,
+    });
+    registry.fill(&layout, "app:1", None);
+    let image = format!("{}/app:1", registry.host);
+    home.configure(&format!("[registries.'{}']\nhttp = false\n", registry.host));
+    let said = home.fails(&["image", "pull", &image]);
+    assert!(
+        said.contains("trust the registry") && said.contains("ca = \"/path/to/ca.pem\""),
+        "{said}"
+    );
+    home.configure(&format!(
+        "[registries.'{}']\nca = '{}'\n",
+        registry.host,
+        registry.ca().display()
+    ));
+    home.works(&["image", "pull", &image]);
+    let plain = Registry::start(&Wish::default());
+    home.configure(&format!("[registries.'{}']\nhttp = false\n", plain.host));
+    let said = home.fails(&["image", "pull", &format!("{}/app:1", plain.host)]);
+    assert!(said.contains("http = true"), "{said}");
+}
+
+#[test]
+fn a_download_that_breaks_off_goes_on_where_it_was() {
+    let home = Home::new();
+    let (layout, _) = three_layers(&home);
+    let registry = Registry::start(&Wish::default());
+    registry.fill(&layout, "app:1", None);
+    let cutter = Cutter::before(&registry, 300_000);
+    home.works(&["image", "pull", &format!("{}/app:1", cutter.host)]);
+    let (bytes, cuts) = (
+        cutter.bytes.load(Ordering::SeqCst),
+        cutter.cuts.load(Ordering::SeqCst),
+    );
+    let whole: u64 = home.inspect(&format!("{}/app:1", cutter.host))["layer_bytes"]
+        .as_u64()
+        .unwrap();
+    // What is cut within is sent again, a piece at most.
+    assert!(
+        cuts >= 4 && bytes < whole + cuts * 40_000,
+        "{cuts} cuts, {bytes} bytes for {whole}"
+    );
+    assert!(home.files("partial").is_empty());
+}
+
+#[test]
+fn a_wrong_blob_never_reaches_the_store_and_another_host_may_have_it_right() {
+    let home = Home::new();
+    let (layout, digests) = three_layers(&home);
+    let (wrong, right) = (
+        Registry::start(&Wish::default()),
+        Registry::start(&Wish::default()),
+    );
+    for registry in [&wrong, &right] {
+        registry.fill(&layout, "app:1", None);
+    }
+    let path = wrong.blob(&digests[1]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[300_000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let said = home.fails(&["image", "pull", &format!("{}/app:1", wrong.host)]);
+    assert!(
+        said.contains(&digests[1]) && said.contains("its content has the digest sha256:"),
+        "{said}"
+    );
+    assert!(
+        !home
+            .files("blobs/sha256")
+            .contains(&digests[1][7..].to_owned())
+    );
+    assert!(home.files("names").is_empty() && home.files("disks").is_empty());
+    // One that ends early.
+    std::fs::write(&path, &bytes[..200_000]).unwrap();
+    home.fails(&["image", "pull", &format!("{}/app:1", wrong.host)]);
+    assert!(
+        !home
+            .files("blobs/sha256")
+            .contains(&digests[1][7..].to_owned())
+    );
+    // The wrong one as a mirror of the right one, behind one that isn't there at all.
+    home.configure(&format!(
+        "[registries.'{}']\nmirrors = ['localhost:1', '{}']\n",
+        right.host, wrong.host
+    ));
+    home.works(&["image", "pull", &format!("{}/app:1", right.host)]);
+    assert!(
+        home.files("blobs/sha256")
+            .contains(&digests[1][7..].to_owned())
+    );
+}
+
+#[test]
+fn bearer_tokens_are_fetched_and_limits_explained() {
+    let home = Home::new();
+    let (layout, _) = three_layers(&home);
+    let blobs = home.path("layout/blobs/sha256");
+    let index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(home.path("layout/index.json")).unwrap()).unwrap();
+    let manifest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+    let failures = Arc::new(AtomicUsize::new(0));
+    let failed = failures.clone();
+    let host = scripted(move |asked, me| {
+        if asked.path.starts_with("/token?") {
+            assert!(
+                asked.path.contains("app%3Apull") && asked.path.contains("service=here"),
+                "{}",
+                asked.path
+            );
+            return (200, String::new(), b"{\"token\": \"sesame\"}".to_vec());
+        }
+        if asked.path.contains("/limited/") {
+            let body = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "You have reached your pull rate limit."}]});
+            return (
+                429,
+                "Content-Type: application/json\r\n".into(),
+                body.to_string().into_bytes(),
+            );
+        }
+        if !asked.headers.contains("authorization: bearer sesame") {
+            let challenge = format!(
+                "WWW-Authenticate: Bearer realm=\"http://{me}/token\",service=\"here\"\r\n"
+            );
+            return (401, challenge, b"{}".to_vec());
+        }
+        // The first two answers about a blob are a server's bad moments.
+        if asked.path.contains("/blobs/") && failed.fetch_add(1, Ordering::SeqCst) < 2 {
+            return (503, String::new(), b"not now".to_vec());
+        }
+        let digest = asked.path.rsplit('/').next().unwrap_or_default().to_owned();
+        let digest = if digest == "latest" {
+            manifest.clone()
+        } else {
+            digest
+        };
+        match std::fs::read(blobs.join(digest.trim_start_matches("sha256:"))) {
+            Ok(bytes) => (
+                200,
+                "Content-Type: application/vnd.oci.image.manifest.v1+json\r\n".into(),
+                bytes,
+            ),
+            Err(_) => (404, String::new(), Vec::new()),
+        }
+    });
+    let (code, said) = home.run(&["image", "pull", &format!("{host}/app")]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("trying again to get") && said.contains("503"),
+        "{said}"
+    );
+    let said = home.fails(&["image", "pull", &format!("{host}/limited/app")]);
+    assert!(
+        said.contains("limits how often one may pull")
+            && said.contains("reached your pull rate limit")
+            && said.contains("mirrors"),
+        "{said}"
+    );
+    let _ = layout;
+}
+
+#[test]
+fn of_several_processes_each_gets_the_image_and_it_is_made_once() {
+    let home = Home::new();
+    let (layout, _) = three_layers(&home);
+    let registry = Registry::start(&Wish::default());
+    registry.fill(&layout, "app:1", None);
+    registry.fill(&layout, "same:1", None);
+    let images =
+        ["app:1", "app:1", "same:1", "app:1"].map(|image| format!("{}/{image}", registry.host));
+    let children: Vec<_> = images
+        .iter()
+        .map(|image| {
+            home.command(&["image", "pull", image])
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let said: Vec<String> = children
+        .into_iter()
+        .map(|child| {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", home::said(&output));
+            home::said(&output)
+        })
+        .collect();
+    assert_eq!(
+        said.iter()
+            .filter(|said| said.contains("unpacking layer 1"))
+            .count(),
+        1,
+        "{said:?}"
+    );
+    assert_eq!(
+        (home.files("disks").len(), home.files("names").len()),
+        (2, 2)
+    );
+}
+
+#[test]
+fn the_images_own_user_runs_commands_and_owns_the_workspace() {
+    let home = Home::new();
+    let passwd = b"root:x:0:0::/root:/bin/sh\napp:x:1234:55::/srv:/bin/sh\n";
+    let layers = vec![
+        (layout::busybox(), Packed::Gzip),
+        (
+            layout::files(&[("etc/passwd", 0o644, passwd)]),
+            Packed::Gzip,
+        ),
+    ];
+    for (n, (user, expected)) in [
+        ("app", "uid=1234(app) gid=55"),
+        ("4321:7", "uid=4321(sandbox) gid=7"),
+        ("root", "uid=1000(sandbox) gid=1000"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let dir = home.path(format!("layout-{n}"));
+        layout::write(&dir, &layers, json!({"Env": ["PATH=/bin"], "User": user}));
+        let image = format!("oci:{}", dir.display());
+        let line = format!("id; touch made-{n} && stat -c %u made-{n}");
+        let out = home.works(&["exec", "--image", &image, "--", &line]);
+        assert!(out.starts_with(expected), "{user}: {out}");
+        assert!(home.path(format!("workspace/made-{n}")).exists());
+        let root = home.works(&["exec", "--image", &image, "--root", "--", "id"]);
+        assert!(root.starts_with("uid=0(root)"), "{root}");
+    }
+    assert_eq!(home.files("disks").len(), 2, "one disk for all three");
+}
+
+#[test]
+fn a_userland_of_musl_runs() {
+    let home = Home::new();
+    let root = home.path("root");
+    for dir in ["lib", "bin"] {
+        std::fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    std::fs::copy(
+        "/lib/ld-musl-x86_64.so.1",
+        root.join("lib/ld-musl-x86_64.so.1"),
+    )
+    .expect("Debian's package musl: run .ci/setup");
+    let source = home.path("hello.c");
+    std::fs::write(&source, "#include <stdio.h>\n#include <pwd.h>\n#include <unistd.h>\nint main(int n, char **a) {\n\
+        printf(\"musl says %s to %d\\n\", n > 1 ? a[1] : \"nothing\", (int) getuid()); return 7; }\n").unwrap();
+    tool(
+        "musl-gcc",
+        &[
+            "-O1",
+            "-o",
+            root.join("bin/hello").to_str().unwrap(),
+            source.to_str().unwrap(),
+        ],
+    );
+    let archive = home.path("root.tar").display().to_string();
+    tool("tar", &["-cf", &archive, "-C", root.to_str().unwrap(), "."]);
+    let image = format!("tar:{archive}");
+    let (code, said) = home.run(&[
+        "exec",
+        "--image",
+        &image,
+        "--",
+        "/bin/hello",
+        "good morning",
+    ]);
+    assert!(
+        code == 7 && said.contains("musl says good morning to 1000"),
+        "{code} {said}"
+    );
+    // It has no shell, and says so.
+    let said = home.fails(&["exec", "--image", &image, "--", "echo hi"]);
+    assert!(said.contains("/bin/sh"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_nothing_in_it_can_be_read_and_written() {
+    let home = Home::new();
+    let dir = home.path("layout");
+    layout::write(&dir, &[], json!({}));
+    let image = format!("oci:{}", dir.display());
+    let mut command = tokio::process::Command::from(home.command(&["serve", "--image", &image]));
+    command
+        .kill_on_drop(true)
+        .stdin(std::process::Stdio::piped());
+    let session = common::Session::over(command).await;
+    session
+        .call(
+            "write",
+            json!({"path": "/tmp/note", "content": "from outside\n"}),
+        )
+        .await;
+    let read = session.call("read", json!({"path": "/tmp/note"})).await;
+    assert!(read.to_string().contains("from outside"), "{read}");
+    let error = session.error("exec", json!({"command": "ls"})).await;
+    assert!(
+        error.contains("/bin/sh") && error.contains("image"),
+        "{error}"
+    );
+    session.close().await;
+}
+
+#[test]
+fn hostile_layers_end_in_errors_that_say_why() {
+    let home = Home::new();
+    let raw = |name: &str, kind: tar::EntryType, link: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_size(0);
+        if !link.is_empty() {
+            header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
+        }
+        header.set_cksum();
+        [header.as_bytes().to_vec(), vec![0; 1024]].concat()
+    };
+    let cases = [
+        (
+            raw("../../etc/evil", tar::EntryType::Regular, ""),
+            "climbs out of the root",
+        ),
+        (
+            raw("hard", tar::EntryType::Link, "../../init"),
+            "climbs out of the root",
+        ),
+        (layout::busybox()[..100_000].to_vec(), "stream ended after"),
+        (noise(100_000, 3), "no tar archive"),
+    ];
+    for (n, (tar, expected)) in cases.into_iter().enumerate() {
+        let dir = home.path(format!("layout-{n}"));
+        layout::write(&dir, &[(tar, Packed::Gzip)], json!({}));
+        let said = home.fails(&["image", "import", "evil", &format!("oci:{}", dir.display())]);
+        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(
+            home.files("names").is_empty()
+                && home.files("disks").is_empty()
+                && home.files("building").is_empty()
+        );
+    }
+    // Links out of the root lead nowhere but into it.
+    let mut builder = tar::Builder::new(Vec::new());
+    for (link, target) in [("out", "/../../../etc"), ("self", "/proc/1/root")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        builder.append_link(&mut header, link, target).unwrap();
+    }
+    let links = builder.into_inner().unwrap();
+    let through = layout::files(&[("out/planted", 0o644, b"x")]);
+    layout::write(
+        &home.path("links"),
+        &[
+            (layout::busybox(), Packed::Plain),
+            (links, Packed::Plain),
+            (through, Packed::Plain),
+        ],
+        json!({"Env": ["PATH=/bin"]}),
+    );
+    let said = home
+        .run(&[
+            "exec",
+            "--image",
+            &format!("oci:{}", home.path("links").display()),
+            "--",
+            "cat /etc/planted",
+        ])
+        .1;
+    assert!(
+        said.contains('x') || said.contains("no directory"),
+        "{said}"
+    );
+    assert!(!std::path::Path::new("/etc/planted").exists());
+}

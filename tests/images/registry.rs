@@ -1,0 +1,279 @@
+//! Registries on loopback: Debian's docker-registry, and one that answers as a test wants.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::home::tool;
+
+/// How a registry is to be.
+#[derive(Default)]
+pub struct Wish {
+    /// USER:PASSWORD, where it isn't for everybody.
+    pub login: Option<(&'static str, &'static str)>,
+    pub tls: bool,
+}
+
+pub struct Registry {
+    pub dir: tempfile::TempDir,
+    pub host: String,
+    child: Child,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+impl Registry {
+    pub fn start(wish: &Wish) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let host = format!("localhost:{}", free_port());
+        let mut config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: {host}\n",
+            path("data")
+        );
+        if wish.tls {
+            certify(dir.path());
+            config += &format!(
+                "  tls: {{certificate: {}, key: {}}}\n",
+                path("leaf.pem"),
+                path("leaf.key")
+            );
+        }
+        if let Some((user, password)) = wish.login {
+            std::fs::write(
+                path("htpasswd"),
+                tool("htpasswd", &["-Bbn", user, password]),
+            )
+            .unwrap();
+            config += &format!(
+                "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+                path("htpasswd")
+            );
+        }
+        std::fs::write(path("config.yml"), config).unwrap();
+        let child = Command::new("docker-registry")
+            .args(["serve", &path("config.yml")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker-registry is installed: run .ci/setup");
+        let registry = Self { dir, host, child };
+        for _ in 0..600 {
+            if TcpStream::connect(&registry.host).is_ok() {
+                return registry;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("docker-registry does not listen at {}", registry.host);
+    }
+
+    /// Fills it from an OCI layout.
+    pub fn fill(&self, layout: &str, image: &str, login: Option<(&str, &str)>) {
+        let to = format!("docker://{}/{image}", self.host);
+        let credentials = login.map(|(user, password)| format!("--dest-creds={user}:{password}"));
+        let mut arguments = vec![
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+        ];
+        arguments.extend(credentials.as_deref());
+        arguments.extend([layout, &to]);
+        tool("skopeo", &arguments);
+    }
+
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// Where it keeps a blob.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        let hex = digest.strip_prefix("sha256:").unwrap();
+        self.dir.path().join(format!(
+            "data/docker/registry/v2/blobs/sha256/{}/{hex}/data",
+            &hex[..2]
+        ))
+    }
+
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A certificate for localhost and who vouches for it.
+fn certify(dir: &Path) {
+    let path = |name: &str| dir.join(name).display().to_string();
+    std::fs::write(
+        dir.join("ext"),
+        "subjectAltName=DNS:localhost,IP:127.0.0.1\n",
+    )
+    .unwrap();
+    let key = ["-newkey", "rsa:2048", "-nodes"];
+    let (ca_key, ca, leaf_key, request) = (
+        path("ca.key"),
+        path("ca.pem"),
+        path("leaf.key"),
+        path("leaf.csr"),
+    );
+    tool(
+        "openssl",
+        &[
+            &[
+                "req", "-x509", "-days", "2", "-subj", "/CN=test", "-keyout", &ca_key, "-out", &ca,
+            ][..],
+            &key,
+        ]
+        .concat(),
+    );
+    tool(
+        "openssl",
+        &[
+            &[
+                "req",
+                "-subj",
+                "/CN=localhost",
+                "-keyout",
+                &leaf_key,
+                "-out",
+                &request,
+            ][..],
+            &key,
+        ]
+        .concat(),
+    );
+    let (extensions, leaf) = (path("ext"), path("leaf.pem"));
+    tool(
+        "openssl",
+        &[
+            "x509",
+            "-req",
+            "-days",
+            "2",
+            "-in",
+            &request,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-extfile",
+            &extensions,
+            "-out",
+            &leaf,
+        ],
+    );
+}
+
+/// Passes connections on to a registry, and cuts each off after so many bytes of answers.
+pub struct Cutter {
+    pub host: String,
+    pub bytes: Arc<AtomicU64>,
+    pub cuts: Arc<AtomicU64>,
+}
+
+impl Cutter {
+    pub fn before(registry: &Registry, after: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let (bytes, cuts) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (counted, cut, to) = (bytes.clone(), cuts.clone(), registry.host.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(&to).unwrap();
+                let (mut from_client, mut to_server) =
+                    (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from_client, &mut to_server);
+                    let _ = to_server.shutdown(std::net::Shutdown::Write);
+                });
+                let (counted, cut) = (counted.clone(), cut.clone());
+                std::thread::spawn(move || {
+                    let (mut server, mut client) = (server, client);
+                    let mut left = after;
+                    let mut buffer = [0; 8192];
+                    while let Ok(n @ 1..) = server.read(&mut buffer) {
+                        if n as u64 > left {
+                            cut.fetch_add(1, Ordering::SeqCst);
+                            break;
+                        }
+                        left -= n as u64;
+                        counted.fetch_add(n as u64, Ordering::SeqCst);
+                        if client.write_all(&buffer[..n]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = client.shutdown(std::net::Shutdown::Both);
+                    let _ = server.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        });
+        Self { host, bytes, cuts }
+    }
+}
+
+/// What a request was: its path with the query, and its headers in lowercase.
+pub struct Asked {
+    pub path: String,
+    pub headers: String,
+}
+
+/// A registry that answers as it is told: a status, headers, a body.
+pub fn scripted(
+    answer: impl Fn(&Asked, &str) -> (u16, String, Vec<u8>) + Send + Sync + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let (answer, me) = (Arc::new(answer), host.clone());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (answer, me) = (answer.clone(), me.clone());
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let Some((first, headers)) = head.split_once("\r\n") else {
+                    return;
+                };
+                let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+                let asked = Asked {
+                    path,
+                    headers: headers.to_lowercase(),
+                };
+                let (status, headers, body) = answer(&asked, &me);
+                let head = format!(
+                    "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
+                    body.len()
+                );
+                let _ = stream
+                    .write_all(head.as_bytes())
+                    .and_then(|()| stream.write_all(&body));
+            });
+        }
+    });
+    host
+}

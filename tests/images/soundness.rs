@@ -1,0 +1,151 @@
+//! A store whose owner is killed, at any moment, stays one that can be used.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::home::Home;
+use super::layout::{self, Packed, digest, noise};
+use super::registry::{Registry, Wish};
+
+/// Everything that must hold whatever happened: blobs are what their names say, and an image has all it needs.
+fn assert_sound(home: &Home) {
+    for hex in home.files("blobs/sha256") {
+        let bytes = std::fs::read(home.path(format!("data/images/blobs/sha256/{hex}"))).unwrap();
+        assert_eq!(digest(&bytes)[7..], hex, "a blob is not what its name says");
+    }
+    for file in home.files("names") {
+        let text = std::fs::read(home.path(format!("data/images/names/{file}"))).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let disk = record["disk"].as_str().unwrap();
+        assert!(
+            home.path(format!("data/images/disks/{disk}.raw")).is_file(),
+            "{file} has no disk"
+        );
+        for layer in record["content"]["layers"].as_array().unwrap() {
+            let hex = &layer["digest"].as_str().unwrap()[7..];
+            assert!(
+                home.path(format!("data/images/blobs/sha256/{hex}"))
+                    .is_file(),
+                "{file} lacks {hex}"
+            );
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_stays_sound() {
+    let home = Home::new();
+    let registry = Registry::start(&Wish::default());
+    let dir = home.path("layout");
+    let mut layers = vec![(layout::busybox(), Packed::Gzip)];
+    for n in 0..4u64 {
+        let content = noise(3_000_000, n);
+        layers.push((
+            layout::files(&[(&format!("data/{n}"), 0o644, &content)]),
+            Packed::Gzip,
+        ));
+    }
+    layout::write(&dir, &layers, serde_json::json!({"Env": ["PATH=/bin"]}));
+    registry.fill(&format!("oci:{}:latest", dir.display()), "app:1", None);
+    let image = format!("{}/app:1", registry.host);
+    let pull = || {
+        home.command(&["image", "pull", &image])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    // How long it takes undisturbed tells when there is something to disturb.
+    let began = Instant::now();
+    assert!(pull().wait().unwrap().success());
+    let whole = began.elapsed();
+    home.works(&["image", "rm", &image]);
+    let mut killed = 0;
+    for point in 0..24u32 {
+        let mut child = pull();
+        std::thread::sleep(whole * point / 22);
+        let _ = child.kill();
+        killed += u32::from(!child.wait().unwrap().success());
+        assert_sound(&home);
+        // Whatever is left of it, others can use the store, and it can be tried again at once.
+        home.works(&["image", "ls"]);
+        if point % 6 == 5 {
+            home.works(&["image", "pull", &image]);
+            assert_eq!(
+                home.works(&["exec", "--image", &image, "--", "ls /data"]),
+                "0\n1\n2\n3\n"
+            );
+            home.works(&["image", "rm", &image]);
+            for part in ["names", "disks", "blobs/sha256", "partial", "building"] {
+                assert!(
+                    home.files(part).is_empty(),
+                    "{part}: {:?}",
+                    home.files(part)
+                );
+            }
+        } else if point % 6 == 2 {
+            // Not every round begins from nothing.
+            let _ = home.run(&["image", "prune"]);
+            assert_sound(&home);
+        }
+    }
+    assert!(killed >= 12, "only {killed} were killed in time");
+    // Nothing runs on behind the killed ones' backs.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_dir(home.path("runtime")).unwrap().count() > 0 {
+        assert!(
+            Instant::now() < deadline,
+            "something is left of a VM that was killed"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn what_runs_is_not_removed_and_room_is_made_by_the_rest() {
+    let home = Home::new();
+    let registry = Registry::start(&Wish::default());
+    let mut images = Vec::new();
+    for n in 0..3u64 {
+        let dir = home.path(format!("layout-{n}"));
+        let content = noise(2_000_000, n);
+        let layers = [
+            (layout::busybox(), Packed::Gzip),
+            (layout::files(&[("data", 0o644, &content)]), Packed::Gzip),
+        ];
+        layout::write(&dir, &layers, serde_json::json!({"Env": ["PATH=/bin"]}));
+        registry.fill(
+            &format!("oci:{}:latest", dir.display()),
+            &format!("app:{n}"),
+            None,
+        );
+        images.push(format!("{}/app:{n}", registry.host));
+        home.works(&["image", "pull", &images[n as usize]]);
+    }
+    let mut running = home
+        .command(&["exec", "--image", &images[0], "--", "echo up; sleep 60"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(running.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    assert_eq!(line, "up\n");
+    let said = home.fails(&["image", "rm", &images[0]]);
+    assert!(said.contains("it is used by the sandbox"), "{said}");
+    let (code, said) = home.run(&["image", "prune", "--all"]);
+    assert!(
+        code == 0 && said.contains(&format!("removed {}", images[1])) && said.contains(&images[2]),
+        "{said}"
+    );
+    let left = home.works(&["image", "ls"]);
+    assert!(
+        left.contains(&images[0]) && !left.contains(&images[1]),
+        "{left}"
+    );
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
