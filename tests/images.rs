@@ -513,6 +513,49 @@ async fn an_image_with_nothing_in_it_can_be_read_and_written() {
     session.close().await;
 }
 
+/// A client that keeps what it is told of progress.
+#[derive(Clone, Default)]
+struct Told(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl rmcp::ClientHandler for Told {
+    async fn on_progress(
+        &self,
+        told: rmcp::model::ProgressNotificationParam,
+        _context: rmcp::service::NotificationContext<rmcp::RoleClient>,
+    ) {
+        self.0.lock().unwrap().extend(told.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_call_pulls_and_the_client_is_told() {
+    use rmcp::ServiceExt;
+    let home = Home::new();
+    let (layout, _) = three_layers(&home);
+    let registry = Registry::start(&Wish::default());
+    registry.fill(&layout, "app:1", None);
+    let image = format!("{}/app:1", registry.host);
+    let mut command = tokio::process::Command::from(home.command(&["serve", "--image", &image]));
+    command.kill_on_drop(true);
+    let process = rmcp::transport::TokioChildProcess::new(command).unwrap();
+    let told = Told::default();
+    let client = told.clone().serve(process).await.unwrap();
+    let arguments = json!({"command": "cat /etc/greeting", "user": "root"});
+    let call = rmcp::model::CallToolRequestParams::new("exec")
+        .with_arguments(arguments.as_object().cloned().unwrap());
+    let result = client.call_tool(call).await.unwrap();
+    assert!(common::text(&result).contains("hello"), "{result:?}");
+    let told = told.0.lock().unwrap().join("\n");
+    for part in ["unpacking", "booting"] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert!(
+        told.contains("pulling") || told.contains("asking"),
+        "{told}"
+    );
+    let _ = client.cancel().await;
+}
+
 #[test]
 fn hostile_layers_end_in_errors_that_say_why() {
     let home = Home::new();
