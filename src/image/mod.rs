@@ -1,6 +1,6 @@
 //! Images: found, pulled, imported, built; and the root disks of microVMs that they become.
 //!
-//! An image is known by a key: a name given here, or the reference it came by ([`reference`]). Wherever it comes from
+//! An image is known by a key: a name given here, or the reference it came by ([`mod@reference`]). Wherever it comes from
 //! (a registry, a file, a recipe), its blobs are taken into the store first, each once and checked ([`blobs`],
 //! [`registry`], [`archive`]); so every image can be saved and pushed again, whatever it began as ([`content`]).
 //!
