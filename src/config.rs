@@ -20,6 +20,7 @@ pub const PROJECT_FILE: &str = "snowglobe.toml";
 
 /// The keys that the project's file may set.
 pub const PROJECT_KEYS: &[&str] = &[
+    "background_after_s",
     "boot_timeout_s",
     "cpus",
     "disk_gib",
@@ -77,6 +78,9 @@ pub struct Raw {
     /// Seconds a command may run where the call says nothing [default: 120]
     #[arg(long, value_name = "SECONDS")]
     pub exec_timeout_s: Option<u64>,
+    /// Seconds after which a call becomes a background job, where the client does not hear how it is doing [default: 50]
+    #[arg(long, value_name = "SECONDS")]
+    pub background_after_s: Option<u64>,
     /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -167,6 +171,8 @@ pub struct Config {
     pub boot_timeout: Duration,
     /// How long a command may run by default.
     pub exec_timeout: Duration,
+    /// How long a call may take at a client that does not hear how it is doing.
+    pub background_after: Duration,
     /// Where images and snapshots are kept.
     pub data_dir: PathBuf,
     /// Where what can be made again is kept.
@@ -274,6 +280,7 @@ fn keys() -> Vec<&'static str> {
         "qemu",
         "boot_timeout_s",
         "exec_timeout_s",
+        "background_after_s",
         "data_dir",
         "env",
     ];
@@ -352,6 +359,7 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
             "nofile",
             "boot_timeout_s",
             "exec_timeout_s",
+            "background_after_s",
         ];
         let value = if number.contains(&key.as_str()) {
             toml::Value::Integer(value.parse().map_err(|_| ConfigError::Environment {
@@ -391,6 +399,7 @@ impl Raw {
             qemu: over.qemu.or(self.qemu),
             boot_timeout_s: over.boot_timeout_s.or(self.boot_timeout_s),
             exec_timeout_s: over.exec_timeout_s.or(self.exec_timeout_s),
+            background_after_s: over.background_after_s.or(self.background_after_s),
             data_dir: over.data_dir.or(self.data_dir),
             env,
         }
@@ -507,6 +516,12 @@ fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Con
         exec_timeout: Duration::from_secs(ranged(
             "exec_timeout_s",
             raw.exec_timeout_s.unwrap_or(120),
+            1,
+            86_400,
+        )?),
+        background_after: Duration::from_secs(ranged(
+            "background_after_s",
+            raw.background_after_s.unwrap_or(50),
             1,
             86_400,
         )?),
