@@ -15,6 +15,7 @@
 
 mod base;
 mod error;
+mod files;
 pub mod instance;
 mod jobs;
 mod machine;
@@ -43,8 +44,8 @@ pub use error::SandboxError;
 use instance::Instance;
 pub use machine::{Machine, Parts, Plan};
 pub use snowglobe_init::wire::{
-    Detach, DirEntry, ExecReport, JobAction, JobInfo, JobReport, Outcome, PtySize, ReadContent,
-    Status, User,
+    Detach, DirEntry, EditReport, EditRequest, ExecReport, FoundLine, JobAction, JobInfo,
+    JobReport, Outcome, PtySize, ReadContent, SearchReport, SearchRequest, Status, User,
 };
 pub use store::{Base, Record, Store, StoreError, check_snapshot_name};
 
