@@ -22,6 +22,7 @@ pub const PROJECT_FILE: &str = "snowglobe.toml";
 
 /// The keys that the project's file may set.
 pub const PROJECT_KEYS: &[&str] = &[
+    "background_after_s",
     "boot_timeout_s",
     "cpus",
     "disk_gib",
@@ -79,6 +80,9 @@ pub struct Raw {
     /// Seconds a command may run where the call says nothing [default: 120]
     #[arg(long, value_name = "SECONDS")]
     pub exec_timeout_s: Option<u64>,
+    /// Seconds after which a call becomes a background job, where the client does not hear how it is doing [default: 50]
+    #[arg(long, value_name = "SECONDS")]
+    pub background_after_s: Option<u64>,
     /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -180,6 +184,8 @@ pub struct Config {
     pub boot_timeout: Duration,
     /// How long a command may run by default.
     pub exec_timeout: Duration,
+    /// How long a call may take at a client that does not hear how it is doing.
+    pub background_after: Duration,
     /// Where images and snapshots are kept.
     pub data_dir: PathBuf,
     /// Where what can be made again is kept.
@@ -287,6 +293,7 @@ fn keys() -> Vec<&'static str> {
         "qemu",
         "boot_timeout_s",
         "exec_timeout_s",
+        "background_after_s",
         "data_dir",
         "image_store_gib",
         "registries",
@@ -384,6 +391,7 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
             "boot_timeout_s",
             "exec_timeout_s",
             "image_store_gib",
+            "background_after_s",
         ];
         let value = if number.contains(&key.as_str()) {
             toml::Value::Integer(value.parse().map_err(|_| ConfigError::Environment {
@@ -425,6 +433,7 @@ impl Raw {
             qemu: over.qemu.or(self.qemu),
             boot_timeout_s: over.boot_timeout_s.or(self.boot_timeout_s),
             exec_timeout_s: over.exec_timeout_s.or(self.exec_timeout_s),
+            background_after_s: over.background_after_s.or(self.background_after_s),
             data_dir: over.data_dir.or(self.data_dir),
             image_store_gib: over.image_store_gib.or(self.image_store_gib),
             registries,
@@ -550,6 +559,12 @@ fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Con
         exec_timeout: Duration::from_secs(ranged(
             "exec_timeout_s",
             raw.exec_timeout_s.unwrap_or(120),
+            1,
+            86_400,
+        )?),
+        background_after: Duration::from_secs(ranged(
+            "background_after_s",
+            raw.background_after_s.unwrap_or(50),
             1,
             86_400,
         )?),

@@ -63,6 +63,7 @@ impl Exec {
             timeout_ms: timeout.map(|timeout| timeout.as_millis() as u64),
             spill_after: None,
             pty: None,
+            detach: None,
         };
         let cancel = CancellationToken::new();
         let mut broken = false;

@@ -58,6 +58,7 @@ impl Shell {
                 cols,
                 rows,
             }),
+            detach: None,
         };
         crossterm::terminal::enable_raw_mode()?;
         let raw = RawMode;

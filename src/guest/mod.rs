@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::client;
 use russh::{ChannelMsg, ChannelWriteHalf, Disconnect, Preferred};
-use snowglobe_init::wire::{self, ExecReport, ExecRequest, Outcome, Report, Request, WireError};
+use snowglobe_init::wire::{
+    self, ExecReport, ExecRequest, JobInfo, JobReport, Outcome, Report, Request, WireError,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -88,6 +90,15 @@ pub enum Output {
     Stdout(Bytes),
     /// From standard error.
     Stderr(Bytes),
+}
+
+/// What became of a command.
+#[derive(Debug, Clone)]
+pub enum Ran {
+    /// It ended.
+    Ended(ExecReport),
+    /// It goes on as a job.
+    Job(JobInfo),
 }
 
 /// Accepts the pinned host key and no other.
@@ -201,6 +212,31 @@ impl Guest {
     where
         R: AsyncRead + Unpin + Send + 'static,
     {
+        match self.run(request, input, output, cancel, resizes).await? {
+            Ran::Ended(report) => Ok(report),
+            Ran::Job(job) => Err(unexpected(
+                "exec",
+                &Report::Job(JobReport {
+                    offset: 0,
+                    next_offset: 0,
+                    job,
+                }),
+            )),
+        }
+    }
+
+    /// As [`Guest::exec`], where the command may go on as a job.
+    pub async fn run<R>(
+        &self,
+        request: ExecRequest,
+        input: R,
+        output: &mut (dyn FnMut(Output) + Send),
+        cancel: &CancellationToken,
+        resizes: Option<tokio::sync::mpsc::Receiver<(u16, u16)>>,
+    ) -> Result<Ran, GuestError>
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+    {
         let started = std::time::Instant::now();
         let mut call = Call::open(self, &Request::Exec(request), input).await?;
         if let Some(resizes) = resizes {
@@ -208,10 +244,11 @@ impl Guest {
         }
         tokio::select! {
             report = call.finish(output) => match report? {
-                Report::Exec(report) => Ok(report),
+                Report::Exec(report) => Ok(Ran::Ended(report)),
+                Report::Job(report) => Ok(Ran::Job(report.job)),
                 other => Err(unexpected("exec", &other)),
             },
-            () = cancel.cancelled() => Ok(ExecReport {
+            () = cancel.cancelled() => Ok(Ran::Ended(ExecReport {
                 outcome: Outcome::Cancelled,
                 duration_ms: started.elapsed().as_millis() as u64,
                 stdout_bytes: 0,
@@ -219,7 +256,7 @@ impl Guest {
                 stdout_file: None,
                 stderr_file: None,
                 left_running: false,
-            }),
+            })),
         }
     }
 
@@ -392,6 +429,8 @@ impl Drop for Call {
 fn name(request: &Request) -> &'static str {
     match request {
         Request::Exec(_) => "exec",
+        Request::Job(_) => "job",
+        Request::Jobs => "list jobs",
         Request::Read(_) => "read",
         Request::Write(_) => "write",
         Request::Freeze => "freeze",

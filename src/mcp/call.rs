@@ -89,6 +89,11 @@ impl Call {
         }
     }
 
+    /// Whether the client hears how the call is doing.
+    pub(super) fn hears_progress(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// Does the work and reports how it is doing, if the client asked for that.
     pub(super) async fn run<T, F>(&self, work: impl FnOnce(Work) -> F) -> Result<T, Refusal>
     where

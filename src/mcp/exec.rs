@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::call::{Call, Refusal, Work, result};
 use super::output::{Bounded, Collector};
-use super::{args, schema, text};
-use crate::sandbox::{Exec, ExecEnd, Outcome, Output, Sandbox, SandboxError, User};
+use super::{args, job, schema, text};
+use crate::sandbox::{
+    Detach, Exec, ExecEnd, JobInfo, Outcome, Output, Ran, Sandbox, SandboxError, User,
+};
 
 pub(super) const NAME: &str = "exec";
 
@@ -37,6 +39,9 @@ struct Params {
     timeout_s: Option<f64>,
     /// Who runs it (default sandbox)
     user: Option<Who>,
+    /// Start it as a background job and return at once, for servers and long work; see the tool `job`.
+    /// It then has no time limit unless `timeout_s` is given (default false)
+    background: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -80,6 +85,12 @@ struct Structured {
     /// Whether background processes that it started still run
     #[serde(skip_serializing_if = "is_false")]
     left_running: bool,
+    /// The job as which it goes on, for the tool `job`; absent if the command ended
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_id: Option<String>,
+    /// Where the job's further output starts, for the `offset` of the tool `job`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_offset: Option<u64>,
     /// How long it ran, in milliseconds
     duration_ms: u64,
 }
@@ -125,11 +136,21 @@ pub(super) async fn call(
     default_timeout: Duration,
     call: &Call,
 ) -> Result<CallToolResult, Refusal> {
-    let exec = checked(args::parse(tool, arguments)?, default_timeout)?;
+    let mut exec = checked(args::parse(tool, arguments)?, default_timeout)?;
     let timeout = exec.timeout.unwrap_or(default_timeout);
-    let (end, stdout, stderr) = call
+    let patience = sandbox.config().background_after;
+    if exec.detach.is_none() && !call.hears_progress() && timeout > patience {
+        // Such a client can't know that the command is alive, and gives up on it after a minute.
+        exec.detach = Some(Detach::After(patience.as_millis() as u64));
+    }
+    let began = Instant::now();
+    let (ran, stdout, stderr) = call
         .run(|work| async move { collect(&sandbox, exec, work).await })
         .await??;
+    let end = match ran {
+        Ran::Ended(end) => end,
+        Ran::Job(job) => return went_on(&job, stdout, stderr, began.elapsed()),
+    };
     let stdout = stdout.finish(end.stdout_file.as_deref(), end.stdout_bytes);
     let stderr = stderr.finish(end.stderr_file.as_deref(), end.stderr_bytes);
     if end.outcome == Outcome::Cancelled {
@@ -153,10 +174,11 @@ fn checked(params: Params, default_timeout: Duration) -> Result<Exec, Refusal> {
             "`command` holds a NUL character, which no shell line can",
         ));
     }
+    let background = params.background.unwrap_or(false);
     let timeout = match params.timeout_s {
-        None => default_timeout,
+        None => (!background).then_some(default_timeout),
         Some(seconds) if seconds > 0.0 && seconds <= LONGEST_TIMEOUT_S => {
-            Duration::from_secs_f64(seconds)
+            Some(Duration::from_secs_f64(seconds))
         }
         Some(seconds) => {
             return Err(Refusal::new(format!(
@@ -178,7 +200,8 @@ fn checked(params: Params, default_timeout: Duration) -> Result<Exec, Refusal> {
         cwd: params.cwd.filter(|cwd| !cwd.is_empty()),
         env,
         stdin: params.stdin.map(Bytes::from).unwrap_or_default(),
-        timeout: Some(timeout),
+        timeout,
+        detach: background.then_some(Detach::Now),
         user: match params.user {
             Some(Who::Root) => User::Root,
             Some(Who::Sandbox) | None => User::Sandbox,
@@ -190,7 +213,7 @@ async fn collect(
     sandbox: &Arc<Sandbox>,
     exec: Exec,
     work: Work,
-) -> Result<(ExecEnd, Collector, Collector), SandboxError> {
+) -> Result<(Ran, Collector, Collector), SandboxError> {
     let mut stdout = Collector::default();
     let mut stderr = Collector::default();
     let newest = &work.newest;
@@ -204,10 +227,62 @@ async fn collect(
             newest.send_replace(line);
         }
     };
-    let end = sandbox
+    let ran = sandbox
         .exec(exec, &mut take, &work.cancel, &work.progress)
         .await?;
-    Ok((end, stdout, stderr))
+    Ok((ran, stdout, stderr))
+}
+
+/// The result of a command that is a job now.
+fn went_on(
+    job: &JobInfo,
+    stdout: Collector,
+    stderr: Collector,
+    after: Duration,
+) -> Result<CallToolResult, Refusal> {
+    let seen = stdout.total() + stderr.total();
+    let id = &job.id;
+    let stdout = stdout.finish(Some(&job.output_file), 0);
+    let stderr = stderr.finish(Some(&job.output_file), 0);
+    let ended = job.outcome.as_ref().map(job::ended);
+    let (signal, exit_code) = match &job.outcome {
+        Some(Outcome::Exited { code }) => (None, Some(*code)),
+        Some(Outcome::Signaled { signal }) => (Some(format!("SIG{signal}")), None),
+        _ => (None, None),
+    };
+    let how = match ended {
+        Some(how) => format!("the job `{id}` has ended already: {how}"),
+        None if seen == 0 && after < Duration::from_secs(5) => format!("started as job `{id}`"),
+        None => format!(
+            "still running after {}, so it goes on in the background as job `{id}`, with the same time limit",
+            text::duration(after)
+        ),
+    };
+    let text = format!(
+        "{}[{how}; the tool `job` has its output: action `output` or `wait`, id `{id}`, offset {seen}]",
+        match (stdout.text.is_empty(), stderr.text.is_empty()) {
+            (true, true) => String::new(),
+            _ => streams(&stdout, &stderr),
+        }
+    );
+    let structured = Structured {
+        exit_code,
+        signal,
+        timed_out: job.outcome == Some(Outcome::TimedOut),
+        out_of_memory: job.outcome == Some(Outcome::OutOfMemory),
+        truncated: stdout.omitted > 0 || stderr.omitted > 0,
+        stdout_bytes: None,
+        stderr_bytes: None,
+        stdout_file: None,
+        stderr_file: None,
+        left_running: job.left_running,
+        job_id: Some(id.clone()),
+        job_offset: Some(seen),
+        duration_ms: job.duration_ms,
+        stdout: stdout.text,
+        stderr: stderr.text,
+    };
+    result(vec![ContentBlock::text(text)], &structured)
 }
 
 fn as_structured(end: ExecEnd, stdout: Bounded, stderr: Bounded) -> Structured {
@@ -228,6 +303,8 @@ fn as_structured(end: ExecEnd, stdout: Bounded, stderr: Bounded) -> Structured {
         stdout_file: end.stdout_file,
         stderr_file: end.stderr_file,
         left_running: end.left_running,
+        job_id: None,
+        job_offset: None,
         duration_ms: u64::try_from(end.duration.as_millis()).unwrap_or(u64::MAX),
         stdout: stdout.text,
         stderr: stderr.text,
@@ -240,8 +317,8 @@ fn as_text(end: &ExecEnd, stdout: &Bounded, stderr: &Bounded, timeout: Duration)
         Outcome::Exited { code } => format!("exit code {code}, {took}"),
         Outcome::Signaled { signal } => format!("killed by SIG{signal}, {took}"),
         Outcome::TimedOut => format!(
-            "timed out after {}: the command and all it started were killed; pass a longer `timeout_s` or \
-             start it in the background",
+            "timed out after {}: the command and all it started were killed; pass a longer `timeout_s`, or \
+             `background` to start it as a job",
             text::duration(timeout)
         ),
         Outcome::OutOfMemory => {
@@ -409,7 +486,7 @@ mod tests {
         assert_eq!(
             refusal(json!({"cmd": "ls"})),
             "unknown argument `cmd`: did you mean `command`? the arguments are `command`, `cwd`, `env`, \
-             `stdin`, `timeout_s`, `user`"
+             `stdin`, `timeout_s`, `user`, `background`"
         );
         assert!(refusal(json!({"command": "ls", "timeout": 3})).contains("`timeout_s`?"));
         assert_eq!(

@@ -20,6 +20,7 @@ mod args;
 mod call;
 mod connection;
 mod exec;
+mod job;
 pub mod output;
 mod pace;
 mod read;

@@ -47,6 +47,11 @@ impl Collector {
         self.tail.extend(rest);
     }
 
+    /// How many bytes came.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
     /// What to show of all that came. `file` holds the whole output, if anything does; `total` is how many
     /// bytes the command wrote, should more have been written than came here.
     pub fn finish(self, file: Option<&str>, total: u64) -> Bounded {
@@ -82,7 +87,7 @@ fn marker(omitted: u64, file: Option<&str>) -> String {
 }
 
 /// Without a character that was cut off at the end.
-fn whole_at_end(bytes: &[u8]) -> &[u8] {
+pub(super) fn whole_at_end(bytes: &[u8]) -> &[u8] {
     for back in 1..=bytes.len().min(3) {
         let start = bytes.len() - back;
         let wants = match bytes[start] {
@@ -98,7 +103,7 @@ fn whole_at_end(bytes: &[u8]) -> &[u8] {
 }
 
 /// Without the rest of a character that was cut off at the start.
-fn whole_at_start(bytes: &[u8]) -> &[u8] {
+pub(super) fn whole_at_start(bytes: &[u8]) -> &[u8] {
     let rest = bytes
         .iter()
         .take(3)

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::nearest;
 use super::call::{Call, Refusal};
-use super::{exec, read, reboot, snapshot, write};
+use super::{exec, job, read, reboot, snapshot, write};
 use crate::sandbox::Sandbox;
 
 /// What every model reads first. Clients cut this at 2 KB: the important comes first.
@@ -27,6 +27,8 @@ disposable.
 - `exec` runs shell lines, as the ordinary user `sandbox` unless you pass user `root`. Each call is a new shell: \
 use `cwd` and `env` instead of relying on an earlier `cd` or `export`. A command that fails is a normal result: \
 look at its exit code and stderr. Pass `timeout_s` for what takes longer than the default.
+- `exec` with `background` starts a job: a server, a long build. `job` lists jobs, gives their output, waits for \
+them, kills them, sends them input. A call that takes long may become a job by itself and says so.
 - `read` and `write` handle files without shell quoting. Relative paths start at /workspace.
 - `snapshot` saves and restores the whole system disk. Save one before a risky step, restore it when the system \
 is broken. Files in /workspace are not part of snapshots.
@@ -67,6 +69,7 @@ impl Server {
         let arguments = request.arguments;
         let done = match tool.name.as_ref() {
             exec::NAME => exec::call(tool, arguments, sandbox, self.exec_timeout, &call).await,
+            job::NAME => job::call(tool, arguments, sandbox, &call).await,
             read::NAME => read::call(tool, arguments, sandbox, &call).await,
             write::NAME => write::call(tool, arguments, sandbox, &call).await,
             snapshot::NAME => snapshot::call(tool, arguments, sandbox, &call).await,
@@ -81,6 +84,7 @@ impl Server {
 pub(super) fn tools(exec_timeout: Duration) -> Vec<Tool> {
     vec![
         exec::tool(exec_timeout),
+        job::tool(),
         read::tool(),
         write::tool(),
         snapshot::tool(),

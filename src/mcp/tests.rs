@@ -163,7 +163,10 @@ async fn tools_are_flat_and_complete_in_both_eras() {
         let client = client(lifecycle).await;
         let tools = client.list_all_tools().await.unwrap();
         let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_ref()).collect();
-        assert_eq!(names, ["exec", "read", "write", "snapshot", "reboot"]);
+        assert_eq!(
+            names,
+            ["exec", "job", "read", "write", "snapshot", "reboot"]
+        );
         for tool in &tools {
             check_tool(tool);
         }
@@ -207,19 +210,31 @@ fn check_tool(tool: &Tool) {
 fn parameters_and_results_have_the_names_that_clients_know() {
     let tools: Value =
         serde_json::to_value(server::tools(std::time::Duration::from_secs(5))).unwrap();
-    let input = |tool: usize| properties(&tools[tool]["inputSchema"]);
-    let output = |tool: usize| properties(&tools[tool]["outputSchema"]);
+    let of = |name: &str| {
+        let tools = tools.as_array().unwrap();
+        tools.iter().find(|tool| tool["name"] == name).unwrap()
+    };
+    let input = |tool: &str| properties(&of(tool)["inputSchema"]);
+    let output = |tool: &str| properties(&of(tool)["outputSchema"]);
     assert_eq!(
-        input(0),
-        BTreeSet::from(["command", "cwd", "env", "stdin", "timeout_s", "user"])
+        input("exec"),
+        BTreeSet::from([
+            "command",
+            "cwd",
+            "env",
+            "stdin",
+            "timeout_s",
+            "user",
+            "background"
+        ])
     );
-    assert_eq!(input(1), BTreeSet::from(["path", "offset", "limit"]));
+    assert_eq!(input("read"), BTreeSet::from(["path", "offset", "limit"]));
     assert_eq!(
-        input(2),
+        input("write"),
         BTreeSet::from(["path", "content", "encoding", "mode", "append"])
     );
-    assert_eq!(input(3), BTreeSet::from(["action", "name"]));
-    assert_eq!(input(4), BTreeSet::new());
+    assert_eq!(input("snapshot"), BTreeSet::from(["action", "name"]));
+    assert_eq!(input("reboot"), BTreeSet::new());
     let exec = [
         "exit_code",
         "signal",
@@ -229,25 +244,25 @@ fn parameters_and_results_have_the_names_that_clients_know() {
         "truncated",
         "duration_ms",
     ];
-    assert!(output(0).is_superset(&BTreeSet::from(exec)));
-    assert!(output(1).is_superset(&BTreeSet::from(["content", "total_lines", "next_offset"])));
-    assert!(output(2).contains("bytes"));
-    assert!(output(3).is_superset(&BTreeSet::from(["snapshots", "took_ms"])));
+    assert!(output("exec").is_superset(&BTreeSet::from(exec)));
+    assert!(output("read").is_superset(&BTreeSet::from(["content", "total_lines", "next_offset"])));
+    assert!(output("write").contains("bytes"));
+    assert!(output("snapshot").is_superset(&BTreeSet::from(["snapshots", "took_ms"])));
     assert_eq!(
-        properties(&tools[3]["outputSchema"]["properties"]["snapshots"]["items"]),
+        properties(&of("snapshot")["outputSchema"]["properties"]["snapshots"]["items"]),
         BTreeSet::from(["name", "bytes", "created"])
     );
-    assert_eq!(output(4), BTreeSet::from(["took_ms"]));
-    let timeout = &tools[0]["inputSchema"]["properties"]["timeout_s"];
+    assert_eq!(output("reboot"), BTreeSet::from(["took_ms"]));
+    let timeout = &of("exec")["inputSchema"]["properties"]["timeout_s"];
     assert!(
         timeout["description"]
             .as_str()
             .unwrap()
             .ends_with("(default 5)")
     );
-    assert_eq!(tools[0]["inputSchema"]["required"], json!(["command"]));
+    assert_eq!(of("exec")["inputSchema"]["required"], json!(["command"]));
     assert_eq!(
-        tools[0]["inputSchema"]["properties"]["user"]["enum"],
+        of("exec")["inputSchema"]["properties"]["user"]["enum"],
         json!(["sandbox", "root"])
     );
 }
@@ -291,6 +306,12 @@ async fn wrong_arguments_are_the_tools_errors_that_a_model_can_read() {
         ),
         ("read", json!({"path": "a", "limit": 0}), "at least 1"),
         ("write", json!({"path": "a"}), "`content` is missing"),
+        ("job", json!({"action": "kill"}), "`id` is missing"),
+        (
+            "job",
+            json!({"action": "output", "id": "job-1"}),
+            "no machine runs",
+        ),
         (
             "snapshot",
             json!({"action": "restore"}),
@@ -348,6 +369,17 @@ async fn a_client_that_leaves_ends_the_serving() {
     bare.initialize("2025-06-18").await;
     drop((bare.input, bare.lines));
     bare.server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn asking_for_jobs_boots_nothing() {
+    let mut bare = Bare::new(serve_one());
+    bare.initialize("2025-06-18").await;
+    // There is no image to boot: a boot would be an error.
+    let answer = bare.call("job", json!({"action": "list"})).await;
+    let result = &answer["result"];
+    assert_eq!(result["structuredContent"]["jobs"], json!([]), "{answer}");
+    assert_eq!(result["content"][0]["text"], "there are no jobs");
 }
 
 #[tokio::test]

@@ -9,6 +9,14 @@ use crate::vmm::VmmError;
 /// Why the sandbox could not do something. Each says what to do next, or what the sandbox does by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
+    /// A job was asked for where none can be.
+    #[error(
+        "find the job {id:?}: no machine runs, and jobs end with theirs; start it anew with exec"
+    )]
+    NoJobs {
+        /// The job.
+        id: String,
+    },
     /// The guest did not come up.
     #[error("boot the sandbox at stage `{stage}`: {problem}")]
     Boot {

@@ -17,6 +17,7 @@ mod base;
 mod error;
 mod feed;
 pub mod instance;
+mod jobs;
 mod machine;
 mod store;
 
@@ -42,7 +43,10 @@ pub use base::{VmUnpacker, image_store};
 pub use error::SandboxError;
 use instance::Instance;
 pub use machine::{Machine, Parts, Plan};
-pub use snowglobe_init::wire::{DirEntry, ExecReport, Outcome, PtySize, ReadContent, Status, User};
+pub use snowglobe_init::wire::{
+    Detach, DirEntry, ExecReport, JobAction, JobInfo, JobReport, Outcome, PtySize, ReadContent,
+    Status, User,
+};
 pub use store::{Base, Record, Store, StoreError, check_snapshot_name};
 
 /// Where the workspace is in the guest.
@@ -75,6 +79,17 @@ pub struct Exec {
     pub timeout: Option<Duration>,
     /// Who runs it.
     pub user: User,
+    /// Whether and when it goes on as a job; absent: never.
+    pub detach: Option<Detach>,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone)]
+pub enum Ran {
+    /// It ended.
+    Ended(ExecEnd),
+    /// It goes on as a job.
+    Job(JobInfo),
 }
 
 /// How a command ended.
@@ -352,10 +367,11 @@ impl Sandbox {
         output: &mut (dyn FnMut(Output) + Send),
         cancel: &CancellationToken,
         progress: &Progress,
-    ) -> Result<ExecEnd, SandboxError> {
+    ) -> Result<Ran, SandboxError> {
+        let called = std::time::Instant::now();
         let (live, guest) = tokio::select! {
             ready = self.ready(progress) => ready?,
-            () = cancel.cancelled() => return Ok(never_ran()),
+            () = cancel.cancelled() => return Ok(Ran::Ended(never_ran())),
         };
         let request = ExecRequest {
             command: Command::Shell(exec.command),
@@ -365,9 +381,12 @@ impl Sandbox {
             timeout_ms: exec.timeout.map(|timeout| timeout.as_millis() as u64),
             spill_after: Some(SPILL_AFTER),
             pty: None,
+            detach: exec
+                .detach
+                .map(|detach| less_the_wait(detach, called.elapsed())),
         };
         match guest
-            .exec(
+            .run(
                 request,
                 std::io::Cursor::new(exec.stdin),
                 output,
@@ -376,7 +395,8 @@ impl Sandbox {
             )
             .await
         {
-            Ok(report) => Ok(report.into()),
+            Ok(crate::guest::Ran::Ended(report)) => Ok(Ran::Ended(report.into())),
+            Ok(crate::guest::Ran::Job(job)) => Ok(Ran::Job(job)),
             Err(error) => Err(self.explain(&live, error).await),
         }
     }
@@ -613,6 +633,17 @@ async fn pause(live: &Live) -> Option<Arc<Guest>> {
     let guest = live.machine.guest().await.ok()?;
     guest.ask(&Request::Freeze).await.ok()?;
     Some(guest)
+}
+
+/// Who waits for a command waited for the boot, too.
+fn less_the_wait(detach: Detach, waited: Duration) -> Detach {
+    match detach {
+        Detach::Now => Detach::Now,
+        Detach::After(ms) => {
+            let left = ms.saturating_sub(waited.as_millis() as u64);
+            Detach::After(left.max(ms.min(1000)))
+        }
+    }
 }
 
 fn never_ran() -> ExecEnd {

@@ -13,7 +13,7 @@ use crate::actor::Actor;
 use crate::exec::{self, Wire};
 use crate::guest::Guest;
 use crate::wire::{EXT_REPORT, ErrorKind, MAX_REQUEST, Report, Request, Status, User, WireError};
-use crate::{files, layers, machine};
+use crate::{files, jobs, layers, machine};
 
 /// After how long a freeze ends by itself: a host that is gone must not leave the guest standing still.
 const LONGEST_FREEZE: Duration = Duration::from_secs(30);
@@ -112,9 +112,11 @@ async fn perform(
     eof: bool,
 ) -> Result<Report, WireError> {
     match request {
-        Request::Exec(request) => exec::run(guest, &request, wire, input, eof)
-            .await
-            .map(Report::Exec),
+        Request::Exec(request) => exec::run(guest, &request, wire, input, eof).await,
+        Request::Job(request) => jobs::serve(guest, &request, wire, input, eof).await,
+        Request::Jobs => Ok(Report::Jobs {
+            jobs: guest.jobs.list(),
+        }),
         Request::Read(request) => {
             // A thread of its own: what hangs or is large must not hold up everybody's reads.
             let actor = own_thread(guest, request.user)

@@ -3,38 +3,33 @@
 //! There is one timer per command. When it is up, or the channel closes, the whole cgroup is killed and what the
 //! pipes still hold is drained. When the command ends by itself, what it left in the background goes on: its
 //! output is read on and dropped, so that it does not die of a closed pipe.
+//!
+//! A command that goes on as a job leaves this module: process, streams and timer become the job's ([`jobs`]).
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use rustix::process::Signal;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::guest::Guest;
-use crate::inbox::Inbox;
+use crate::input::Input;
+use crate::jobs::{self, Running};
 use crate::process::{self, Process};
+use crate::pump::{DRAIN, Pump, Sink};
 use crate::spill::Spill;
-use crate::wire::{EXT_STDERR, ExecReport, ExecRequest, Outcome, WireError};
-
-/// How long output may stay silent after the command's end before the rest is somebody else's.
-const SILENCE: Duration = Duration::from_millis(100);
-
-/// The same when no process of the command is left: the output then ends by itself, so only a stranger who was handed
-/// a pipe can make this matter; a machine that is merely busy must not cost any output.
-const SILENCE_ALONE: Duration = Duration::from_secs(5);
+use crate::wire::{Detach, EXT_STDERR, ExecReport, ExecRequest, Outcome, Report, WireError};
 
 /// How long the kernel may take to end a process that was killed.
-const LONGEST_KILL: Duration = Duration::from_secs(5);
+pub(crate) const LONGEST_KILL: Duration = Duration::from_secs(5);
 
-/// How long output is waited for at most after the command's end, while other processes hold it open.
-const DRAIN: Duration = Duration::from_millis(500);
+/// How long a command that is a job from its start is watched for not having started at all.
+const EARLY_END: Duration = Duration::from_millis(300);
 
 /// The channel's two halves.
 pub(crate) struct Wire {
@@ -49,112 +44,20 @@ pub(crate) async fn closed(reader: &mut ChannelReadHalf) {
     while !matches!(reader.wait().await, Some(ChannelMsg::Close) | None) {}
 }
 
-/// One output stream on its way.
-struct Pump {
-    state: Arc<PumpState>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct PumpState {
-    bytes: AtomicU64,
-    sending: AtomicBool,
-    discard: AtomicBool,
-    file: std::sync::Mutex<Option<String>>,
-}
-
-impl Pump {
-    fn start(
-        mut from: Box<dyn AsyncRead + Send + Unpin>,
-        writer: Arc<ChannelWriteHalf<Msg>>,
-        ext: Option<u32>,
-        mut spill: Option<Spill>,
-        closed: CancellationToken,
-    ) -> Self {
-        let state = Arc::new(PumpState::default());
-        let of_task = state.clone();
-        let task = tokio::spawn(async move {
-            let mut buffer = vec![0; 64 << 10];
-            loop {
-                let read = match from.read(&mut buffer).await {
-                    Ok(0) | Err(_) => break,
-                    Ok(read) => read,
-                };
-                if of_task.discard.load(Ordering::Acquire) {
-                    spill = None;
-                    continue;
-                }
-                of_task.sending.store(true, Ordering::Release);
-                of_task.bytes.fetch_add(read as u64, Ordering::AcqRel);
-                if let Some(spill) = &mut spill {
-                    spill.add(&buffer[..read]);
-                    *of_task
-                        .file
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner) = spill.file();
-                }
-                let data = Bytes::copy_from_slice(&buffer[..read]);
-                let sending = async {
-                    match ext {
-                        None => writer.data_bytes(data).await.is_ok(),
-                        Some(ext) => writer.extended_data_bytes(ext, data).await.is_ok(),
-                    }
-                };
-                let sent = tokio::select! {
-                    sent = sending => sent,
-                    () = closed.cancelled() => false,
-                };
-                if !sent {
-                    of_task.discard.store(true, Ordering::Release);
-                }
-                of_task.sending.store(false, Ordering::Release);
-            }
-        });
-        Self { state, task }
-    }
-
-    /// Waits for the end of the stream, or until it is silent although processes still hold it open.
-    async fn drain(&mut self, deadline: Instant, alone: bool) {
-        let silence = if alone { SILENCE_ALONE } else { SILENCE };
-        let mut before = self.state.bytes.load(Ordering::Acquire);
-        loop {
-            if tokio::time::timeout(silence, &mut self.task).await.is_ok() {
-                return;
-            }
-            // What was read must be sent, however long the host takes it.
-            if self.state.sending.load(Ordering::Acquire) {
-                continue;
-            }
-            let now = self.state.bytes.load(Ordering::Acquire);
-            if now == before || (!alone && Instant::now() >= deadline) {
-                break;
-            }
-            before = now;
-        }
-        self.state.discard.store(true, Ordering::Release);
-    }
-
-    fn bytes(&self) -> u64 {
-        self.state.bytes.load(Ordering::Acquire)
-    }
-
-    fn file(&self) -> Option<String> {
-        self.state
-            .file
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
-    }
-}
-
-/// Runs the command to its end. `input` is what came with the request already.
+/// Runs the command to its end, or until it goes on as a job. `input` is what came with the request already.
 pub(crate) async fn run(
-    guest: &Guest,
+    guest: &Arc<Guest>,
     request: &ExecRequest,
     wire: &mut Wire,
     input: Bytes,
     eof: bool,
-) -> Result<ExecReport, WireError> {
+) -> Result<Report, WireError> {
+    let job = match request.detach {
+        Some(Detach::Now) => Some(guest.jobs.reserve()?),
+        // Where no more jobs can be, it simply runs on here.
+        Some(Detach::After(_)) => guest.jobs.reserve().ok(),
+        None => None,
+    };
     let started = Instant::now();
     let mut process = process::start(guest, request)?;
     let spill = |name| {
@@ -162,37 +65,44 @@ pub(crate) async fn run(
             .spill_after
             .map(|after| Spill::new(guest.number(), name, after))
     };
+    let (gone, detached) = (CancellationToken::new(), CancellationToken::new());
+    let sink = |name, ext| Sink {
+        writer: wire.writer.clone(),
+        ext,
+        spill: spill(name),
+        log: job.as_ref().map(|job| job.log.clone()),
+        closed: gone.clone(),
+        detached: detached.clone(),
+    };
+    if request.detach == Some(Detach::Now) {
+        detached.cancel();
+    }
     let stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
-    let gone = CancellationToken::new();
-    let mut pumps = vec![Pump::start(
-        stdout,
-        wire.writer.clone(),
-        None,
-        spill("stdout"),
-        gone.clone(),
-    )];
+    let mut pumps = vec![Pump::start(stdout, sink("stdout", None))];
     if let Some(stderr) = process.stderr.take() {
-        pumps.push(Pump::start(
-            stderr,
-            wire.writer.clone(),
-            Some(EXT_STDERR),
-            spill("stderr"),
-            gone.clone(),
-        ));
+        pumps.push(Pump::start(stderr, sink("stderr", Some(EXT_STDERR))));
     }
     let stdin = Input::new(process.stdin.take());
     stdin.push(input);
-    if eof {
+    if eof && request.detach != Some(Detach::Now) {
         stdin.end();
     }
-    let ended = wait(
-        &mut process,
-        wire,
-        &stdin,
-        request.timeout_ms.map(Duration::from_millis),
-        started,
-    )
-    .await;
+    let timers = Timers {
+        timeout: request.timeout_ms.map(Duration::from_millis),
+        detach: request.detach.filter(|_| job.is_some()),
+    };
+    let ended = wait(&mut process, wire, &stdin, &timers, started).await;
+    if let (End::Detached, Some(job)) = (&ended, job) {
+        detached.cancel();
+        let running = Running {
+            process,
+            pumps,
+            stdin,
+            started,
+            timeout: timers.timeout,
+        };
+        return jobs::start(guest, job, request, running, early(request)).await;
+    }
     let duration = started.elapsed();
     drop(stdin);
     if let End::Cancelled = ended {
@@ -205,9 +115,9 @@ pub(crate) async fn run(
             None => outcome(&process, status),
         },
         End::TimedOut => Outcome::TimedOut,
-        End::Cancelled => Outcome::Cancelled,
+        End::Cancelled | End::Detached => Outcome::Cancelled,
     };
-    Ok(ExecReport {
+    Ok(Report::Exec(ExecReport {
         outcome,
         duration_ms: duration.as_millis() as u64,
         stdout_bytes: pumps[0].bytes(),
@@ -215,7 +125,15 @@ pub(crate) async fn run(
         stdout_file: pumps[0].file(),
         stderr_file: pumps.get(1).and_then(Pump::file),
         left_running: process.left_running(),
-    })
+    }))
+}
+
+/// How long to see whether a new job ends at once. One that has been running for a while has started.
+fn early(request: &ExecRequest) -> Duration {
+    match request.detach {
+        Some(Detach::Now) => EARLY_END,
+        Some(Detach::After(_)) | None => Duration::ZERO,
+    }
 }
 
 /// Waits for the rest of the output, and gives it up if the peer is gone.
@@ -240,47 +158,20 @@ enum End {
     Exit(Option<ExitStatus>),
     TimedOut,
     Cancelled,
+    Detached,
 }
 
-/// Standard input: a queue that never holds up its channel, and a task that empties it. Ends when dropped.
-struct Input {
-    inbox: Arc<Inbox>,
-    task: tokio::task::JoinHandle<()>,
+/// What may end a command's stay here besides itself and the channel.
+struct Timers {
+    timeout: Option<Duration>,
+    detach: Option<Detach>,
 }
 
-impl Input {
-    fn new(stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>) -> Self {
-        let inbox = Arc::new(Inbox::new());
-        let of_task = inbox.clone();
-        let task = tokio::spawn(async move {
-            if let Some(mut stdin) = stdin {
-                while let Ok(Some(data)) = of_task.next().await {
-                    if stdin.write_all(&data).await.is_err() {
-                        break;
-                    }
-                }
-            }
-            of_task.discard();
-        });
-        Self { inbox, task }
-    }
-
-    fn push(&self, data: Bytes) {
-        if self.inbox.push(data).is_err() {
-            // No room on the disk either. Going on without a part of the input would be worse than its end.
-            self.inbox.discard();
-        }
-    }
-
-    fn end(&self) {
-        self.inbox.end();
-    }
-}
-
-impl Drop for Input {
-    fn drop(&mut self) {
-        self.inbox.discard();
-        self.task.abort();
+/// Sleeps so long after `started`; for ever if there is no such time.
+pub(crate) async fn after(started: Instant, time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep_until((started + time).into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -288,20 +179,22 @@ async fn wait(
     process: &mut Process,
     wire: &mut Wire,
     stdin: &Input,
-    timeout: Option<Duration>,
+    timers: &Timers,
     started: Instant,
 ) -> End {
-    let timer = async {
-        match timeout {
-            Some(timeout) => tokio::time::sleep_until((started + timeout).into()).await,
-            None => std::future::pending().await,
-        }
+    let timer = after(started, timers.timeout);
+    let detach = match timers.detach {
+        Some(Detach::Now) => return End::Detached,
+        Some(Detach::After(time)) => Some(Duration::from_millis(time)),
+        None => None,
     };
-    tokio::pin!(timer);
+    let detach = after(started, detach);
+    tokio::pin!(timer, detach);
     let end = loop {
         tokio::select! {
             status = &mut process.exit => return End::Exit(status.ok()),
             () = &mut timer => break End::TimedOut,
+            () = &mut detach => return End::Detached,
             message = wire.reader.wait() => match message {
                 Some(ChannelMsg::Data { data }) => stdin.push(data),
                 // A terminal has no end: only its user's ^D is one.
@@ -324,7 +217,8 @@ async fn wait(
     end
 }
 
-fn outcome(process: &Process, status: Option<ExitStatus>) -> Outcome {
+/// How a command that ended by itself did.
+pub(crate) fn outcome(process: &Process, status: Option<ExitStatus>) -> Outcome {
     let failed = !status.is_some_and(|status| status.success());
     if failed
         && process

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::actor::Actor;
 use crate::boot::ImageUser;
 use crate::cgroup::Tree;
+use crate::jobs::Jobs;
 use crate::reaper::Reaper;
 use crate::users::{self, Account};
 use crate::wire::User;
@@ -42,6 +43,8 @@ pub struct Guest {
     pub login_keys: Vec<russh::keys::PublicKey>,
     /// The server's own key.
     pub host_key: russh::keys::PrivateKey,
+    /// Commands that run in the background.
+    pub(crate) jobs: Jobs,
     numbers: AtomicU64,
     actors: Mutex<HashMap<bool, Arc<Actor>>>,
     freezes: AtomicU64,
@@ -140,6 +143,7 @@ impl Guest {
                     source,
                 }
             })?,
+            jobs: Jobs::default(),
             numbers: AtomicU64::new(1),
             actors: Mutex::default(),
             freezes: AtomicU64::new(0),

@@ -95,6 +95,11 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
+    /// Whether more may come and be taken.
+    pub(crate) fn open(&self) -> bool {
+        !self.state().ended
+    }
+
     /// Nothing more will be taken.
     pub(crate) fn discard(&self) {
         let mut state = self.state();

@@ -26,7 +26,14 @@ pub(crate) struct Spill {
 
 impl Spill {
     pub(crate) fn new(number: u64, stream: &str, after: u64) -> Self {
-        let path = Path::new(DIRECTORY).join(format!("{number:06}.{stream}"));
+        Self::at(
+            Path::new(DIRECTORY).join(format!("{number:06}.{stream}")),
+            after,
+        )
+    }
+
+    /// As [`Spill::new`], in a file of the caller's choice.
+    pub(crate) fn at(path: PathBuf, after: u64) -> Self {
         Self {
             path,
             after: after as usize,
@@ -44,14 +51,26 @@ impl Spill {
         if self.file.is_none() {
             self.held.extend_from_slice(data);
             if self.held.len() > self.after {
-                let held = std::mem::take(&mut self.held);
-                self.file = create(&self.path).ok();
-                self.broken = self.file.is_none();
-                self.write(&held);
+                self.broken = self.keep().is_err();
             }
         } else {
             self.write(data);
         }
+    }
+
+    /// From now on all of it is in the file.
+    pub(crate) fn keep(&mut self) -> std::io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some(create(&self.path)?);
+            let held = std::mem::take(&mut self.held);
+            self.write(&held);
+        }
+        Ok(())
+    }
+
+    /// How many bytes are in the file.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     fn write(&mut self, data: &[u8]) {
@@ -59,8 +78,10 @@ impl Spill {
         let data = &data[..data.len().min(room)];
         if let Some(file) = &mut self.file {
             // A full disk ends the copy, never the command.
-            self.broken |= file.write_all(data).is_err();
-            self.written += data.len() as u64;
+            match file.write_all(data) {
+                Ok(()) => self.written += data.len() as u64,
+                Err(_) => self.broken = true,
+            }
         }
     }
 

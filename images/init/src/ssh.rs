@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::exec::{self, Wire};
 use crate::guest::Guest;
-use crate::wire::{self, Command, ExecReport, ExecRequest, Outcome, PtySize, User};
+use crate::wire::{self, Command, ExecReport, ExecRequest, Outcome, PtySize, Report, User};
 use crate::{control, relay, sftp};
 
 /// Serves one SSH session until it ends.
@@ -136,6 +136,7 @@ impl Connection {
             timeout_ms: None,
             spill_after: None,
             pty: waiting.pty,
+            detach: None,
         };
         tokio::spawn(login_command(self.guest.clone(), request, waiting.channel));
         Ok(())
@@ -159,10 +160,10 @@ async fn login_command(guest: Arc<Guest>, mut request: ExecRequest, channel: Cha
     let report = exec::run(&guest, &request, &mut wire, bytes::Bytes::new(), false).await;
     let writer = wire.writer;
     let _ = match report {
-        Ok(ExecReport {
+        Ok(Report::Exec(ExecReport {
             outcome: Outcome::Exited { code },
             ..
-        }) => writer.exit_status(code.into()).await,
+        })) => writer.exit_status(code.into()).await,
         Ok(_) => writer.exit_status(255).await,
         Err(error) => {
             let message = format!("snowglobe: failed to {error}\r\n");

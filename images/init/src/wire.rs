@@ -53,8 +53,12 @@ pub enum User {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Run a command; input: its standard input; answer: [`Report::Exec`].
+    /// Run a command; input: its standard input; answer: [`Report::Exec`], or [`Report::Job`] if it goes on as a job.
     Exec(ExecRequest),
+    /// Do something with a job; answer: [`Report::Job`].
+    Job(JobRequest),
+    /// Every job there is; answer: [`Report::Jobs`].
+    Jobs,
     /// Read a file or a directory; output: the bytes; answer: [`Report::Read`].
     Read(ReadRequest),
     /// Write a file atomically; input: its bytes; answer: [`Report::Write`].
@@ -109,6 +113,54 @@ pub struct ExecRequest {
     pub spill_after: Option<u64>,
     /// Run on a terminal of this size; standard error then comes with standard output.
     pub pty: Option<PtySize>,
+    /// Whether and when the command becomes a job, which no longer depends on this channel; absent: never.
+    #[serde(default)]
+    pub detach: Option<Detach>,
+}
+
+/// When a command becomes a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detach {
+    /// From its start. Its standard input stays open for [`JobAction::Input`].
+    Now,
+    /// If it still runs after so many milliseconds.
+    After(u64),
+}
+
+/// Something to do with a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRequest {
+    /// Which job.
+    pub id: String,
+    /// What to do.
+    pub action: JobAction,
+}
+
+/// What can be done with a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobAction {
+    /// Send its output, both streams in the order they came.
+    Output {
+        /// Where to start, in bytes; absent: `limit` bytes before the end.
+        offset: Option<u64>,
+        /// How many bytes at most.
+        limit: u64,
+    },
+    /// Wait for its end.
+    Wait {
+        /// For how many milliseconds at most.
+        timeout_ms: u64,
+    },
+    /// Kill its whole cgroup, and wait for its end.
+    Kill,
+    /// Add the request's input to its standard input.
+    Input {
+        /// Whether that was all.
+        end: bool,
+    },
 }
 
 /// What to run.
@@ -196,6 +248,13 @@ pub struct WriteRequest {
 pub enum Report {
     /// The command's outcome.
     Exec(ExecReport),
+    /// The job, after what was done with it.
+    Job(JobReport),
+    /// Every job, the oldest first.
+    Jobs {
+        /// The jobs.
+        jobs: Vec<JobInfo>,
+    },
     /// What was read.
     Read(ReadReport),
     /// What was written.
@@ -257,8 +316,46 @@ pub enum Outcome {
     TimedOut,
     /// The guest ran out of memory and the kernel killed it (or a process of its cgroup, so that it failed).
     OutOfMemory,
-    /// The host closed the channel and its cgroup was killed.
+    /// The host closed the channel, or asked for the job's end, and its cgroup was killed.
     Cancelled,
+}
+
+/// A job and what was asked of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobReport {
+    /// The job as it is now.
+    pub job: JobInfo,
+    /// Where the output that was sent starts.
+    pub offset: u64,
+    /// Where the next output is.
+    pub next_offset: u64,
+}
+
+/// A command that runs, or ran, in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobInfo {
+    /// Its name, which no other job has, not even one of an earlier boot.
+    pub id: String,
+    /// The command, shortened.
+    pub command: String,
+    /// Who runs it.
+    pub user: User,
+    /// When it was started, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// How long it has been running, or ran.
+    pub duration_ms: u64,
+    /// How much it has written, both streams together.
+    pub output_bytes: u64,
+    /// How much of that was kept.
+    pub kept_bytes: u64,
+    /// The guest file with its output.
+    pub output_file: String,
+    /// Whether it takes more input.
+    pub takes_input: bool,
+    /// How it ended; absent while it runs.
+    pub outcome: Option<Outcome>,
+    /// Whether processes that it started were still running when it ended (left alone).
+    pub left_running: bool,
 }
 
 /// What was read.

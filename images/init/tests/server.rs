@@ -11,8 +11,9 @@ use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg};
 use russh::{Channel, ChannelMsg};
 use snowglobe_init::guest::Guest;
 use snowglobe_init::wire::{
-    self, Command, ErrorKind, ExecReport, ExecRequest, Outcome, PtySize, ReadContent, ReadRequest,
-    ReadWant, Report, Request, User, WireError, WriteRequest,
+    self, Command, Detach, ErrorKind, ExecReport, ExecRequest, JobAction, JobReport, JobRequest,
+    Outcome, PtySize, ReadContent, ReadRequest, ReadWant, Report, Request, User, WireError,
+    WriteRequest,
 };
 
 struct AnyServer;
@@ -150,6 +151,7 @@ fn shell(line: &str) -> ExecRequest {
         timeout_ms: None,
         spill_after: None,
         pty: None,
+        detach: None,
     }
 }
 
@@ -579,4 +581,150 @@ async fn a_large_read_that_is_given_up_leaves_nothing_waiting() {
         limit: Some(10),
     });
     assert_eq!(ask(&handle, part, b"").await.stdout, [0; 10]);
+}
+
+/// Sends a request that must be answered with a job.
+async fn job(
+    handle: &client::Handle<AnyServer>,
+    request: Request,
+    input: &[u8],
+) -> (Vec<u8>, JobReport) {
+    let answer = ask(handle, request, input).await;
+    match answer.report {
+        Some(Report::Job(report)) => (answer.stdout, report),
+        other => panic!("expected a job, got {other:?}"),
+    }
+}
+
+fn of_job(id: &str, action: JobAction) -> Request {
+    Request::Job(JobRequest {
+        id: id.into(),
+        action,
+    })
+}
+
+const WAIT: JobAction = JobAction::Wait { timeout_ms: 10_000 };
+
+fn output(offset: Option<u64>) -> JobAction {
+    JobAction::Output {
+        offset,
+        limit: 1 << 20,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_outlives_its_connection_and_takes_input() {
+    let world = world();
+    let handle = world.control().await;
+    let mut request = shell("echo out; echo err >&2; read line; echo got $line; cat; exit 7");
+    request.detach = Some(Detach::Now);
+    let (_, started) = job(&handle, Request::Exec(request), b"").await;
+    assert_eq!(started.job.outcome, None);
+    assert!(started.job.takes_input);
+    let id = started.job.id;
+    handle
+        .disconnect(russh::Disconnect::ByApplication, "", "")
+        .await
+        .unwrap();
+    drop(handle);
+
+    let handle = world.control().await;
+    let Some(Report::Jobs { jobs }) = ask(&handle, Request::Jobs, b"").await.report else {
+        panic!("jobs are listed");
+    };
+    assert_eq!(jobs.iter().map(|job| &job.id).collect::<Vec<_>>(), [&id]);
+    let line = JobAction::Input { end: false };
+    job(&handle, of_job(&id, line), b"a line\n").await;
+    let last = JobAction::Input { end: true };
+    job(&handle, of_job(&id, last.clone()), b"the rest").await;
+    let (_, ended) = job(&handle, of_job(&id, WAIT), b"").await;
+    assert_eq!(ended.job.outcome, Some(Outcome::Exited { code: 7 }));
+    let (data, report) = job(&handle, of_job(&id, output(Some(0))), b"").await;
+    let text = String::from_utf8(data).unwrap();
+    assert_eq!(text.len() as u64, report.next_offset);
+    assert_eq!(report.job.output_bytes, report.next_offset);
+    let mut lines: Vec<&str> = text.lines().collect();
+    // The two streams are two pipes: what is written at once may come in either order.
+    lines[..2].sort_unstable();
+    assert_eq!(lines, ["err", "out", "got a line", "the rest"]);
+    let (data, report) = job(
+        &handle,
+        of_job(
+            &id,
+            JobAction::Output {
+                offset: None,
+                limit: 4,
+            },
+        ),
+        b"",
+    )
+    .await;
+    assert_eq!(data, b"rest");
+    assert_eq!(report.offset + 4, report.next_offset);
+    let refused = error(ask(&handle, of_job(&id, last), b"x").await);
+    assert!(refused.message.contains("has ended"), "{refused}");
+    let unknown = error(ask(&handle, of_job("job-0", WAIT), b"").await);
+    assert_eq!(unknown.kind, ErrorKind::NotFound);
+    assert!(unknown.message.contains(&id), "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_killed_or_times_out() {
+    let world = world();
+    let handle = world.control().await;
+    let mut request = shell("echo $$; exec sleep 300");
+    request.detach = Some(Detach::Now);
+    let (_, started) = job(&handle, Request::Exec(request.clone()), b"").await;
+    let (_, killed) = job(&handle, of_job(&started.job.id, JobAction::Kill), b"").await;
+    assert_eq!(killed.job.outcome, Some(Outcome::Cancelled));
+    let (data, _) = job(&handle, of_job(&started.job.id, output(None)), b"").await;
+    let pid = String::from_utf8(data).unwrap();
+    assert!(!PathBuf::from(format!("/proc/{}", pid.trim())).exists());
+
+    request.timeout_ms = Some(400);
+    let (_, started) = job(&handle, Request::Exec(request), b"").await;
+    let (_, ended) = job(&handle, of_job(&started.job.id, WAIT), b"").await;
+    assert_eq!(ended.job.outcome, Some(Outcome::TimedOut));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_takes_long_becomes_a_job_with_all_its_output() {
+    let world = world();
+    let handle = world.control().await;
+    let mut request = shell("echo early; until [ -e go ]; do sleep 0.01; done; echo late");
+    request.detach = Some(Detach::After(300));
+    let (seen, report) = job(&handle, Request::Exec(request.clone()), b"").await;
+    assert_eq!(seen, b"early\n");
+    assert!(!report.job.takes_input, "its input was given whole");
+    std::fs::write(world.workspace.join("go"), "").unwrap();
+    let (_, ended) = job(&handle, of_job(&report.job.id, WAIT), b"").await;
+    assert_eq!(ended.job.outcome, Some(Outcome::Exited { code: 0 }));
+    let (data, _) = job(&handle, of_job(&report.job.id, output(Some(0))), b"").await;
+    assert_eq!(data, b"early\nlate\n");
+
+    // One that is done in time is no job, and leaves none.
+    let (answer, report) = run(&handle, request).await;
+    assert_eq!(
+        (answer.stdout.as_slice(), report.outcome),
+        (b"early\nlate\n".as_slice(), Outcome::Exited { code: 0 })
+    );
+    let Some(Report::Jobs { jobs }) = ask(&handle, Request::Jobs, b"").await.report else {
+        panic!("jobs are listed");
+    };
+    assert_eq!(jobs.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_never_started_is_an_error_and_no_job() {
+    let world = world();
+    let handle = world.control().await;
+    let mut request = shell("true");
+    request.detach = Some(Detach::Now);
+    request.cwd = Some("/no/such/dir".into());
+    let refused = error(ask(&handle, Request::Exec(request), b"").await);
+    assert_eq!(refused.kind, ErrorKind::NotFound);
+    let Some(Report::Jobs { jobs }) = ask(&handle, Request::Jobs, b"").await.report else {
+        panic!("jobs are listed");
+    };
+    assert_eq!(jobs, []);
 }

@@ -1,0 +1,517 @@
+//! `job`: commands in the background: what there is, their output, their end, their input.
+//!
+//! Output is both streams in the order they came, by byte offset; characters are never cut in two. Whatever is
+//! done with a job, the result holds the job as it is afterwards.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::call::{Call, Refusal, Work, result};
+use super::output::{whole_at_end, whole_at_start};
+use super::{args, schema, text};
+use crate::sandbox::{JobAction, JobInfo, JobReport, Outcome, Sandbox, SandboxError, User};
+
+pub(super) const NAME: &str = "job";
+
+/// How much output is given where the call says nothing, and at most.
+const DEFAULT_LIMIT: u64 = 10_000;
+const LONGEST_LIMIT: u64 = 40_000;
+
+/// How long `wait` waits where the call says nothing, and at most.
+const DEFAULT_WAIT_S: f64 = 30.0;
+const LONGEST_WAIT_S: f64 = 86_400.0;
+
+/// How often somebody who waits hears of new output.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How much of the command is shown in the list, in characters.
+const SHOWN_COMMAND: usize = 80;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    /// What to do
+    action: Action,
+    /// Which job, as `exec` or `list` names it; needed for all but list
+    id: Option<String>,
+    /// output, wait, kill: give output from this byte on (default: the newest output)
+    #[schemars(range(min = 0))]
+    offset: Option<u64>,
+    /// output, wait, kill: how many bytes of output at most (default 10000, at most 40000)
+    #[schemars(range(min = 1))]
+    limit: Option<u64>,
+    /// wait: for how many seconds at most (default 30); a job that still runs then runs on
+    timeout_s: Option<f64>,
+    /// input: text for the job's standard input; end a line with a line break
+    input: Option<String>,
+    /// input: close standard input afterwards (default false)
+    end: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    List,
+    Output,
+    Wait,
+    Kill,
+    Input,
+}
+
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+struct Structured {
+    /// What was done
+    action: Action,
+    /// The job as it is now; of list every job, the oldest first
+    jobs: Vec<Job>,
+    /// Output, both streams in the order they came
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
+    /// The byte at which this output starts
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// The offset to go on with
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_offset: Option<u64>,
+    /// Whether there is more output already
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more: Option<bool>,
+}
+
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+struct Job {
+    /// Its name
+    id: String,
+    /// The command, shortened
+    command: String,
+    /// Who runs it: sandbox or root
+    user: String,
+    /// running, exited, signaled, timed_out, killed or out_of_memory
+    state: String,
+    /// Exit status, if it exited by itself
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u8>,
+    /// The signal that ended it, such as SIGSEGV
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<String>,
+    /// How long it has been running, or ran, in milliseconds
+    duration_ms: u64,
+    /// Bytes of output so far
+    output_bytes: u64,
+    /// File in the VM with the output, of a very long one the first 64 MiB
+    output_file: String,
+    /// Whether `input` can be sent
+    takes_input: bool,
+}
+
+pub(super) fn tool() -> Tool {
+    Tool::new(
+        NAME,
+        "Manage background jobs (commands started by exec with `background`, or that became one): list them, \
+         get output from an offset on, wait for the end, kill with everything started, send input. Jobs end \
+         with a reboot or a restored snapshot.",
+        schema::input::<Params>(),
+    )
+    .with_title("Manage background jobs")
+    .with_raw_output_schema(schema::output::<Structured>())
+    .with_annotations(
+        ToolAnnotations::with_title("Manage background jobs")
+            .read_only(false)
+            .destructive(true)
+            .idempotent(false)
+            .open_world(false),
+    )
+}
+
+/// What a call asks for, checked.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    List,
+    Job {
+        id: String,
+        what: What,
+        offset: Option<u64>,
+        limit: u64,
+    },
+}
+
+#[derive(Debug, PartialEq)]
+enum What {
+    Output,
+    Wait(Duration),
+    Kill,
+    Input { input: Bytes, end: bool },
+}
+
+pub(super) async fn call(
+    tool: &Tool,
+    arguments: Option<JsonObject>,
+    sandbox: Arc<Sandbox>,
+    call: &Call,
+) -> Result<CallToolResult, Refusal> {
+    let params: Params = args::parse(tool, arguments)?;
+    let action = params.action;
+    let mut asked = checked(params)?;
+    let patience = sandbox.config().background_after;
+    if let Asked::Job {
+        what: What::Wait(time),
+        ..
+    } = &mut asked
+        && !call.hears_progress()
+    {
+        *time = (*time).min(patience);
+    }
+    let hears = call.hears_progress();
+    let (jobs, output) = call
+        .run(move |work| async move { act(&sandbox, asked, hears, &work).await })
+        .await??;
+    let (text, structured) = shown(action, &jobs, output);
+    result(vec![ContentBlock::text(text)], &structured)
+}
+
+fn checked(params: Params) -> Result<Asked, Refusal> {
+    let word = format!("{:?}", params.action).to_lowercase();
+    if params.action == Action::List {
+        return Ok(Asked::List);
+    }
+    let Some(id) = params.id.filter(|id| !id.is_empty()) else {
+        return Err(Refusal::new(format!(
+            "`id` is missing: which job to {word}? `list` names them"
+        )));
+    };
+    let only = |given: bool, name: &str, action: Action| {
+        if given && params.action != action {
+            let action = format!("{action:?}").to_lowercase();
+            return Err(Refusal::new(format!(
+                "`{name}` is for `{action}`, not for `{word}`"
+            )));
+        }
+        Ok(())
+    };
+    only(params.input.is_some(), "input", Action::Input)?;
+    only(params.end == Some(true), "end", Action::Input)?;
+    only(params.timeout_s.is_some(), "timeout_s", Action::Wait)?;
+    let what = match params.action {
+        Action::List | Action::Output => What::Output,
+        Action::Kill => What::Kill,
+        Action::Wait => match params.timeout_s.unwrap_or(DEFAULT_WAIT_S) {
+            seconds if (0.0..=LONGEST_WAIT_S).contains(&seconds) => {
+                What::Wait(Duration::from_secs_f64(seconds))
+            }
+            seconds => {
+                return Err(Refusal::new(format!(
+                    "`timeout_s` must be 0 to {LONGEST_WAIT_S}, not {seconds}"
+                )));
+            }
+        },
+        Action::Input => {
+            let end = params.end.unwrap_or(false);
+            let input = params.input.unwrap_or_default();
+            if input.is_empty() && !end {
+                return Err(Refusal::new(
+                    "`input` is missing: text for standard input, or `end` to close it",
+                ));
+            }
+            What::Input {
+                input: input.into(),
+                end,
+            }
+        }
+    };
+    Ok(Asked::Job {
+        id,
+        what,
+        offset: params.offset,
+        limit: params.limit.unwrap_or(DEFAULT_LIMIT).min(LONGEST_LIMIT),
+    })
+}
+
+type Done = (Vec<JobInfo>, Option<(JobReport, Bytes)>);
+
+async fn act(
+    sandbox: &Arc<Sandbox>,
+    asked: Asked,
+    hears: bool,
+    work: &Work,
+) -> Result<Done, SandboxError> {
+    let (id, what, offset, limit) = match asked {
+        Asked::List => return Ok((sandbox.jobs(&work.progress).await?, None)),
+        Asked::Job {
+            id,
+            what,
+            offset,
+            limit,
+        } => (id, what, offset, limit),
+    };
+    let output = JobAction::Output { offset, limit };
+    match what {
+        What::Output => {}
+        What::Wait(time) => wait(sandbox, &id, time, hears, work).await?,
+        What::Kill => {
+            sandbox
+                .job(&id, JobAction::Kill, Bytes::new(), &work.progress)
+                .await?;
+        }
+        What::Input { input, end } => {
+            let action = JobAction::Input { end };
+            let (report, _) = sandbox.job(&id, action, input, &work.progress).await?;
+            return Ok((vec![report.job], None));
+        }
+    }
+    let (report, data) = sandbox
+        .job(&id, output, Bytes::new(), &work.progress)
+        .await?;
+    Ok((vec![report.job.clone()], Some((report, data))))
+}
+
+/// Waits for the end; who hears of it hears the newest line meanwhile.
+async fn wait(
+    sandbox: &Arc<Sandbox>,
+    id: &str,
+    time: Duration,
+    hears: bool,
+    work: &Work,
+) -> Result<(), SandboxError> {
+    let until = Instant::now() + time;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let slice = if hears { left.min(LOOK) } else { left };
+        let action = JobAction::Wait {
+            timeout_ms: slice.as_millis() as u64,
+        };
+        let waited = tokio::select! {
+            waited = sandbox.job(id, action, Bytes::new(), &work.progress) => waited?,
+            () = work.cancel.cancelled() => return Ok(()),
+        };
+        if waited.0.job.outcome.is_some() || left <= slice {
+            return Ok(());
+        }
+        let newest = JobAction::Output {
+            offset: None,
+            limit: 1000,
+        };
+        let (_, data) = sandbox
+            .job(id, newest, Bytes::new(), &work.progress)
+            .await?;
+        if let Some(line) = text::newest_line(&data) {
+            work.newest.send_replace(line);
+        }
+    }
+}
+
+/// Both forms of the result.
+fn shown(
+    action: Action,
+    jobs: &[JobInfo],
+    output: Option<(JobReport, Bytes)>,
+) -> (String, Structured) {
+    let mut structured = Structured {
+        action,
+        jobs: jobs.iter().map(job).collect(),
+        output: None,
+        offset: None,
+        next_offset: None,
+        more: None,
+    };
+    let mut text = String::new();
+    if let Some((report, data)) = output {
+        // A character that the window's start cut is left out; one cut at its end comes with the next window.
+        let whole = match report.offset {
+            0 => &data[..],
+            _ => whole_at_start(&data),
+        };
+        let offset = report.offset + (data.len() - whole.len()) as u64;
+        let cut = whole_at_end(whole);
+        let whole = if cut.is_empty() { whole } else { cut };
+        let next = offset + whole.len() as u64;
+        let output = String::from_utf8_lossy(whole).into_owned();
+        text.push_str(&text::without_escapes(&output));
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        structured.more = Some(next < report.job.kept_bytes);
+        structured.output = Some(output);
+        structured.offset = Some(offset);
+        structured.next_offset = Some(next);
+        let _ = write!(text, "[{}", described(&report.job));
+        if next > offset {
+            let _ = write!(text, "; output bytes {offset} to {next}");
+        } else {
+            text.push_str("; no output there");
+        }
+        let _ = write!(
+            text,
+            " of {}; the next offset is {next}]",
+            report.job.output_bytes
+        );
+        return (text, structured);
+    }
+    if action == Action::List && jobs.is_empty() {
+        text.push_str("there are no jobs");
+    }
+    for info in jobs {
+        let _ = writeln!(text, "{}", described(info));
+    }
+    (text, structured)
+}
+
+fn job(info: &JobInfo) -> Job {
+    let (mut exit_code, mut signal) = (None, None);
+    let state = match &info.outcome {
+        None => "running",
+        Some(Outcome::Exited { code }) => {
+            exit_code = Some(*code);
+            "exited"
+        }
+        Some(Outcome::Signaled { signal: name }) => {
+            signal = Some(format!("SIG{name}"));
+            "signaled"
+        }
+        Some(Outcome::TimedOut) => "timed_out",
+        Some(Outcome::Cancelled) => "killed",
+        Some(Outcome::OutOfMemory) => "out_of_memory",
+    };
+    Job {
+        id: info.id.clone(),
+        command: info.command.clone(),
+        user: match info.user {
+            User::Root => "root".to_owned(),
+            User::Sandbox => "sandbox".to_owned(),
+        },
+        state: state.to_owned(),
+        exit_code,
+        signal,
+        duration_ms: info.duration_ms,
+        output_bytes: info.output_bytes,
+        output_file: info.output_file.clone(),
+        takes_input: info.takes_input,
+    }
+}
+
+/// How a job ended, in words.
+pub(super) fn ended(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Exited { code } => format!("exit code {code}"),
+        Outcome::Signaled { signal } => format!("killed by SIG{signal}"),
+        Outcome::TimedOut => "its time was up, it was killed".to_owned(),
+        Outcome::OutOfMemory => "killed because the VM ran out of memory".to_owned(),
+        Outcome::Cancelled => "killed".to_owned(),
+    }
+}
+
+/// One line about a job.
+fn described(info: &JobInfo) -> String {
+    let line = info.command.lines().next().unwrap_or_default();
+    let mut command: String = line.chars().take(SHOWN_COMMAND).collect();
+    if command.len() < info.command.len() {
+        command.push('…');
+    }
+    let took = text::duration(Duration::from_millis(info.duration_ms));
+    let state = match &info.outcome {
+        None => format!("running for {took}"),
+        Some(outcome) => format!("{} after {took}", ended(outcome)),
+    };
+    format!("job `{}`: {state}: {command}", info.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(arguments: serde_json::Value) -> Result<Asked, String> {
+        args::parse(&tool(), arguments.as_object().cloned())
+            .and_then(checked)
+            .map_err(|refusal| refusal.message().to_owned())
+    }
+
+    fn info(outcome: Option<Outcome>) -> JobInfo {
+        JobInfo {
+            id: "job-a-1".to_owned(),
+            command: "make\ntest".to_owned(),
+            user: User::Sandbox,
+            started_ms: 0,
+            duration_ms: 1500,
+            output_bytes: 8,
+            kept_bytes: 8,
+            output_file: "/f".to_owned(),
+            takes_input: outcome.is_none(),
+            outcome,
+            left_running: false,
+        }
+    }
+
+    #[test]
+    fn each_action_takes_its_own_arguments() {
+        assert_eq!(parsed(json!({"action": "list"})), Ok(Asked::List));
+        assert_eq!(
+            parsed(json!({"action": "wait", "id": "j", "timeout_s": 5, "offset": 3})),
+            Ok(Asked::Job {
+                id: "j".to_owned(),
+                what: What::Wait(Duration::from_secs(5)),
+                offset: Some(3),
+                limit: DEFAULT_LIMIT
+            })
+        );
+        for (arguments, says) in [
+            (json!({"action": "kill"}), "which job to kill?"),
+            (
+                json!({"action": "kill", "id": "j", "input": "x"}),
+                "`input` is for `input`, not for `kill`",
+            ),
+            (
+                json!({"action": "input", "id": "j"}),
+                "`input` is missing: text for standard input, or `end` to close it",
+            ),
+            (
+                json!({"action": "wait", "id": "j", "timeout_s": -1}),
+                "`timeout_s` must be 0 to 86400, not -1",
+            ),
+            (
+                json!({"action": "output", "job": "j"}),
+                "unknown argument `job`",
+            ),
+        ] {
+            let refused = parsed(arguments).unwrap_err();
+            assert!(refused.contains(says), "{refused}");
+        }
+    }
+
+    #[test]
+    fn output_never_cuts_a_character_and_says_where_to_go_on() {
+        // "é" starts at byte 3 of the job's output and the window ends inside "ü".
+        let data = Bytes::from_static(b"\xa9 ab\xc3");
+        let report = JobReport {
+            job: info(None),
+            offset: 3,
+            next_offset: 8,
+        };
+        let (text, structured) = shown(Action::Output, &[info(None)], Some((report, data)));
+        assert_eq!(structured.output.as_deref(), Some(" ab"));
+        assert_eq!(
+            (structured.offset, structured.next_offset, structured.more),
+            (Some(4), Some(7), Some(true))
+        );
+        assert_eq!(
+            text,
+            " ab\n[job `job-a-1`: running for 1.50 s: make…; output bytes 4 to 7 of 8; the next offset is 7]"
+        );
+    }
+
+    #[test]
+    fn both_forms_tell_how_it_ended() {
+        let ended = info(Some(Outcome::Exited { code: 3 }));
+        let (text, structured) = shown(Action::List, &[ended], None);
+        assert_eq!(text, "job `job-a-1`: exit code 3 after 1.50 s: make…\n");
+        assert_eq!(structured.jobs[0].exit_code, Some(3));
+        assert_eq!(structured.jobs[0].state, "exited");
+        assert_eq!(shown(Action::List, &[], None).0, "there are no jobs");
+    }
+}

@@ -1,0 +1,49 @@
+//! Jobs: commands of a machine that go on without anybody waiting for them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use snowglobe_init::wire::{JobAction, JobInfo, JobReport, JobRequest, Report, Request};
+
+use super::{Sandbox, SandboxError, State};
+use crate::guest::unexpected;
+use crate::progress::Progress;
+
+impl Sandbox {
+    /// Whether a machine runs: nothing is booted to find out that it has no jobs.
+    async fn runs(&self) -> bool {
+        matches!(&*self.state.lock().await, State::Running(live) if live.machine.vm.end().is_none())
+    }
+
+    /// Every job, the oldest first.
+    pub async fn jobs(self: &Arc<Self>, progress: &Progress) -> Result<Vec<JobInfo>, SandboxError> {
+        if !self.runs().await {
+            return Ok(Vec::new());
+        }
+        match self.request(&Request::Jobs, Bytes::new(), progress).await? {
+            (Report::Jobs { jobs }, _) => Ok(jobs),
+            (other, _) => Err(unexpected("list jobs", &other).into()),
+        }
+    }
+
+    /// Does something with a job; gives the output that was asked for, too.
+    pub async fn job(
+        self: &Arc<Self>,
+        id: &str,
+        action: JobAction,
+        input: Bytes,
+        progress: &Progress,
+    ) -> Result<(JobReport, Bytes), SandboxError> {
+        if !self.runs().await {
+            return Err(SandboxError::NoJobs { id: id.to_owned() });
+        }
+        let request = Request::Job(JobRequest {
+            id: id.to_owned(),
+            action,
+        });
+        match self.request(&request, input, progress).await? {
+            (Report::Job(report), output) => Ok((report, output)),
+            (other, _) => Err(unexpected("job", &other).into()),
+        }
+    }
+}
