@@ -29,11 +29,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Sub {
-    /// Serve MCP on standard input and output (what an editor starts)
-    Serve {
-        #[command(flatten)]
-        config: Box<Raw>,
-    },
+    /// Serve MCP on standard input and output (what an editor starts), or over HTTP
+    Serve(serve::Serve),
     /// Run one command in the sandbox and leave with its exit status
     Exec(exec::Exec),
     /// Open an interactive shell in the sandbox
@@ -69,7 +66,7 @@ pub fn run() -> Done {
         .build()?;
     let done = runtime.block_on(async {
         match cli.command {
-            Sub::Serve { config } => serve::run(load(*config)?).await,
+            Sub::Serve(serve) => serve.run().await,
             Sub::Exec(exec) => exec.run().await,
             Sub::Shell(shell) => shell.run().await,
             Sub::Image(image) => image.run().await,

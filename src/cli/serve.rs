@@ -1,18 +1,157 @@
-//! `snowglobe serve`: MCP on standard input and output.
+//! `snowglobe serve`: MCP on standard input and output, or over HTTP.
 
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
 
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Done;
-use crate::config::Config;
+use crate::config::{Config, Raw};
 use crate::progress::Progress;
 use crate::sandbox::{Sandbox, SandboxError};
 use crate::{mcp, vmm};
 
-pub(super) async fn run(config: Config) -> Done {
+/// Arguments of `snowglobe serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// Serve streamable HTTP at http://ADDRESS/mcp instead; TLS is left to a proxy
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
+    #[command(flatten)]
+    over_http: OverHttp,
+    #[command(flatten)]
+    config: Box<Raw>,
+}
+
+#[derive(Debug, clap::Args)]
+struct OverHttp {
+    /// File with the bearer token that clients must send; made if absent [default: http-token in the data directory]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "http",
+        conflicts_with = "no_token"
+    )]
+    token_file: Option<PathBuf>,
+    /// Ask for no token; only on an address that nobody else can reach
+    #[arg(long, requires = "http")]
+    no_token: bool,
+    /// Another name of this server that `Host` may have; may be repeated
+    #[arg(long = "allow-host", value_name = "HOST", requires = "http")]
+    hosts: Vec<String>,
+    /// Web page that may call, such as https://app.example.com:443, beside those of this machine; may be repeated
+    #[arg(long = "allow-origin", value_name = "ORIGIN", requires = "http")]
+    origins: Vec<String>,
+    /// How many sandboxes may run at once
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "http")]
+    max_sandboxes: usize,
+    /// Seconds after which a sandbox without calls and jobs is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, requires = "http",
+          value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    idle_stop_s: u64,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Done {
+        let config = super::load(*self.config)?;
+        match self.http {
+            Some(address) => http(config, address, self.over_http).await,
+            None => stdio(config).await,
+        }
+    }
+}
+
+async fn http(config: Config, address: SocketAddr, over: OverHttp) -> Done {
+    announce(&config);
+    let token = match over.no_token {
+        true => None,
+        false => Some(token(
+            &over
+                .token_file
+                .unwrap_or_else(|| config.data_dir.join("http-token")),
+        )?),
+    };
+    let listening = mcp::listen(mcp::Http {
+        address,
+        token,
+        hosts: over.hosts,
+        origins: over.origins,
+        limits: mcp::Limits {
+            sandboxes: over.max_sandboxes,
+            idle: Duration::from_secs(over.idle_stop_s),
+        },
+    })
+    .await?;
+    eprintln!("serving MCP at http://{}/mcp", listening.address);
+    let closing = CancellationToken::new();
+    let served = listening.serve(config, closing.clone());
+    tokio::pin!(served);
+    tokio::select! {
+        served = &mut served => served?,
+        () = terminated() => {
+            closing.cancel();
+            served.await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The token in the file; made, and shown once, where there is none.
+fn token(path: &Path) -> anyhow::Result<String> {
+    let about = |what: &str| format!("{what} the token file {}", path.display());
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| about("make the directory of"))?;
+    }
+    let made = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Ok(mut file) => {
+            let token: String = rand::random::<[u8; 32]>()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            writeln!(file, "{token}").with_context(|| about("write"))?;
+            eprintln!(
+                "token, shown this once and kept in {}:\n{token}",
+                path.display()
+            );
+            Ok(token)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let mode = std::fs::metadata(path)
+                .with_context(|| about("look at"))?
+                .mode();
+            anyhow::ensure!(
+                mode & 0o077 == 0,
+                "{}: others can read it; chmod 600 it, or remove it to get a new one",
+                about("use")
+            );
+            let token = std::fs::read_to_string(path).with_context(|| about("read"))?;
+            let token = token.trim().to_owned();
+            anyhow::ensure!(
+                token.len() >= 16,
+                "{}: it holds {} characters, expected 16 or more; remove it to get a new one",
+                about("use"),
+                token.len()
+            );
+            Ok(token)
+        }
+        Err(error) => Err(error).with_context(|| about("make")),
+    }
+}
+
+async fn stdio(config: Config) -> Done {
     announce(&config);
     let sandbox = Sandbox::new(config)?;
     let closing = CancellationToken::new();

@@ -433,6 +433,8 @@ fn name(request: &Request) -> &'static str {
         Request::Jobs => "list jobs",
         Request::Read(_) => "read",
         Request::Write(_) => "write",
+        Request::Edit(_) => "edit",
+        Request::Search(_) => "search",
         Request::Freeze => "freeze",
         Request::Thaw => "thaw",
         Request::Renew { .. } => "renew",

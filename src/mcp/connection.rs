@@ -12,9 +12,7 @@ use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-/// The longest message taken, in bytes: room for a `write` of a file of some 40 MiB in base64.
-/// A longer one is dropped without an answer, since its id is never read.
-const LONGEST_MESSAGE: usize = 64 << 20;
+use super::LONGEST_MESSAGE;
 
 /// A client's connection.
 pub(super) struct Connection<R: AsyncRead, W: AsyncWrite> {

@@ -485,8 +485,8 @@ mod tests {
         );
         assert_eq!(
             refusal(json!({"cmd": "ls"})),
-            "unknown argument `cmd`: did you mean `command`? the arguments are `command`, `cwd`, `env`, \
-             `stdin`, `timeout_s`, `user`, `background`"
+            "unknown argument `cmd`: did you mean `command`? the arguments are `background`, `command`, `cwd`, \
+             `env`, `stdin`, `timeout_s`, `user`"
         );
         assert!(refusal(json!({"command": "ls", "timeout": 3})).contains("`timeout_s`?"));
         assert_eq!(

@@ -14,18 +14,22 @@
 //!
 //! A connection has three states: opening (no lifecycle chosen yet), open, closed. Both eras of the protocol
 //! are spoken on every transport: `initialize` up to 2025-11-25, `server/discover` and self-contained requests
-//! from 2026-07-28. Deliberately absent: resources, prompts, sampling, logging to the client.
+//! from 2026-07-28. Which sandbox a call acts on is the [`desk`]'s to say. Deliberately absent: resources, prompts, sampling, logging to the client.
 
 mod args;
 mod call;
 mod connection;
+mod desk;
+mod edit;
 mod exec;
+mod http;
 mod job;
 pub mod output;
 mod pace;
 mod read;
 mod reboot;
 mod schema;
+mod search;
 mod server;
 mod snapshot;
 mod text;
@@ -42,6 +46,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::sandbox::Sandbox;
+pub use desk::Limits;
+pub use http::{Http, HttpError, Listening, listen};
+
+/// The longest message taken, in bytes: room for a `write` of a file of some 40 MiB in base64.
+/// A longer one on a stream is dropped without an answer, since its id is never read.
+const LONGEST_MESSAGE: usize = 64 << 20;
 
 /// Why serving a client ended before the client did.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +95,7 @@ where
     // Dropped together with this future, it cancels what runs then.
     let _dropped = closed.clone().drop_guard();
     let connection = connection::Connection::new(input, output, closed.clone());
-    let server = server::Server::new(sandbox, closed);
+    let server = server::Server::new(desk::Desk::One(sandbox), Some(closed));
     let running = match rmcp::service::serve_server(server, connection).await {
         Ok(running) => running,
         // The client left before it asked for anything: nothing went wrong.

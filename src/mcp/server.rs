@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, CustomRequest, CustomResult,
-    ErrorCode, Implementation, ListToolsResult, PaginatedRequestParams, ServerCapabilities,
-    ServerConfig, Tool,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, CustomRequest,
+    CustomResult, ErrorCode, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams,
+    ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler};
-use tokio_util::sync::CancellationToken;
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::args::nearest;
 use super::call::{Call, Refusal};
-use super::{exec, job, read, reboot, snapshot, write};
-use crate::sandbox::Sandbox;
+use super::desk::{Desk, HANDLE};
+use super::{edit, exec, job, read, reboot, search, snapshot, write};
 
 /// What every model reads first. Clients cut this at 2 KB: the important comes first.
 pub(super) const INSTRUCTIONS: &str = "\
@@ -29,7 +30,7 @@ use `cwd` and `env` instead of relying on an earlier `cd` or `export`. A command
 look at its exit code and stderr. Pass `timeout_s` for what takes longer than the default.
 - `exec` with `background` starts a job: a server, a long build. `job` lists jobs, gives their output, waits for \
 them, kills them, sends them input. A call that takes long may become a job by itself and says so.
-- `read` and `write` handle files without shell quoting. Relative paths start at /workspace.
+- `read`, `write`, `edit` and `search` handle files without shell quoting. Relative paths start at /workspace.
 - `snapshot` saves and restores the whole system disk. Save one before a risky step, restore it when the system \
 is broken. Files in /workspace are not part of snapshots.
 - `reboot` gives a clean system in seconds: installed packages, files outside /workspace and running processes \
@@ -41,21 +42,32 @@ with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the
 
 /// Serves one client.
 pub(super) struct Server {
-    sandbox: Arc<Sandbox>,
-    exec_timeout: Duration,
+    desk: Desk,
     closed: CancellationToken,
+    // Where nothing else says that the client has left, its server goes with it.
+    _left: Option<DropGuard>,
     tools: Vec<Tool>,
 }
 
 impl Server {
-    /// Calls act on `sandbox`; `closed` fires when the client has left.
-    pub(super) fn new(sandbox: Arc<Sandbox>, closed: CancellationToken) -> Self {
-        let exec_timeout = sandbox.config().exec_timeout;
+    /// Calls act on what `desk` says; `closed` fires when the client has left, if anything can tell.
+    pub(super) fn new(desk: Desk, closed: Option<CancellationToken>) -> Self {
+        let (closed, left) = match closed {
+            Some(closed) => (closed, None),
+            None => {
+                let closed = CancellationToken::new();
+                (closed.clone(), Some(closed.drop_guard()))
+            }
+        };
+        let mut tools = tools(desk.config().exec_timeout);
+        if desk.has_many() {
+            tools = tools.into_iter().map(for_many).collect();
+        }
         Self {
-            sandbox,
-            exec_timeout,
+            desk,
             closed,
-            tools: tools(exec_timeout),
+            _left: left,
+            tools,
         }
     }
 
@@ -63,20 +75,75 @@ impl Server {
         &self,
         tool: &Tool,
         request: CallToolRequestParams,
+        session: bool,
         call: Call,
-    ) -> CallToolResult {
-        let sandbox = Arc::clone(&self.sandbox);
-        let arguments = request.arguments;
+    ) -> Result<CallToolResult, Refusal> {
+        let mut arguments = request.arguments;
+        let handle = self.handle(&mut arguments)?;
+        let lease = self.desk.lease(handle.as_deref(), session)?;
+        let sandbox = Arc::clone(&lease.sandbox);
+        let timeout = self.desk.config().exec_timeout;
         let done = match tool.name.as_ref() {
-            exec::NAME => exec::call(tool, arguments, sandbox, self.exec_timeout, &call).await,
+            exec::NAME => exec::call(tool, arguments, sandbox, timeout, &call).await,
             job::NAME => job::call(tool, arguments, sandbox, &call).await,
             read::NAME => read::call(tool, arguments, sandbox, &call).await,
             write::NAME => write::call(tool, arguments, sandbox, &call).await,
+            edit::NAME => edit::call(tool, arguments, sandbox, &call).await,
+            search::NAME => search::call(tool, arguments, sandbox, &call).await,
             snapshot::NAME => snapshot::call(tool, arguments, sandbox, &call).await,
             reboot::NAME => reboot::call(tool, arguments, sandbox, &call).await,
             other => Err(Refusal::new(format!("`{other}` is listed but missing"))),
         };
-        done.unwrap_or_else(Refusal::into_result)
+        let mut done = done.unwrap_or_else(Refusal::into_result);
+        if let Some(handle) = lease.news() {
+            tell(&mut done, handle);
+        }
+        Ok(done)
+    }
+
+    /// Takes the sandbox's handle out of the arguments, where there may be one.
+    fn handle(&self, arguments: &mut Option<JsonObject>) -> Result<Option<String>, Refusal> {
+        if !self.desk.has_many() {
+            return Ok(None);
+        }
+        match arguments.as_mut().and_then(|map| map.remove(HANDLE)) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(handle)) if handle.is_empty() => Ok(None),
+            Some(Value::String(handle)) => Ok(Some(handle)),
+            Some(_) => Err(Refusal::new(format!(
+                "`{HANDLE}` must be a string, as an earlier result gave it"
+            ))),
+        }
+    }
+}
+
+/// The tool as it is where there are several sandboxes.
+fn for_many(mut tool: Tool) -> Tool {
+    let says = |schema: &mut Arc<JsonObject>, text: &str| {
+        let schema = Arc::make_mut(schema);
+        if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+            let property = json!({"type": "string", "description": text});
+            properties.insert(HANDLE.to_owned(), property);
+        }
+    };
+    says(
+        &mut tool.input_schema,
+        "Handle of the sandbox to use, from an earlier result; without one a client with a session has its own, \
+         any other gets a new one",
+    );
+    if let Some(output) = &mut tool.output_schema {
+        says(output, "Handle of the new sandbox, for the next calls");
+    }
+    tool
+}
+
+/// Names the new sandbox in both forms of a result.
+fn tell(done: &mut CallToolResult, handle: &str) {
+    done.content.push(ContentBlock::text(format!(
+        "[new sandbox; pass `{HANDLE}`: \"{handle}\" in every further call, or you get another one]"
+    )));
+    if let Some(Value::Object(structured)) = &mut done.structured_content {
+        structured.insert(HANDLE.to_owned(), handle.into());
     }
 }
 
@@ -87,6 +154,8 @@ pub(super) fn tools(exec_timeout: Duration) -> Vec<Tool> {
         job::tool(),
         read::tool(),
         write::tool(),
+        edit::tool(),
+        search::tool(),
         snapshot::tool(),
         reboot::tool(),
     ]
@@ -118,8 +187,12 @@ impl ServerHandler for Server {
         let Some(tool) = self.tools.iter().find(|tool| tool.name == request.name) else {
             return Err(unknown_tool(&request.name, &self.tools));
         };
+        let session = context
+            .protocol_version()
+            .is_none_or(|version| version < ProtocolVersion::V_2026_07_28);
         let call = Call::new(context, self.closed.clone());
-        Ok(self.call(tool, request, call).await.into())
+        let done = self.call(tool, request, session, call).await;
+        Ok(done.unwrap_or_else(Refusal::into_result).into())
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {

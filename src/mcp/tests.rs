@@ -165,7 +165,9 @@ async fn tools_are_flat_and_complete_in_both_eras() {
         let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_ref()).collect();
         assert_eq!(
             names,
-            ["exec", "job", "read", "write", "snapshot", "reboot"]
+            [
+                "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot"
+            ]
         );
         for tool in &tools {
             check_tool(tool);
@@ -307,6 +309,12 @@ async fn wrong_arguments_are_the_tools_errors_that_a_model_can_read() {
         ("read", json!({"path": "a", "limit": 0}), "at least 1"),
         ("write", json!({"path": "a"}), "`content` is missing"),
         ("job", json!({"action": "kill"}), "`id` is missing"),
+        (
+            "edit",
+            json!({"path": "a", "old_str": "x", "new_string": ""}),
+            "did you mean `old_string`?",
+        ),
+        ("search", json!({"pattern": ""}), "`pattern` is empty"),
         (
             "job",
             json!({"action": "output", "id": "job-1"}),

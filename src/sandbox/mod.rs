@@ -16,6 +16,7 @@
 mod base;
 mod error;
 mod feed;
+mod files;
 pub mod instance;
 mod jobs;
 mod machine;
@@ -44,8 +45,8 @@ pub use error::SandboxError;
 use instance::Instance;
 pub use machine::{Machine, Parts, Plan};
 pub use snowglobe_init::wire::{
-    Detach, DirEntry, ExecReport, JobAction, JobInfo, JobReport, Outcome, PtySize, ReadContent,
-    Status, User,
+    Detach, DirEntry, EditReport, EditRequest, ExecReport, FoundLine, JobAction, JobInfo,
+    JobReport, Outcome, PtySize, ReadContent, SearchReport, SearchRequest, Status, User,
 };
 pub use store::{Base, Record, Store, StoreError, check_snapshot_name};
 

@@ -13,7 +13,7 @@ use crate::actor::Actor;
 use crate::exec::{self, Wire};
 use crate::guest::Guest;
 use crate::wire::{EXT_REPORT, ErrorKind, MAX_REQUEST, Report, Request, Status, User, WireError};
-use crate::{files, jobs, layers, machine};
+use crate::{edit, files, jobs, layers, machine, search};
 
 /// After how long a freeze ends by itself: a host that is gone must not leave the guest standing still.
 const LONGEST_FREEZE: Duration = Duration::from_secs(30);
@@ -118,35 +118,28 @@ async fn perform(
             jobs: guest.jobs.list(),
         }),
         Request::Read(request) => {
-            // A thread of its own: what hangs or is large must not hold up everybody's reads.
-            let actor = own_thread(guest, request.user)
-                .map_err(|e| other("read: no thread could be made", &e))?;
             let workspace = guest.workspace.clone();
-            let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(INPUT_PIECES);
-            let work = actor.run(move || {
+            with_output(guest, request.user, "read", wire, move |send| {
                 files::read(&workspace, &request, &mut |piece| {
-                    drop(sender.blocking_send(piece))
+                    send(piece);
                 })
-            });
-            tokio::pin!(work);
-            let mut report = None;
-            loop {
-                tokio::select! {
-                    done = &mut work, if report.is_none() => report = Some(done),
-                    piece = pieces.recv() => match piece {
-                        Some(piece) => tokio::select! {
-                            sent = wire.writer.data_bytes(piece) => drop(sent),
-                            () = exec::closed(&mut wire.reader) => break,
-                        },
-                        None => break,
-                    }
-                }
-            }
-            drop(pieces);
-            match report {
-                Some(report) => report,
-                None => work.await,
-            }
+            })
+            .await
+        }
+        Request::Search(request) => {
+            let workspace = guest.workspace.clone();
+            with_output(guest, request.user, "search", wire, move |send| {
+                search::search(&workspace, &request, send)
+            })
+            .await
+        }
+        Request::Edit(request) => {
+            let actor = own_thread(guest, request.user)
+                .map_err(|e| other("edit: no thread could be made", &e))?;
+            let guest = guest.clone();
+            actor
+                .run(move || edit::edit(&guest.workspace, &request, &guest.edits))
+                .await
         }
         Request::Write(request) => {
             // A thread of its own: a slow writer must not hold up everybody's reads.
@@ -209,6 +202,40 @@ fn feed(offset: u64, bytes: u64) -> io::Result<impl Read> {
     let mut disk = std::fs::File::open(crate::boot::FEED_DEVICE)?;
     disk.seek(SeekFrom::Start(offset))?;
     Ok(disk.take(bytes))
+}
+
+/// Work with output, on a thread of its own: what hangs or is large must not hold up everybody's reads. The work is
+/// told when nobody takes its output any more.
+async fn with_output(
+    guest: &Guest,
+    user: User,
+    operation: &str,
+    wire: &mut Wire,
+    work: impl FnOnce(&mut dyn FnMut(Vec<u8>) -> bool) -> Result<Report, WireError> + Send + 'static,
+) -> Result<Report, WireError> {
+    let actor = own_thread(guest, user)
+        .map_err(|e| other(&format!("{operation}: no thread could be made"), &e))?;
+    let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(INPUT_PIECES);
+    let work = actor.run(move || work(&mut |piece| sender.blocking_send(piece).is_ok()));
+    tokio::pin!(work);
+    let mut report = None;
+    loop {
+        tokio::select! {
+            done = &mut work, if report.is_none() => report = Some(done),
+            piece = pieces.recv() => match piece {
+                Some(piece) => tokio::select! {
+                    sent = wire.writer.data_bytes(piece) => drop(sent),
+                    () = exec::closed(&mut wire.reader) => break,
+                },
+                None => break,
+            }
+        }
+    }
+    drop(pieces);
+    match report {
+        Some(report) => report,
+        None => work.await,
+    }
 }
 
 async fn freeze(guest: &Arc<Guest>) -> Result<Report, WireError> {

@@ -45,6 +45,8 @@ pub struct Guest {
     pub host_key: russh::keys::PrivateKey,
     /// Commands that run in the background.
     pub(crate) jobs: Jobs,
+    /// Whose turn it is to edit a file.
+    pub(crate) edits: Mutex<()>,
     numbers: AtomicU64,
     actors: Mutex<HashMap<bool, Arc<Actor>>>,
     freezes: AtomicU64,
@@ -144,6 +146,7 @@ impl Guest {
                 }
             })?,
             jobs: Jobs::default(),
+            edits: Mutex::default(),
             numbers: AtomicU64::new(1),
             actors: Mutex::default(),
             freezes: AtomicU64::new(0),

@@ -63,6 +63,10 @@ pub enum Request {
     Read(ReadRequest),
     /// Write a file atomically; input: its bytes; answer: [`Report::Write`].
     Write(WriteRequest),
+    /// Replace text in a file atomically; answer: [`Report::Edit`].
+    Edit(EditRequest),
+    /// Search files; output: one JSON [`FoundLine`] per line; answer: [`Report::Search`].
+    Search(SearchRequest),
     /// Stop every command where it stands (cgroup freezer) and put all that was written on the disk;
     /// answer: [`Report::Done`]. Until [`Request::Thaw`], or for 30 s at most, nothing runs.
     Freeze,
@@ -242,6 +246,89 @@ pub struct WriteRequest {
     pub bytes: u64,
 }
 
+/// A text to replace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditRequest {
+    /// The path; relative to the workspace.
+    pub path: String,
+    /// Who edits.
+    #[serde(default)]
+    pub user: User,
+    /// The text there is.
+    pub old: String,
+    /// What takes its place.
+    pub new: String,
+    /// Every occurrence; otherwise there must be exactly one.
+    pub all: bool,
+}
+
+/// What was replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EditReport {
+    /// The file's resolved, absolute path.
+    pub path: String,
+    /// How many occurrences were replaced.
+    pub replacements: u64,
+    /// What changed, as a unified diff; of a very long one the beginning.
+    pub diff: String,
+}
+
+/// What to search for, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchRequest {
+    /// A regular expression in ripgrep's syntax.
+    pub pattern: String,
+    /// The pattern is a text, not an expression.
+    pub literal: bool,
+    /// Upper and lower case are the same.
+    pub ignore_case: bool,
+    /// A file or directory; relative to the workspace.
+    pub path: String,
+    /// Who searches.
+    #[serde(default)]
+    pub user: User,
+    /// Which files, as ripgrep's `--glob`: `*.rs`, `!target`.
+    pub globs: Vec<String>,
+    /// How many lines around each match are given.
+    pub context: u64,
+    /// How many matching lines at most.
+    pub limit: u64,
+    /// How many bytes of output at most.
+    pub max_bytes: u64,
+}
+
+/// A line that was found, or one around it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundLine {
+    /// The file.
+    pub path: String,
+    /// The line's number, from 1.
+    pub line: u64,
+    /// The line without its end (invalid UTF-8 replaced); of a very long one the beginning.
+    pub text: String,
+    /// Whether it is only near a match.
+    pub context: bool,
+}
+
+/// How a search went.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SearchReport {
+    /// Matching lines that were sent.
+    pub lines: u64,
+    /// Files they are in.
+    pub files: u64,
+    /// Files searched.
+    pub searched: u64,
+    /// Files and directories that could not be read.
+    pub unreadable: u64,
+    /// Whether there are more matches than were sent.
+    pub truncated: bool,
+    /// Whether the search was ended for taking too long.
+    pub timed_out: bool,
+}
+
 /// How a request ended. Exactly one per request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
@@ -264,6 +351,10 @@ pub enum Report {
         /// How many bytes were written.
         bytes: u64,
     },
+    /// What was replaced.
+    Edit(EditReport),
+    /// How the search went.
+    Search(SearchReport),
     /// What a layer brought.
     Layer {
         /// Entries applied.

@@ -11,9 +11,9 @@ use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg};
 use russh::{Channel, ChannelMsg};
 use snowglobe_init::guest::Guest;
 use snowglobe_init::wire::{
-    self, Command, Detach, ErrorKind, ExecReport, ExecRequest, JobAction, JobReport, JobRequest,
-    Outcome, PtySize, ReadContent, ReadRequest, ReadWant, Report, Request, User, WireError,
-    WriteRequest,
+    self, Command, Detach, EditRequest, ErrorKind, ExecReport, ExecRequest, FoundLine, JobAction,
+    JobReport, JobRequest, Outcome, PtySize, ReadContent, ReadRequest, ReadWant, Report, Request,
+    SearchReport, SearchRequest, User, WireError, WriteRequest,
 };
 
 struct AnyServer;
@@ -727,4 +727,142 @@ async fn a_job_that_never_started_is_an_error_and_no_job() {
         panic!("jobs are listed");
     };
     assert_eq!(jobs, []);
+}
+
+fn edit(path: &str, old: &str, new: &str) -> Request {
+    Request::Edit(EditRequest {
+        path: path.into(),
+        user: User::Sandbox,
+        old: old.into(),
+        new: new.into(),
+        all: false,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_of_one_file_all_count_and_keep_its_mode() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = world();
+    let handle = Arc::new(world.control().await);
+    let path = world.workspace.join("script");
+    let lines: String = (0..16).map(|n| format!("line {n};\n")).collect();
+    std::fs::write(&path, lines).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o751)).unwrap();
+    let edits = (0..16).map(|n| {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            let request = edit("script", &format!("line {n};"), &format!("edited {n};"));
+            ask(&handle, request, b"").await.report
+        })
+    });
+    for done in edits.collect::<Vec<_>>() {
+        let Some(Report::Edit(report)) = done.await.unwrap() else {
+            panic!("each edit is done");
+        };
+        assert_eq!(report.replacements, 1);
+        assert!(report.diff.contains("\n+edited "), "{}", report.diff);
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    let expected: String = (0..16).map(|n| format!("edited {n};\n")).collect();
+    assert_eq!(text, expected);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o751);
+
+    let refused = error(ask(&handle, edit("script", "edited", "x"), b"").await);
+    assert!(refused.message.contains("16 times"), "{refused}");
+    let refused = error(ask(&handle, edit("scrpt", "a", "b"), b"").await);
+    assert_eq!(refused.kind, ErrorKind::NotFound);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+}
+
+fn searching(pattern: &str) -> SearchRequest {
+    SearchRequest {
+        pattern: pattern.into(),
+        literal: false,
+        ignore_case: false,
+        path: String::new(),
+        user: User::Sandbox,
+        globs: Vec::new(),
+        context: 0,
+        limit: 100,
+        max_bytes: 100_000,
+    }
+}
+
+async fn found(
+    handle: &client::Handle<AnyServer>,
+    request: SearchRequest,
+) -> (Vec<FoundLine>, SearchReport) {
+    let answer = ask(handle, Request::Search(request), b"").await;
+    let Some(Report::Search(report)) = answer.report else {
+        panic!("expected a search's report, got {answer:?}");
+    };
+    let text = String::from_utf8(answer.stdout).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    (lines.collect(), report)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_finds_what_ripgrep_finds() {
+    let world = world();
+    let handle = world.control().await;
+    for (path, content) in [
+        ("b.rs", "fn one() {}\nfn two() {}\n// end"),
+        ("a/c.rs", "let x;\r\nfn Three() {}\n"),
+        ("a/d.txt", "fn four\n"),
+        (".hidden/e.rs", "fn five\n"),
+        ("target/f.rs", "fn six\n"),
+        (".git/HEAD", "fn seven\n"),
+        (".gitignore", "target/\n"),
+        ("g.bin", "fn eight\0\n"),
+    ] {
+        let path = world.workspace.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    let at = |lines: &[FoundLine]| -> Vec<(String, u64, bool)> {
+        let dir = format!("{}/", world.workspace.display());
+        lines
+            .iter()
+            .map(|line| (line.path.replace(&dir, ""), line.line, line.context))
+            .collect()
+    };
+    let (lines, report) = found(&handle, searching("^fn [a-z]+")).await;
+    let all = [("a/d.txt", 1), ("b.rs", 1), ("b.rs", 2)];
+    assert_eq!(at(&lines), all.map(|(p, n)| (p.to_owned(), n, false)));
+    assert_eq!(
+        (report.lines, report.files, report.truncated),
+        (3, 2, false)
+    );
+
+    let mut request = searching("FN T");
+    (request.ignore_case, request.context) = (true, 1);
+    request.globs = vec!["*.rs".into()];
+    let (lines, _) = found(&handle, request).await;
+    assert_eq!(
+        at(&lines),
+        [
+            ("a/c.rs".to_owned(), 1, true),
+            ("a/c.rs".to_owned(), 2, false),
+            ("b.rs".to_owned(), 1, true),
+            ("b.rs".to_owned(), 2, false),
+            ("b.rs".to_owned(), 3, true),
+        ]
+    );
+    assert_eq!(lines[0].text, "let x;");
+
+    let mut request = searching("fn");
+    request.limit = 2;
+    let (lines, report) = found(&handle, request).await;
+    assert_eq!((lines.len(), report.truncated), (2, true));
+
+    let mut request = searching("one(");
+    let refused = error(ask(&handle, Request::Search(request.clone()), b"").await);
+    assert!(refused.message.contains("`literal`"), "{refused}");
+    request.literal = true;
+    assert_eq!(found(&handle, request).await.0.len(), 1);
+    let mut request = searching("x");
+    request.path = "no/such".into();
+    let refused = error(ask(&handle, Request::Search(request), b"").await);
+    assert_eq!(refused.kind, ErrorKind::NotFound);
 }
