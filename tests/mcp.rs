@@ -1,0 +1,449 @@
+//! The MCP surface with a real VM behind it: jobs, edit, search, and HTTP with the official SDKs as clients.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use common::{PROGRAM, Place};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Child;
+
+const TOOLS: [&str; 8] = [
+    "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let list = json!({"action": "list"});
+    assert_eq!(session.call("job", list.clone()).await["jobs"], json!([]));
+    assert!(
+        place.runtime_dir().read_dir().is_ok() && common::descendants(session.pid).is_empty(),
+        "asking for jobs boots nothing"
+    );
+    let line = "echo ready; while read line; do echo \"got $line\"; done; exit 4";
+    let started = session
+        .call("exec", json!({"command": line, "background": true}))
+        .await;
+    let id = started["job_id"].as_str().expect("it is a job").to_owned();
+    assert!(started.get("exit_code").is_none_or(Value::is_null));
+    assert_eq!(session.stdout("echo beside").await, "beside\n");
+    let send = json!({"action": "input", "id": id, "input": "a\nb\n", "end": true});
+    session.call("job", send).await;
+    let wait = json!({"action": "wait", "id": id, "offset": 0, "timeout_s": 20});
+    let ended = session.call("job", wait).await;
+    assert_eq!(ended["jobs"][0]["exit_code"], 4, "{ended}");
+    assert_eq!(ended["output"], "ready\ngot a\ngot b\n");
+    let next = ended["next_offset"].as_u64().unwrap();
+    let rest = json!({"action": "output", "id": id, "offset": next});
+    assert_eq!(session.call("job", rest).await["output"], "");
+
+    let line = "(setsid sleep 311 &); sleep 311";
+    let started = session
+        .call("exec", json!({"command": line, "background": true}))
+        .await;
+    let id = &started["job_id"];
+    let killed = session
+        .call("job", json!({"action": "kill", "id": id}))
+        .await;
+    assert_eq!(killed["jobs"][0]["state"], "killed");
+    assert_eq!(session.exec("pidof sleep").await["exit_code"], 1);
+    assert_eq!(
+        session.call("job", list).await["jobs"]
+            .as_array()
+            .map(Vec::len),
+        Some(2)
+    );
+    session.call("reboot", json!({})).await;
+    let gone = session
+        .error("job", json!({"action": "output", "id": id}))
+        .await;
+    assert!(gone.contains("reboot"), "{gone}");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_takes_long_becomes_a_job_where_nobody_hears_of_it() {
+    let place = Place::new("minimal");
+    let mut command = place.command(&["serve"]);
+    command.env("SNOWGLOBE_BACKGROUND_AFTER_S", "2");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    // The client of the library always asks for progress, so this one speaks bare lines.
+    let mut input = server.stdin.take().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let mut ask = async |method: &str, params: Value| -> Value {
+        let line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        input
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .unwrap();
+        let line = lines.next_line().await.unwrap().expect("an answer");
+        serde_json::from_str::<Value>(&line).unwrap()["result"].clone()
+    };
+    let about = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    ask("initialize", about).await;
+    let exec = |command: &str| json!({"name": "exec", "arguments": {"command": command}});
+    ask("tools/call", exec("true")).await;
+    let line = "echo early; until [ -e /tmp/go ]; do sleep 0.1; done; echo late";
+    let began = Instant::now();
+    let result = ask("tools/call", exec(line)).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{result}");
+    let id = &result["structuredContent"]["job_id"];
+    assert!(id.is_string(), "{result}");
+    assert_eq!(result["structuredContent"]["stdout"], "early\n");
+    let text = result["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains(id.as_str().unwrap()), "{text}");
+    ask("tools/call", exec("touch /tmp/go")).await;
+    let offset = &result["structuredContent"]["job_offset"];
+    let wait = json!({"action": "wait", "id": id, "offset": offset});
+    let ended = ask("tools/call", json!({"name": "job", "arguments": wait})).await;
+    assert_eq!(ended["structuredContent"]["output"], "late\n", "{ended}");
+    assert_eq!(ended["structuredContent"]["jobs"][0]["exit_code"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_edited_and_searched_in_an_image_without_tools() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    std::fs::write(place.workspace.join("dos.txt"), "one\r\ntwo\r\nthree\r\n").unwrap();
+    let edit = json!({"path": "dos.txt", "old_string": "two\nthree", "new_string": "2\n3"});
+    let done = session.call("edit", edit.clone()).await;
+    assert_eq!(done["replacements"], 1);
+    assert!(done["diff"].as_str().unwrap().contains("-two"), "{done}");
+    let text = std::fs::read(place.workspace.join("dos.txt")).unwrap();
+    assert_eq!(text, b"one\r\n2\r\n3\r\n");
+    let refused = session.error("edit", edit).await;
+    assert!(refused.contains("not in it"), "{refused}");
+
+    session
+        .exec("mkdir -p src && printf 'fn main() {}\\n' >src/main.rs && printf 'fn x' >notes")
+        .await;
+    let found = session
+        .call("search", json!({"pattern": "fn \\w+\\(", "glob": "*.rs"}))
+        .await;
+    assert_eq!(found["matches"], 1, "{found}");
+    assert_eq!(found["lines"][0]["path"], "/workspace/src/main.rs");
+    assert_eq!(found["lines"][0]["text"], "fn main() {}");
+    session.close().await;
+}
+
+/// A server over HTTP.
+struct Served {
+    place: Place,
+    server: Child,
+    address: String,
+    token: String,
+}
+
+async fn serve_http(arguments: &[&str]) -> Served {
+    let place = Place::new("minimal");
+    let file = place.dir.path().join("token");
+    let mut all = vec!["serve", "--http", "127.0.0.1:0", "--token-file"];
+    let path = file.to_string_lossy().into_owned();
+    all.push(&path);
+    all.extend(arguments);
+    let mut server = place.command(&all).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line = lines.next_line().await.unwrap().expect("it says where");
+        if let Some(url) = line.strip_prefix("serving MCP at http://") {
+            break url.trim_end_matches("/mcp").to_owned();
+        }
+    };
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let token = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+    Served {
+        place,
+        server,
+        address,
+        token,
+    }
+}
+
+impl Served {
+    /// The status and body of one bare request.
+    async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (u16, String) {
+        let mut stream = tokio::net::TcpStream::connect(&self.address).await.unwrap();
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head += &format!("Host: {}\r\n", self.address);
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        stream
+            .write_all(format!("{head}\r\n{body}").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        // A server may close as soon as it has refused.
+        let _ = stream.read_to_string(&mut answer).await;
+        let status = answer.split(' ').nth(1).expect("a status").parse().unwrap();
+        (status, answer)
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    async fn initialize(&self, more: &[(&str, &str)]) -> (u16, String) {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
+        let mut headers = vec![
+            ("Content-Type", "application/json"),
+            ("Accept", "application/json, text/event-stream"),
+        ];
+        headers.extend_from_slice(more);
+        self.request("POST", "/mcp", &headers, &body.to_string())
+            .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_lets_in_who_may_and_nobody_else() {
+    let served = serve_http(&[]).await;
+    let bearer = served.bearer();
+    let bearer = ("Authorization", bearer.as_str());
+    assert_eq!(served.request("GET", "/healthz", &[], "").await.0, 200);
+    let (status, answer) = served.initialize(&[]).await;
+    assert_eq!(status, 401, "{answer}");
+    assert!(
+        answer.to_lowercase().contains("www-authenticate: bearer"),
+        "{answer}"
+    );
+    let wrong = ("Authorization", "Bearer 0000000000000000");
+    assert_eq!(served.initialize(&[wrong]).await.0, 401);
+    assert_eq!(served.initialize(&[bearer]).await.0, 200);
+    for (header, value, status) in [
+        ("Origin", "http://evil.example.com", 403),
+        ("Origin", "null", 403),
+        ("Origin", "http://localhost:6274", 200),
+        ("Host", "evil.example.com", 403),
+        ("Host", "localhost:80", 200),
+    ] {
+        let (got, answer) = served.initialize(&[bearer, (header, value)]).await;
+        assert_eq!(got, status, "{header}: {value}: {answer}");
+    }
+    let session = ("Mcp-Session-Id", "no-such-session");
+    let (status, _) = served.initialize(&[bearer, session]).await;
+    assert!((400..500).contains(&status), "{status}");
+    let accept = ("Accept", "application/json, text/event-stream");
+    let kind = ("Content-Type", "application/json");
+    let (status, _) = served
+        .request("POST", "/mcp", &[bearer, accept, kind], "{\"a\":")
+        .await;
+    assert!((400..500).contains(&status), "{status}");
+    assert_eq!(served.request("GET", "/healthz", &[], "").await.0, 200);
+
+    let mut server = served.server;
+    let pid = rustix::process::Pid::from_raw(server.id().unwrap() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), server.wait()).await;
+    assert!(ended.expect("it ends in time").unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new("minimal");
+    let file = place.dir.path().join("token");
+    std::fs::write(&file, "0123456789abcdef0123").unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+    let path = file.to_string_lossy();
+    let (code, _, said) = place
+        .run(&["serve", "--http", "127.0.0.1:0", "--token-file", &path])
+        .await;
+    assert_eq!(code, 125, "{said}");
+    assert!(said.contains("chmod 600"), "{said}");
+    let (code, _, said) = place
+        .run(&["serve", "--http", "0.0.0.0:0", "--no-token"])
+        .await;
+    assert_eq!(code, 125);
+    assert!(said.contains("without a token"), "{said}");
+}
+
+/// The SDKs from their registries, installed once into the build's own directory.
+static CLIENTS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
+    std::fs::create_dir_all(&dir).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let done = std::process::Command::new(program)
+            .args(arguments)
+            .current_dir(&dir)
+            .output()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{program} {arguments:?}: {said}");
+    };
+    if !dir.join("python/ready").exists() {
+        run("python3", &["-m", "venv", "python"]);
+        run("python/bin/pip", &["install", "--quiet", "mcp==2.3.0"]);
+        std::fs::write(dir.join("python/ready"), "").unwrap();
+    }
+    if !dir.join("node_modules/ready").exists() {
+        run(
+            "npm",
+            &[
+                "install",
+                "--silent",
+                "--prefix",
+                ".",
+                "@modelcontextprotocol/sdk@1.32.2",
+            ],
+        );
+        std::fs::write(dir.join("node_modules/ready"), "").unwrap();
+    }
+    // Modules are looked for beside the program.
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    for script in ["python_sdk.py", "typescript_sdk.mjs"] {
+        std::fs::copy(scripts.join(script), dir.join(script)).unwrap();
+    }
+    dir
+});
+
+/// What a client saw.
+async fn client(sdk: &str, place: &Place, mut server: Value) -> Value {
+    let dir = tokio::task::spawn_blocking(|| CLIENTS.clone())
+        .await
+        .unwrap();
+    if server["transport"] == "stdio" {
+        let command = place.command(&["serve"]);
+        let env: serde_json::Map<String, Value> = command
+            .as_std()
+            .get_envs()
+            .filter_map(|(name, value)| {
+                let value = value?.to_string_lossy().into_owned();
+                Some((name.to_string_lossy().into_owned(), value.into()))
+            })
+            .collect();
+        let workspace = place.workspace.to_string_lossy();
+        server["command"] = json!([PROGRAM, "serve", "--workspace", workspace]);
+        server["env"] = env.into();
+    }
+    let (program, script) = match sdk {
+        "python" => (dir.join("python/bin/python"), "python_sdk.py"),
+        _ => (PathBuf::from("node"), "typescript_sdk.mjs"),
+    };
+    let done = tokio::process::Command::new(program)
+        .arg(dir.join(script))
+        .arg(server.to_string())
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{sdk} {server}: {said}");
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+fn check(seen: &Value) {
+    assert_eq!(seen["server"], "snowglobe", "{seen}");
+    assert_eq!(seen["tools"], json!(TOOLS));
+    assert_eq!(seen["first"]["exit_code"], 3);
+    assert_eq!(seen["first"]["stdout"], "hello\n");
+    let text = seen["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("hello\n[stderr]\nproblem\n[exit code 3"),
+        "{text}"
+    );
+    assert_eq!(
+        seen["second"]["stdout"], "kept\n",
+        "the sandbox is the same: {seen}"
+    );
+    assert_eq!(seen["refused"][0], true);
+    assert!(
+        seen["progress"].as_u64().unwrap() > 0,
+        "the boot is told: {seen}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_sdk_speaks_both_eras_on_both_transports() {
+    let place = Place::new("minimal");
+    let served = serve_http(&["--max-sandboxes", "1"]).await;
+    let url = format!("http://{}/mcp", served.address);
+    for (mode, version) in [("legacy", "2025-11-25"), ("auto", "2026-07-28")] {
+        let stdio = json!({"transport": "stdio", "mode": mode});
+        let seen = client("python", &place, stdio).await;
+        check(&seen);
+        assert_eq!(seen["version"], version);
+        let http = json!({"transport": "http", "mode": mode, "url": url, "token": served.token});
+        let seen = client("python", &served.place, http).await;
+        check(&seen);
+        assert_eq!(seen["version"], version);
+        // A session has a sandbox, which ends with it; who has none is given a handle.
+        assert_eq!(seen["handle"].is_string(), mode != "legacy", "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_typescript_sdk_speaks_on_both_transports() {
+    let place = Place::new("minimal");
+    check(&client("typescript", &place, json!({"transport": "stdio"})).await);
+    let served = serve_http(&[]).await;
+    let url = format!("http://{}/mcp", served.address);
+    let http = json!({"transport": "http", "url": url, "token": served.token});
+    check(&client("typescript", &served.place, http).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
+    let served = serve_http(&["--max-sandboxes", "1", "--idle-stop-s", "2"]).await;
+    let bearer = served.bearer();
+    let headers = [
+        ("Authorization", bearer.as_str()),
+        ("Content-Type", "application/json"),
+        ("Accept", "application/json, text/event-stream"),
+        ("MCP-Protocol-Version", "2026-07-28"),
+        ("Mcp-Method", "tools/call"),
+        ("Mcp-Name", "exec"),
+    ];
+    let call = async |arguments: Value| -> String {
+        let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {}});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "params": {"name": "exec", "arguments": arguments, "_meta": meta}});
+        served
+            .request("POST", "/mcp", &headers, &body.to_string())
+            .await
+            .1
+    };
+    let first = call(json!({"command": "echo hello"})).await;
+    assert!(first.contains("sb-") && first.contains("hello"), "{first}");
+    let full = call(json!({"command": "echo hello"})).await;
+    assert!(full.contains("runs 1 at most"), "{full}");
+    let start = first.find("sb-").unwrap();
+    let handle = first[start..start + 35].to_owned();
+    let same = call(json!({"command": "echo same", "sandbox": handle})).await;
+    assert!(same.contains("same\\n"), "{same}");
+    let until = Instant::now() + Duration::from_secs(20);
+    while !served
+        .request("GET", "/healthz", &[], "")
+        .await
+        .1
+        .contains("sandboxes 0")
+    {
+        assert!(Instant::now() < until, "an idle sandbox is stopped");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let gone = call(json!({"command": "true", "sandbox": handle})).await;
+    assert!(gone.contains("may have been stopped"), "{gone}");
+}
