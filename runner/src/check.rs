@@ -52,7 +52,11 @@ pub(crate) fn files(spec: &VmSpec) -> Checked {
             "qemu",
             "only x86-64 guests are built so far, and this host is of another kind",
         )),
-        Engine::Qemu { .. } => Ok(()),
+        Engine::Krun if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
+            "krun",
+            "only x86-64 guests are built so far, and this host is of another kind",
+        )),
+        Engine::Qemu { .. } | Engine::Krun => Ok(()),
     }
 }
 

@@ -79,7 +79,15 @@ impl IdMaps {
 /// Moves this process, which must have one thread only, into a user namespace in which its ids are the same
 /// and every other is unknown, and into the namespaces of `flags`.
 pub(crate) fn enter_user_namespace(flags: UnshareFlags) -> io::Result<()> {
-    let maps = IdMaps::to(None);
+    enter_namespaces(&IdMaps::to(None), flags)
+}
+
+/// The same, but there its ids are `id`.
+pub(crate) fn enter_user_namespace_as(id: u32, flags: UnshareFlags) -> io::Result<()> {
+    enter_namespaces(&IdMaps::to(Some(id)), flags)
+}
+
+fn enter_namespaces(maps: &IdMaps, flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: no namespace flag shares or unshares file descriptors, which is what could break other code.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | flags)? };
     maps.write()
@@ -101,12 +109,13 @@ pub(crate) enum Confinement {
 /// The id that a child has inside its user namespace: one without capabilities, so not 0.
 const NOBODY: u32 = 65534;
 
-/// Makes sure that `command` dies with this process, that it is confined as `confinement` says, and that it has the
-/// descriptors of `fds` as its numbers 3, 4, … and no other; then starts it. Where the kernel refuses the
+/// Makes sure that `command` dies with this process, that it is confined as `confinement` says and by `fence`, and that
+/// it has the descriptors of `fds` as its numbers 3, 4, … and no other; then starts it. Where the kernel refuses the
 /// namespaces it starts without them, and gives the refusal.
 pub(crate) fn spawn(
     mut command: Command,
     confinement: Confinement,
+    fence: Option<OwnedFd>,
     fds: Vec<OwnedFd>,
 ) -> io::Result<(Child, Option<io::Error>)> {
     let parent = rustix::process::getpid();
@@ -140,7 +149,11 @@ pub(crate) fn spawn(
                 }
             }
             // After the change of credentials, which would clear it.
-            die_with(parent)
+            die_with(parent)?;
+            match &fence {
+                Some(fence) => restrict_self(fence),
+                None => Ok(()),
+            }
         });
     }
     match command.spawn() {
@@ -152,6 +165,16 @@ pub(crate) fn spawn(
             command.spawn().map(|child| (child, Some(refusal)))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Enters a Landlock fence. No allocation happens in here: it runs between fork and exec.
+fn restrict_self(fence: &OwnedFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes a descriptor, which is open, and no pointer.
+    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fence.as_raw_fd(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

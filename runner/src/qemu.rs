@@ -18,7 +18,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use serde_json::{Value, json};
 use snowglobe_runner::{Accel, Disk, DiskFormat, VmSpec};
 
-use crate::engine::{Engine, Notice, StartError};
+use crate::engine::{Engine, Frozen, Notice, StartError};
 use crate::process::{self, Confinement};
 use crate::qmp::{Message, Qmp};
 use crate::{reach, tsc};
@@ -103,7 +103,7 @@ impl Qemu {
         fds.extend(shares.into_iter().map(OwnedFd::from));
 
         let confinement = confinement(spec);
-        let (mut child, refused) = process::spawn(command, confinement, fds)
+        let (mut child, refused) = process::spawn(command, confinement, None, fds)
             .map_err(|error| cannot_run(binary, &error))?;
         if let Some(why) = refused {
             eprintln!(
@@ -159,7 +159,7 @@ impl Qemu {
                 if result.is_ok() {
                     self.node = node;
                 }
-                Ok(Some(Notice::Switched(result.map(drop))))
+                Ok(Some(Notice::Frozen(result.map(|_| Frozen::Below))))
             }
             other => {
                 self.phase = other;
@@ -170,6 +170,10 @@ impl Qemu {
 }
 
 impl Engine for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
     fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -203,23 +207,21 @@ impl Engine for Qemu {
         Ok(notices)
     }
 
-    fn switch_disk(&mut self, overlay: &Path) -> Result<(), String> {
+    fn freeze_disk(&mut self, layer: &Path) -> Result<(), String> {
         if self.phase != Phase::Running {
-            return Err(
-                "switch the disk: the VM is still starting, or another switch is under way".into(),
-            );
+            return Err("the VM is still starting, or another layer is being put on".into());
         }
         let node = format!("disk0-{}", self.layers + 1);
         let arguments = json!({
             "node-name": self.node,
-            "snapshot-file": overlay,
+            "snapshot-file": layer,
             "snapshot-node-name": node,
             "format": "qcow2",
             "mode": "absolute-paths",
         });
         let id = self
             .ask("blockdev-snapshot-sync", arguments)
-            .map_err(|error| format!("switch the disk: ask qemu: {error}"))?;
+            .map_err(|error| format!("ask qemu: {error}"))?;
         self.layers += 1;
         self.phase = Phase::Switching(id, node);
         Ok(())
@@ -436,11 +438,13 @@ mod tests {
                     path: "/d/\"a\",b".into(),
                     format: DiskFormat::Qcow2,
                     read_only: false,
+                    backing: Vec::new(),
                 },
                 Disk {
                     path: "/base".into(),
                     format: DiskFormat::Raw,
                     read_only: true,
+                    backing: Vec::new(),
                 },
             ],
             shares: vec![Share {

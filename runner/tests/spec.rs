@@ -35,6 +35,7 @@ fn what_is_missing_is_named() {
                 path: vm.path("missing"),
                 format: DiskFormat::Raw,
                 read_only: false,
+                backing: Vec::new(),
             }];
         }),
         ("share", |vm| {
@@ -100,6 +101,7 @@ fn a_disk_that_is_none_is_qemus_to_refuse() {
             path: vm.file("text"),
             format: DiskFormat::Qcow2,
             read_only: false,
+            backing: Vec::new(),
         }];
     });
     assert!(stage.contains("disk") || stage.contains("qemu"), "{stage}");
