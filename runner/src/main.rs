@@ -10,9 +10,10 @@
 //! share      a shared directory: server, guard and sandbox
 //! console    the console's last lines and its log
 //! removal    what is removed when the VM ends
-//! process    sessions, namespaces, and dying with one's parent;  fence: Landlock
+//! process    sessions, namespaces, and dying with one's parent;  fence: Landlock;  cgroup: bounds
 //! ```
 
+mod cgroup;
 mod check;
 mod console;
 mod engine;

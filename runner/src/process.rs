@@ -2,6 +2,7 @@
 //!
 //! Invariants: the runner is a session of its own, so a terminal's ^C does not reach it; no file of its parent's
 //! but the three standard ones is open in it; neither it nor a child can gain privileges or leave a core file.
+//! Every child gives way to what the user does meanwhile ([`NICE`]).
 //! A child is killed by the kernel when the runner goes, however that happens. The kernel sends that signal when
 //! the *thread* that made the child ends: children are made on the main thread only.
 
@@ -34,6 +35,9 @@ pub(crate) fn prepare() -> io::Result<()> {
     )?;
     Ok(())
 }
+
+/// How far a child stands back when there is more to do than processors to do it.
+const NICE: i32 = 5;
 
 /// The namespaces a child gets, beside that of users.
 pub(crate) const ISOLATED: UnshareFlags = UnshareFlags::NEWNET
@@ -150,6 +154,7 @@ pub(crate) fn spawn(
             }
             // After the change of credentials, which would clear it.
             die_with(parent)?;
+            let _ = rustix::process::nice(NICE);
             match &fence {
                 Some(fence) => restrict_self(fence),
                 None => Ok(()),

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use snowglobe_runner::{Accel, Disk, DiskFormat, VmSpec};
 
 use crate::engine::{Engine, Frozen, Notice, StartError};
+use crate::fence::{Fence, Right};
 use crate::process::{self, Confinement};
 use crate::qmp::{Message, Qmp};
 use crate::{reach, tsc};
@@ -103,7 +104,13 @@ impl Qemu {
         fds.extend(shares.into_iter().map(OwnedFd::from));
 
         let confinement = confinement(spec);
-        let (mut child, refused) = process::spawn(command, confinement, None, fds)
+        let fence = fence(spec, binary, accel)
+            .descriptor()
+            .unwrap_or_else(|why| {
+                eprintln!("snowglobe-runner: warning: no Landlock for qemu ({why})");
+                None
+            });
+        let (mut child, refused) = process::spawn(command, confinement, fence, fds)
             .map_err(|error| cannot_run(binary, &error))?;
         if let Some(why) = refused {
             eprintln!(
@@ -254,6 +261,53 @@ fn confinement(spec: &VmSpec) -> Confinement {
     } else {
         Confinement::RootOpensFiles
     }
+}
+
+/// Where systems keep programs and their libraries; QEMU reads its firmware there, too.
+const PROGRAMS: &[&str] = &["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store"];
+
+/// What else a program reads when it starts.
+const START: &[&str] = &["/etc/ld.so.cache", "/etc/qemu", "/dev/null", "/dev/urandom"];
+
+/// All that QEMU may open: programs and libraries, and what the spec names.
+fn fence(spec: &VmSpec, binary: &Path, accel: Accel) -> Fence {
+    let mut fence = Fence::default()
+        .allow(&spec.kernel, Right::Read)
+        .allow(&spec.initramfs, Right::Read);
+    for path in PROGRAMS {
+        fence = fence.allow(path, Right::Run);
+    }
+    for path in START {
+        fence = fence.allow(path, Right::Read);
+    }
+    // One that is elsewhere has its libraries and firmware beside it.
+    let home = binary.canonicalize().ok();
+    if let Some(prefix) = home.as_deref().and_then(|path| path.parent()?.parent())
+        && prefix.parent().is_some()
+    {
+        fence = fence.allow(prefix, Right::Run);
+    }
+    if accel == Accel::Kvm {
+        fence = fence.allow("/dev/kvm", Right::Device);
+    }
+    for disk in &spec.disks {
+        let right = if disk.read_only {
+            Right::Read
+        } else {
+            Right::Write
+        };
+        fence = fence.allow(&disk.path, right);
+        for path in &disk.backing {
+            fence = fence.allow(path, Right::Read);
+        }
+        // New layers come beside the newest one.
+        if let (false, DiskFormat::Qcow2, Some(directory)) =
+            (disk.read_only, disk.format, disk.path.parent())
+        {
+            fence = fence.allow(directory, Right::Make);
+        }
+    }
+    fence
 }
 
 fn cannot_run(binary: &Path, error: &io::Error) -> StartError {

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use snowglobe_runner::{Action, Answer, Command, Engine as Chosen, Event, Share, VmSpec};
 
+use crate::cgroup::Cgroup;
 use crate::console::{Lines, Log};
 use crate::engine::{Engine, Frozen, Notice, StartError};
 use crate::removal::{self, Removal};
@@ -59,6 +60,8 @@ struct Freeze {
 struct Vm {
     engine: Box<dyn Engine>,
     shares: Vec<Server>,
+    /// Around all of these; after them, since it goes when they have gone.
+    _bounds: Option<Cgroup>,
     console: Lines,
     messages: Lines,
     log: Log,
@@ -96,7 +99,7 @@ pub(crate) fn run() -> ExitCode {
             );
         }
     };
-    if let Err(error) = check::words(&spec) {
+    if let Err(error) = check::words(&spec).and_then(|()| check::owners(&spec)) {
         // A spec that is wrong may be wrong about what to remove.
         return fail(&error, Vec::new());
     }
@@ -174,6 +177,13 @@ fn give_up(link: UnixListener, path: &Path) -> Result<(), StartError> {
     ))
 }
 
+/// Puts the VM's processes into a control group, where there can be one.
+fn bounds(spec: &VmSpec, mut processes: impl Iterator<Item = u32>) -> Option<Cgroup> {
+    let group = Cgroup::create(spec.memory_mib).ok()?;
+    processes.try_for_each(|id| group.add(id)).ok()?;
+    Some(group)
+}
+
 /// Starts a server for each share; gives the connections to them.
 fn serve(shares: &[Share], servers: &mut Vec<Server>) -> Result<Vec<UnixStream>, StartError> {
     let start = |spec| {
@@ -200,14 +210,17 @@ impl Vm {
                 .and_then(|()| krun::Krun::start(spec))
                 .map(|engine| Box::new(engine) as _),
         };
-        let engine = match engine {
+        let mut engine = match engine {
             Ok(engine) => engine,
             Err(error) => {
                 shares.iter_mut().for_each(end_share);
                 return Err(error);
             }
         };
+        let processes = std::iter::once(engine.child().id());
+        let processes = processes.chain(shares.iter().map(|share| share.child.id()));
         Ok(Self {
+            _bounds: bounds(spec, processes),
             engine,
             shares,
             console: Lines::default(),
