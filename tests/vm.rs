@@ -296,6 +296,38 @@ async fn a_killed_server_leaves_no_engine_and_no_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_with_another_host_key_is_refused() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("true").await;
+    let joined = place.run(&["exec", "--", "echo", "joined"]).await;
+    assert_eq!((joined.0, joined.1.as_str()), (0, "joined\n"), "{joined:?}");
+    let instances = std::fs::read_dir(place.runtime_dir()).unwrap();
+    let instance = instances.flatten().next().unwrap().path();
+    let pinned = instance.join("known_hosts");
+    let (own, other) = (
+        std::fs::read_to_string(&pinned).unwrap(),
+        place.dir.path().join("key"),
+    );
+    let made = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&other)
+        .status();
+    assert!(made.unwrap().success());
+    let other = std::fs::read_to_string(other.with_extension("pub")).unwrap();
+    let host = own.split_whitespace().next().unwrap();
+    std::fs::write(&pinned, format!("{host} {other}")).unwrap();
+    let (status, out, err) = place.run(&["exec", "--", "echo", "joined"]).await;
+    assert_eq!((status, out.as_str()), (125, ""), "{err}");
+    assert!(err.contains("its host key is not the one"), "{err}");
+    std::fs::write(&pinned, "no key at all\n").unwrap();
+    let (status, out, err) = place.run(&["exec", "--", "echo", "joined"]).await;
+    assert_eq!((status, out.as_str()), (125, ""), "{err}");
+    session.close().await;
+    assert!(!instance.exists(), "keys are left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_workspace_is_the_same_on_both_sides() {
     use std::os::unix::fs::MetadataExt;
     let place = Place::new("minimal");
