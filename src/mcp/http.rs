@@ -16,6 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use subtle::ConstantTimeEq;
@@ -108,17 +109,37 @@ impl Listening {
     /// Serves until `closing` fires; every sandbox is stopped then.
     pub async fn serve(self, config: Config, closing: CancellationToken) -> Result<(), HttpError> {
         let pool = Pool::new(config, self.http.limits, closing.clone());
-        let router = router(&self.http, self.address, pool.clone(), closing.clone());
-        let served = tokio::select! {
-            served = axum::serve(self.listener, router) => served.map_err(HttpError::Broken),
-            () = closing.cancelled() => Ok(()),
-        };
+        let (of_sessions, of_health) = (pool.clone(), pool.clone());
+        let server = move || Server::new(Desk::many(of_sessions.clone()), None);
+        let health = get(move || async move { format!("ok\nsandboxes {}\n", of_health.count()) });
+        let served = self
+            .serve_with(server, Router::new().route("/healthz", health), closing)
+            .await;
         pool.stop().await;
         served
     }
+
+    /// Serves any handler's answers behind the same checks, and `open` behind none, until `closing` fires.
+    pub async fn serve_with<S: ServerHandler>(
+        self,
+        server: impl Fn() -> S + Send + Sync + 'static,
+        open: Router,
+        closing: CancellationToken,
+    ) -> Result<(), HttpError> {
+        let router = router(&self.http, self.address, server, closing.clone()).merge(open);
+        tokio::select! {
+            served = axum::serve(self.listener, router) => served.map_err(HttpError::Broken),
+            () = closing.cancelled() => Ok(()),
+        }
+    }
 }
 
-fn router(http: &Http, address: SocketAddr, pool: Arc<Pool>, closing: CancellationToken) -> Router {
+fn router<S: ServerHandler>(
+    http: &Http,
+    address: SocketAddr,
+    server: impl Fn() -> S + Send + Sync + 'static,
+    closing: CancellationToken,
+) -> Router {
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(http.limits.idle);
     let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
@@ -140,12 +161,7 @@ fn router(http: &Http, address: SocketAddr, pool: Arc<Pool>, closing: Cancellati
         .enforce_origin_validation()
         .with_max_request_body_bytes(LONGEST_MESSAGE)
         .with_cancellation_token(closing);
-    let of_sessions = pool.clone();
-    let service = StreamableHttpService::new(
-        move || Ok(Server::new(Desk::many(of_sessions.clone()), None)),
-        Arc::new(sessions),
-        settings,
-    );
+    let service = StreamableHttpService::new(move || Ok(server()), Arc::new(sessions), settings);
     let guard = Arc::new(Guard {
         token: http.token.clone(),
         rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
@@ -154,10 +170,6 @@ fn router(http: &Http, address: SocketAddr, pool: Arc<Pool>, closing: Cancellati
     Router::new()
         .nest_service("/mcp", service)
         .route_layer(middleware::from_fn_with_state(guard, check))
-        .route(
-            "/healthz",
-            get(move || async move { format!("ok\nsandboxes {}\n", pool.count()) }),
-        )
 }
 
 /// Lets a request pass, or says why not.
