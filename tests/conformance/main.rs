@@ -13,6 +13,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::Place;
+use serde_json::Value;
 use snowglobe::mcp;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
@@ -34,10 +35,23 @@ fn suite() -> (PathBuf, PathBuf) {
     )
 }
 
+/// How many checks of a scenario ended how.
+#[derive(Debug, Clone, Copy)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    warned: usize,
+}
+
+impl Counts {
+    fn good(self) -> bool {
+        self.failed == 0 && self.warned == 0
+    }
+}
+
 /// What the suite found.
 struct Found {
-    /// By scenario: how many of its checks passed, and how many failed.
-    scenarios: BTreeMap<String, (usize, usize)>,
+    scenarios: BTreeMap<String, Counts>,
     passed: bool,
     said: String,
 }
@@ -45,11 +59,14 @@ struct Found {
 async fn run(address: SocketAddr, arguments: &[&str]) -> Found {
     let (node, suite) = suite();
     let url = format!("http://{address}/mcp");
+    let results = tempfile::tempdir().unwrap();
     let done = tokio::process::Command::new(node)
         .arg(suite)
         .args(["server", "--url", &url])
         .args(arguments)
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .arg("--output-dir")
+        .arg(results.path())
+        .current_dir(results.path())
         .kill_on_drop(true)
         .output();
     let done = tokio::time::timeout(Duration::from_secs(300), done)
@@ -57,37 +74,44 @@ async fn run(address: SocketAddr, arguments: &[&str]) -> Found {
         .expect("the suite ends")
         .expect("the suite starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let said = text(&done.stdout) + &text(&done.stderr);
-    // "✓ ping: 2 passed, 0 failed"
-    let scenarios = said
-        .lines()
-        .filter_map(|line| {
-            let line = line
-                .strip_prefix("✓ ")
-                .or_else(|| line.strip_prefix("✗ "))?;
-            let (name, counts) = line.split_once(": ")?;
-            let (passed, failed) = counts.split_once(" passed, ")?;
-            let failed = failed.strip_suffix(" failed")?;
-            Some((
-                name.to_owned(),
-                (passed.parse().ok()?, failed.parse().ok()?),
-            ))
-        })
-        .collect::<BTreeMap<_, (usize, usize)>>();
-    for (name, (passed, failed)) in &scenarios {
-        eprintln!("{name}: {passed} passed, {failed} failed");
+    let scenarios = counts(results.path());
+    for (name, counts) in &scenarios {
+        eprintln!("{name}: {counts:?}");
     }
     Found {
         scenarios,
         passed: done.status.success(),
-        said,
+        said: text(&done.stdout) + &text(&done.stderr),
     }
 }
 
+/// What the suite wrote down: a directory for each scenario, with the state of each of its checks.
+fn counts(results: &Path) -> BTreeMap<String, Counts> {
+    let mut scenarios = BTreeMap::new();
+    for entry in results.read_dir().unwrap().flatten() {
+        let checks = std::fs::read(entry.path().join("checks.json")).unwrap();
+        let checks: Vec<Value> = serde_json::from_slice(&checks).unwrap();
+        let count = |status: &str| checks.iter().filter(|it| it["status"] == status).count();
+        let name = entry.file_name().into_string().unwrap();
+        // "server-ping-2026-11-24T21-05-39-102Z"
+        let name = name.strip_prefix("server-").and_then(|name| {
+            let end = name.len().checked_sub("-2026-11-24T21-05-39-102Z".len())?;
+            name.get(..end)
+        });
+        let counts = Counts {
+            passed: count("SUCCESS"),
+            failed: count("FAILURE"),
+            warned: count("WARNING"),
+        };
+        scenarios.insert(name.expect("a scenario's results").to_owned(), counts);
+    }
+    scenarios
+}
+
 impl Found {
-    /// The scenarios in which something failed.
+    /// The scenarios that did not pass whole.
     fn failing(&self) -> Vec<&str> {
-        let failing = self.scenarios.iter().filter(|(_, (_, failed))| *failed > 0);
+        let failing = self.scenarios.iter().filter(|(_, counts)| !counts.good());
         failing.map(|(name, _)| name.as_str()).collect()
     }
 }
@@ -165,7 +189,7 @@ fn passes(found: &Found, scenarios: &[&str]) {
     for name in scenarios {
         let counts = found.scenarios.get(*name);
         assert!(
-            counts.is_some_and(|(passed, failed)| *passed > 0 && *failed == 0),
+            counts.is_some_and(|counts| counts.passed > 0 && counts.good()),
             "{name}: {counts:?}\n{}",
             found.said
         );
