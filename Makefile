@@ -3,7 +3,8 @@
 #   make demo   sets this machine up, builds everything, and plays a scripted MCP session in a real microVM
 #   make test   sets this machine up, builds everything, and runs every test
 #
-# Also: make build, make image (the default image), make bench (the figures), make fuzz, make install PREFIX=/usr/local
+# Also: make build, make image (the default image), make agents (real agents as clients), make bench (the
+# figures), make fuzz, make install PREFIX=/usr/local
 
 SHELL := /bin/bash
 ARCH := $(shell uname -m)
@@ -11,18 +12,24 @@ GUEST := $(ARCH)-unknown-linux-gnu
 PREFIX ?= /usr/local
 BIN := target/release
 
-.PHONY: demo test bench fuzz build setup image install
+.PHONY: demo test agents bench fuzz build setup image install
 
 demo: image
 	cargo run --release --quiet --example demo
 
 test: image
+	@.ci/clients
 	@# One run, one summary: nextest where it is there, else cargo's own.
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --release --workspace --no-fail-fast; \
 	else \
 		cargo test --release --workspace --no-fail-fast; \
 	fi
+
+# Four coding agents, which take 1.3 GB, driven by a scripted model.
+agents: image
+	@.ci/clients agents
+	cargo test --release --package snowglobe --test agents -- --ignored
 
 bench: image
 	cargo run --release --quiet --example bench

