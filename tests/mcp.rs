@@ -1,20 +1,14 @@
-//! The MCP surface with a real VM behind it: jobs, edit, search, and HTTP with the official SDKs as clients.
+//! The MCP surface with a real VM behind it: jobs, edit, search, and HTTP.
 
 mod common;
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use common::{PROGRAM, Place};
+use common::Place;
+use common::http::serve_http;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Child;
-
-const TOOLS: [&str; 8] = [
-    "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
-];
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
@@ -133,90 +127,6 @@ async fn files_are_edited_and_searched_in_an_image_without_tools() {
     session.close().await;
 }
 
-/// A server over HTTP.
-struct Served {
-    place: Place,
-    server: Child,
-    address: String,
-    token: String,
-}
-
-async fn serve_http(arguments: &[&str]) -> Served {
-    let place = Place::new("minimal");
-    let file = place.dir.path().join("token");
-    let mut all = vec!["serve", "--http", "127.0.0.1:0", "--token-file"];
-    let path = file.to_string_lossy().into_owned();
-    all.push(&path);
-    all.extend(arguments);
-    let mut server = place.command(&all).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
-    let address = loop {
-        let line = lines.next_line().await.unwrap().expect("it says where");
-        if let Some(url) = line.strip_prefix("serving MCP at http://") {
-            break url.trim_end_matches("/mcp").to_owned();
-        }
-    };
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    let token = std::fs::read_to_string(&file).unwrap().trim().to_owned();
-    Served {
-        place,
-        server,
-        address,
-        token,
-    }
-}
-
-impl Served {
-    /// The status and body of one bare request.
-    async fn request(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> (u16, String) {
-        let mut stream = tokio::net::TcpStream::connect(&self.address).await.unwrap();
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
-            body.len()
-        );
-        if !headers.iter().any(|(name, _)| *name == "Host") {
-            head += &format!("Host: {}\r\n", self.address);
-        }
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        stream
-            .write_all(format!("{head}\r\n{body}").as_bytes())
-            .await
-            .unwrap();
-        let mut answer = String::new();
-        // A server may close as soon as it has refused.
-        let _ = stream.read_to_string(&mut answer).await;
-        let status = answer.split(' ').nth(1).expect("a status").parse().unwrap();
-        (status, answer)
-    }
-
-    fn bearer(&self) -> String {
-        format!("Bearer {}", self.token)
-    }
-
-    async fn initialize(&self, more: &[(&str, &str)]) -> (u16, String) {
-        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
-        let mut headers = vec![
-            ("Content-Type", "application/json"),
-            ("Accept", "application/json, text/event-stream"),
-        ];
-        headers.extend_from_slice(more);
-        self.request("POST", "/mcp", &headers, &body.to_string())
-            .await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn http_lets_in_who_may_and_nobody_else() {
     let served = serve_http(&[]).await;
@@ -278,129 +188,6 @@ async fn a_token_that_others_can_read_is_refused() {
         .await;
     assert_eq!(code, 125);
     assert!(said.contains("without a token"), "{said}");
-}
-
-/// The SDKs from their registries, installed once into the build's own directory.
-static CLIENTS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
-    std::fs::create_dir_all(&dir).unwrap();
-    let run = |program: &str, arguments: &[&str]| {
-        let done = std::process::Command::new(program)
-            .args(arguments)
-            .current_dir(&dir)
-            .output()
-            .unwrap_or_else(|error| panic!("{program}: {error}"));
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{program} {arguments:?}: {said}");
-    };
-    if !dir.join("python/ready").exists() {
-        run("python3", &["-m", "venv", "python"]);
-        run("python/bin/pip", &["install", "--quiet", "mcp==2.3.0"]);
-        std::fs::write(dir.join("python/ready"), "").unwrap();
-    }
-    if !dir.join("node_modules/ready").exists() {
-        run(
-            "npm",
-            &[
-                "install",
-                "--silent",
-                "--prefix",
-                ".",
-                "@modelcontextprotocol/sdk@1.32.2",
-            ],
-        );
-        std::fs::write(dir.join("node_modules/ready"), "").unwrap();
-    }
-    // Modules are looked for beside the program.
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    for script in ["python_sdk.py", "typescript_sdk.mjs"] {
-        std::fs::copy(scripts.join(script), dir.join(script)).unwrap();
-    }
-    dir
-});
-
-/// What a client saw.
-async fn client(sdk: &str, place: &Place, mut server: Value) -> Value {
-    let dir = tokio::task::spawn_blocking(|| CLIENTS.clone())
-        .await
-        .unwrap();
-    if server["transport"] == "stdio" {
-        let command = place.command(&["serve"]);
-        let env: serde_json::Map<String, Value> = command
-            .as_std()
-            .get_envs()
-            .filter_map(|(name, value)| {
-                let value = value?.to_string_lossy().into_owned();
-                Some((name.to_string_lossy().into_owned(), value.into()))
-            })
-            .collect();
-        let workspace = place.workspace.to_string_lossy();
-        server["command"] = json!([PROGRAM, "serve", "--workspace", workspace]);
-        server["env"] = env.into();
-    }
-    let (program, script) = match sdk {
-        "python" => (dir.join("python/bin/python"), "python_sdk.py"),
-        _ => (PathBuf::from("node"), "typescript_sdk.mjs"),
-    };
-    let done = tokio::process::Command::new(program)
-        .arg(dir.join(script))
-        .arg(server.to_string())
-        .output()
-        .await
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{sdk} {server}: {said}");
-    serde_json::from_slice(&done.stdout).unwrap()
-}
-
-fn check(seen: &Value) {
-    assert_eq!(seen["server"], "snowglobe", "{seen}");
-    assert_eq!(seen["tools"], json!(TOOLS));
-    assert_eq!(seen["first"]["exit_code"], 3);
-    assert_eq!(seen["first"]["stdout"], "hello\n");
-    let text = seen["text"].as_str().unwrap();
-    assert!(
-        text.starts_with("hello\n[stderr]\nproblem\n[exit code 3"),
-        "{text}"
-    );
-    assert_eq!(
-        seen["second"]["stdout"], "kept\n",
-        "the sandbox is the same: {seen}"
-    );
-    assert_eq!(seen["refused"][0], true);
-    assert!(
-        seen["progress"].as_u64().unwrap() > 0,
-        "the boot is told: {seen}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_python_sdk_speaks_both_eras_on_both_transports() {
-    let place = Place::new("minimal");
-    let served = serve_http(&["--max-sandboxes", "1"]).await;
-    let url = format!("http://{}/mcp", served.address);
-    for (mode, version) in [("legacy", "2025-11-25"), ("auto", "2026-07-28")] {
-        let stdio = json!({"transport": "stdio", "mode": mode});
-        let seen = client("python", &place, stdio).await;
-        check(&seen);
-        assert_eq!(seen["version"], version);
-        let http = json!({"transport": "http", "mode": mode, "url": url, "token": served.token});
-        let seen = client("python", &served.place, http).await;
-        check(&seen);
-        assert_eq!(seen["version"], version);
-        // A session has a sandbox, which ends with it; who has none is given a handle.
-        assert_eq!(seen["handle"].is_string(), mode != "legacy", "{seen}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_typescript_sdk_speaks_on_both_transports() {
-    let place = Place::new("minimal");
-    check(&client("typescript", &place, json!({"transport": "stdio"})).await);
-    let served = serve_http(&[]).await;
-    let url = format!("http://{}/mcp", served.address);
-    let http = json!({"transport": "http", "url": url, "token": served.token});
-    check(&client("typescript", &served.place, http).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,13 +11,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::{PROGRAM, Place};
+use common::{PROGRAM, Place, TOOLS};
 use serde_json::{Value, json};
 use tokio::process::Command;
-
-const TOOLS: [&str; 8] = [
-    "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
-];
 
 /// An agent's own place: a workspace, an empty home, and `snowglobe` where it looks for programs.
 struct Agent {

@@ -6,6 +6,8 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod http;
+
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +20,11 @@ use serde_json::{Value, json};
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_snowglobe");
+
+/// Every tool, in the order in which they are listed.
+pub const TOOLS: [&str; 8] = [
+    "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
+];
 
 /// A workspace of its own, and what is kept for it.
 pub struct Place {
