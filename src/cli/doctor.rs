@@ -170,8 +170,9 @@ async fn engine(config: &Config, host: &Host) -> Check {
                 format!("{} ({version}), {how}", binary.display()),
             )
         }
+        Ok(Engine::Krun) => Check::ok("engine krun", "libkrun, on KVM"),
         Err(error) => Check::problem(
-            "engine qemu",
+            "engine",
             error.to_string(),
             "apt-get install qemu-system-x86 qemu-utils",
         ),

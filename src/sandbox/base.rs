@@ -201,6 +201,7 @@ impl<'a> VmUnpacker<'a> {
             memory_mib: 512,
             disk: disk.to_owned(),
             format: DiskFormat::Raw,
+            backing: Vec::new(),
             build: true,
             feed: Some(feed.path.clone()),
             workspace: None,
