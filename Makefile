@@ -4,7 +4,8 @@
 #   make test   sets this machine up, builds everything, and runs every test
 #
 # Also: make build, make image (the default image), make agents (real agents as clients), make bench (the
-# figures), make fuzz, make install PREFIX=/usr/local
+# figures), make fuzz, make install PREFIX=/usr/local,
+# make bundle
 
 SHELL := /bin/bash
 ARCH := $(shell uname -m)
@@ -12,7 +13,7 @@ GUEST := $(ARCH)-unknown-linux-gnu
 PREFIX ?= /usr/local
 BIN := target/release
 
-.PHONY: demo test agents bench fuzz build setup image install
+.PHONY: demo test agents bench fuzz build setup image install files bundle
 
 demo: image
 	cargo run --release --quiet --example demo
@@ -52,7 +53,15 @@ image: build
 setup:
 	@.ci/setup
 
-install: build
+install: build files
+
+# What is installed, of what is built.
+files:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/snowglobe
 	install $(BIN)/snowglobe $(DESTDIR)$(PREFIX)/bin/
 	install $(BIN)/snowglobe-runner target/$(GUEST)/release/snowglobe-init $(DESTDIR)$(PREFIX)/libexec/snowglobe/
+
+# target/bundle/snowglobe.mcpb, which desktop clients install with a click, and server.json with its sum.
+bundle: build
+	@.ci/clients
+	@.ci/bundle target/bundle $(RELEASE)

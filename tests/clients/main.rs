@@ -181,3 +181,70 @@ async fn the_inspector_finds_no_fault_on_either_transport_in_either_era() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bundle_passes_the_official_packer_and_what_is_unpacked_serves() {
+    let place = Place::new("minimal");
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let run = async |command: &mut tokio::process::Command| {
+        let done = command.current_dir(repository).output().await.unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{command:?}: {said}");
+    };
+    let made = place.dir.path().join("bundle");
+    let url = "https://example.com/releases/snowglobe.mcpb";
+    run(tokio::process::Command::new(".ci/bundle")
+        .arg(&made)
+        .arg(url))
+    .await;
+    let bundle = made.join("snowglobe.mcpb");
+    let unpacked = place.dir.path().join("unpacked");
+    let packer = "clients/node_modules/@anthropic-ai/mcpb/dist/cli/cli.js";
+    let mut unpack = tokio::process::Command::new(common::node());
+    unpack.arg(installed(packer)).arg("unpack");
+    run(unpack.arg(&bundle).arg(&unpacked)).await;
+
+    let read =
+        |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+    let manifest = read(&unpacked.join("manifest.json"));
+    assert_eq!(manifest["version"], env!("CARGO_PKG_VERSION"));
+    let names: Vec<&Value> = manifest["tools"].as_array().unwrap().iter().collect();
+    let names: Vec<&Value> = names.iter().map(|tool| &tool["name"]).collect();
+    assert_eq!(json!(names), json!(TOOLS));
+    let fill = |text: &Value| {
+        let text = text.as_str().unwrap();
+        let text = text.replace("${__dirname}", unpacked.to_str().unwrap());
+        text.replace(
+            "${user_config.workspace}",
+            place.workspace.to_str().unwrap(),
+        )
+    };
+    let config = &manifest["server"]["mcp_config"];
+    let mut server = tokio::process::Command::new(fill(&config["command"]));
+    server.args(config["args"].as_array().unwrap().iter().map(fill));
+    let env = stdio(&place, "")["env"].clone();
+    let env = env.as_object().unwrap();
+    server
+        .env_clear()
+        .envs(env.iter().map(|(k, v)| (k, v.as_str().unwrap())));
+    let session = common::Session::over(server).await;
+    assert_eq!(session.stdout("echo bundled").await, "bundled\n");
+    session.close().await;
+
+    let registered = read(&made.join("server.json"));
+    assert_eq!(registered["version"], env!("CARGO_PKG_VERSION"));
+    // What the registry's schema asks of these.
+    let about = registered["description"].as_str().unwrap();
+    assert!((1..=100).contains(&about.len()), "{about}");
+    assert_eq!(registered["name"].as_str().unwrap().split('/').count(), 2);
+    let package = &registered["packages"][0];
+    assert_eq!(package["registryType"], "mcpb");
+    assert_eq!(package["identifier"], url);
+    let bytes = std::fs::read(&bundle).unwrap();
+    let sum: String =
+        sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(bytes))
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+    assert_eq!(package["fileSha256"], sum);
+}
