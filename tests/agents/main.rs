@@ -15,6 +15,22 @@ use common::{PROGRAM, Place, TOOLS};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+/// Runs a command in a network of its own, beside the server at the README's address if there is a token for it.
+const ALONE: &str = r#"
+ip link set lo up || exit
+[[ -v MCP_TOKEN ]] || exec "$@"
+snowglobe serve --http 127.0.0.1:8808 --token-file ~/token 2>~/server.log &
+until (exec 3<>/dev/tcp/127.0.0.1/8808) 2>/dev/null; do sleep 0.05; kill -0 $! || { cat ~/server.log >&2; exit 1; }; done
+"$@"
+code=$?
+kill $! && wait $!
+exit $code
+"#;
+
+/// What clients show the server over HTTP.
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const URL: &str = "http://127.0.0.1:8808/mcp";
+
 /// An agent's own place: a workspace, an empty home, and `snowglobe` where it looks for programs.
 struct Agent {
     place: Place,
@@ -68,6 +84,15 @@ impl Agent {
         }
     }
 
+    /// The same agent, where the server is one over HTTP.
+    fn over_http(mut self) -> Self {
+        self.configure("token", TOKEN);
+        let private = PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(self.home("token"), private).unwrap();
+        self.env.insert("MCP_TOKEN".into(), TOKEN.into());
+        self
+    }
+
     fn home(&self, path: &str) -> PathBuf {
         self.place.dir.path().join("home").join(path)
     }
@@ -79,12 +104,11 @@ impl Agent {
         std::fs::write(path, text).unwrap();
     }
 
-    /// A command in the workspace that reaches nothing but this machine.
+    /// A command in the workspace that reaches nothing but this machine, and the server over HTTP where it is told to.
     fn alone(&self, program: &Path) -> Command {
         let mut command = Command::new("unshare");
         command
-            .args(["--map-root-user", "--net", "sh", "-c"])
-            .args(["ip link set lo up && exec \"$@\"", "alone"])
+            .args(["--map-root-user", "--net", "bash", "-c", ALONE, "alone"])
             .arg(program)
             .current_dir(&self.place.workspace)
             .env_clear()
@@ -93,9 +117,11 @@ impl Agent {
         command
     }
 
-    /// Runs one of the README's lines, `agent mcp add …`.
+    /// Runs one of the README's lines, `agent mcp add snowglobe …`.
     async fn add(&self, arguments: &[&str]) {
-        let done = self.alone(&self.program).args(arguments).output().await;
+        let mut add = self.alone(&self.program);
+        let done = add.args(["mcp", "add", "snowglobe"]).args(arguments);
+        let done = done.output().await;
         let done = done.unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "{arguments:?}: {said}");
@@ -148,10 +174,11 @@ fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&text).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn claude_code() {
-    let agent = Agent::new(
+/// What a client keeps of a server on standard streams.
+const SERVE: [&str; 2] = ["snowglobe", "serve"];
+
+fn claude_code() -> Agent {
+    Agent::new(
         &[
             "@anthropic-ai/claude-code-linux-x64/claude",
             "@anthropic-ai/claude-code-linux-arm64/claude",
@@ -165,37 +192,53 @@ async fn claude_code() {
             // Else it hides tools until the model searches for them, which this one does not.
             ("ENABLE_TOOL_SEARCH", "false"),
         ],
-    );
-    agent
-        .add(&["mcp", "add", "snowglobe", "--", "snowglobe", "serve"])
-        .await;
+    )
+}
+
+async fn claude_code_works(agent: &Agent, expected: Value) {
     let config = json_of(&agent.home(".claude.json"));
     let project = &config["projects"][agent.place.workspace.to_str().unwrap()];
-    let server = &project["mcpServers"]["snowglobe"];
-    assert_eq!(server["command"], "snowglobe", "{config}");
-    assert_eq!(server["args"], json!(["serve"]));
+    let mut server = project["mcpServers"]["snowglobe"].clone();
+    server.as_object_mut().unwrap().remove("env");
+    assert_eq!(server, expected, "{config}");
     let allowed = ["-p", "run it", "--allowedTools", "mcp__snowglobe__exec"];
     agent.works("messages", &allowed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn codex() {
-    let agent = Agent::new(
+async fn claude_code_runs_a_command() {
+    let agent = claude_code();
+    agent.add(&["--", "snowglobe", "serve"]).await;
+    let server = json!({"type": "stdio", "command": SERVE[0], "args": SERVE[1..]});
+    claude_code_works(&agent, server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
+async fn claude_code_runs_a_command_over_http() {
+    let agent = claude_code().over_http();
+    let header = format!("Authorization: Bearer {TOKEN}");
+    agent
+        .add(&[URL, "--transport", "http", "--header", &header])
+        .await;
+    let headers = json!({"Authorization": format!("Bearer {TOKEN}")});
+    let server = json!({"type": "http", "url": URL, "headers": headers});
+    claude_code_works(&agent, server).await;
+}
+
+fn codex() -> Agent {
+    Agent::new(
         &["@openai/codex/bin/codex.js"],
         &[("OPENAI_API_KEY", "none")],
-    );
-    agent
-        .add(&["mcp", "add", "snowglobe", "--", "snowglobe", "serve"])
-        .await;
+    )
+}
+
+async fn codex_works(agent: &Agent, expected: Value) {
     let text = std::fs::read_to_string(agent.home(".codex/config.toml")).unwrap();
     let config: toml::Value = toml::from_str(&text).unwrap();
-    let server = &config["mcp_servers"]["snowglobe"];
-    assert_eq!(server["command"].as_str(), Some("snowglobe"), "{text}");
-    assert_eq!(
-        server["args"].as_array().unwrap()[0].as_str(),
-        Some("serve")
-    );
+    let server = json!(config["mcp_servers"]["snowglobe"]);
+    assert_eq!(server, expected, "{text}");
     let mut arguments = vec!["exec", "--skip-git-repo-check"];
     arguments.push("--dangerously-bypass-approvals-and-sandbox");
     for setting in [
@@ -218,7 +261,24 @@ async fn codex() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn gemini_cli() {
+async fn codex_runs_a_command() {
+    let agent = codex();
+    agent.add(&["--", "snowglobe", "serve"]).await;
+    let server = json!({"command": SERVE[0], "args": SERVE[1..]});
+    codex_works(&agent, server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
+async fn codex_runs_a_command_over_http() {
+    let agent = codex().over_http();
+    let arguments = ["--url", URL, "--bearer-token-env-var", "MCP_TOKEN"];
+    agent.add(&arguments).await;
+    let server = json!({"url": URL, "bearer_token_env_var": "MCP_TOKEN"});
+    codex_works(&agent, server).await;
+}
+
+fn gemini_cli() -> Agent {
     let agent = Agent::new(
         &["@google/gemini-cli/bundle/gemini.js"],
         &[
@@ -233,11 +293,11 @@ async fn gemini_cli() {
         "security": {"auth": {"selectedType": "gemini-api-key"}}});
     agent.configure(".gemini/settings.json", &settings.to_string());
     agent
-        .add(&["mcp", "add", "snowglobe", "snowglobe", "serve"])
-        .await;
+}
+
+async fn gemini_cli_works(agent: &Agent, expected: Value) {
     let config = json_of(&agent.place.workspace.join(".gemini/settings.json"));
-    let server = json!({"command": "snowglobe", "args": ["serve"]});
-    assert_eq!(config["mcpServers"]["snowglobe"], server, "{config}");
+    assert_eq!(config["mcpServers"]["snowglobe"], expected, "{config}");
     let arguments = ["-m", "gemini-2.5-flash", "--approval-mode", "yolo"];
     let arguments = [&arguments[..], &["-p", "run it"]].concat();
     agent.works("gemini", &arguments).await;
@@ -245,8 +305,28 @@ async fn gemini_cli() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn opencode() {
-    let agent = Agent::new(
+async fn gemini_cli_runs_a_command() {
+    let agent = gemini_cli();
+    agent.add(&SERVE).await;
+    let server = json!({"command": SERVE[0], "args": SERVE[1..]});
+    gemini_cli_works(&agent, server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
+async fn gemini_cli_runs_a_command_over_http() {
+    let agent = gemini_cli().over_http();
+    let header = format!("Authorization: Bearer {TOKEN}");
+    agent
+        .add(&[URL, "--transport", "http", "--header", &header])
+        .await;
+    let headers = json!({"Authorization": format!("Bearer {TOKEN}")});
+    let server = json!({"url": URL, "type": "http", "headers": headers});
+    gemini_cli_works(&agent, server).await;
+}
+
+fn opencode() -> Agent {
+    let mut agent = Agent::new(
         &[
             "opencode-linux-x64-baseline/bin/opencode",
             "opencode-linux-arm64/bin/opencode",
@@ -258,29 +338,45 @@ async fn opencode() {
             ("OPENCODE_DISABLE_LSP_DOWNLOAD", "1"),
         ],
     );
-    agent
-        .add(&["mcp", "add", "snowglobe", "--", "snowglobe", "serve"])
-        .await;
-    let written = [
-        ".config/opencode/opencode.json",
-        ".config/opencode/opencode.jsonc",
-    ]
-    .iter()
-    .map(|name| agent.home(name))
-    .chain([agent.place.workspace.join("opencode.json")])
-    .find(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains("snowglobe")));
-    let config = json_of(&written.expect("the configuration has the server"));
-    let server = &config["mcp"]["snowglobe"];
-    assert_eq!(server["type"], "local", "{config}");
-    assert_eq!(server["command"], json!(["snowglobe", "serve"]));
     let model =
         json!({"name": "m", "tool_call": true, "limit": {"context": 100_000, "output": 4000}});
     let provider = json!({"npm": "@ai-sdk/openai-compatible", "name": "Scripted",
         "options": {"baseURL": "{model}/v1", "apiKey": "none"}, "models": {"m": model}});
     let settings = json!({"autoupdate": false, "share": "disabled", "model": "scripted/m",
         "small_model": "scripted/m", "enabled_providers": ["scripted"], "provider": {"scripted": provider}});
-    let mut agent = agent;
     let name = "OPENCODE_CONFIG_CONTENT".to_owned();
     agent.env.insert(name, settings.to_string());
+    agent
+}
+
+async fn opencode_works(agent: &Agent, expected: Value) {
+    let user = agent.home(".config/opencode");
+    let files = [&user, &agent.place.workspace]
+        .map(|dir| ["opencode.json", "opencode.jsonc"].map(|name| dir.join(name)));
+    let written = files
+        .iter()
+        .flatten()
+        .find(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains("snowglobe")));
+    let config = json_of(written.expect("the configuration has the server"));
+    assert_eq!(config["mcp"]["snowglobe"], expected, "{config}");
     agent.works("chat", &["run", "run it"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
+async fn opencode_runs_a_command() {
+    let agent = opencode();
+    agent.add(&["--", "snowglobe", "serve"]).await;
+    opencode_works(&agent, json!({"type": "local", "command": SERVE})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
+async fn opencode_runs_a_command_over_http() {
+    let agent = opencode().over_http();
+    let header = format!("Authorization=Bearer {TOKEN}");
+    agent.add(&["--url", URL, "--header", &header]).await;
+    let headers = json!({"Authorization": format!("Bearer {TOKEN}")});
+    let server = json!({"type": "remote", "url": URL, "headers": headers});
+    opencode_works(&agent, server).await;
 }
