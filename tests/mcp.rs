@@ -284,6 +284,9 @@ async fn a_token_that_others_can_read_is_refused() {
 static CLIENTS: LazyLock<PathBuf> = LazyLock::new(|| {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
     std::fs::create_dir_all(&dir).unwrap();
+    // Tests are processes of their own, and one of them installs.
+    let lock = std::fs::File::create(dir.join("lock")).unwrap();
+    lock.lock().unwrap();
     let run = |program: &str, arguments: &[&str]| {
         let done = std::process::Command::new(program)
             .args(arguments)

@@ -50,6 +50,9 @@ struct OverHttp {
     /// Web page that may call, such as https://app.example.com:443, beside those of this machine; may be repeated
     #[arg(long = "allow-origin", value_name = "ORIGIN", requires = "http")]
     origins: Vec<String>,
+    /// Also serve /metrics, for Prometheus; it asks for the token, too
+    #[arg(long, requires = "http")]
+    metrics: bool,
     /// How many sandboxes may run at once
     #[arg(long, value_name = "N", default_value_t = 4, requires = "http")]
     max_sandboxes: usize,
@@ -84,6 +87,7 @@ async fn http(config: Config, address: SocketAddr, over: OverHttp) -> Done {
         token,
         hosts: over.hosts,
         origins: over.origins,
+        metrics: over.metrics,
         limits: mcp::Limits {
             sandboxes: over.max_sandboxes,
             idle: Duration::from_secs(over.idle_stop_s),

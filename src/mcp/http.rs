@@ -1,10 +1,11 @@
-//! MCP over streamable HTTP, at `/mcp`; `/healthz` says that the server runs.
+//! MCP over HTTP: streamable at `/mcp`, as older clients speak it at `/sse`; `/healthz` says that the server runs,
+//! `/metrics`, where asked for, how it is doing.
 //!
-//! What a request must pass, in this order: the rate ([`RATE`]), the bearer token, the bound on requests under way;
-//! then the library's own checks of Host, Origin, length and headers. The token is compared in constant time. An
+//! What a request must pass, in this order: the rate ([`RATE`]), Host and Origin ([`origin`]), the bearer token, the
+//! bound on requests under way; then the library's own checks of the same, of length and headers. The token is compared in constant time. An
 //! address that others can reach needs one. TLS is left to a proxy.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -26,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::LONGEST_MESSAGE;
 use super::desk::{Desk, Limits, Pool};
-use super::server::Server;
+use super::origin::Allowed;
+use super::server::{Server, Shared};
+use super::sse;
 use crate::config::Config;
 
 /// How many requests a second are taken in the long run, and at once.
@@ -49,6 +52,8 @@ pub struct Http {
     pub origins: Vec<String>,
     /// How many sandboxes, and for how long.
     pub limits: Limits,
+    /// Whether `/metrics` is served.
+    pub metrics: bool,
 }
 
 /// Why HTTP can't be served.
@@ -81,6 +86,8 @@ pub struct Listening {
 }
 
 struct Guard {
+    shared: Arc<Shared>,
+    allowed: Allowed,
     token: Option<String>,
     rate: DefaultDirectRateLimiter,
     under_way: Arc<Semaphore>,
@@ -107,8 +114,14 @@ pub async fn listen(http: Http) -> Result<Listening, HttpError> {
 impl Listening {
     /// Serves until `closing` fires; every sandbox is stopped then.
     pub async fn serve(self, config: Config, closing: CancellationToken) -> Result<(), HttpError> {
-        let pool = Pool::new(config, self.http.limits, closing.clone());
-        let router = router(&self.http, self.address, pool.clone(), closing.clone());
+        let pool = Pool::new(config.clone(), self.http.limits, closing.clone());
+        let router = router(
+            &self.http,
+            self.address,
+            &config,
+            pool.clone(),
+            closing.clone(),
+        );
         let served = tokio::select! {
             served = axum::serve(self.listener, router) => served.map_err(HttpError::Broken),
             () = closing.cancelled() => Ok(()),
@@ -118,41 +131,54 @@ impl Listening {
     }
 }
 
-fn router(http: &Http, address: SocketAddr, pool: Arc<Pool>, closing: CancellationToken) -> Router {
+fn router(
+    http: &Http,
+    address: SocketAddr,
+    config: &Config,
+    pool: Arc<Pool>,
+    closing: CancellationToken,
+) -> Router {
+    let shared = Shared::new(config, true);
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(http.limits.idle);
-    let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
-    if !address.ip().is_unspecified() {
-        hosts.push(match address.ip() {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("[{ip}]"),
-        });
-    }
-    hosts.extend(http.hosts.iter().cloned());
-    let mut origins: Vec<String> = ["localhost", "127.0.0.1", "[::1]"]
-        .iter()
-        .flat_map(|host| [format!("http://{host}:*"), format!("https://{host}:*")])
-        .collect();
-    origins.extend(http.origins.iter().cloned());
+    let allowed = Allowed::new(address, &http.hosts, &http.origins);
     let settings = StreamableHttpServerConfig::default()
-        .with_allowed_hosts(hosts)
-        .with_allowed_origins(origins)
+        .with_allowed_hosts(allowed.hosts().to_vec())
+        .with_allowed_origins(allowed.origins().to_vec())
         .enforce_origin_validation()
         .with_max_request_body_bytes(LONGEST_MESSAGE)
-        .with_cancellation_token(closing);
-    let of_sessions = pool.clone();
+        .with_cancellation_token(closing.clone());
+    let (of_sessions, of_pool) = (shared.clone(), pool.clone());
     let service = StreamableHttpService::new(
-        move || Ok(Server::new(Desk::many(of_sessions.clone()), None)),
+        move || {
+            Ok(Server::new(
+                of_sessions.clone(),
+                Desk::many(of_pool.clone()),
+                None,
+            ))
+        },
         Arc::new(sessions),
         settings,
     );
     let guard = Arc::new(Guard {
+        shared: shared.clone(),
+        allowed,
         token: http.token.clone(),
         rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
         under_way: Arc::new(Semaphore::new(UNDER_WAY)),
     });
-    Router::new()
+    let mut guarded = Router::new()
         .nest_service("/mcp", service)
+        .merge(sse::router(shared.clone(), pool.clone(), closing));
+    if http.metrics {
+        let pool = pool.clone();
+        let text = move || async move {
+            let kind = [(header::CONTENT_TYPE, super::metrics::MEDIA_TYPE)];
+            (kind, shared.metrics.text(pool.count()))
+        };
+        guarded = guarded.route("/metrics", get(text));
+    }
+    guarded
         .route_layer(middleware::from_fn_with_state(guard, check))
         .route(
             "/healthz",
@@ -162,15 +188,22 @@ fn router(http: &Http, address: SocketAddr, pool: Arc<Pool>, closing: Cancellati
 
 /// Lets a request pass, or says why not.
 async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let refused = |reason| guard.shared.metrics.refused(reason);
     if guard.rate.check().is_err() {
+        refused("rate");
         let mut answer = refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests a second");
         let headers = answer.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         return answer;
     }
+    if let Err(why) = guard.allowed.check(request.headers()) {
+        refused("origin");
+        return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
+    }
     if let Some(token) = &guard.token
         && !bears(request.headers(), token)
     {
+        refused("token");
         let mut answer = refuse(
             StatusCode::UNAUTHORIZED,
             "send the header `Authorization: Bearer TOKEN`, with the token that the server was started with",
@@ -180,6 +213,7 @@ async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
         return answer;
     }
     let Ok(permit) = guard.under_way.clone().try_acquire_owned() else {
+        refused("under_way");
         return refuse(
             StatusCode::SERVICE_UNAVAILABLE,
             "too many requests are under way",
@@ -244,6 +278,7 @@ mod tests {
             token: None,
             hosts: Vec::new(),
             origins: Vec::new(),
+            metrics: false,
             limits: Limits {
                 sandboxes: 1,
                 idle: std::time::Duration::from_secs(1),

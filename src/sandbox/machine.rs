@@ -277,7 +277,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
         link_socket: plan.link_socket.clone(),
         link_name: LINK_NAME.into(),
         link_port: 1024,
-        console_log: plan.run_dir.join("console.log"),
+        console_log: plan.run_dir.join(super::CONSOLE_LOG),
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
     })
