@@ -1,7 +1,7 @@
 //! MCP over HTTP: streamable at `/mcp`, as older clients speak it at `/sse`; `/healthz` says that the server runs,
 //! `/metrics`, where asked for, how it is doing.
 //!
-//! What a request must pass, in this order: the rate ([`RATE`]), Host and Origin ([`origin`]), the bearer token, the
+//! What a request must pass, in this order: the rate, Host and Origin ([`origin`]), the bearer token, the
 //! bound on requests under way; then the library's own checks of the same, of length and headers. The token is compared in constant time. An
 //! address that others can reach needs one. TLS is left to a proxy.
 
@@ -32,9 +32,8 @@ use super::server::{Server, Shared};
 use super::sse;
 use crate::config::Config;
 
-/// How many requests a second are taken in the long run, and at once.
-const RATE: NonZeroU32 = NonZeroU32::new(200).expect("it is not 0");
-const BURST: NonZeroU32 = NonZeroU32::new(1000).expect("it is not 0");
+/// How many seconds' worth of requests are taken at once.
+const BURST: NonZeroU32 = NonZeroU32::new(5).expect("it is not 0");
 
 /// How many requests may be under way, streams that stay open included.
 const UNDER_WAY: usize = 256;
@@ -52,6 +51,8 @@ pub struct Http {
     pub origins: Vec<String>,
     /// How many sandboxes, and for how long.
     pub limits: Limits,
+    /// How many requests a second are taken in the long run; five times as many at once.
+    pub rate: NonZeroU32,
     /// Whether `/metrics` is served.
     pub metrics: bool,
 }
@@ -164,7 +165,9 @@ fn router(
         shared: shared.clone(),
         allowed,
         token: http.token.clone(),
-        rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
+        rate: RateLimiter::direct(
+            Quota::per_second(http.rate).allow_burst(http.rate.saturating_mul(BURST)),
+        ),
         under_way: Arc::new(Semaphore::new(UNDER_WAY)),
     });
     let mut guarded = Router::new()
@@ -278,6 +281,7 @@ mod tests {
             token: None,
             hosts: Vec::new(),
             origins: Vec::new(),
+            rate: NonZeroU32::MIN,
             metrics: false,
             limits: Limits {
                 sandboxes: 1,
