@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::Place;
 use common::http::serve_http;
+use rmcp::model::ReadResourceRequestParams;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
@@ -221,6 +222,26 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     let handle = first[start..start + 35].to_owned();
     let same = call(json!({"command": "echo same", "sandbox": handle})).await;
     assert!(same.contains("same\\n"), "{same}");
+    let resource = async |uri: &str| -> String {
+        let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {}});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri, "_meta": meta}});
+        let mut headers = headers;
+        headers[4] = ("Mcp-Method", "resources/read");
+        headers[5] = ("Mcp-Name", uri);
+        served
+            .request("POST", "/mcp", &headers, &body.to_string())
+            .await
+            .1
+    };
+    let console = resource(&format!("snowglobe://console?sandbox={handle}")).await;
+    assert!(console.contains("snowglobe-init"), "{console}");
+    let nowhere = resource("snowglobe://console").await;
+    assert!(
+        nowhere.contains("does not say in which sandbox"),
+        "{nowhere}"
+    );
     let until = Instant::now() + Duration::from_secs(20);
     while !served
         .request("GET", "/healthz", &[], "")
@@ -233,4 +254,212 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     }
     let gone = call(json!({"command": "true", "sandbox": handle})).await;
     assert!(gone.contains("may have been stopped"), "{gone}");
+}
+
+/// A resource's first content.
+async fn resource(session: &common::Session, uri: &str) -> Value {
+    let params = ReadResourceRequestParams::new(uri);
+    let read = session.client.read_resource(params).await.unwrap();
+    serde_json::to_value(&read.contents[0]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_output_jobs_files_and_the_console_are_resources() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let long = session.exec("seq 1 20000").await;
+    let uri = long["stdout_uri"]
+        .as_str()
+        .expect("the whole of it has an address");
+    let whole = resource(&session, uri).await;
+    let text = whole["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("1\n2\n") && text.ends_with("\n20000\n"),
+        "{}",
+        text.len()
+    );
+    let part = resource(&session, &format!("{uri}?offset=2&limit=4")).await;
+    assert_eq!(part["text"], "2\n3\n");
+    assert_eq!(
+        part["_meta"]["snowglobe/next"],
+        format!("{uri}?offset=6&limit=4")
+    );
+    assert_eq!(part["_meta"]["snowglobe/size"], text.len());
+
+    std::fs::write(place.workspace.join("it é.txt"), "content").unwrap();
+    let file = resource(&session, "snowglobe://workspace/it%20%C3%A9.txt").await;
+    assert_eq!(file["text"], "content");
+    let entries = resource(&session, "snowglobe://workspace/").await;
+    assert!(
+        entries["text"].as_str().unwrap().contains("it é.txt"),
+        "{entries}"
+    );
+    let console = resource(&session, "snowglobe://console").await;
+    assert!(
+        console["text"].as_str().unwrap().contains("snowglobe-init"),
+        "{console}"
+    );
+
+    let line = json!({"command": "echo begun; read line; echo \"got $line\"", "background": true});
+    let job = session.call("exec", line).await;
+    let uri = job["job_uri"].as_str().unwrap();
+    let send = json!({"action": "input", "id": job["job_id"], "input": "more\n", "end": true});
+    session.call("job", send).await;
+    session
+        .call("job", json!({"action": "wait", "id": job["job_id"]}))
+        .await;
+    assert_eq!(resource(&session, uri).await["text"], "begun\ngot more\n");
+    let listed = session.client.list_all_resources().await.unwrap();
+    assert!(listed.iter().any(|listed| listed.uri == uri), "{listed:?}");
+    session.call("reboot", json!({})).await;
+    let gone = session
+        .client
+        .read_resource(ReadResourceRequestParams::new(uri))
+        .await;
+    assert!(
+        gone.unwrap_err().to_string().contains("job"),
+        "a job ends with its machine"
+    );
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jobs_output_is_told_when_it_grows() {
+    let place = Place::new("minimal");
+    let mut server = place.command(&["serve"]);
+    let mut server = server
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = server.stdin.take().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let mut ask = async |method: &str, params: Value| {
+        let line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        input
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .unwrap();
+        loop {
+            let line = lines.next_line().await.unwrap().expect("an answer");
+            let message: Value = serde_json::from_str(&line).unwrap();
+            if message["method"].is_string() == (method == "ping") {
+                return message;
+            }
+        }
+    };
+    let about = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    ask("initialize", about).await;
+    let line = "read line; echo $line";
+    let exec = json!({"name": "exec", "arguments": {"command": line, "background": true}});
+    let job = ask("tools/call", exec).await["result"]["structuredContent"].clone();
+    ask("resources/subscribe", json!({"uri": job["job_uri"]})).await;
+    let send = json!({"action": "input", "id": job["job_id"], "input": "more\n", "end": true});
+    ask("tools/call", json!({"name": "job", "arguments": send})).await;
+    // A ping's answer is passed over: the next notification is waited for.
+    let told = tokio::time::timeout(Duration::from_secs(30), ask("ping", json!({}))).await;
+    let told = told.expect("the change is told");
+    assert_eq!(told["method"], "notifications/resources/updated", "{told}");
+    assert_eq!(told["params"]["uri"], job["job_uri"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_transport_and_the_metrics_are_served() {
+    let served = serve_http(&["--metrics"]).await;
+    let bearer = served.bearer();
+    let bearer = ("Authorization", bearer.as_str());
+    assert_eq!(served.request("GET", "/metrics", &[], "").await.0, 401);
+    for path in ["/sse", "/sse/message?sessionId=x", "/metrics"] {
+        for (header, value) in [
+            ("Host", "evil.example.com"),
+            ("Origin", "http://evil.example.com"),
+        ] {
+            let (status, _) = served
+                .request("GET", path, &[bearer, (header, value)], "")
+                .await;
+            assert_eq!(status, 403, "{path} {header}");
+        }
+    }
+    let post = |id: &str| format!("/sse/message?sessionId={id}");
+    assert_eq!(
+        served.request("POST", &post("0"), &[bearer], "{}").await.0,
+        404
+    );
+
+    let mut stream = tokio::net::TcpStream::connect(&served.address)
+        .await
+        .unwrap();
+    let head = format!(
+        "GET /sse HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\nAuthorization: {}\r\n\r\n",
+        served.address, bearer.1
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut data = async |wanted: &str| -> String {
+        let found = async {
+            loop {
+                let line = lines
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .expect("the stream goes on");
+                if let Some(data) = line.strip_prefix("data: ")
+                    && data.contains(wanted)
+                {
+                    return data.to_owned();
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), found)
+            .await
+            .unwrap()
+    };
+    let path = data("sessionId").await;
+    assert_eq!(
+        served.request("POST", &path, &[bearer], "no json").await.0,
+        400
+    );
+    let about = json!({"protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    let send = async |id: u64, method: &str, params: Value| {
+        let body = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        let pretty = serde_json::to_string_pretty(&body).unwrap();
+        let (status, answer) = served.request("POST", &path, &[bearer], &pretty).await;
+        assert_eq!(status, 202, "{answer}");
+    };
+    send(1, "initialize", about).await;
+    assert!(
+        data("serverInfo")
+            .await
+            .contains("\"protocolVersion\":\"2024-11-05\"")
+    );
+    let exec = json!({"name": "exec", "arguments": {"command": "seq 20000"}});
+    send(2, "tools/call", exec).await;
+    let done = data("exit_code").await;
+    assert!(done.contains("20000"), "{done}");
+    assert!(
+        !done.contains("resource_link"),
+        "such a client knows no links: {done}"
+    );
+    let (status, metrics) = served.request("GET", "/metrics", &[bearer], "").await;
+    assert_eq!(status, 200);
+    assert!(
+        metrics.contains("snowglobe_tool_calls_total{tool=\"exec\",outcome=\"ok\"} 1"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("snowglobe_sandboxes 1"), "{metrics}");
+    let running = json!({"name": "exec", "arguments": {"command": "sleep 311"}});
+    send(3, "tools/call", running).await;
+    // A client that leaves takes its sandbox along.
+    drop(lines);
+    let until = Instant::now() + Duration::from_secs(20);
+    while !served
+        .request("GET", "/healthz", &[], "")
+        .await
+        .1
+        .contains("sandboxes 0")
+    {
+        assert!(Instant::now() < until, "the sandbox goes with its stream");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(served.request("POST", &path, &[bearer], "{}").await.0, 404);
 }

@@ -8,6 +8,7 @@ mod fixture;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -114,6 +115,8 @@ async fn fixture(revision: &str) -> Found {
             sandboxes: 0,
             idle: Duration::from_secs(60),
         },
+        rate: NonZeroU32::new(1000).unwrap(),
+        metrics: false,
     })
     .await
     .unwrap();
@@ -123,9 +126,7 @@ async fn fixture(revision: &str) -> Found {
     let of_server = closing.clone();
     let served = tokio::spawn(async move {
         let make = move || fixture.clone();
-        listening
-            .serve_with(make, axum::Router::new(), of_server)
-            .await
+        listening.serve_with(make, of_server).await
     });
     let found = run(address, &["--requirements", revision]).await;
     closing.cancel();
