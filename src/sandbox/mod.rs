@@ -300,7 +300,12 @@ impl Sandbox {
         layers.push(layer.clone());
         run.set_layers(&layers)?;
         let disk = self.store.layer(&layer);
-        make_overlay(&under, format, &disk).await?;
+        let size = std::fs::metadata(&base.disk).map_err(|source| SandboxError::File {
+            operation: "read the size of the image's disk",
+            path: base.disk.clone(),
+            source,
+        })?;
+        make_overlay(&under, format, size.len(), &disk).await?;
         let mount = config.workspace_mode == WorkspaceMode::Mount;
         let mut env = base.env.clone();
         env.extend(config.env.clone());
