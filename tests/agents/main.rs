@@ -147,6 +147,7 @@ impl Agent {
         std::fs::remove_dir_all(&own).unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
         let saw: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{said}"));
+        eprintln!("the model saw {}", saw["result"]);
         assert_eq!(saw["code"], 0, "{saw}");
         let listed = saw["tools"].as_array().unwrap();
         for tool in TOOLS {

@@ -195,7 +195,10 @@ async fn the_real_server_as_2025_11_25_has_it() {
         &[
             "server-initialize",
             "ping",
+            "completion-complete",
             "tools-list",
+            "resources-list",
+            "prompts-list",
             "server-sse-multiple-streams",
             "dns-rebinding-protection",
             "server-session-lifecycle",
@@ -210,7 +213,12 @@ async fn the_real_server_as_2026_07_28_has_it() {
     passes(
         &found,
         &[
+            "completion-complete",
             "tools-list",
+            "resources-list",
+            "sep-2164-resource-not-found",
+            "prompts-list",
+            "caching",
             "server-sse-multiple-streams",
             "dns-rebinding-protection",
             "http-header-validation",
