@@ -83,6 +83,9 @@ pub struct Raw {
     /// Seconds after which a call becomes a background job, where the client does not hear how it is doing [default: 50]
     #[arg(long, value_name = "SECONDS")]
     pub background_after_s: Option<u64>,
+    /// Whether a person confirms restoring, deleting and rebooting: `never`, `ask` where the client can, `require` [default: never]
+    #[arg(long, value_name = "WHEN")]
+    pub confirm: Option<Confirm>,
     /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -121,6 +124,19 @@ pub enum WorkspaceMode {
     Mount,
     /// An empty directory on the sandbox's own disk.
     None,
+}
+
+/// Whether a person is asked before what can't be undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confirm {
+    /// Nobody is asked.
+    #[default]
+    Never,
+    /// Where the client can ask; else the call goes on.
+    Ask,
+    /// Where the client can't ask, the call is refused.
+    Require,
 }
 
 /// Which engine runs the VM.
@@ -188,6 +204,8 @@ pub struct Config {
     pub exec_timeout: Duration,
     /// How long a call may take at a client that does not hear how it is doing.
     pub background_after: Duration,
+    /// Whether a person is asked before what can't be undone.
+    pub confirm: Confirm,
     /// Where images and snapshots are kept.
     pub data_dir: PathBuf,
     /// Where what can be made again is kept.
@@ -296,6 +314,7 @@ fn keys() -> Vec<&'static str> {
         "boot_timeout_s",
         "exec_timeout_s",
         "background_after_s",
+        "confirm",
         "data_dir",
         "image_store_gib",
         "registries",
@@ -436,6 +455,7 @@ impl Raw {
             boot_timeout_s: over.boot_timeout_s.or(self.boot_timeout_s),
             exec_timeout_s: over.exec_timeout_s.or(self.exec_timeout_s),
             background_after_s: over.background_after_s.or(self.background_after_s),
+            confirm: over.confirm.or(self.confirm),
             data_dir: over.data_dir.or(self.data_dir),
             image_store_gib: over.image_store_gib.or(self.image_store_gib),
             registries,
@@ -570,6 +590,7 @@ fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Con
             1,
             86_400,
         )?),
+        confirm: raw.confirm.unwrap_or_default(),
         data_dir,
         cache_dir,
         runtime_dir,

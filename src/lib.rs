@@ -8,11 +8,13 @@
 //! - [`vmm`]: starting a VM through `snowglobe-runner`, and which engine this host can run;
 //! - [`guest`]: the host's end of the guest link: SSH, commands, files;
 //! - [`image`]: root disks: importing, building, the store;
+//! - [`doctor`]: what works on this host;
 //! - [`config`]: what the user set, resolved once.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod guest;
 pub mod image;
 pub mod mcp;

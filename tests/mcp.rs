@@ -1,20 +1,15 @@
-//! The MCP surface with a real VM behind it: jobs, edit, search, and HTTP with the official SDKs as clients.
+//! The MCP surface with a real VM behind it: jobs, edit, search, and HTTP.
 
 mod common;
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use common::{PROGRAM, Place};
+use common::Place;
+use common::http::serve_http;
+use rmcp::model::ReadResourceRequestParams;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Child;
-
-const TOOLS: [&str; 8] = [
-    "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
-];
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
@@ -133,90 +128,6 @@ async fn files_are_edited_and_searched_in_an_image_without_tools() {
     session.close().await;
 }
 
-/// A server over HTTP.
-struct Served {
-    place: Place,
-    server: Child,
-    address: String,
-    token: String,
-}
-
-async fn serve_http(arguments: &[&str]) -> Served {
-    let place = Place::new("minimal");
-    let file = place.dir.path().join("token");
-    let mut all = vec!["serve", "--http", "127.0.0.1:0", "--token-file"];
-    let path = file.to_string_lossy().into_owned();
-    all.push(&path);
-    all.extend(arguments);
-    let mut server = place.command(&all).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
-    let address = loop {
-        let line = lines.next_line().await.unwrap().expect("it says where");
-        if let Some(url) = line.strip_prefix("serving MCP at http://") {
-            break url.trim_end_matches("/mcp").to_owned();
-        }
-    };
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    let token = std::fs::read_to_string(&file).unwrap().trim().to_owned();
-    Served {
-        place,
-        server,
-        address,
-        token,
-    }
-}
-
-impl Served {
-    /// The status and body of one bare request.
-    async fn request(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> (u16, String) {
-        let mut stream = tokio::net::TcpStream::connect(&self.address).await.unwrap();
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
-            body.len()
-        );
-        if !headers.iter().any(|(name, _)| *name == "Host") {
-            head += &format!("Host: {}\r\n", self.address);
-        }
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        stream
-            .write_all(format!("{head}\r\n{body}").as_bytes())
-            .await
-            .unwrap();
-        let mut answer = String::new();
-        // A server may close as soon as it has refused.
-        let _ = stream.read_to_string(&mut answer).await;
-        let status = answer.split(' ').nth(1).expect("a status").parse().unwrap();
-        (status, answer)
-    }
-
-    fn bearer(&self) -> String {
-        format!("Bearer {}", self.token)
-    }
-
-    async fn initialize(&self, more: &[(&str, &str)]) -> (u16, String) {
-        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
-        let mut headers = vec![
-            ("Content-Type", "application/json"),
-            ("Accept", "application/json, text/event-stream"),
-        ];
-        headers.extend_from_slice(more);
-        self.request("POST", "/mcp", &headers, &body.to_string())
-            .await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn http_lets_in_who_may_and_nobody_else() {
     let served = serve_http(&[]).await;
@@ -280,129 +191,6 @@ async fn a_token_that_others_can_read_is_refused() {
     assert!(said.contains("without a token"), "{said}");
 }
 
-/// The SDKs from their registries, installed once into the build's own directory.
-static CLIENTS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
-    std::fs::create_dir_all(&dir).unwrap();
-    let run = |program: &str, arguments: &[&str]| {
-        let done = std::process::Command::new(program)
-            .args(arguments)
-            .current_dir(&dir)
-            .output()
-            .unwrap_or_else(|error| panic!("{program}: {error}"));
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{program} {arguments:?}: {said}");
-    };
-    if !dir.join("python/ready").exists() {
-        run("python3", &["-m", "venv", "python"]);
-        run("python/bin/pip", &["install", "--quiet", "mcp==2.3.0"]);
-        std::fs::write(dir.join("python/ready"), "").unwrap();
-    }
-    if !dir.join("node_modules/ready").exists() {
-        run(
-            "npm",
-            &[
-                "install",
-                "--silent",
-                "--prefix",
-                ".",
-                "@modelcontextprotocol/sdk@1.32.2",
-            ],
-        );
-        std::fs::write(dir.join("node_modules/ready"), "").unwrap();
-    }
-    // Modules are looked for beside the program.
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    for script in ["python_sdk.py", "typescript_sdk.mjs"] {
-        std::fs::copy(scripts.join(script), dir.join(script)).unwrap();
-    }
-    dir
-});
-
-/// What a client saw.
-async fn client(sdk: &str, place: &Place, mut server: Value) -> Value {
-    let dir = tokio::task::spawn_blocking(|| CLIENTS.clone())
-        .await
-        .unwrap();
-    if server["transport"] == "stdio" {
-        let command = place.command(&["serve"]);
-        let env: serde_json::Map<String, Value> = command
-            .as_std()
-            .get_envs()
-            .filter_map(|(name, value)| {
-                let value = value?.to_string_lossy().into_owned();
-                Some((name.to_string_lossy().into_owned(), value.into()))
-            })
-            .collect();
-        let workspace = place.workspace.to_string_lossy();
-        server["command"] = json!([PROGRAM, "serve", "--workspace", workspace]);
-        server["env"] = env.into();
-    }
-    let (program, script) = match sdk {
-        "python" => (dir.join("python/bin/python"), "python_sdk.py"),
-        _ => (PathBuf::from("node"), "typescript_sdk.mjs"),
-    };
-    let done = tokio::process::Command::new(program)
-        .arg(dir.join(script))
-        .arg(server.to_string())
-        .output()
-        .await
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{sdk} {server}: {said}");
-    serde_json::from_slice(&done.stdout).unwrap()
-}
-
-fn check(seen: &Value) {
-    assert_eq!(seen["server"], "snowglobe", "{seen}");
-    assert_eq!(seen["tools"], json!(TOOLS));
-    assert_eq!(seen["first"]["exit_code"], 3);
-    assert_eq!(seen["first"]["stdout"], "hello\n");
-    let text = seen["text"].as_str().unwrap();
-    assert!(
-        text.starts_with("hello\n[stderr]\nproblem\n[exit code 3"),
-        "{text}"
-    );
-    assert_eq!(
-        seen["second"]["stdout"], "kept\n",
-        "the sandbox is the same: {seen}"
-    );
-    assert_eq!(seen["refused"][0], true);
-    assert!(
-        seen["progress"].as_u64().unwrap() > 0,
-        "the boot is told: {seen}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_python_sdk_speaks_both_eras_on_both_transports() {
-    let place = Place::new("minimal");
-    let served = serve_http(&["--max-sandboxes", "1"]).await;
-    let url = format!("http://{}/mcp", served.address);
-    for (mode, version) in [("legacy", "2025-11-25"), ("auto", "2026-07-28")] {
-        let stdio = json!({"transport": "stdio", "mode": mode});
-        let seen = client("python", &place, stdio).await;
-        check(&seen);
-        assert_eq!(seen["version"], version);
-        let http = json!({"transport": "http", "mode": mode, "url": url, "token": served.token});
-        let seen = client("python", &served.place, http).await;
-        check(&seen);
-        assert_eq!(seen["version"], version);
-        // A session has a sandbox, which ends with it; who has none is given a handle.
-        assert_eq!(seen["handle"].is_string(), mode != "legacy", "{seen}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_typescript_sdk_speaks_on_both_transports() {
-    let place = Place::new("minimal");
-    check(&client("typescript", &place, json!({"transport": "stdio"})).await);
-    let served = serve_http(&[]).await;
-    let url = format!("http://{}/mcp", served.address);
-    let http = json!({"transport": "http", "url": url, "token": served.token});
-    check(&client("typescript", &served.place, http).await);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     let served = serve_http(&["--max-sandboxes", "1", "--idle-stop-s", "2"]).await;
@@ -434,6 +222,26 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     let handle = first[start..start + 35].to_owned();
     let same = call(json!({"command": "echo same", "sandbox": handle})).await;
     assert!(same.contains("same\\n"), "{same}");
+    let resource = async |uri: &str| -> String {
+        let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {}});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri, "_meta": meta}});
+        let mut headers = headers;
+        headers[4] = ("Mcp-Method", "resources/read");
+        headers[5] = ("Mcp-Name", uri);
+        served
+            .request("POST", "/mcp", &headers, &body.to_string())
+            .await
+            .1
+    };
+    let console = resource(&format!("snowglobe://console?sandbox={handle}")).await;
+    assert!(console.contains("snowglobe-init"), "{console}");
+    let nowhere = resource("snowglobe://console").await;
+    assert!(
+        nowhere.contains("does not say in which sandbox"),
+        "{nowhere}"
+    );
     let until = Instant::now() + Duration::from_secs(20);
     while !served
         .request("GET", "/healthz", &[], "")
@@ -446,4 +254,212 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     }
     let gone = call(json!({"command": "true", "sandbox": handle})).await;
     assert!(gone.contains("may have been stopped"), "{gone}");
+}
+
+/// A resource's first content.
+async fn resource(session: &common::Session, uri: &str) -> Value {
+    let params = ReadResourceRequestParams::new(uri);
+    let read = session.client.read_resource(params).await.unwrap();
+    serde_json::to_value(&read.contents[0]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_output_jobs_files_and_the_console_are_resources() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let long = session.exec("seq 1 20000").await;
+    let uri = long["stdout_uri"]
+        .as_str()
+        .expect("the whole of it has an address");
+    let whole = resource(&session, uri).await;
+    let text = whole["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("1\n2\n") && text.ends_with("\n20000\n"),
+        "{}",
+        text.len()
+    );
+    let part = resource(&session, &format!("{uri}?offset=2&limit=4")).await;
+    assert_eq!(part["text"], "2\n3\n");
+    assert_eq!(
+        part["_meta"]["snowglobe/next"],
+        format!("{uri}?offset=6&limit=4")
+    );
+    assert_eq!(part["_meta"]["snowglobe/size"], text.len());
+
+    std::fs::write(place.workspace.join("it é.txt"), "content").unwrap();
+    let file = resource(&session, "snowglobe://workspace/it%20%C3%A9.txt").await;
+    assert_eq!(file["text"], "content");
+    let entries = resource(&session, "snowglobe://workspace/").await;
+    assert!(
+        entries["text"].as_str().unwrap().contains("it é.txt"),
+        "{entries}"
+    );
+    let console = resource(&session, "snowglobe://console").await;
+    assert!(
+        console["text"].as_str().unwrap().contains("snowglobe-init"),
+        "{console}"
+    );
+
+    let line = json!({"command": "echo begun; read line; echo \"got $line\"", "background": true});
+    let job = session.call("exec", line).await;
+    let uri = job["job_uri"].as_str().unwrap();
+    let send = json!({"action": "input", "id": job["job_id"], "input": "more\n", "end": true});
+    session.call("job", send).await;
+    session
+        .call("job", json!({"action": "wait", "id": job["job_id"]}))
+        .await;
+    assert_eq!(resource(&session, uri).await["text"], "begun\ngot more\n");
+    let listed = session.client.list_all_resources().await.unwrap();
+    assert!(listed.iter().any(|listed| listed.uri == uri), "{listed:?}");
+    session.call("reboot", json!({})).await;
+    let gone = session
+        .client
+        .read_resource(ReadResourceRequestParams::new(uri))
+        .await;
+    assert!(
+        gone.unwrap_err().to_string().contains("job"),
+        "a job ends with its machine"
+    );
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jobs_output_is_told_when_it_grows() {
+    let place = Place::new("minimal");
+    let mut server = place.command(&["serve"]);
+    let mut server = server
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = server.stdin.take().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let mut ask = async |method: &str, params: Value| {
+        let line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        input
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .unwrap();
+        loop {
+            let line = lines.next_line().await.unwrap().expect("an answer");
+            let message: Value = serde_json::from_str(&line).unwrap();
+            if message["method"].is_string() == (method == "ping") {
+                return message;
+            }
+        }
+    };
+    let about = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    ask("initialize", about).await;
+    let line = "read line; echo $line";
+    let exec = json!({"name": "exec", "arguments": {"command": line, "background": true}});
+    let job = ask("tools/call", exec).await["result"]["structuredContent"].clone();
+    ask("resources/subscribe", json!({"uri": job["job_uri"]})).await;
+    let send = json!({"action": "input", "id": job["job_id"], "input": "more\n", "end": true});
+    ask("tools/call", json!({"name": "job", "arguments": send})).await;
+    // A ping's answer is passed over: the next notification is waited for.
+    let told = tokio::time::timeout(Duration::from_secs(30), ask("ping", json!({}))).await;
+    let told = told.expect("the change is told");
+    assert_eq!(told["method"], "notifications/resources/updated", "{told}");
+    assert_eq!(told["params"]["uri"], job["job_uri"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_transport_and_the_metrics_are_served() {
+    let served = serve_http(&["--metrics"]).await;
+    let bearer = served.bearer();
+    let bearer = ("Authorization", bearer.as_str());
+    assert_eq!(served.request("GET", "/metrics", &[], "").await.0, 401);
+    for path in ["/sse", "/sse/message?sessionId=x", "/metrics"] {
+        for (header, value) in [
+            ("Host", "evil.example.com"),
+            ("Origin", "http://evil.example.com"),
+        ] {
+            let (status, _) = served
+                .request("GET", path, &[bearer, (header, value)], "")
+                .await;
+            assert_eq!(status, 403, "{path} {header}");
+        }
+    }
+    let post = |id: &str| format!("/sse/message?sessionId={id}");
+    assert_eq!(
+        served.request("POST", &post("0"), &[bearer], "{}").await.0,
+        404
+    );
+
+    let mut stream = tokio::net::TcpStream::connect(&served.address)
+        .await
+        .unwrap();
+    let head = format!(
+        "GET /sse HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\nAuthorization: {}\r\n\r\n",
+        served.address, bearer.1
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut data = async |wanted: &str| -> String {
+        let found = async {
+            loop {
+                let line = lines
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .expect("the stream goes on");
+                if let Some(data) = line.strip_prefix("data: ")
+                    && data.contains(wanted)
+                {
+                    return data.to_owned();
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), found)
+            .await
+            .unwrap()
+    };
+    let path = data("sessionId").await;
+    assert_eq!(
+        served.request("POST", &path, &[bearer], "no json").await.0,
+        400
+    );
+    let about = json!({"protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    let send = async |id: u64, method: &str, params: Value| {
+        let body = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        let pretty = serde_json::to_string_pretty(&body).unwrap();
+        let (status, answer) = served.request("POST", &path, &[bearer], &pretty).await;
+        assert_eq!(status, 202, "{answer}");
+    };
+    send(1, "initialize", about).await;
+    assert!(
+        data("serverInfo")
+            .await
+            .contains("\"protocolVersion\":\"2024-11-05\"")
+    );
+    let exec = json!({"name": "exec", "arguments": {"command": "seq 20000"}});
+    send(2, "tools/call", exec).await;
+    let done = data("exit_code").await;
+    assert!(done.contains("20000"), "{done}");
+    assert!(
+        !done.contains("resource_link"),
+        "such a client knows no links: {done}"
+    );
+    let (status, metrics) = served.request("GET", "/metrics", &[bearer], "").await;
+    assert_eq!(status, 200);
+    assert!(
+        metrics.contains("snowglobe_tool_calls_total{tool=\"exec\",outcome=\"ok\"} 1"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("snowglobe_sandboxes 1"), "{metrics}");
+    let running = json!({"name": "exec", "arguments": {"command": "sleep 311"}});
+    send(3, "tools/call", running).await;
+    // A client that leaves takes its sandbox along.
+    drop(lines);
+    let until = Instant::now() + Duration::from_secs(20);
+    while !served
+        .request("GET", "/healthz", &[], "")
+        .await
+        .1
+        .contains("sandboxes 0")
+    {
+        assert!(Instant::now() < until, "the sandbox goes with its stream");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(served.request("POST", &path, &[bearer], "{}").await.0, 404);
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,6 +51,12 @@ struct OverHttp {
     /// Web page that may call, such as https://app.example.com:443, beside those of this machine; may be repeated
     #[arg(long = "allow-origin", value_name = "ORIGIN", requires = "http")]
     origins: Vec<String>,
+    /// How many requests a second are taken in the long run; five times as many at once
+    #[arg(long, value_name = "N", default_value = "200", requires = "http")]
+    max_rate: NonZeroU32,
+    /// Also serve /metrics, for Prometheus; it asks for the token, too
+    #[arg(long, requires = "http")]
+    metrics: bool,
     /// How many sandboxes may run at once
     #[arg(long, value_name = "N", default_value_t = 4, requires = "http")]
     max_sandboxes: usize,
@@ -84,6 +91,8 @@ async fn http(config: Config, address: SocketAddr, over: OverHttp) -> Done {
         token,
         hosts: over.hosts,
         origins: over.origins,
+        rate: over.max_rate,
+        metrics: over.metrics,
         limits: mcp::Limits {
             sandboxes: over.max_sandboxes,
             idle: Duration::from_secs(over.idle_stop_s),

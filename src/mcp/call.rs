@@ -7,7 +7,10 @@
 use std::time::{Duration, Instant};
 
 use rmcp::RoleServer;
-use rmcp::model::{CallToolResult, ContentBlock, ProgressNotificationParam, ProgressToken};
+use rmcp::model::{
+    CallToolResult, ContentBlock, ElicitRequestParams, ElicitResult, ProgressNotificationParam,
+    ProgressToken, ProtocolVersion,
+};
 use rmcp::service::{Peer, RequestContext};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -36,7 +39,7 @@ impl Refusal {
         CallToolResult::error(vec![ContentBlock::text(self.0)])
     }
 
-    #[cfg(test)]
+    /// What is said.
     pub(super) fn message(&self) -> &str {
         &self.0
     }
@@ -76,16 +79,63 @@ pub(super) struct Call {
     token: Option<ProgressToken>,
     taken_back: CancellationToken,
     closed: CancellationToken,
+    links: bool,
+    handle: Option<String>,
 }
 
 impl Call {
     /// The call that `context` is about, on a connection whose end fires `closed`.
     pub(super) fn new(context: RequestContext<RoleServer>, closed: CancellationToken) -> Self {
+        let knows_links = |version| version >= ProtocolVersion::V_2025_06_18;
         Self {
             token: context.meta.get_progress_token(),
+            links: context.protocol_version().is_some_and(knows_links),
             peer: context.peer,
             taken_back: context.ct,
             closed,
+            handle: None,
+        }
+    }
+
+    /// The same call, in a sandbox that addresses must name.
+    pub(super) fn within(mut self, handle: Option<String>) -> Self {
+        self.handle = handle;
+        self
+    }
+
+    /// The handle that addresses in the result must name.
+    pub(super) fn handle(&self) -> Option<&str> {
+        self.handle.as_deref()
+    }
+
+    /// Whether the client knows links to resources among a result's content.
+    pub(super) fn knows_links(&self) -> bool {
+        self.links
+    }
+
+    /// Asks the person at the client, and waits for the answer no longer than `patience`.
+    pub(super) async fn asking(
+        &self,
+        question: ElicitRequestParams,
+        patience: Duration,
+    ) -> Result<ElicitResult, Refusal> {
+        let asked = self
+            .peer
+            .create_elicitation_with_timeout(question, Some(patience));
+        tokio::pin!(asked);
+        let mut pace = Pace::new(Instant::now());
+        pace.offer("waiting for a person to confirm".to_owned());
+        loop {
+            tokio::select! {
+                biased;
+                () = self.unwanted() => return Err(Refusal::new("the call was cancelled: nothing was done")),
+                answer = &mut asked => return answer.map_err(|error| Refusal::new(format!(
+                    "failed to have a person confirm the call: {error}; nothing was done"
+                ))),
+                () = tokio::time::sleep_until(pace.due().into()), if self.token.is_some() => {
+                    self.report(&mut pace).await;
+                }
+            }
         }
     }
 

@@ -96,7 +96,14 @@ impl Pool {
             handle,
             pool: Some(self.clone()),
             told: false,
+            session: false,
         })
+    }
+
+    /// The sandbox of that handle; looking at it does not keep it.
+    fn seen(&self, handle: &str) -> Option<Arc<Sandbox>> {
+        let table = self.table();
+        table.get(handle).map(|entry| entry.sandbox.clone())
     }
 
     fn find(self: &Arc<Self>, handle: &str) -> Result<Lease, Refusal> {
@@ -115,6 +122,7 @@ impl Pool {
             handle: handle.to_owned(),
             pool: Some(self.clone()),
             told: true,
+            session: false,
         })
     }
 
@@ -163,9 +171,15 @@ pub(super) struct Lease {
     handle: String,
     pool: Option<Arc<Pool>>,
     told: bool,
+    session: bool,
 }
 
 impl Lease {
+    /// The handle that addresses must name: the client has no session that stands for it.
+    pub(super) fn address(&self) -> Option<&str> {
+        (!self.session && self.pool.is_some()).then_some(self.handle.as_str())
+    }
+
     /// The handle that the client does not know yet.
     pub(super) fn news(&self) -> Option<&str> {
         (!self.told).then_some(self.handle.as_str())
@@ -216,6 +230,18 @@ impl Desk {
         }
     }
 
+    /// The sandbox of that handle, or the client's own, if there is one: none is made, and none is kept by it.
+    pub(super) fn seen(&self, named: Option<&str>) -> Option<Arc<Sandbox>> {
+        match (self, named) {
+            (Self::One(sandbox), _) => Some(sandbox.clone()),
+            (Self::Many { pool, .. }, Some(handle)) => pool.seen(handle),
+            (Self::Many { pool, own }, None) => {
+                let own = own.lock().unwrap_or_else(PoisonError::into_inner);
+                pool.seen(own.as_deref()?)
+            }
+        }
+    }
+
     /// The sandbox of a call that names one, or none. `session`: whether the client has a session.
     pub(super) fn lease(&self, named: Option<&str>, session: bool) -> Result<Lease, Refusal> {
         let (pool, own) = match self {
@@ -225,6 +251,7 @@ impl Desk {
                     handle: String::new(),
                     pool: None,
                     told: true,
+                    session: true,
                 });
             }
             Self::Many { pool, own } => (pool, own),
@@ -237,7 +264,11 @@ impl Desk {
         }
         let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handle) = own.as_deref() {
-            return pool.find(handle).map_err(|_| {
+            let found = pool.find(handle).map(|mut lease| {
+                lease.session = true;
+                lease
+            });
+            return found.map_err(|_| {
                 *own = None;
                 Refusal::new(format!(
                     "failed to use the session's sandbox: it was stopped after {} without a call. The next call \
@@ -248,6 +279,7 @@ impl Desk {
         }
         let mut lease = pool.open()?;
         lease.told = true;
+        lease.session = true;
         *own = Some(lease.handle.clone());
         Ok(lease)
     }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Resource, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::call::{Call, Refusal, Work, result};
 use super::output::{Bounded, Collector};
+use super::resources::{job_uri, output_uri};
 use super::{args, job, schema, text};
 use crate::sandbox::{
     Detach, Exec, ExecEnd, JobInfo, Outcome, Output, Ran, Sandbox, SandboxError, User,
@@ -82,12 +83,21 @@ struct Structured {
     /// File in the VM with all of stderr
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr_file: Option<String>,
+    /// Resource with all of stdout, for clients that read resources
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_uri: Option<String>,
+    /// Resource with all of stderr
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_uri: Option<String>,
     /// Whether background processes that it started still run
     #[serde(skip_serializing_if = "is_false")]
     left_running: bool,
     /// The job as which it goes on, for the tool `job`; absent if the command ended
     #[serde(skip_serializing_if = "Option::is_none")]
     job_id: Option<String>,
+    /// Resource with the job's output
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_uri: Option<String>,
     /// Where the job's further output starts, for the `offset` of the tool `job`
     #[serde(skip_serializing_if = "Option::is_none")]
     job_offset: Option<u64>,
@@ -149,7 +159,7 @@ pub(super) async fn call(
         .await??;
     let end = match ran {
         Ran::Ended(end) => end,
-        Ran::Job(job) => return went_on(&job, stdout, stderr, began.elapsed()),
+        Ran::Job(job) => return went_on(&job, stdout, stderr, began.elapsed(), call.handle()),
     };
     let stdout = stdout.finish(end.stdout_file.as_deref(), end.stdout_bytes);
     let stderr = stderr.finish(end.stderr_file.as_deref(), end.stderr_bytes);
@@ -161,8 +171,33 @@ pub(super) async fn call(
         )));
     }
     let text = as_text(&end, &stdout, &stderr, timeout);
-    let structured = as_structured(end, stdout, stderr);
-    result(vec![ContentBlock::text(text)], &structured)
+    let mut structured = as_structured(end, stdout, stderr);
+    let mut content = vec![ContentBlock::text(text)];
+    let handle = call.handle();
+    for (file, uri, stream) in [
+        (
+            &structured.stdout_file,
+            &mut structured.stdout_uri,
+            "stdout",
+        ),
+        (
+            &structured.stderr_file,
+            &mut structured.stderr_uri,
+            "stderr",
+        ),
+    ] {
+        let Some(of) = file.as_deref().and_then(|file| output_uri(file, handle)) else {
+            continue;
+        };
+        if call.knows_links() {
+            let link = Resource::new(of.clone(), stream)
+                .with_title(format!("All of {stream}"))
+                .with_mime_type("text/plain");
+            content.push(ContentBlock::resource_link(link));
+        }
+        *uri = Some(of);
+    }
+    result(content, &structured)
 }
 
 fn checked(params: Params, default_timeout: Duration) -> Result<Exec, Refusal> {
@@ -239,6 +274,7 @@ fn went_on(
     stdout: Collector,
     stderr: Collector,
     after: Duration,
+    handle: Option<&str>,
 ) -> Result<CallToolResult, Refusal> {
     let seen = stdout.total() + stderr.total();
     let id = &job.id;
@@ -275,8 +311,11 @@ fn went_on(
         stderr_bytes: None,
         stdout_file: None,
         stderr_file: None,
+        stdout_uri: None,
+        stderr_uri: None,
         left_running: job.left_running,
         job_id: Some(id.clone()),
+        job_uri: Some(job_uri(id, handle)),
         job_offset: Some(seen),
         duration_ms: job.duration_ms,
         stdout: stdout.text,
@@ -302,8 +341,11 @@ fn as_structured(end: ExecEnd, stdout: Bounded, stderr: Bounded) -> Structured {
         stderr_bytes: (stderr.omitted > 0).then_some(end.stderr_bytes),
         stdout_file: end.stdout_file,
         stderr_file: end.stderr_file,
+        stdout_uri: None,
+        stderr_uri: None,
         left_running: end.left_running,
         job_id: None,
+        job_uri: None,
         job_offset: None,
         duration_ms: u64::try_from(end.duration.as_millis()).unwrap_or(u64::MAX),
         stdout: stdout.text,

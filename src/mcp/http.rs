@@ -1,10 +1,11 @@
-//! MCP over streamable HTTP, at `/mcp`; `/healthz` says that the server runs.
+//! MCP over HTTP: streamable at `/mcp`, as older clients speak it at `/sse`; `/healthz` says that the server runs,
+//! `/metrics`, where asked for, how it is doing.
 //!
-//! What a request must pass, in this order: the rate ([`RATE`]), the bearer token, the bound on requests under way;
-//! then the library's own checks of Host, Origin, length and headers. The token is compared in constant time. An
+//! What a request must pass, in this order: the rate, Host and Origin ([`origin`]), the bearer token, the
+//! bound on requests under way; then the library's own checks of the same, of length and headers. The token is compared in constant time. An
 //! address that others can reach needs one. TLS is left to a proxy.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use subtle::ConstantTimeEq;
@@ -26,12 +28,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::LONGEST_MESSAGE;
 use super::desk::{Desk, Limits, Pool};
-use super::server::Server;
+use super::metrics::Metrics;
+use super::origin::Allowed;
+use super::server::{Server, Shared};
+use super::sse;
 use crate::config::Config;
 
-/// How many requests a second are taken in the long run, and at once.
-const RATE: NonZeroU32 = NonZeroU32::new(200).expect("it is not 0");
-const BURST: NonZeroU32 = NonZeroU32::new(1000).expect("it is not 0");
+/// How many seconds' worth of requests are taken at once.
+const BURST: NonZeroU32 = NonZeroU32::new(5).expect("it is not 0");
 
 /// How many requests may be under way, streams that stay open included.
 const UNDER_WAY: usize = 256;
@@ -49,6 +53,10 @@ pub struct Http {
     pub origins: Vec<String>,
     /// How many sandboxes, and for how long.
     pub limits: Limits,
+    /// How many requests a second are taken in the long run; five times as many at once.
+    pub rate: NonZeroU32,
+    /// Whether `/metrics` is served.
+    pub metrics: bool,
 }
 
 /// Why HTTP can't be served.
@@ -81,6 +89,8 @@ pub struct Listening {
 }
 
 struct Guard {
+    metrics: Arc<Metrics>,
+    allowed: Allowed,
     token: Option<String>,
     rate: DefaultDirectRateLimiter,
     under_way: Arc<Semaphore>,
@@ -107,70 +117,115 @@ pub async fn listen(http: Http) -> Result<Listening, HttpError> {
 impl Listening {
     /// Serves until `closing` fires; every sandbox is stopped then.
     pub async fn serve(self, config: Config, closing: CancellationToken) -> Result<(), HttpError> {
+        let shared = Shared::new(&config, true);
         let pool = Pool::new(config, self.http.limits, closing.clone());
-        let router = router(&self.http, self.address, pool.clone(), closing.clone());
-        let served = tokio::select! {
-            served = axum::serve(self.listener, router) => served.map_err(HttpError::Broken),
-            () = closing.cancelled() => Ok(()),
-        };
+        let mut guarded = sse::router(shared.clone(), pool.clone(), closing.clone());
+        let metrics = shared.metrics.clone();
+        if self.http.metrics {
+            let (metrics, pool) = (metrics.clone(), pool.clone());
+            let text = move || async move {
+                let kind = [(header::CONTENT_TYPE, super::metrics::MEDIA_TYPE)];
+                (kind, metrics.text(pool.count()))
+            };
+            guarded = guarded.route("/metrics", get(text));
+        }
+        let of_health = pool.clone();
+        let health = get(move || async move { format!("ok\nsandboxes {}\n", of_health.count()) });
+        let of_sessions = pool.clone();
+        let server = move || Server::new(shared.clone(), Desk::many(of_sessions.clone()), None);
+        let router = router(&self.http, self.address, server, guarded, metrics, &closing)
+            .route("/healthz", health);
+        let served = run(self.listener, router, closing).await;
         pool.stop().await;
         served
     }
+
+    /// Serves any handler's answers behind the same checks, until `closing` fires.
+    pub async fn serve_with<S: ServerHandler>(
+        self,
+        server: impl Fn() -> S + Send + Sync + 'static,
+        closing: CancellationToken,
+    ) -> Result<(), HttpError> {
+        let metrics = Arc::new(Metrics::new());
+        let router = router(
+            &self.http,
+            self.address,
+            server,
+            Router::new(),
+            metrics,
+            &closing,
+        );
+        run(self.listener, router, closing).await
+    }
 }
 
-fn router(http: &Http, address: SocketAddr, pool: Arc<Pool>, closing: CancellationToken) -> Router {
+async fn run(
+    listener: TcpListener,
+    router: Router,
+    closing: CancellationToken,
+) -> Result<(), HttpError> {
+    tokio::select! {
+        served = axum::serve(listener, router) => served.map_err(HttpError::Broken),
+        () = closing.cancelled() => Ok(()),
+    }
+}
+
+/// `guarded` is behind the checks, too.
+fn router<S: ServerHandler>(
+    http: &Http,
+    address: SocketAddr,
+    server: impl Fn() -> S + Send + Sync + 'static,
+    guarded: Router,
+    metrics: Arc<Metrics>,
+    closing: &CancellationToken,
+) -> Router {
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(http.limits.idle);
-    let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
-    if !address.ip().is_unspecified() {
-        hosts.push(match address.ip() {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("[{ip}]"),
-        });
-    }
-    hosts.extend(http.hosts.iter().cloned());
-    let mut origins: Vec<String> = ["localhost", "127.0.0.1", "[::1]"]
-        .iter()
-        .flat_map(|host| [format!("http://{host}:*"), format!("https://{host}:*")])
-        .collect();
-    origins.extend(http.origins.iter().cloned());
+    // The library would begin every stream with an event without data, which clients of before 2025-11-25 take for
+    // broken JSON: Gemini CLI gives the server up over it.
+    sessions.session_config.sse_retry = None;
+    let allowed = Allowed::new(address, &http.hosts, &http.origins);
     let settings = StreamableHttpServerConfig::default()
-        .with_allowed_hosts(hosts)
-        .with_allowed_origins(origins)
+        .with_allowed_hosts(allowed.hosts().to_vec())
+        .with_allowed_origins(allowed.origins().to_vec())
         .enforce_origin_validation()
         .with_max_request_body_bytes(LONGEST_MESSAGE)
-        .with_cancellation_token(closing);
-    let of_sessions = pool.clone();
-    let service = StreamableHttpService::new(
-        move || Ok(Server::new(Desk::many(of_sessions.clone()), None)),
-        Arc::new(sessions),
-        settings,
-    );
+        .with_sse_retry(None)
+        .with_cancellation_token(closing.clone());
+    let service = StreamableHttpService::new(move || Ok(server()), Arc::new(sessions), settings);
     let guard = Arc::new(Guard {
+        metrics,
+        allowed,
         token: http.token.clone(),
-        rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
+        rate: RateLimiter::direct(
+            Quota::per_second(http.rate).allow_burst(http.rate.saturating_mul(BURST)),
+        ),
         under_way: Arc::new(Semaphore::new(UNDER_WAY)),
     });
     Router::new()
         .nest_service("/mcp", service)
+        .merge(guarded)
         .route_layer(middleware::from_fn_with_state(guard, check))
-        .route(
-            "/healthz",
-            get(move || async move { format!("ok\nsandboxes {}\n", pool.count()) }),
-        )
 }
 
 /// Lets a request pass, or says why not.
 async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let refused = |reason| guard.metrics.refused(reason);
     if guard.rate.check().is_err() {
+        refused("rate");
         let mut answer = refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests a second");
         let headers = answer.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         return answer;
     }
+    if let Err(why) = guard.allowed.check(request.headers()) {
+        refused("origin");
+        return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
+    }
     if let Some(token) = &guard.token
         && !bears(request.headers(), token)
     {
+        refused("token");
         let mut answer = refuse(
             StatusCode::UNAUTHORIZED,
             "send the header `Authorization: Bearer TOKEN`, with the token that the server was started with",
@@ -180,6 +235,7 @@ async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
         return answer;
     }
     let Ok(permit) = guard.under_way.clone().try_acquire_owned() else {
+        refused("under_way");
         return refuse(
             StatusCode::SERVICE_UNAVAILABLE,
             "too many requests are under way",
@@ -244,6 +300,8 @@ mod tests {
             token: None,
             hosts: Vec::new(),
             origins: Vec::new(),
+            rate: NonZeroU32::MIN,
+            metrics: false,
             limits: Limits {
                 sandboxes: 1,
                 idle: std::time::Duration::from_secs(1),

@@ -85,7 +85,7 @@ struct Structured {
 }
 
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
-struct Job {
+pub(super) struct Job {
     /// Its name
     id: String,
     /// The command, shortened
@@ -361,7 +361,8 @@ fn shown(
     (text, structured)
 }
 
-fn job(info: &JobInfo) -> Job {
+/// A job as results show it.
+pub(super) fn job(info: &JobInfo) -> Job {
     let (mut exit_code, mut signal) = (None, None);
     let state = match &info.outcome {
         None => "running",
@@ -406,7 +407,7 @@ pub(super) fn ended(outcome: &Outcome) -> String {
 }
 
 /// One line about a job.
-fn described(info: &JobInfo) -> String {
+pub(super) fn described(info: &JobInfo) -> String {
     let line = info.command.lines().next().unwrap_or_default();
     let mut command: String = line.chars().take(SHOWN_COMMAND).collect();
     if command.len() < info.command.len() {

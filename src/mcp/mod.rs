@@ -14,24 +14,34 @@
 //!
 //! A connection has three states: opening (no lifecycle chosen yet), open, closed. Both eras of the protocol
 //! are spoken on every transport: `initialize` up to 2025-11-25, `server/discover` and self-contained requests
-//! from 2026-07-28. Which sandbox a call acts on is the [`desk`]'s to say. Deliberately absent: resources, prompts, sampling, logging to the client.
+//! from 2026-07-28. Which sandbox a call acts on is the [`desk`]'s to say.
+//! Deliberately absent: sampling, roots, logging to the client (the protocol gives them up).
 
+mod address;
 mod args;
 mod call;
+mod changes;
+mod confirm;
 mod connection;
 mod desk;
 mod edit;
 mod exec;
 mod http;
+mod icons;
 mod job;
+mod metrics;
+mod origin;
 pub mod output;
 mod pace;
+mod prompts;
 mod read;
 mod reboot;
+mod resources;
 mod schema;
 mod search;
 mod server;
 mod snapshot;
+mod sse;
 mod text;
 mod write;
 
@@ -95,7 +105,20 @@ where
     // Dropped together with this future, it cancels what runs then.
     let _dropped = closed.clone().drop_guard();
     let connection = connection::Connection::new(input, output, closed.clone());
-    let server = server::Server::new(desk::Desk::One(sandbox), Some(closed));
+    let shared = server::Shared::new(sandbox.config(), false);
+    let server = server::Server::new(shared, desk::Desk::One(sandbox), Some(closed));
+    attend(server, connection).await
+}
+
+/// Serves until the client leaves.
+async fn attend<R, W>(
+    server: server::Server,
+    connection: connection::Connection<R, W>,
+) -> Result<(), McpError>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
     let running = match rmcp::service::serve_server(server, connection).await {
         Ok(running) => running,
         // The client left before it asked for anything: nothing went wrong.

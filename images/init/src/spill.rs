@@ -4,8 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Where the files are: on the disk, not in memory, and gone with a reboot.
-const DIRECTORY: &str = "/var/tmp/snowglobe";
+use crate::wire::OUTPUT_DIRECTORY;
 
 /// How many files are kept.
 const FILES: usize = 32;
@@ -27,7 +26,7 @@ pub(crate) struct Spill {
 impl Spill {
     pub(crate) fn new(number: u64, stream: &str, after: u64) -> Self {
         Self::at(
-            Path::new(DIRECTORY).join(format!("{number:06}.{stream}")),
+            Path::new(OUTPUT_DIRECTORY).join(format!("{number:06}.{stream}")),
             after,
         )
     }

@@ -35,6 +35,9 @@ pub const EXT_REPORT: u32 = 100;
 /// how the user's own `ssh` attaches through the host's one connection.
 pub const ATTACH_SOCKET: &str = "/run/snowglobe/attach.sock";
 
+/// Where the whole of long outputs is: on the disk, not in memory, and gone with a reboot.
+pub const OUTPUT_DIRECTORY: &str = "/var/tmp/snowglobe";
+
 /// The longest JSON of a request, in bytes.
 pub const MAX_REQUEST: usize = 64 << 20;
 

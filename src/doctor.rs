@@ -1,0 +1,209 @@
+//! What works on this host, engine by engine, each problem with its remedy.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+use snowglobe_runner::{Accel, Engine};
+
+use crate::config::Config;
+use crate::image::{ImageError, ImageRef};
+use crate::sandbox::image_store;
+use crate::vmm::{self, artefacts, host::Host};
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// `ok`, `note` (works, but) or `problem` (does not work).
+    pub status: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What helps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            status: "ok",
+            found: found.into(),
+            remedy: None,
+        }
+    }
+
+    fn problem(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            name,
+            status: "problem",
+            found: found.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    fn note(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            name,
+            status: "note",
+            found: found.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+}
+
+/// Looks at all of it.
+pub async fn checks(config: &Config) -> Vec<Check> {
+    let host = Host::detect();
+    let mut checks = vec![match host.kvm.problem() {
+        None => Check::ok("kvm", "hardware virtualization works"),
+        Some(problem) => {
+            let (found, remedy) = problem.split_once("; ").unwrap_or((
+                &problem,
+                "sandboxes run translated (tcg) meanwhile, several times slower",
+            ));
+            Check::note("kvm", found, remedy)
+        }
+    }];
+    checks.push(engine(config, &host).await);
+    for (name, found) in [
+        ("runner", artefacts::runner()),
+        ("init", artefacts::init()),
+        ("kernel", artefacts::kernel(&config.cache_dir)),
+    ] {
+        checks.push(match found {
+            Ok(path) => Check::ok(name, path.display().to_string()),
+            Err(error) => Check::problem(
+                name,
+                format!("failed to {}", crate::describe(&error)),
+                "install Snowglobe again",
+            ),
+        });
+    }
+    checks.push(image(config));
+    checks.push(writable("data", &config.data_dir));
+    checks.push(writable("runtime", &config.runtime_dir));
+    checks.push(
+        match std::fs::read_to_string("/proc/sys/user/max_user_namespaces") {
+            Ok(max) if max.trim() == "0" => Check::note(
+                "namespaces",
+                "user namespaces are off, so the engine runs without one of its own",
+                "sysctl user.max_user_namespaces=15000",
+            ),
+            _ => Check::ok("namespaces", "user namespaces can be used"),
+        },
+    );
+    checks
+}
+
+/// The checks for a reader, a line each, and below it its remedy.
+pub fn report(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let Check {
+            name,
+            status,
+            found,
+            ..
+        } = check;
+        let _ = writeln!(text, "{status:<8} {name:<16} {found}");
+        if let Some(remedy) = &check.remedy {
+            let _ = writeln!(text, "{:<8} {:<16} -> {remedy}", "", "");
+        }
+    }
+    text.push_str(match works(checks) {
+        true => "This host can run sandboxes.\n",
+        false => "This host can't run sandboxes yet.\n",
+    });
+    text
+}
+
+/// Whether nothing is in the way.
+pub fn works(checks: &[Check]) -> bool {
+    checks.iter().all(|check| check.status != "problem")
+}
+
+async fn engine(config: &Config, host: &Host) -> Check {
+    match vmm::choose(config, host) {
+        Ok(Engine::Qemu { binary, accel }) => {
+            let version = version(&binary)
+                .await
+                .unwrap_or_else(|| "unknown version".into());
+            let how = match accel {
+                Accel::Kvm => "on KVM",
+                Accel::Hvf => "on HVF",
+                Accel::Tcg => "translated (tcg)",
+            };
+            Check::ok(
+                "engine qemu",
+                format!("{} ({version}), {how}", binary.display()),
+            )
+        }
+        Ok(Engine::Krun) => Check::ok("engine krun", "libkrun, on KVM"),
+        Err(error) => Check::problem(
+            "engine",
+            error.to_string(),
+            "apt-get install qemu-system-x86",
+        ),
+    }
+}
+
+async fn version(program: &Path) -> Option<String> {
+    let output = tokio::process::Command::new(program)
+        .arg("--version")
+        .output()
+        .await
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words = text.lines().next()?.split_whitespace();
+    words
+        .skip_while(|word| *word != "version")
+        .nth(1)
+        .map(str::to_owned)
+}
+
+fn image(config: &Config) -> Check {
+    let found = config
+        .image
+        .parse::<ImageRef>()
+        .map_err(ImageError::from)
+        .and_then(|reference| {
+            let store = image_store(config)?;
+            let key = store.resolve(&reference);
+            Ok((store.find(&key)?, key, reference))
+        });
+    match found {
+        Ok((Some(image), ..)) => Check::ok(
+            "image",
+            format!("{} (disk {})", config.image, image.disk.disk),
+        ),
+        Ok((None, key, _)) if key.as_str().contains(':') => Check::ok(
+            "image",
+            format!("{key} is not here yet; the first boot gets it"),
+        ),
+        Ok((None, key, _)) => Check::problem(
+            "image",
+            format!("there is no image `{key}` yet"),
+            format!("snowglobe image build {key}, or snowglobe image import {key} ROOTFS.tar"),
+        ),
+        Err(error) => Check::problem(
+            "image",
+            format!("failed to {}", crate::describe(&error)),
+            "snowglobe image ls shows the images that are here".to_owned(),
+        ),
+    }
+}
+
+fn writable(name: &'static str, dir: &Path) -> Check {
+    let tried = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir).map(drop));
+    match tried {
+        Ok(()) => Check::ok(name, dir.display().to_string()),
+        Err(error) => Check::problem(
+            name,
+            format!("{} can't be written: {error}", dir.display()),
+            "make it yours, or configure another",
+        ),
+    }
+}

@@ -1,0 +1,206 @@
+//! What can be seen of a sandbox without booting it: the console, the names in the workspace, that something changed.
+//!
+//! Names in the workspace are looked up on the host, where it is shared, and never through a link: the guest writes
+//! there, and must not choose what of the host is looked at.
+
+use std::io::{Read as _, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
+
+use super::{Read, Sandbox, SandboxError};
+use crate::config::WorkspaceMode;
+use crate::guest::unexpected;
+use crate::progress::Progress;
+
+/// How much of the console's end is shown, in bytes.
+const CONSOLE: u64 = 256 << 10;
+
+/// What a sandbox keeps for those who look on.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    changes: AtomicU64,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    log: Option<PathBuf>,
+    trouble: Option<String>,
+}
+
+impl View {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Snapshots, jobs or the machine are others than before.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A boot begins that writes its console there.
+    pub(super) fn booting(&self, log: PathBuf) {
+        self.seen().log = Some(log);
+    }
+
+    /// How a boot went.
+    pub(super) fn booted<T>(&self, booted: Result<T, SandboxError>) -> Result<T, SandboxError> {
+        self.changed();
+        self.seen().trouble = booted
+            .as_ref()
+            .err()
+            .map(|error| format!("failed to {}", crate::describe(error)));
+        booted
+    }
+
+    /// What ended the machine.
+    pub(super) fn died(&self, how: &str) {
+        self.changed();
+        self.seen().trouble = Some(format!("the VM ended: {how}"));
+    }
+}
+
+/// What there is of a console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Console {
+    /// What the machine that runs (or boots) printed, the newest 256 KiB of it; empty where none does.
+    pub text: String,
+    /// Why the last boot failed or the last machine ended, if one did and none has booted since.
+    pub trouble: Option<String>,
+}
+
+/// One name in a directory of the workspace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    /// The name.
+    pub name: String,
+    /// Whether it is a directory.
+    pub directory: bool,
+}
+
+impl Sandbox {
+    /// A number that is another one whenever snapshots, jobs or the machine may have changed.
+    pub fn changes(&self) -> u64 {
+        self.view.changes.load(Ordering::Relaxed)
+    }
+
+    /// The console, while the machine boots, too.
+    pub fn console(&self) -> Console {
+        let seen = self.view.seen();
+        let text = seen.log.as_deref().and_then(end_of).unwrap_or_default();
+        Console {
+            text,
+            trouble: seen.trouble.clone(),
+        }
+    }
+
+    /// Something that is another when the console has more to show.
+    pub fn console_stamp(&self) -> (u64, bool) {
+        let seen = self.view.seen();
+        let length = seen.log.as_deref().and_then(|log| log.metadata().ok());
+        (length.map_or(0, |meta| meta.len()), seen.trouble.is_some())
+    }
+
+    /// The names in a directory of the workspace, sorted; none where the host does not have it.
+    pub fn workspace_names(&self, dir: &str) -> Vec<Name> {
+        let Some(Ok(dir)) = self.opened(dir).map(|dir| Dir::read_from(&dir)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<Name> = dir
+            .flatten()
+            .filter(|entry| {
+                matches!(
+                    entry.file_type(),
+                    FileType::RegularFile | FileType::Directory
+                )
+            })
+            .filter_map(|entry| {
+                let name = entry.file_name().to_str().ok()?;
+                (name != "." && name != "..").then(|| Name {
+                    name: name.to_owned(),
+                    directory: entry.file_type() == FileType::Directory,
+                })
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Something that is another when the file or directory of the workspace is changed; absent where it is not
+    /// there, or can't be seen from the host.
+    pub fn workspace_stamp(&self, path: &str) -> Option<(u64, i64, i64, u64)> {
+        let path = Path::new(path);
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let dir = self.opened(parent.to_str()?)?;
+        let stat = match path.file_name() {
+            Some(name) => rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW),
+            None => rustix::fs::fstat(&dir),
+        };
+        let stat = stat.ok()?;
+        Some((
+            stat.st_ino as u64,
+            stat.st_mtime as i64,
+            stat.st_mtime_nsec as i64,
+            stat.st_size as u64,
+        ))
+    }
+
+    /// A directory of the workspace on the host, reached without following links.
+    fn opened(&self, dir: &str) -> Option<OwnedFd> {
+        if self.config.workspace_mode != WorkspaceMode::Mount {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut at = rustix::fs::open(&self.config.workspace, flags, Mode::empty()).ok()?;
+        for part in dir.split('/').filter(|part| !part.is_empty()) {
+            if matches!(part, "." | "..") {
+                return None;
+            }
+            at = rustix::fs::openat(&at, part, flags | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+        }
+        Some(at)
+    }
+
+    /// A file's bytes from `offset` on, `limit` at most; or a directory's entries.
+    pub async fn bytes(
+        self: &Arc<Self>,
+        path: &str,
+        offset: u64,
+        limit: u64,
+        progress: &Progress,
+    ) -> Result<Read, SandboxError> {
+        let request = Request::Read(ReadRequest {
+            path: path.to_owned(),
+            user: User::Root,
+            want: ReadWant::Bytes {
+                offset,
+                limit: Some(limit),
+            },
+        });
+        match self.request(&request, Bytes::new(), progress).await? {
+            (Report::Read(read), data) => Ok(Read {
+                path: read.path,
+                size: read.size,
+                content: read.content,
+                data,
+            }),
+            (other, _) => Err(unexpected("read", &other).into()),
+        }
+    }
+}
+
+fn end_of(log: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(CONSOLE)))
+        .ok()?;
+    let mut bytes = Vec::new();
+    file.take(CONSOLE).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,94 @@
+//! The server over HTTP, and bare requests to it.
+
+use std::process::Stdio;
+
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Child;
+
+use super::Place;
+
+/// A server over HTTP.
+pub struct Served {
+    pub place: Place,
+    pub server: Child,
+    pub address: String,
+    pub token: String,
+}
+
+/// Starts one, and waits until it listens.
+pub async fn serve_http(arguments: &[&str]) -> Served {
+    let place = Place::new("minimal");
+    let file = place.dir.path().join("token");
+    let mut all = vec!["serve", "--http", "127.0.0.1:0", "--token-file"];
+    let path = file.to_string_lossy().into_owned();
+    all.push(&path);
+    all.extend(arguments);
+    let mut server = place.command(&all).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line = lines.next_line().await.unwrap().expect("it says where");
+        if let Some(url) = line.strip_prefix("serving MCP at http://") {
+            break url.trim_end_matches("/mcp").to_owned();
+        }
+    };
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let token = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+    Served {
+        place,
+        server,
+        address,
+        token,
+    }
+}
+
+impl Served {
+    /// The status and body of one bare request.
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (u16, String) {
+        let mut stream = tokio::net::TcpStream::connect(&self.address).await.unwrap();
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head += &format!("Host: {}\r\n", self.address);
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        stream
+            .write_all(format!("{head}\r\n{body}").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        // A server may close as soon as it has refused.
+        let _ = stream.read_to_string(&mut answer).await;
+        let status = answer.split(' ').nth(1).expect("a status").parse().unwrap();
+        (status, answer)
+    }
+
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    pub async fn initialize(&self, more: &[(&str, &str)]) -> (u16, String) {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
+        let mut headers = vec![
+            ("Content-Type", "application/json"),
+            ("Accept", "application/json, text/event-stream"),
+        ];
+        headers.extend_from_slice(more);
+        self.request("POST", "/mcp", &headers, &body.to_string())
+            .await
+    }
+}

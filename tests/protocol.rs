@@ -1,0 +1,544 @@
+//! Whatever comes, the server answers or closes: malformed JSON, huge lines, wrong types, unknown methods, cancels in
+//! between, over a stream and over HTTP. No VM is booted, since there is no image; so none may be touched.
+//!
+//! Every round has a seed, which a failure names. `SNOWGLOBE_FUZZ_ROUNDS` asks for more of them.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use snowglobe::config::{Config, Raw, Sources};
+use snowglobe::mcp;
+use snowglobe::sandbox::Sandbox;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio_util::sync::CancellationToken;
+
+/// How many panics there were, whoever caught them.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+fn count_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICS.fetch_add(1, Ordering::SeqCst);
+        usual(info);
+    }));
+}
+
+fn rounds(usual: u64) -> u64 {
+    let asked = std::env::var("SNOWGLOBE_FUZZ_ROUNDS").ok();
+    asked.map_or(usual, |rounds| rounds.parse().expect("a number of rounds"))
+}
+
+fn config(dir: &tempfile::TempDir) -> Config {
+    let runtime = dir.path().join("run").to_string_lossy().into_owned();
+    Config::load(Sources {
+        cwd: dir.path().to_owned(),
+        user_file: None,
+        env: vec![("SNOWGLOBE_RUNTIME_DIR".to_owned(), runtime)],
+        flags: Raw {
+            data_dir: Some(dir.path().join("data")),
+            image: Some("none".to_owned()),
+            ..Raw::default()
+        },
+    })
+    .unwrap()
+}
+
+const METHODS: [&str; 26] = [
+    "initialize",
+    "server/discover",
+    "ping",
+    "tools/list",
+    "tools/call",
+    "tools/call",
+    "tools/call",
+    "tools/call",
+    "resources/list",
+    "resources/read",
+    "resources/templates/list",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "subscriptions/listen",
+    "prompts/list",
+    "prompts/get",
+    "completion/complete",
+    "logging/setLevel",
+    "tasks/get",
+    "tasks/cancel",
+    "sampling/createMessage",
+    "roots/list",
+    "skills/list",
+    "notifications/cancelled",
+    "no/such",
+    "",
+];
+
+const WORDS: [&str; 30] = [
+    "exec",
+    "job",
+    "read",
+    "write",
+    "edit",
+    "search",
+    "snapshot",
+    "reboot",
+    "exce",
+    "list",
+    "save",
+    "restore",
+    "delete",
+    "output",
+    "wait",
+    "kill",
+    "input",
+    "true",
+    "/etc/passwd",
+    "../..",
+    "\u{0}",
+    "snowglobe://console",
+    "snowglobe://workspace/a",
+    "snowglobe://jobs/x?offset=1",
+    "file:///",
+    "sb-00000000000000000000000000000000",
+    "2025-11-25",
+    "2026-07-28",
+    "é€😀",
+    "job-1",
+];
+
+const KEYS: [&str; 34] = [
+    "name",
+    "arguments",
+    "command",
+    "cwd",
+    "env",
+    "stdin",
+    "timeout_s",
+    "user",
+    "background",
+    "path",
+    "content",
+    "offset",
+    "limit",
+    "old_string",
+    "new_string",
+    "pattern",
+    "action",
+    "id",
+    "uri",
+    "ref",
+    "argument",
+    "value",
+    "cursor",
+    "_meta",
+    "progressToken",
+    "protocolVersion",
+    "capabilities",
+    "clientInfo",
+    "requestId",
+    "notifications",
+    "requestState",
+    "inputResponses",
+    "sandbox",
+    "level",
+];
+
+struct Dice(StdRng);
+
+impl Dice {
+    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.0.random_range(0..of.len())]
+    }
+
+    fn often(&mut self, percent: u32) -> bool {
+        self.0.random_range(0..100) < percent
+    }
+
+    fn value(&mut self, depth: u32) -> Value {
+        match self.0.random_range(0..if depth == 0 { 7 } else { 9 }) {
+            0 => Value::Null,
+            1 => self.0.random::<bool>().into(),
+            2 => self.0.random::<i64>().into(),
+            3 => json!(self.0.random_range(-3..30)),
+            4 => json!(self.0.random_range(-1.0e18..1.0e18)),
+            5 | 6 => self.one(&WORDS).into(),
+            7 => (0..self.0.random_range(0..4))
+                .map(|_| self.value(depth - 1))
+                .collect(),
+            _ => self.object(depth - 1),
+        }
+    }
+
+    fn object(&mut self, depth: u32) -> Value {
+        let count = self.0.random_range(0..6);
+        let fields = (0..count).map(|_| (self.one(&KEYS).to_owned(), self.value(depth)));
+        Value::Object(fields.collect())
+    }
+
+    /// A call that may well be meant; none that would wait for long.
+    fn call(&mut self) -> Value {
+        let name = self.one(&WORDS[..9]).to_owned();
+        let arguments = match name.as_str() {
+            "exec" => json!({"command": self.one(&WORDS)}),
+            "job" => json!({"action": self.one(&WORDS[9..17]), "id": "job-1"}),
+            "read" | "write" | "edit" => json!({"path": self.one(&WORDS), "content": "x"}),
+            "search" => json!({"pattern": self.one(&WORDS)}),
+            "snapshot" => json!({"action": self.one(&WORDS[9..13]), "name": self.one(&WORDS)}),
+            _ => json!({}),
+        };
+        let mut params = json!({"name": name, "arguments": arguments});
+        if self.often(30) {
+            params["_meta"] = json!({"progressToken": self.value(0)});
+        }
+        params
+    }
+
+    fn meta(&mut self) -> Value {
+        json!({
+            "io.modelcontextprotocol/protocolVersion": if self.often(80) { "2026-07-28" } else { self.one(&WORDS) },
+            "io.modelcontextprotocol/clientInfo": {"name": "fuzz", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+        })
+    }
+
+    /// A message that is one by its form.
+    fn message(&mut self, id: u64) -> Value {
+        let method = self.one(&METHODS).to_owned();
+        let mut params = match method.as_str() {
+            "tools/call" if self.often(70) => self.call(),
+            "initialize" if self.often(50) => json!({
+                "protocolVersion": self.one(&WORDS), "capabilities": {}, "clientInfo": {"name": "f", "version": "1"},
+            }),
+            "resources/read" | "resources/subscribe" if self.often(70) => {
+                json!({"uri": self.one(&WORDS)})
+            }
+            _ => self.value(3),
+        };
+        if params.is_object() && self.often(40) {
+            params["_meta"] = self.meta();
+        }
+        let mut message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        match self.0.random_range(0..20) {
+            0 => message["jsonrpc"] = self.value(1),
+            1 => drop(message.as_object_mut().map(|map| map.remove("params"))),
+            2 => {
+                message = json!({"jsonrpc": "2.0", "id": self.0.random_range(0..9), "result": self.value(2)})
+            }
+            3 => message = json!({"jsonrpc": "2.0", "id": id, "error": self.value(2)}),
+            4 => message["method"] = self.value(1),
+            _ => {}
+        }
+        message
+    }
+
+    /// A line, its end included.
+    fn line(&mut self, id: u64) -> Vec<u8> {
+        let mut line = match self.0.random_range(0..20) {
+            0 => (0..self.0.random_range(0..200))
+                .map(|_| self.0.random::<u8>())
+                .filter(|byte| *byte != b'\n')
+                .collect(),
+            1 => b"{\"jsonrpc\": \"2.0\", \"id\": 1, \"method\":".to_vec(),
+            2 => "[".repeat(self.0.random_range(1..20_000)).into_bytes(),
+            3 => Vec::new(),
+            4 => {
+                let mut message = self.message(id);
+                message["padding"] = "x".repeat(self.0.random_range(0..1 << 20)).into();
+                message.to_string().into_bytes()
+            }
+            5 => serde_json::to_vec(&self.value(4)).unwrap(),
+            6 => json!([self.message(id), self.message(id + 500)])
+                .to_string()
+                .into_bytes(),
+            7 | 8 => {
+                let cancelled = json!({"requestId": id.saturating_sub(self.0.random_range(0..3)), "reason": "fuzz"});
+                json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled})
+                    .to_string()
+                    .into_bytes()
+            }
+            9 => {
+                let mut cut = self.message(id).to_string().into_bytes();
+                cut.truncate(self.0.random_range(0..cut.len()));
+                cut
+            }
+            _ => self.message(id).to_string().into_bytes(),
+        };
+        line.extend_from_slice(if self.often(10) { b"\r\n" } else { b"\n" });
+        line
+    }
+}
+
+/// One client from its first line to its last; says what the server did wrong.
+async fn converse(seed: u64, sandbox: Arc<Sandbox>) -> Result<(), String> {
+    let mut dice = Dice(StdRng::seed_from_u64(seed));
+    let (client, stream) = tokio::io::duplex(1 << 16);
+    let server = tokio::spawn(mcp::serve_stream(stream, sandbox));
+    let (output, mut input) = tokio::io::split(client);
+    let reader = tokio::spawn(async move {
+        let mut lines = BufReader::new(output).lines();
+        let mut answers: HashMap<String, usize> = HashMap::new();
+        let mut probed = false;
+        while let Ok(Some(line)) = lines.next_line().await {
+            let message: Value =
+                serde_json::from_str(&line).map_err(|_| format!("it wrote {line}"))?;
+            if message["jsonrpc"] != "2.0" {
+                return Err(format!("it wrote {line}"));
+            }
+            if message["method"].is_null() {
+                *answers.entry(message["id"].to_string()).or_default() += 1;
+            }
+            probed |= message["id"] == "probe";
+            if probed {
+                break;
+            }
+        }
+        Ok((answers, probed))
+    });
+    let mut sent = HashSet::new();
+    if dice.often(70) {
+        let version = dice.one(&["2024-11-05", "2025-06-18", "2025-11-25"]);
+        let about = json!({"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "f", "version": "1"}});
+        let open = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about});
+        let _ = input.write_all(format!("{open}\n").as_bytes()).await;
+    }
+    for id in 1..40 {
+        let line = dice.line(id);
+        sent.insert(id.to_string());
+        if input.write_all(&line).await.is_err() {
+            break;
+        }
+    }
+    let probe = json!({"jsonrpc": "2.0", "id": "probe", "method": "tools/list", "params": {"_meta": {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "fuzz", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }}});
+    let _ = input.write_all(format!("{probe}\n").as_bytes()).await;
+    let read = tokio::time::timeout(Duration::from_secs(30), reader).await;
+    let (answers, probed) = read
+        .map_err(|_| "it neither answers nor closes")?
+        .map_err(|error| error.to_string())??;
+    if let Some((id, times)) = answers
+        .iter()
+        .find(|(id, times)| **times > 1 && sent.contains(*id))
+    {
+        return Err(format!("it answered {id} {times} times"));
+    }
+    drop(input);
+    let ended = tokio::time::timeout(Duration::from_secs(10), server).await;
+    let ended = ended.map_err(|_| "it does not end when its client has left")?;
+    match ended.map_err(|error| format!("it broke: {error}"))? {
+        Ok(()) => Ok(()),
+        // Closed, with a word about why.
+        Err(mcp::McpError::Opening(_)) if !probed => Ok(()),
+        Err(error) => Err(format!("failed to {error}")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_stream_it_answers_or_closes() {
+    count_panics();
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::new(config(&dir)).unwrap();
+    for seed in 0..rounds(300) {
+        if let Err(wrong) = converse(seed, sandbox.clone()).await {
+            panic!("seed {seed}: {wrong}");
+        }
+        assert_eq!(
+            PANICS.load(Ordering::SeqCst),
+            0,
+            "seed {seed}: something panicked"
+        );
+    }
+    assert!(sandbox.processes().await.is_none(), "no machine was made");
+    assert!(sandbox.snapshot_list().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_is_too_long_is_dropped_and_the_next_one_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::new(config(&dir)).unwrap();
+    let (client, stream) = tokio::io::duplex(1 << 20);
+    let server = tokio::spawn(mcp::serve_stream(stream, sandbox));
+    let (output, mut input) = tokio::io::split(client);
+    let about = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "f", "version": "1"}});
+    let open = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about});
+    input
+        .write_all(format!("{open}\n").as_bytes())
+        .await
+        .unwrap();
+    let mut lines = BufReader::new(output).lines();
+    assert!(
+        lines
+            .next_line()
+            .await
+            .unwrap()
+            .unwrap()
+            .contains("serverInfo")
+    );
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..70 {
+        input.write_all(&piece).await.unwrap();
+    }
+    input
+        .write_all(b"\n{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n")
+        .await
+        .unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("it goes on");
+            let message: Value = serde_json::from_str(&line).unwrap();
+            if message["id"] == 7 {
+                return message;
+            }
+        }
+    });
+    assert!(answer.await.expect("it answers")["result"].is_object());
+    drop((input, lines));
+    server.await.unwrap().unwrap();
+}
+
+/// The status that one request is answered with; none where the connection was closed.
+async fn request(address: std::net::SocketAddr, bytes: &[u8], whole: bool) -> Option<u16> {
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let _ = stream.write_all(bytes).await;
+    if !whole {
+        let _ = stream.shutdown().await;
+    }
+    let mut head = [0; 64];
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut head)).await;
+    let read = read.expect("it answers or closes").ok()?;
+    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+}
+
+fn http_request(dice: &mut Dice, address: std::net::SocketAddr, id: u64) -> (Vec<u8>, bool) {
+    let method = dice.one(&[
+        "POST", "POST", "POST", "GET", "DELETE", "PUT", "OPTIONS", "x",
+    ]);
+    let path = dice.one(&[
+        "/mcp",
+        "/mcp",
+        "/mcp",
+        "/sse",
+        "/sse/message?sessionId=1",
+        "/healthz",
+        "/metrics",
+        "/",
+        "/mcp/x",
+    ]);
+    let mut body = dice.line(id);
+    let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    let usual = |dice: &mut Dice, name: &str, value: &str, head: &mut String| {
+        if dice.often(85) {
+            *head += &format!("{name}: {value}\r\n");
+        } else if dice.often(50) {
+            let odd = dice.one(&[
+                "",
+                "x",
+                "*/*",
+                "null",
+                "http://evil.example",
+                "\u{e9}",
+                "2026-07-28",
+                "localhost",
+            ]);
+            *head += &format!("{name}: {odd}\r\n");
+        }
+    };
+    usual(dice, "Host", &address.to_string(), &mut head);
+    usual(dice, "Content-Type", "application/json", &mut head);
+    usual(
+        dice,
+        "Accept",
+        "application/json, text/event-stream",
+        &mut head,
+    );
+    if dice.often(40) {
+        usual(dice, "MCP-Protocol-Version", "2026-07-28", &mut head);
+        let message: Value = serde_json::from_slice(&body).unwrap_or_default();
+        usual(
+            dice,
+            "Mcp-Method",
+            message["method"].as_str().unwrap_or("x"),
+            &mut head,
+        );
+        usual(
+            dice,
+            "Mcp-Name",
+            message["params"]["name"].as_str().unwrap_or("x"),
+            &mut head,
+        );
+    }
+    if dice.often(20) {
+        usual(
+            dice,
+            "Mcp-Session-Id",
+            "00000000-0000-0000-0000-000000000000",
+            &mut head,
+        );
+    }
+    let whole = dice.often(90);
+    let length = if whole { body.len() } else { body.len() + 10 };
+    head += &format!("Content-Length: {length}\r\n\r\n");
+    let mut bytes = head.into_bytes();
+    bytes.append(&mut body);
+    (bytes, whole)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_it_answers_or_closes() {
+    count_panics();
+    let dir = tempfile::tempdir().unwrap();
+    let listening = mcp::listen(mcp::Http {
+        address: "127.0.0.1:0".parse().unwrap(),
+        token: None,
+        hosts: Vec::new(),
+        origins: Vec::new(),
+        limits: mcp::Limits {
+            sandboxes: 2,
+            idle: Duration::from_secs(1),
+        },
+        rate: NonZeroU32::new(1_000_000).unwrap(),
+        metrics: true,
+    })
+    .await
+    .unwrap();
+    let address = listening.address;
+    let closing = CancellationToken::new();
+    let served = tokio::spawn(listening.serve(config(&dir), closing.clone()));
+    let mut answered = 0;
+    for seed in 0..rounds(600) {
+        let mut dice = Dice(StdRng::seed_from_u64(seed));
+        let (bytes, whole) = http_request(&mut dice, address, seed);
+        let status = request(address, &bytes, whole).await;
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]).into_owned();
+        // Who sends half a body has left, and is told whatever the library likes.
+        assert!(status != Some(500) || !whole, "seed {seed}: {shown}");
+        assert_eq!(
+            PANICS.load(Ordering::SeqCst),
+            0,
+            "seed {seed}: something panicked: {shown}"
+        );
+        answered += usize::from(status.is_some());
+    }
+    assert!(answered > 100, "most are answered: {answered}");
+    let healthy = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    assert_eq!(request(address, healthy.as_bytes(), true).await, Some(200));
+    let huge = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n",
+        70 << 20
+    );
+    let mut huge = huge.into_bytes();
+    huge.resize(huge.len() + (70 << 20), b' ');
+    let status = request(address, &huge, true).await;
+    assert!(matches!(status, Some(413) | None), "{status:?}");
+    closing.cancel();
+    served.await.unwrap().unwrap();
+}
