@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
@@ -123,8 +124,14 @@ impl Listening {
             pool.clone(),
             closing.clone(),
         );
+        // An answer's head and body are two writes: the second must not wait until the first is acknowledged.
+        let listener = self.listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "a connection stays slow");
+            }
+        });
         let served = tokio::select! {
-            served = axum::serve(self.listener, router) => served.map_err(HttpError::Broken),
+            served = axum::serve(listener, router) => served.map_err(HttpError::Broken),
             () = closing.cancelled() => Ok(()),
         };
         pool.stop().await;
