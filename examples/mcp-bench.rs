@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release --example mcp-bench [CALLS]`; the last figure needs the image `minimal`.
 
+#![allow(clippy::print_stdout, reason = "the figures are the output")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;

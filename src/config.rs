@@ -65,7 +65,7 @@ pub struct Raw {
     /// Name of the sandbox, whose snapshots it shares [default: made from the workspace's path]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Engine: `auto` or `qemu` [default: auto]
+    /// Engine: `auto`, `krun` or `qemu` [default: auto]
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineChoice>,
     /// What qemu runs on: `auto`, `kvm`, `hvf` or `tcg` [default: auto]
@@ -146,6 +146,8 @@ pub enum EngineChoice {
     /// The best one this host can run.
     #[default]
     Auto,
+    /// libkrun.
+    Krun,
     /// QEMU.
     Qemu,
 }

@@ -68,7 +68,6 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         }
     }];
     checks.push(engine(config, &host).await);
-    checks.push(tool("qemu-img", "apt-get install qemu-utils").await);
     for (name, found) in [
         ("runner", artefacts::runner()),
         ("init", artefacts::init()),
@@ -142,10 +141,11 @@ async fn engine(config: &Config, host: &Host) -> Check {
                 format!("{} ({version}), {how}", binary.display()),
             )
         }
+        Ok(Engine::Krun) => Check::ok("engine krun", "libkrun, on KVM"),
         Err(error) => Check::problem(
-            "engine qemu",
+            "engine",
             error.to_string(),
-            "apt-get install qemu-system-x86 qemu-utils",
+            "apt-get install qemu-system-x86",
         ),
     }
 }
@@ -162,13 +162,6 @@ async fn version(program: &Path) -> Option<String> {
         .skip_while(|word| *word != "version")
         .nth(1)
         .map(str::to_owned)
-}
-
-async fn tool(name: &'static str, remedy: &str) -> Check {
-    match version(Path::new(name)).await {
-        Some(version) => Check::ok(name, version),
-        None => Check::problem(name, "not found in PATH", remedy),
-    }
 }
 
 fn image(config: &Config) -> Check {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use snowglobe_runner::{Disk, Engine, Share, VmSpec};
@@ -52,8 +52,61 @@ pub(crate) fn files(spec: &VmSpec) -> Checked {
             "qemu",
             "only x86-64 guests are built so far, and this host is of another kind",
         )),
-        Engine::Qemu { .. } => Ok(()),
+        Engine::Krun if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
+            "krun",
+            "only x86-64 guests are built so far, and this host is of another kind",
+        )),
+        Engine::Qemu { .. } | Engine::Krun => Ok(()),
     }
+}
+
+/// Checks that what the VM stands on is the user's own, so that nobody else can exchange it meanwhile; what is only
+/// read may be root's. What isn't there is not refused here. Shares are no part of this: a guest can do to them no more
+/// than the user may.
+pub(crate) fn owners(spec: &VmSpec) -> Checked {
+    let directory = |path: &Path| path.parent().map(Path::to_owned);
+    let written = spec.disks.iter().filter(|disk| !disk.read_only);
+    let own = [
+        ("link_socket's directory", directory(&spec.link_socket)),
+        ("console_log's directory", directory(&spec.console_log)),
+    ]
+    .into_iter()
+    .chain(written.map(|disk| ("a disk", Some(disk.path.clone()))))
+    .chain(
+        spec.remove
+            .iter()
+            .chain(&spec.remove_if_orphaned)
+            .map(|path| ("a path to remove", Some(path.clone()))),
+    );
+    own.filter_map(|(what, path)| Some((what, path?)))
+        .try_for_each(|(what, path)| owner(what, &path, false))?;
+    let read = spec.disks.iter().filter(|disk| disk.read_only);
+    [("kernel", &spec.kernel), ("initramfs", &spec.initramfs)]
+        .into_iter()
+        .chain(read.map(|disk| ("a disk", &disk.path)))
+        .chain(
+            spec.disks
+                .iter()
+                .flat_map(|disk| &disk.backing)
+                .map(|path| ("a disk's backing file", path)),
+        )
+        .try_for_each(|(what, path)| owner(what, path, true))
+}
+
+fn owner(what: &str, path: &Path, or_root: bool) -> Checked {
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return Ok(());
+    };
+    let us = rustix::process::geteuid().as_raw();
+    if metadata.uid() == us || (or_root && metadata.uid() == 0) {
+        return Ok(());
+    }
+    refuse(format!(
+        "{what} is {}, which belongs to user {} and not to user {us}, who runs this; \
+         use a file of your own, or chown it",
+        path.display(),
+        metadata.uid()
+    ))
 }
 
 /// The numbers. Pure.
@@ -153,11 +206,15 @@ fn paths(spec: &VmSpec) -> Checked {
             ));
         }
     }
-    let length = spec.link_socket.as_os_str().as_bytes().len();
+    let socket = match &spec.engine {
+        Engine::Qemu { .. } => spec.link_socket.clone(),
+        Engine::Krun => crate::krun::socket(&spec.link_socket),
+    };
+    let length = socket.as_os_str().as_bytes().len();
     if length > MAX_SOCKET_PATH {
         return refuse(format!(
             "link_socket is {length} bytes long; a socket's path has at most {MAX_SOCKET_PATH}: {}",
-            spec.link_socket.display()
+            socket.display()
         ));
     }
     Ok(())

@@ -10,6 +10,9 @@ use std::process::Child;
 
 /// A running engine.
 pub(crate) trait Engine {
+    /// Its name, for messages.
+    fn name(&self) -> &'static str;
+
     /// Its process.
     fn child(&mut self) -> &mut Child;
 
@@ -25,8 +28,9 @@ pub(crate) trait Engine {
     /// Takes what the engine has to say; never blocks.
     fn notices(&mut self) -> io::Result<Vec<Notice>>;
 
-    /// Begins to put a new layer on the first disk; a [`Notice::Switched`] follows unless this fails.
-    fn switch_disk(&mut self, overlay: &Path) -> Result<(), String>;
+    /// Begins to freeze the first disk, `layer` being a file to make for that; a [`Notice::Frozen`] follows unless
+    /// this fails.
+    fn freeze_disk(&mut self, layer: &Path) -> Result<(), String>;
 
     /// Whether the guest itself ended the machine.
     fn guest_ended_it(&self) -> bool;
@@ -40,8 +44,17 @@ pub(crate) trait Engine {
 pub(crate) enum Notice {
     /// The guest runs.
     Ready,
-    /// The first disk's layer was switched, or stayed.
-    Switched(Result<(), String>),
+    /// The first disk was frozen, or was not.
+    Frozen(Result<Frozen, String>),
+}
+
+/// How a disk was frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frozen {
+    /// What was its newest layer is written no more; the new one is above it.
+    Below,
+    /// The new layer holds what the newest one held; that one is written on.
+    Copy,
 }
 
 /// Why a VM did not start.

@@ -57,6 +57,8 @@ pub enum Engine {
         /// What executes the guest's instructions; decided beforehand, never left to qemu.
         accel: Accel,
     },
+    /// libkrun, in a process of the runner's own. It needs KVM.
+    Krun,
 }
 
 /// What executes the guest's instructions.
@@ -81,6 +83,9 @@ pub struct Disk {
     pub format: DiskFormat,
     /// Whether the guest may only read it.
     pub read_only: bool,
+    /// The files beneath it, where its format has such: all of them, for whoever has to be let to read them.
+    #[serde(default)]
+    pub backing: Vec<PathBuf>,
 }
 
 /// The format of a disk image.
@@ -120,12 +125,13 @@ pub struct Command {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
-    /// Freeze the first disk's current layer: from here on writes go to a new qcow2 file at `overlay`
-    /// (made by the runner; must not exist) backed by the current file. In [`VmSpec::remove`] the new layer
-    /// takes the place of the frozen one, which from then on belongs to whoever asked.
-    SwitchDisk {
-        /// The new layer's file.
-        overlay: PathBuf,
+    /// Freeze the first disk as it is; what the guest holds back must have been flushed. `layer` is a file to make for
+    /// that, a qcow2 layer, and [`Answer::Frozen`] says which one it is in the end: an engine that can puts it on
+    /// the newest one and freezes that (then in [`VmSpec::remove`] it takes the place of the frozen one); another
+    /// copies the newest one to it. The frozen one belongs to whoever asked.
+    FreezeDisk {
+        /// The file to make.
+        layer: PathBuf,
     },
     /// The last lines of the console.
     Console {
@@ -178,6 +184,11 @@ pub enum Event {
 pub enum Answer {
     /// It is done.
     Done,
+    /// The first disk is frozen.
+    Frozen {
+        /// The layer that is written no more.
+        layer: PathBuf,
+    },
     /// Lines of the console.
     Console {
         /// The lines, oldest first.

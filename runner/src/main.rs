@@ -2,20 +2,23 @@
 //! when it goes, however that is, they go too. What it reads and writes is described in the library.
 //!
 //! ```text
-//! main       which of the two programs this is: the runner, or the server of a share
+//! main       which of the programs this is: the runner, the server of a share, or a machine
 //! vm         a VM's life: starting, running, ended
 //! talk       the parent: specs and commands in, events out
 //! check      whether a spec can be run at all
-//! engine     what is needed of an engine;  qemu, qmp, tsc: the one there is
+//! engine     what is needed of an engine;  qemu, qmp, tsc: one of them;  krun: the other
 //! share      a shared directory: server, guard and sandbox
 //! console    the console's last lines and its log
 //! removal    what is removed when the VM ends
-//! process    sessions, namespaces, and dying with one's parent
+//! process    sessions, namespaces, and dying with one's parent;  fence: Landlock;  cgroup: bounds
 //! ```
 
+mod cgroup;
 mod check;
 mod console;
 mod engine;
+mod fence;
+mod krun;
 mod process;
 mod qemu;
 mod qmp;
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
             vm::run()
         }
         (Some(share::ARGUMENT), Some(order), None) => share::serve(&order),
+        (Some(krun::ARGUMENT), Some(order), None) => krun::run(&order),
         (Some("--version" | "-V"), None, _) => {
             eprintln!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

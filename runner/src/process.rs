@@ -2,6 +2,7 @@
 //!
 //! Invariants: the runner is a session of its own, so a terminal's ^C does not reach it; no file of its parent's
 //! but the three standard ones is open in it; neither it nor a child can gain privileges or leave a core file.
+//! Every child gives way to what the user does meanwhile ([`NICE`]).
 //! A child is killed by the kernel when the runner goes, however that happens. The kernel sends that signal when
 //! the *thread* that made the child ends: children are made on the main thread only.
 
@@ -34,6 +35,9 @@ pub(crate) fn prepare() -> io::Result<()> {
     )?;
     Ok(())
 }
+
+/// How far a child stands back when there is more to do than processors to do it.
+const NICE: i32 = 5;
 
 /// The namespaces a child gets, beside that of users.
 pub(crate) const ISOLATED: UnshareFlags = UnshareFlags::NEWNET
@@ -79,7 +83,15 @@ impl IdMaps {
 /// Moves this process, which must have one thread only, into a user namespace in which its ids are the same
 /// and every other is unknown, and into the namespaces of `flags`.
 pub(crate) fn enter_user_namespace(flags: UnshareFlags) -> io::Result<()> {
-    let maps = IdMaps::to(None);
+    enter_namespaces(&IdMaps::to(None), flags)
+}
+
+/// The same, but there its ids are `id`.
+pub(crate) fn enter_user_namespace_as(id: u32, flags: UnshareFlags) -> io::Result<()> {
+    enter_namespaces(&IdMaps::to(Some(id)), flags)
+}
+
+fn enter_namespaces(maps: &IdMaps, flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: no namespace flag shares or unshares file descriptors, which is what could break other code.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | flags)? };
     maps.write()
@@ -101,12 +113,13 @@ pub(crate) enum Confinement {
 /// The id that a child has inside its user namespace: one without capabilities, so not 0.
 const NOBODY: u32 = 65534;
 
-/// Makes sure that `command` dies with this process, that it is confined as `confinement` says, and that it has the
-/// descriptors of `fds` as its numbers 3, 4, … and no other; then starts it. Where the kernel refuses the
+/// Makes sure that `command` dies with this process, that it is confined as `confinement` says and by `fence`, and that
+/// it has the descriptors of `fds` as its numbers 3, 4, … and no other; then starts it. Where the kernel refuses the
 /// namespaces it starts without them, and gives the refusal.
 pub(crate) fn spawn(
     mut command: Command,
     confinement: Confinement,
+    fence: Option<OwnedFd>,
     fds: Vec<OwnedFd>,
 ) -> io::Result<(Child, Option<io::Error>)> {
     let parent = rustix::process::getpid();
@@ -140,7 +153,12 @@ pub(crate) fn spawn(
                 }
             }
             // After the change of credentials, which would clear it.
-            die_with(parent)
+            die_with(parent)?;
+            let _ = rustix::process::nice(NICE);
+            match &fence {
+                Some(fence) => restrict_self(fence),
+                None => Ok(()),
+            }
         });
     }
     match command.spawn() {
@@ -152,6 +170,16 @@ pub(crate) fn spawn(
             command.spawn().map(|child| (child, Some(refusal)))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Enters a Landlock fence. No allocation happens in here: it runs between fork and exec.
+fn restrict_self(fence: &OwnedFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes a descriptor, which is open, and no pointer.
+    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fence.as_raw_fd(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -18,7 +18,8 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use serde_json::{Value, json};
 use snowglobe_runner::{Accel, Disk, DiskFormat, VmSpec};
 
-use crate::engine::{Engine, Notice, StartError};
+use crate::engine::{Engine, Frozen, Notice, StartError};
+use crate::fence::{Fence, Right};
 use crate::process::{self, Confinement};
 use crate::qmp::{Message, Qmp};
 use crate::{reach, tsc};
@@ -103,7 +104,13 @@ impl Qemu {
         fds.extend(shares.into_iter().map(OwnedFd::from));
 
         let confinement = confinement(spec);
-        let (mut child, refused) = process::spawn(command, confinement, fds)
+        let fence = fence(spec, binary, accel)
+            .descriptor()
+            .unwrap_or_else(|why| {
+                eprintln!("snowglobe-runner: warning: no Landlock for qemu ({why})");
+                None
+            });
+        let (mut child, refused) = process::spawn(command, confinement, fence, fds)
             .map_err(|error| cannot_run(binary, &error))?;
         if let Some(why) = refused {
             eprintln!(
@@ -159,7 +166,7 @@ impl Qemu {
                 if result.is_ok() {
                     self.node = node;
                 }
-                Ok(Some(Notice::Switched(result.map(drop))))
+                Ok(Some(Notice::Frozen(result.map(|_| Frozen::Below))))
             }
             other => {
                 self.phase = other;
@@ -170,6 +177,10 @@ impl Qemu {
 }
 
 impl Engine for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
     fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -203,23 +214,21 @@ impl Engine for Qemu {
         Ok(notices)
     }
 
-    fn switch_disk(&mut self, overlay: &Path) -> Result<(), String> {
+    fn freeze_disk(&mut self, layer: &Path) -> Result<(), String> {
         if self.phase != Phase::Running {
-            return Err(
-                "switch the disk: the VM is still starting, or another switch is under way".into(),
-            );
+            return Err("the VM is still starting, or another layer is being put on".into());
         }
         let node = format!("disk0-{}", self.layers + 1);
         let arguments = json!({
             "node-name": self.node,
-            "snapshot-file": overlay,
+            "snapshot-file": layer,
             "snapshot-node-name": node,
             "format": "qcow2",
             "mode": "absolute-paths",
         });
         let id = self
             .ask("blockdev-snapshot-sync", arguments)
-            .map_err(|error| format!("switch the disk: ask qemu: {error}"))?;
+            .map_err(|error| format!("ask qemu: {error}"))?;
         self.layers += 1;
         self.phase = Phase::Switching(id, node);
         Ok(())
@@ -252,6 +261,53 @@ fn confinement(spec: &VmSpec) -> Confinement {
     } else {
         Confinement::RootOpensFiles
     }
+}
+
+/// Where systems keep programs and their libraries; QEMU reads its firmware there, too.
+const PROGRAMS: &[&str] = &["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store"];
+
+/// What else a program reads when it starts.
+const START: &[&str] = &["/etc/ld.so.cache", "/etc/qemu", "/dev/null", "/dev/urandom"];
+
+/// All that QEMU may open: programs and libraries, and what the spec names.
+fn fence(spec: &VmSpec, binary: &Path, accel: Accel) -> Fence {
+    let mut fence = Fence::default()
+        .allow(&spec.kernel, Right::Read)
+        .allow(&spec.initramfs, Right::Read);
+    for path in PROGRAMS {
+        fence = fence.allow(path, Right::Run);
+    }
+    for path in START {
+        fence = fence.allow(path, Right::Read);
+    }
+    // One that is elsewhere has its libraries and firmware beside it.
+    let home = binary.canonicalize().ok();
+    if let Some(prefix) = home.as_deref().and_then(|path| path.parent()?.parent())
+        && prefix.parent().is_some()
+    {
+        fence = fence.allow(prefix, Right::Run);
+    }
+    if accel == Accel::Kvm {
+        fence = fence.allow("/dev/kvm", Right::Device);
+    }
+    for disk in &spec.disks {
+        let right = if disk.read_only {
+            Right::Read
+        } else {
+            Right::Write
+        };
+        fence = fence.allow(&disk.path, right);
+        for path in &disk.backing {
+            fence = fence.allow(path, Right::Read);
+        }
+        // New layers come beside the newest one.
+        if let (false, DiskFormat::Qcow2, Some(directory)) =
+            (disk.read_only, disk.format, disk.path.parent())
+        {
+            fence = fence.allow(directory, Right::Make);
+        }
+    }
+    fence
 }
 
 fn cannot_run(binary: &Path, error: &io::Error) -> StartError {
@@ -436,11 +492,13 @@ mod tests {
                     path: "/d/\"a\",b".into(),
                     format: DiskFormat::Qcow2,
                     read_only: false,
+                    backing: Vec::new(),
                 },
                 Disk {
                     path: "/base".into(),
                     format: DiskFormat::Raw,
                     read_only: true,
+                    backing: Vec::new(),
                 },
             ],
             shares: vec![Share {

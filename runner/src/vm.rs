@@ -18,14 +18,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use snowglobe_runner::{Action, Answer, Command, Engine as Chosen, Event, VmSpec};
+use snowglobe_runner::{Action, Answer, Command, Engine as Chosen, Event, Share, VmSpec};
 
+use crate::cgroup::Cgroup;
 use crate::console::{Lines, Log};
-use crate::engine::{Engine, Notice, StartError};
+use crate::engine::{Engine, Frozen, Notice, StartError};
 use crate::removal::{self, Removal};
 use crate::share::{STAGE as SHARE_STAGE, Server};
 use crate::talk::{Input, reply, say};
-use crate::{check, process, qemu, share};
+use crate::{check, krun, process, qemu, share};
 
 /// How long an engine may take to be ready: it has to build the machine, not to boot it.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -50,22 +51,24 @@ enum End {
     Broken(&'static str, String),
 }
 
-/// A layer switch that the engine works on.
-struct Switch {
+/// A layer that the engine works on.
+struct Freeze {
     id: u64,
-    overlay: PathBuf,
+    layer: PathBuf,
 }
 
 struct Vm {
     engine: Box<dyn Engine>,
     shares: Vec<Server>,
+    /// Around all of these; after them, since it goes when they have gone.
+    _bounds: Option<Cgroup>,
     console: Lines,
     messages: Lines,
     log: Log,
     started: Option<Instant>,
     /// The first disk's newest layer.
     top: Option<PathBuf>,
-    switch: Option<Switch>,
+    freeze: Option<Freeze>,
 }
 
 /// Reads a spec and runs it; returns when all is gone.
@@ -96,7 +99,7 @@ pub(crate) fn run() -> ExitCode {
             );
         }
     };
-    if let Err(error) = check::words(&spec) {
+    if let Err(error) = check::words(&spec).and_then(|()| check::owners(&spec)) {
         // A spec that is wrong may be wrong about what to remove.
         return fail(&error, Vec::new());
     }
@@ -105,6 +108,7 @@ pub(crate) fn run() -> ExitCode {
     let started = checked.and_then(|link| {
         // Not before: another VM's socket is not this one's to remove.
         removal.add(&spec.link_socket);
+        removal.add(&krun::socket_directory(&spec.link_socket));
         Vm::start(&spec, link)
     });
     match started {
@@ -164,6 +168,32 @@ fn listen(path: &Path) -> Result<UnixListener, StartError> {
     ))
 }
 
+/// Removes a socket that was only to show that its path can be had.
+fn give_up(link: UnixListener, path: &Path) -> Result<(), StartError> {
+    drop(link);
+    std::fs::remove_file(path).map_err(StartError::io(
+        "guest link",
+        format!("free {}", path.display()),
+    ))
+}
+
+/// Puts the VM's processes into a control group, where there can be one.
+fn bounds(spec: &VmSpec, mut processes: impl Iterator<Item = u32>) -> Option<Cgroup> {
+    let group = Cgroup::create(spec.memory_mib).ok()?;
+    processes.try_for_each(|id| group.add(id)).ok()?;
+    Some(group)
+}
+
+/// Starts a server for each share; gives the connections to them.
+fn serve(shares: &[Share], servers: &mut Vec<Server>) -> Result<Vec<UnixStream>, StartError> {
+    let start = |spec| {
+        let (server, connection) = share::start(spec)?;
+        servers.push(server);
+        Ok(connection)
+    };
+    shares.iter().map(start).collect()
+}
+
 impl Vm {
     fn start(spec: &VmSpec, link: UnixListener) -> Result<Self, StartError> {
         let log = Log::create(&spec.console_log).map_err(StartError::io(
@@ -171,27 +201,27 @@ impl Vm {
             format!("make the log {}", spec.console_log.display()),
         ))?;
         let mut shares = Vec::new();
-        let mut connections = Vec::new();
-        let engine = spec.shares.iter().try_for_each(|spec| {
-            let (server, connection) = share::start(spec)?;
-            shares.push(server);
-            connections.push(connection);
-            Ok(())
-        });
-        let engine = engine.and_then(|()| match &spec.engine {
-            Chosen::Qemu { binary, accel } => {
-                qemu::Qemu::start(spec, binary, *accel, link, connections)
-            }
-        });
-        let engine = match engine {
+        let engine: Result<Box<dyn Engine>, StartError> = match &spec.engine {
+            Chosen::Qemu { binary, accel } => serve(&spec.shares, &mut shares)
+                .and_then(|connections| qemu::Qemu::start(spec, binary, *accel, link, connections))
+                .map(|engine| Box::new(engine) as _),
+            // It serves the shares itself, and makes its own socket.
+            Chosen::Krun => give_up(link, &spec.link_socket)
+                .and_then(|()| krun::Krun::start(spec))
+                .map(|engine| Box::new(engine) as _),
+        };
+        let mut engine = match engine {
             Ok(engine) => engine,
             Err(error) => {
                 shares.iter_mut().for_each(end_share);
                 return Err(error);
             }
         };
+        let processes = std::iter::once(engine.child().id());
+        let processes = processes.chain(shares.iter().map(|share| share.child.id()));
         Ok(Self {
-            engine: Box::new(engine),
+            _bounds: bounds(spec, processes),
+            engine,
             shares,
             console: Lines::default(),
             messages: Lines::default(),
@@ -202,7 +232,7 @@ impl Vm {
                 .first()
                 .filter(|disk| !disk.read_only)
                 .map(|disk| disk.path.clone()),
-            switch: None,
+            freeze: None,
         })
     }
 
@@ -220,7 +250,7 @@ impl Vm {
                     Some(left) => Some(left),
                     None => {
                         return End::Broken(
-                            "qemu",
+                            self.engine.name(),
                             format!("it was not ready within {} s", START_LIMIT.as_secs()),
                         );
                     }
@@ -232,7 +262,7 @@ impl Vm {
             };
             self.read_streams();
             if let Err(error) = self.heed_engine(removal) {
-                return End::Broken("qemu", error.to_string());
+                return End::Broken(self.engine.name(), error.to_string());
             }
             if ready.engine_ended {
                 return End::Engine;
@@ -313,7 +343,7 @@ impl Vm {
                         pid: self.engine.child().id(),
                     });
                 }
-                Notice::Switched(result) => self.switched(result, removal),
+                Notice::Frozen(result) => self.frozen(result, removal),
             }
         }
         Ok(())
@@ -368,10 +398,10 @@ impl Vm {
                 }
                 Ok(Command {
                     id,
-                    action: Action::SwitchDisk { overlay },
+                    action: Action::FreezeDisk { layer },
                 }) => {
-                    if let Err(why) = self.begin_switch(id, &overlay) {
-                        reply(id, Err(why));
+                    if let Err(why) = self.begin_freeze(id, &layer) {
+                        reply(id, Err(format!("freeze the disk: {why}")));
                     }
                 }
                 Err(error) => match command_id(&line) {
@@ -385,61 +415,51 @@ impl Vm {
         input.ended().then_some(End::Orphaned)
     }
 
-    fn begin_switch(&mut self, id: u64, overlay: &Path) -> Result<(), String> {
+    fn begin_freeze(&mut self, id: u64, layer: &Path) -> Result<(), String> {
         if self.top.is_none() {
-            return Err("switch the disk: the VM has none that it may write".into());
+            return Err("the VM has none that it may write".into());
         }
-        if self.switch.is_some() {
-            return Err("switch the disk: another switch is under way".into());
+        if self.freeze.is_some() {
+            return Err("it is being frozen already".into());
         }
-        if !overlay.is_absolute() {
-            return Err(format!(
-                "switch the disk: {} is not an absolute path",
-                overlay.display()
-            ));
+        if !layer.is_absolute() {
+            return Err(format!("{} is not an absolute path", layer.display()));
         }
-        match overlay.symlink_metadata() {
+        match layer.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("switch the disk: {}: {error}", overlay.display())),
-            Ok(_) => {
-                return Err(format!(
-                    "switch the disk: {} exists already",
-                    overlay.display()
-                ));
-            }
+            Err(error) => return Err(format!("{}: {error}", layer.display())),
+            Ok(_) => return Err(format!("{} exists already", layer.display())),
         }
-        self.engine.switch_disk(overlay)?;
-        self.switch = Some(Switch {
+        self.engine.freeze_disk(layer)?;
+        self.freeze = Some(Freeze {
             id,
-            overlay: overlay.to_owned(),
+            layer: layer.to_owned(),
         });
         Ok(())
     }
 
-    fn switched(&mut self, result: Result<(), String>, removal: &mut Removal) {
-        let Some(Switch { id, overlay }) = self.switch.take() else {
+    fn frozen(&mut self, result: Result<Frozen, String>, removal: &mut Removal) {
+        let Some(Freeze { id, layer }) = self.freeze.take() else {
             return;
         };
-        if let Err(why) = result {
-            abandon(id, &overlay, &why);
-            return;
-        }
-        let Some(frozen) = self.top.replace(overlay.clone()) else {
-            return;
+        let frozen = match (result, &mut self.top) {
+            (Err(why), _) => return abandon(id, &layer, &why),
+            (Ok(Frozen::Below), Some(top)) => {
+                removal.replace(top, &layer);
+                std::mem::replace(top, layer)
+            }
+            (Ok(Frozen::Copy), _) => layer,
+            (Ok(Frozen::Below), None) => return,
         };
-        removal.replace(&frozen, &overlay);
         // This can take long, and the parent may go meanwhile.
         std::thread::spawn(move || {
-            let flushed = flush(&frozen).map(|()| Answer::Done);
-            reply(
-                id,
-                flushed.map_err(|error| {
-                    format!(
-                        "put the frozen layer {} on the host's disk: {error}",
-                        frozen.display()
-                    )
-                }),
-            );
+            let flushed = flush(&frozen).map_err(|error| {
+                format!(
+                    "put the frozen layer {} on the host's disk: {error}",
+                    frozen.display()
+                )
+            });
+            reply(id, flushed.map(|()| Answer::Frozen { layer: frozen }));
         });
     }
 
@@ -455,8 +475,8 @@ impl Vm {
             eprintln!("snowglobe-runner: warning: the engine's last messages are not understood");
         }
         self.shares.iter_mut().for_each(end_share);
-        if let Some(Switch { id, overlay }) = self.switch.take() {
-            abandon(id, &overlay, "the VM ended");
+        if let Some(Freeze { id, layer }) = self.freeze.take() {
+            abandon(id, &layer, "the VM ended");
         }
         if !orphaned {
             let first = self.top.iter();
@@ -521,8 +541,14 @@ impl Vm {
                     None => (true, "the guest powered off".into()),
                 }
             }
-            (End::Engine, Ok(status)) => (false, format!("qemu {}", process::in_words(status))),
-            (End::Engine, Err(error)) => (false, format!("qemu ended, it is unknown how: {error}")),
+            (End::Engine, Ok(status)) => (
+                false,
+                format!("{} {}", self.engine.name(), process::in_words(status)),
+            ),
+            (End::Engine, Err(error)) => (
+                false,
+                format!("{} ended, it is unknown how: {error}", self.engine.name()),
+            ),
         }
     }
 }
@@ -563,17 +589,17 @@ fn end_share(share: &mut Server) {
     let _ = share.child.wait();
 }
 
-/// Answers a switch that did not happen, and removes what was made for it.
-fn abandon(id: u64, overlay: &Path, why: &str) {
-    if let Err(error) = removal::remove(overlay) {
+/// Answers an order to freeze that was not carried out, and removes what was made for it.
+fn abandon(id: u64, layer: &Path, why: &str) {
+    if let Err(error) = removal::remove(layer) {
         eprintln!(
             "snowglobe-runner: warning: failed to remove {}: {error}",
-            overlay.display()
+            layer.display()
         );
     }
     reply(
         id,
-        Err(format!("switch the disk to {}: {why}", overlay.display())),
+        Err(format!("freeze the disk with {}: {why}", layer.display())),
     );
 }
 

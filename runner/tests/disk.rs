@@ -25,11 +25,13 @@ fn layered(vm: &mut Vm) -> (PathBuf, PathBuf) {
             path: first.clone(),
             format: DiskFormat::Qcow2,
             read_only: false,
+            backing: vec![base.clone()],
         },
         Disk {
             path: base.clone(),
             format: DiskFormat::Raw,
             read_only: true,
+            backing: Vec::new(),
         },
     ];
     (base, first)
@@ -98,10 +100,12 @@ fn layers_are_switched_while_the_guest_writes() {
         guest.run(wait_for_more);
         let next = vm.path(&format!("layer-{n}"));
         assert_eq!(
-            runner.order(Action::SwitchDisk {
-                overlay: next.clone()
+            runner.order(Action::FreezeDisk {
+                layer: next.clone()
             }),
-            Ok(Answer::Done)
+            Ok(Answer::Frozen {
+                layer: frozen.last().unwrap().clone()
+            })
         );
         froze.push(fs::read(frozen.last().unwrap()).unwrap());
         frozen.push(next);
@@ -146,8 +150,8 @@ fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
     let (mut runner, mut guest, _) = vm.boot();
     let mut refuse = |overlay: PathBuf| {
         let error = runner
-            .order(Action::SwitchDisk {
-                overlay: overlay.clone(),
+            .order(Action::FreezeDisk {
+                layer: overlay.clone(),
             })
             .unwrap_err();
         assert!(error.contains(overlay.to_str().unwrap()), "{error}");
@@ -160,10 +164,12 @@ fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
     guest.run("echo still | dd of=/dev/vda conv=notrunc,fsync 2> /dev/null");
     let good = vm.path("good");
     assert_eq!(
-        runner.order(Action::SwitchDisk {
-            overlay: good.clone()
+        runner.order(Action::FreezeDisk {
+            layer: good.clone()
         }),
-        Ok(Answer::Done)
+        Ok(Answer::Frozen {
+            layer: first.clone()
+        })
     );
     guest.run("echo newer | dd of=/dev/vda conv=notrunc,fsync 2> /dev/null");
     assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
@@ -179,8 +185,8 @@ fn without_a_disk_there_is_nothing_to_switch() {
     let overlay = vm.path("layer");
     assert!(
         runner
-            .order(Action::SwitchDisk {
-                overlay: overlay.clone()
+            .order(Action::FreezeDisk {
+                layer: overlay.clone()
             })
             .is_err()
     );
@@ -205,10 +211,11 @@ fn what_the_guest_frees_is_freed_on_the_host() {
             freed
         );
         if layer == &first {
-            let switched = runner.order(Action::SwitchDisk {
-                overlay: next.clone(),
+            let switched = runner.order(Action::FreezeDisk {
+                layer: next.clone(),
             });
-            assert_eq!(switched, Ok(Answer::Done));
+            let frozen = first.clone();
+            assert_eq!(switched, Ok(Answer::Frozen { layer: frozen }));
         }
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::path::PathBuf;
 
 use common::Vm;
 use snowglobe_runner::{Accel, Disk, DiskFormat, Engine};
@@ -35,6 +36,7 @@ fn what_is_missing_is_named() {
                 path: vm.path("missing"),
                 format: DiskFormat::Raw,
                 read_only: false,
+                backing: Vec::new(),
             }];
         }),
         ("share", |vm| {
@@ -100,10 +102,41 @@ fn a_disk_that_is_none_is_qemus_to_refuse() {
             path: vm.file("text"),
             format: DiskFormat::Qcow2,
             read_only: false,
+            backing: Vec::new(),
         }];
     });
     assert!(stage.contains("disk") || stage.contains("qemu"), "{stage}");
     assert!(message.contains("qcow2"), "{message}");
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_neither_written_nor_removed() {
+    let root = rustix::process::geteuid().is_root();
+    let theirs = |vm: &Vm| {
+        if !root {
+            return PathBuf::from("/etc/passwd");
+        }
+        let file = vm.file("theirs");
+        std::os::unix::fs::chown(&file, Some(4321), None).unwrap();
+        file
+    };
+    let (stage, message) = failure(|vm| {
+        vm.spec.disks = vec![Disk {
+            path: theirs(vm),
+            format: DiskFormat::Raw,
+            read_only: false,
+            backing: Vec::new(),
+        }];
+    });
+    assert_eq!(stage, "spec");
+    assert!(message.contains("which belongs to user"), "{message}");
+    let mut vm = Vm::new();
+    let file = theirs(&vm);
+    vm.spec.remove = vec![file.clone()];
+    let (stage, message) = vm.run().failed();
+    assert_eq!(stage, "spec");
+    assert!(message.contains("a path to remove is"), "{message}");
+    assert!(file.exists());
 }
 
 #[test]

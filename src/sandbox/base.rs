@@ -119,46 +119,48 @@ pub(super) fn hold(config: &Config, base: &Base) -> Result<ImageHold, SandboxErr
     Ok(image_store(config)?.open_disk(&id, &holder(config))?)
 }
 
-/// Makes a copy-on-write layer over a disk.
+/// Makes a copy-on-write layer over a disk, of the size (in bytes) of the lowest one.
 pub(super) async fn make_overlay(
     under: &Path,
     format: DiskFormat,
+    size: u64,
     overlay: &Path,
 ) -> Result<(), SandboxError> {
-    let operation = "make a disk layer with qemu-img";
-    let output = tokio::process::Command::new("qemu-img")
-        .args([
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            "lazy_refcounts=on",
-            "-b",
-        ])
-        .arg(under)
-        .args([
-            "-F",
-            if format == DiskFormat::Raw {
-                "raw"
-            } else {
-                "qcow2"
-            },
-        ])
-        .arg(overlay)
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|e| SandboxError::Tool {
-            operation,
-            message: format!("{e}; on Debian: apt-get install qemu-utils"),
-        })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let _ = std::fs::remove_file(overlay);
-    Err(SandboxError::Tool { operation, message })
+    let failed = |source| SandboxError::File {
+        operation: "make the disk layer",
+        path: overlay.to_owned(),
+        source,
+    };
+    let backing = under
+        .to_str()
+        .ok_or_else(|| failed(std::io::Error::other("the path below it is not UTF-8")))?;
+    let format = match format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let (backing, new) = (backing.to_owned(), overlay.to_owned());
+    let made = tokio::task::spawn_blocking(move || format_overlay(backing, format, size, &new));
+    made.await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .map_err(failed)
+}
+
+fn format_overlay(backing: String, format: &str, size: u64, overlay: &Path) -> std::io::Result<()> {
+    use imago::file::File;
+    use imago::{FormatCreateBuilder, Storage, StorageCreateOptions, qcow2::Qcow2};
+    // The library's futures stay on one thread.
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(async {
+        let file = File::create_open(StorageCreateOptions::new().filename(overlay)).await?;
+        let builder = Qcow2::<File>::create_builder(file)
+            .size(size)
+            .backing(backing, format.to_owned());
+        let made = builder.create().await;
+        if made.is_err() {
+            let _ = std::fs::remove_file(overlay);
+        }
+        made
+    })
 }
 
 /// Unpacks layers in a microVM of this host.
@@ -201,6 +203,7 @@ impl<'a> VmUnpacker<'a> {
             memory_mib: 512,
             disk: disk.to_owned(),
             format: DiskFormat::Raw,
+            backing: Vec::new(),
             build: true,
             feed: Some(feed.path.clone()),
             workspace: None,
@@ -308,5 +311,60 @@ impl Unpacker for VmUnpacker<'_> {
         self.fill(disk, layers, progress)
             .await
             .map_err(ImageError::unpack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_layer_is_what_qemu_img_takes_it_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let base = at("base.raw");
+        let size = 3 << 30;
+        std::fs::File::create(&base)
+            .and_then(|file| file.set_len(size))
+            .unwrap();
+        make_overlay(&base, DiskFormat::Raw, size, &at("one"))
+            .await
+            .unwrap();
+        make_overlay(&at("one"), DiskFormat::Qcow2, size, &at("two"))
+            .await
+            .unwrap();
+        let info = std::process::Command::new("qemu-img")
+            .args(["info", "--backing-chain", "--output=json"])
+            .arg(at("two"))
+            .output()
+            .unwrap();
+        assert!(info.status.success(), "{info:?}");
+        let chain: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+        let names: Vec<_> = chain
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|image| {
+                assert_eq!(image["virtual-size"], size);
+                (
+                    image["format"].as_str().unwrap(),
+                    image["filename"].as_str().unwrap().into(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            names,
+            [("qcow2", at("two")), ("qcow2", at("one")), ("raw", base)]
+        );
+        let check = std::process::Command::new("qemu-img")
+            .arg("check")
+            .arg(at("two"))
+            .status();
+        assert!(check.unwrap().success());
+        let again = make_overlay(&at("one"), DiskFormat::Qcow2, size, &at("two")).await;
+        assert!(
+            again.is_err() && at("two").exists(),
+            "a layer was written over"
+        );
     }
 }

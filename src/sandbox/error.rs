@@ -67,14 +67,6 @@ pub enum SandboxError {
         /// Why it failed.
         source: std::io::Error,
     },
-    /// A helper program failed.
-    #[error("{operation}: {message}")]
-    Tool {
-        /// What it was to do.
-        operation: &'static str,
-        /// What it said.
-        message: String,
-    },
 }
 
 impl From<GuestError> for SandboxError {

@@ -20,6 +20,12 @@ use crate::vmm::{self, Vm};
 /// The name of the virtio-serial port that carries the guest link.
 const LINK_NAME: &str = "snowglobe.link";
 
+/// The vsock port that carries it, on engines with vsock.
+const LINK_PORT: u32 = 1024;
+
+/// How long to wait before trying a vsock again that nobody listens at yet.
+const LISTENING_SOON: Duration = Duration::from_millis(5);
+
 /// The virtio-fs tag of the workspace.
 const WORKSPACE_TAG: &str = "workspace";
 
@@ -52,6 +58,8 @@ pub struct Plan {
     pub disk: PathBuf,
     /// Its format.
     pub format: DiskFormat,
+    /// The files beneath the disk, where there are such.
+    pub backing: Vec<PathBuf>,
     /// Whether the disk is filled rather than booted from.
     pub build: bool,
     /// A second disk, which the guest may only read.
@@ -92,6 +100,7 @@ pub struct Machine {
     /// How long it took from the start to the first answer.
     pub boot_time: Duration,
     link_socket: PathBuf,
+    link: Link,
     guest: tokio::sync::Mutex<Arc<Guest>>,
 }
 
@@ -105,11 +114,12 @@ impl Machine {
         let started = Instant::now();
         let keys = VmKeys::generate()?;
         progress.say("starting the VM");
-        let spec = spec(parts, &plan, &keys)?;
+        let link = link(&parts.engine);
+        let spec = spec(parts, &plan, &keys, &link)?;
         let vm = Vm::start(&parts.runner, &spec).await?;
         progress.say("booting the guest");
         let guest = tokio::select! {
-            guest = tokio::time::timeout(plan.timeout, connect(&plan.link_socket, &keys)) => guest,
+            guest = tokio::time::timeout(plan.timeout, connect(&plan.link_socket, &link, &keys)) => guest,
             end = vm.ended() => {
                 return Err(SandboxError::Boot { stage: stage(&end.console), problem: end.to_string() });
             }
@@ -139,6 +149,7 @@ impl Machine {
             keys,
             boot_time,
             link_socket: plan.link_socket,
+            link,
             guest: tokio::sync::Mutex::new(Arc::new(guest)),
         })
     }
@@ -153,7 +164,7 @@ impl Machine {
             tracing::info!("the guest link was lost; connecting anew");
             let again = tokio::time::timeout(
                 Duration::from_secs(20),
-                connect(&self.link_socket, &self.keys),
+                connect(&self.link_socket, &self.link, &self.keys),
             )
             .await;
             *guest = Arc::new(again.map_err(|_| guest::GuestError::Lost)??);
@@ -167,8 +178,34 @@ impl Machine {
     }
 }
 
-async fn connect(socket: &std::path::Path, keys: &VmKeys) -> Result<Guest, guest::GuestError> {
-    let stream = guest::synchronize(guest::connect(socket).await?).await?;
+/// The device that an engine carries the guest link by.
+fn link(engine: &Engine) -> Link {
+    match engine {
+        Engine::Qemu { .. } => Link::VirtioSerial {
+            name: LINK_NAME.into(),
+        },
+        Engine::Krun => Link::Vsock { port: LINK_PORT },
+    }
+}
+
+async fn connect(
+    socket: &std::path::Path,
+    link: &Link,
+    keys: &VmKeys,
+) -> Result<Guest, guest::GuestError> {
+    let stream = loop {
+        let stream = match guest::connect(socket).await {
+            Ok(stream) => guest::synchronize(stream).await,
+            Err(error) => Err(error),
+        };
+        match stream {
+            // A serial port holds what is said until somebody listens; a vsock hangs up.
+            Err(_) if matches!(link, Link::Vsock { .. }) => {
+                tokio::time::sleep(LISTENING_SOON).await;
+            }
+            stream => break stream?,
+        }
+    };
     let guest = Guest::login(stream, &keys.identity(), "root").await?;
     // Files in the workspace bear the host's times: a clock that is behind sees them come from the future.
     let renew = Request::Renew {
@@ -212,7 +249,7 @@ async fn too_slow(vm: &Vm, timeout: Duration) -> SandboxError {
     }
 }
 
-fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxError> {
+fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec, SandboxError> {
     let initramfs = plan.run_dir.join("initramfs.cpio");
     let device = "/dev/vda".to_owned();
     let boot = BootConfig {
@@ -222,9 +259,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
         } else {
             Root::Disk { device }
         },
-        link: Link::VirtioSerial {
-            name: LINK_NAME.into(),
-        },
+        link: link.clone(),
         workspace: plan.workspace_path.clone().map(|path| Workspace {
             tag: plan.workspace.as_ref().map(|_| WORKSPACE_TAG.into()),
             path,
@@ -258,11 +293,13 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
             path: plan.disk.clone(),
             format: plan.format,
             read_only: false,
+            backing: plan.backing.clone(),
         })
         .chain(plan.feed.iter().map(|path| Disk {
             path: path.clone(),
             format: DiskFormat::Raw,
             read_only: true,
+            backing: Vec::new(),
         }))
         .collect(),
         shares: plan
@@ -276,7 +313,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys) -> Result<VmSpec, SandboxErro
             .collect(),
         link_socket: plan.link_socket.clone(),
         link_name: LINK_NAME.into(),
-        link_port: 1024,
+        link_port: LINK_PORT,
         console_log: plan.run_dir.join(super::CONSOLE_LOG),
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use snowglobe_init::wire::{
     Command, ExecRequest, ReadRequest, ReadWant, Report, Request, WriteRequest,
 };
-use snowglobe_runner::{Action, DiskFormat};
+use snowglobe_runner::{Action, Answer, DiskFormat};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -295,10 +295,17 @@ impl Sandbox {
             Some(layer) => (self.store.layer(layer), DiskFormat::Qcow2),
             None => (base.disk.clone(), DiskFormat::Raw),
         };
+        let mut backing: Vec<_> = layers.iter().map(|layer| self.store.layer(layer)).collect();
+        backing.push(base.disk.clone());
         layers.push(layer.clone());
         run.set_layers(&layers)?;
         let disk = self.store.layer(&layer);
-        make_overlay(&under, format, &disk).await?;
+        let size = std::fs::metadata(&base.disk).map_err(|source| SandboxError::File {
+            operation: "read the size of the image's disk",
+            path: base.disk.clone(),
+            source,
+        })?;
+        make_overlay(&under, format, size.len(), &disk).await?;
         let mount = config.workspace_mode == WorkspaceMode::Mount;
         let mut env = base.env.clone();
         env.extend(config.env.clone());
@@ -308,6 +315,7 @@ impl Sandbox {
             memory_mib: config.memory_mib,
             disk: disk.clone(),
             format: DiskFormat::Qcow2,
+            backing,
             build: false,
             feed: None,
             workspace: mount.then(|| config.workspace.clone()),
@@ -527,7 +535,7 @@ impl Sandbox {
         if let Err(error) = guest.ask(&Request::Freeze).await {
             return Err(self.explain(live, error).await);
         }
-        let switched = self.switch_disk(live).await;
+        let switched = self.freeze_disk(live).await;
         // Thawed whatever came of it; a guest that can't be reached thaws by itself.
         let thawed = guest.ask(&Request::Thaw).await;
         let frozen = switched?;
@@ -539,23 +547,31 @@ impl Sandbox {
         Ok(saved.into())
     }
 
-    /// Puts a new layer on the running VM's disk; gives those below it, which are frozen now.
-    async fn switch_disk(&self, live: &Live) -> Result<Vec<String>, SandboxError> {
-        let frozen = layers(live);
-        let layer = self.store.new_layer();
-        let mut all = frozen.clone();
-        all.push(layer.clone());
+    /// Freezes the running VM's disk; gives the layers that are frozen now.
+    async fn freeze_disk(&self, live: &Live) -> Result<Vec<String>, SandboxError> {
+        let before = layers(live);
+        let new = self.store.new_layer();
+        let mut all = before.clone();
+        all.push(new.clone());
+        // Both are held against sweeping until the snapshot's record holds one of them.
         live.run.set_layers(&all)?;
-        live.machine
-            .vm
-            .command(Action::SwitchDisk {
-                overlay: self.store.layer(&layer),
-            })
-            .await?;
+        let layer = self.store.layer(&new);
+        let freeze = Action::FreezeDisk {
+            layer: layer.clone(),
+        };
+        let (frozen, now) = match live.machine.vm.command(freeze).await? {
+            Answer::Frozen { layer: frozen } if frozen == layer => {
+                let mut copied = before.clone();
+                copied.pop();
+                copied.push(new);
+                (copied, before)
+            }
+            _ => (before, all),
+        };
         *live
             .layers
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = all;
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = now;
         Ok(frozen)
     }
 

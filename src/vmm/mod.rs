@@ -8,6 +8,7 @@
 pub mod artefacts;
 pub mod host;
 pub mod initramfs;
+mod krun;
 mod qemu;
 
 use std::collections::HashMap;
@@ -88,15 +89,19 @@ pub trait Vmm {
     fn engine(&self, host: &host::Host) -> Result<Engine, VmmError>;
 }
 
-/// The engine to run, decided before anything is started.
+/// The engine to run, decided before anything is started: `krun` where hardware virtualization works, else `qemu`.
 pub fn choose(config: &crate::config::Config, host: &host::Host) -> Result<Engine, VmmError> {
-    use crate::config::EngineChoice;
+    use crate::config::{AccelChoice, EngineChoice};
+    let qemu = qemu::Qemu {
+        binary: config.qemu.clone(),
+        accel: config.accel,
+    };
     match config.engine {
-        EngineChoice::Auto | EngineChoice::Qemu => qemu::Qemu {
-            binary: config.qemu.clone(),
-            accel: config.accel,
-        }
-        .engine(host),
+        EngineChoice::Krun => krun::Krun.engine(host),
+        EngineChoice::Qemu => qemu.engine(host),
+        // Who says what qemu is to run on means qemu.
+        EngineChoice::Auto if config.accel != AccelChoice::Auto => qemu.engine(host),
+        EngineChoice::Auto => krun::Krun.engine(host).or_else(|_| qemu.engine(host)),
     }
 }
 

@@ -40,7 +40,7 @@ impl Vmm for Qemu {
                 let name = other.as_deref().unwrap_or(Path::new(PROGRAM));
                 in_path(name).ok_or_else(|| {
                     VmmError::NoEngine(format!(
-                        "{} is not in PATH; on Debian: apt-get install qemu-system-x86 qemu-utils",
+                        "{} is not in PATH; on Debian: apt-get install qemu-system-x86",
                         name.display()
                     ))
                 })?

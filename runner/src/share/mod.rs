@@ -75,7 +75,7 @@ pub(crate) fn start(share: &Share) -> Result<(Server, UnixStream), StartError> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     // It shuts itself off from the host, further than can be done before it runs.
-    let spawned = process::spawn(command, Confinement::None, vec![listener.into()]);
+    let spawned = process::spawn(command, Confinement::None, None, vec![listener.into()]);
     let (mut child, _) = spawned.map_err(failed("start its server"))?;
     match watch(&mut child) {
         Ok((ended, messages)) => Ok((

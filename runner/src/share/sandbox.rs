@@ -11,13 +11,10 @@
 use std::io;
 use std::path::Path;
 
-use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, RestrictionStatus,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
-};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
+use crate::fence::{Fence, Right};
 use crate::process;
 
 /// Enters the sandbox around `share`, with one thread running; gives the directory's path within.
@@ -32,7 +29,7 @@ pub(super) fn enter(share: &Path) -> io::Result<String> {
             path.to_owned()
         }
     };
-    if let Err(why) = landlock(&root) {
+    if let Err(why) = Fence::default().allow(&root, Right::All).enter() {
         eprintln!("share: warning: no Landlock ({why})");
     }
     drop_capabilities()?;
@@ -59,26 +56,6 @@ fn own_root(share: &Path) -> io::Result<()> {
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
     Ok(())
-}
-
-fn landlock(root: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let all = AccessFs::from_all(ABI::V5);
-    let status: RestrictionStatus = Ruleset::default()
-        // A kernel without this right lets no file move from one directory to another.
-        .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::Refer)?
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
-        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
-        .create()?
-        .add_rule(PathBeneath::new(PathFd::new(root)?, all))?
-        .restrict_self()?;
-    match status.ruleset {
-        RulesetStatus::NotEnforced => {
-            Err("the kernel does not have it, or it is not enabled".into())
-        }
-        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
-    }
 }
 
 fn drop_capabilities() -> io::Result<()> {

@@ -80,15 +80,26 @@ fn add(archive: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
     writer.finish().unwrap();
 }
 
-/// Put a file where every test program finds it, whole or not at all.
+/// Put a file where every test program finds it, whole or not at all; one that is there is never replaced, since a VM
+/// may be about to open it.
 fn publish(name: &str, data: &[u8]) -> PathBuf {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hash = DefaultHasher::new();
+    data.hash(&mut hash);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = directory.join(format!("runner-{name}-{:016x}", hash.finish()));
+    if path.exists() {
+        return path;
+    }
     let mut file = tempfile::NamedTempFile::new_in(directory).unwrap();
     file.write_all(data).unwrap();
-    let path = directory.join(format!("runner-{name}"));
     rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
-    file.persist(&path).unwrap();
-    path
+    match file.persist_noclobber(&path) {
+        Err(error) if error.error.kind() != std::io::ErrorKind::AlreadyExists => {
+            panic!("{error}")
+        }
+        Ok(_) | Err(_) => path,
+    }
 }
 
 /// The qemu to test with: another version can be named in the environment.

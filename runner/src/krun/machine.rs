@@ -1,0 +1,310 @@
+//! The process that is the machine: it shuts itself off from the host, configures libkrun, and becomes the VM.
+//!
+//! libkrun trusts its guest with whatever the process around it may do. So that is little:
+//! - its root directory holds the spec's files and directories, at their own paths, and nothing else;
+//! - in its user namespace the runner's user is the share's guest id, and there is no other: what belongs to the
+//!   user on the host belongs to that id in the guest, and the reverse;
+//! - Landlock and a system call filter ([`super::calls`]) say the same again in their own ways.
+//!
+//! None of these can be done without: a host that refuses one gets an error that says what to change.
+
+use std::fs;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+
+use super::calls;
+use super::ffi::{Context, KrunError};
+use super::{CONSOLE_FD, Order};
+use crate::fence::{Fence, Right};
+use crate::process;
+
+/// What virtualization is asked of.
+const KVM: &str = "/dev/kvm";
+
+/// By which libkrun opens again what it has found.
+const OWN_FILES: &str = "/proc/self/fd";
+
+/// The kernel's arguments on this machine.
+///
+/// Without `pci=off acpi=off` it searches for buses and tables that are not there.
+const KERNEL_ARGS: &str =
+    "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 rdinit=/snowglobe/init acpi=off pci=off";
+
+/// Why the machine can't be.
+#[derive(Debug, thiserror::Error)]
+enum MachineError {
+    /// The order is not understood.
+    #[error("understand the order: {0}")]
+    Order(#[from] serde_json::Error),
+    /// The host refuses what shuts the machine off.
+    #[error("{operation}: {source}; {remedy}")]
+    Isolation {
+        operation: String,
+        source: io::Error,
+        remedy: &'static str,
+    },
+    /// No fence of files.
+    #[error("enter a Landlock fence: {0}")]
+    Fence(String),
+    /// No filter of system calls.
+    #[error("filter system calls: {0}")]
+    Calls(#[from] calls::FilterError),
+    /// libkrun refuses.
+    #[error(transparent)]
+    Krun(#[from] KrunError),
+}
+
+fn isolation(operation: impl Into<String>) -> impl FnOnce(io::Error) -> MachineError {
+    let operation = operation.into();
+    |source| MachineError::Isolation {
+        operation,
+        source,
+        remedy: "allow user namespaces (sysctl user.max_user_namespaces, \
+                 kernel.apparmor_restrict_unprivileged_userns), or set engine = \"qemu\"",
+    }
+}
+
+/// Becomes the machine; comes back only with an error.
+pub(crate) fn run(order: &str) -> ExitCode {
+    let _ = log::set_logger(&Complaints).map(|()| log::set_max_level(log::LevelFilter::Warn));
+    let error = match serde_json::from_str::<Order>(order) {
+        Ok(order) => match prepare(&order) {
+            Ok(context) => context.enter().into(),
+            Err(error) => error,
+        },
+        Err(error) => error.into(),
+    };
+    eprintln!("krun: {error}");
+    ExitCode::FAILURE
+}
+
+/// All up to the point from which only the guest decides.
+fn prepare(order: &Order) -> Result<Context, MachineError> {
+    // SAFETY: the runner gave this process the console's end as that number, and nothing else uses it.
+    let console = unsafe { OwnedFd::from_raw_fd(CONSOLE_FD) };
+    raise_open_files().map_err(isolation("raise the limit of open files"))?;
+    let spec = &order.spec;
+    let guest_id = spec.shares.first().map_or(0, |share| share.guest_id);
+    process::enter_user_namespace_as(guest_id, UnshareFlags::NEWNS | process::ISOLATED)
+        .map_err(isolation("enter a user namespace"))?;
+    if let Some(runner) = rustix::process::Pid::from_raw(order.runner) {
+        process::die_with(runner).map_err(isolation("be tied to the runner"))?;
+    }
+    own_root(&places(order))?;
+    drop_capabilities().map_err(isolation("drop capabilities"))?;
+
+    let context = Context::new()?;
+    let cpus = u8::try_from(spec.cpus).unwrap_or(u8::MAX);
+    context.set_size(cpus, spec.memory_mib)?;
+    context.set_kernel(&spec.kernel, &spec.initramfs, &kernel_command_line(order))?;
+    for (number, disk) in spec.disks.iter().enumerate() {
+        let name = format!("disk{number}");
+        context.add_disk(&name, &disk.path, disk.format, disk.read_only)?;
+    }
+    for share in &spec.shares {
+        context.add_share(&share.tag, &share.path)?;
+    }
+    context.add_vsock(spec.link_port, &order.socket)?;
+    context.add_serial(console)?;
+
+    fence(order)
+        .enter()
+        .map_err(|why| MachineError::Fence(why.to_string()))?;
+    calls::filter()?;
+    Ok(context)
+}
+
+fn kernel_command_line(order: &Order) -> String {
+    let more = order.spec.kernel_args.iter().map(String::as_str);
+    let all: Vec<&str> = std::iter::once(KERNEL_ARGS).chain(more).collect();
+    all.join(" ")
+}
+
+/// One thing that the machine finds at its own path.
+struct Place {
+    path: PathBuf,
+    right: Right,
+}
+
+/// What the machine needs of the host's files, what is within other places after these.
+fn places(order: &Order) -> Vec<Place> {
+    let spec = &order.spec;
+    let place = |path: &Path, right| Place {
+        path: path.to_owned(),
+        right,
+    };
+    let mut places = vec![
+        place(Path::new(KVM), Right::Device),
+        place(Path::new(OWN_FILES), Right::Read),
+        place(&spec.kernel, Right::Read),
+        place(&spec.initramfs, Right::Read),
+    ];
+    if let Some(directory) = order.socket.parent() {
+        places.push(place(directory, Right::Make));
+    }
+    for disk in &spec.disks {
+        let right = if disk.read_only {
+            Right::Read
+        } else {
+            Right::Write
+        };
+        places.push(place(&disk.path, right));
+        places.extend(disk.backing.iter().map(|path| place(path, Right::Read)));
+    }
+    places.extend(
+        spec.shares
+            .iter()
+            .map(|share| place(&share.path, Right::All)),
+    );
+    places.sort_by(|a, b| a.path.cmp(&b.path));
+    places.dedup_by(|a, b| a.path == b.path);
+    places
+}
+
+fn fence(order: &Order) -> Fence {
+    places(order).iter().fold(Fence::default(), |fence, place| {
+        fence.allow(&place.path, place.right)
+    })
+}
+
+/// Makes a root directory of the places, and nothing else, this process's own.
+fn own_root(places: &[Place]) -> Result<(), MachineError> {
+    let step = |what: &str| isolation(what.to_owned());
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .map_err(|error| step("keep mounts to itself")(error.into()))?;
+    // Any directory will do to mount the new root on: nobody else sees it.
+    let root = Path::new("/tmp");
+    // The places may be below it, so they are opened before they are hidden.
+    let opened = places
+        .iter()
+        .map(|place| open_tree(&place.path))
+        .collect::<Result<Vec<_>, _>>()?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount(
+        "root",
+        root,
+        "tmpfs",
+        flags,
+        c"mode=755,size=64k,nr_inodes=1k",
+    )
+    .map_err(|error| step("make a root directory")(error.into()))?;
+    for (place, tree) in places.iter().zip(opened) {
+        attach(root, place, &tree)?;
+    }
+    let enter = || -> rustix::io::Result<()> {
+        rustix::process::chdir(root)?;
+        // The old root ends up on top of the new one, from where it is taken.
+        rustix::process::pivot_root(".", ".")?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")?;
+        rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, c"")
+    };
+    enter().map_err(|error| step("enter its root directory")(error.into()))
+}
+
+/// A mount of its own of what is at `path`.
+fn open_tree(path: &Path) -> Result<OwnedFd, MachineError> {
+    use rustix::mount::OpenTreeFlags;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+        .map_err(|error| isolation(format!("take {}", path.display()))(error.into()))
+}
+
+/// Puts a place into the new root, at its own path.
+fn attach(root: &Path, place: &Place, tree: &OwnedFd) -> Result<(), MachineError> {
+    let failed = || isolation(format!("show {} to the machine", place.path.display()));
+    let target = root.join(place.path.strip_prefix("/").unwrap_or(&place.path));
+    let stat = rustix::fs::fstat(tree).map_err(|error| failed()(error.into()))?;
+    let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+    let make = || -> io::Result<()> {
+        if target.symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        if directory {
+            return fs::create_dir_all(&target);
+        }
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::File::create(&target)?.set_permissions(fs::Permissions::from_mode(0o600))
+    };
+    make().map_err(failed())?;
+    rustix::mount::move_mount(
+        tree,
+        "",
+        rustix::fs::CWD,
+        &target,
+        rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(|error| failed()(error.into()))?;
+    if place.right == Right::Read && place.path != Path::new(OWN_FILES) {
+        let kept = rustix::fs::statvfs(&target)
+            .map_err(|error| failed()(error.into()))?
+            .f_flag;
+        // What the host's own mount forbids stays forbidden: a namespace may not ask for less.
+        let flags = MountFlags::from_bits_truncate(kept.bits() as u32)
+            & (MountFlags::NOSUID
+                | MountFlags::NODEV
+                | MountFlags::NOEXEC
+                | MountFlags::NOATIME
+                | MountFlags::NODIRATIME
+                | MountFlags::RELATIME);
+        rustix::mount::mount_remount(&target, flags | MountFlags::BIND | MountFlags::RDONLY, c"")
+            .map_err(|error| failed()(error.into()))?;
+    }
+    Ok(())
+}
+
+/// Leaves what makes libkrun try to be whoever in the guest asks, which the system call filter then lets succeed and do
+/// nothing: there is one user only.
+fn drop_capabilities() -> io::Result<()> {
+    let kept = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+/// Each file that the guest knows takes a descriptor.
+fn raise_open_files() -> io::Result<()> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum.or(Some(1 << 20)),
+            maximum: limit.maximum,
+        },
+    )?;
+    Ok(())
+}
+
+/// Hands libkrun's warnings to the runner.
+struct Complaints;
+
+impl log::Log for Complaints {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            eprintln!("krun: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
