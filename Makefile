@@ -35,6 +35,7 @@ agents: image
 bench: image
 	cargo run --release --quiet --example bench
 	cargo run --release --quiet --example pull-bench
+	cargo run --release --quiet --example mcp-bench
 
 # Each target for a minute; needs `cargo install cargo-fuzz`, and stable Rust will do.
 fuzz:

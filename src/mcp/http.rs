@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -164,6 +165,12 @@ async fn run(
     router: Router,
     closing: CancellationToken,
 ) -> Result<(), HttpError> {
+    // An answer's head and body are two writes: the second must not wait until the first is acknowledged.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection stays slow");
+        }
+    });
     tokio::select! {
         served = axum::serve(listener, router) => served.map_err(HttpError::Broken),
         () = closing.cancelled() => Ok(()),

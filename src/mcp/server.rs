@@ -28,8 +28,8 @@ use crate::config::Config;
 /// For how long a client may keep what stays as long as the server runs, in milliseconds.
 const FIXED_TTL_MS: u64 = 3_600_000;
 
-/// For how long a client may keep what changes, in milliseconds.
-const LIVE_TTL_MS: u64 = 1000;
+/// For how long a client may keep what changes, in milliseconds: clients do keep it, and then show what was.
+const LIVE_TTL_MS: u64 = 50;
 
 /// What every model reads first. Clients cut this at 2 KB: the important comes first.
 pub(super) const INSTRUCTIONS: &str = "\
