@@ -26,6 +26,16 @@ pub const TOOLS: [&str; 8] = [
     "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
 ];
 
+/// What of the tests' own environment the program sees.
+const PASSED: [&str; 6] = [
+    "PATH",
+    "HOME",
+    "XDG_DATA_HOME",
+    "SNOWGLOBE_DATA_DIR",
+    "SNOWGLOBE_ENGINE",
+    "SNOWGLOBE_ACCEL",
+];
+
 /// A workspace of its own, and what is kept for it.
 pub struct Place {
     pub dir: tempfile::TempDir,
@@ -90,7 +100,7 @@ impl Place {
             .current_dir(&self.workspace)
             .env_clear()
             .envs(
-                ["PATH", "HOME", "XDG_DATA_HOME", "SNOWGLOBE_DATA_DIR"]
+                PASSED
                     .iter()
                     .filter_map(|n| Some((n, std::env::var_os(n)?))),
             )

@@ -1,0 +1,57 @@
+//! The other tests once more, where KVM works: on a host emulated for them (`tests/kvm-host/`).
+//!
+//! Each test here boots one such host, runs test programs in it and passes their output on. A host that panics,
+//! hangs or does not start fails the test with the last lines of its console.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The test program of that name: the newest beside this one. If an older one would do, its sources have not changed
+/// since, so the newest was made of the same.
+fn program(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("this program has a path");
+    let beside = this.parent().expect("it is in a directory");
+    let ours = |path: &PathBuf| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let hash = file
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('-'));
+        hash.is_some_and(|hash| {
+            !hash.is_empty() && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    };
+    let newest = std::fs::read_dir(beside)
+        .expect("it can be read")
+        .map(|entry| entry.expect("it can be read").path())
+        .filter(ours)
+        .max_by_key(|path| path.metadata().and_then(|of| of.modified()).ok());
+    newest.unwrap_or_else(|| {
+        panic!(
+            "no test program {name} in {}: run cargo test --no-run --workspace --release",
+            beside.display()
+        )
+    })
+}
+
+/// Runs a shell line in the emulated host; it must end with 0.
+fn on_a_kvm_host(limit_s: u32, variables: &[(&str, &str)], line: &str) {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kvm-host/run");
+    let status = Command::new(run)
+        .args(["--limit", &limit_s.to_string(), "bash", "-c", line])
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .status()
+        .expect("bash runs");
+    assert!(status.success(), "{line}: {status}");
+}
+
+/// A test program by its name and the arguments to select from it.
+fn suite(name: &str, arguments: &str) -> String {
+    format!("{} --test-threads 2 {arguments}", program(name).display())
+}
+
+#[test]
+fn the_tools_hold_on_qemu_with_kvm() {
+    let variables = [("SNOWGLOBE_ENGINE", "qemu"), ("SNOWGLOBE_ACCEL", "kvm")];
+    on_a_kvm_host(540, &variables, &suite("vm", ""));
+}
