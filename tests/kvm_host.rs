@@ -55,3 +55,9 @@ fn the_tools_hold_on_qemu_with_kvm() {
     let variables = [("SNOWGLOBE_ENGINE", "qemu"), ("SNOWGLOBE_ACCEL", "kvm")];
     on_a_kvm_host(540, &variables, &suite("vm", ""));
 }
+
+#[test]
+fn the_tools_hold_on_krun() {
+    let variables = [("SNOWGLOBE_ENGINE", "krun")];
+    on_a_kvm_host(540, &variables, &suite("vm", ""));
+}
