@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 use snowglobe_runner::{Accel, Engine};
 
-use crate::config::Config;
+use crate::config::{AccelChoice, Config, EngineChoice};
 use crate::image::{ImageError, ImageRef};
 use crate::sandbox::image_store;
-use crate::vmm::{self, artefacts, host::Host};
+use crate::vmm::{self, Lack, artefacts, host::Host};
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
@@ -56,7 +56,7 @@ impl Check {
 
 /// Looks at all of it.
 pub async fn checks(config: &Config) -> Vec<Check> {
-    let host = Host::detect();
+    let host = Host::probe(&config.cache_dir);
     let mut checks = vec![match host.kvm.problem() {
         None => Check::ok("kvm", "hardware virtualization works"),
         Some(problem) => {
@@ -67,7 +67,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
             Check::note("kvm", found, remedy)
         }
     }];
-    checks.push(engine(config, &host).await);
+    checks.extend(engine(config, &host).await);
     for (name, found) in [
         ("runner", artefacts::runner()),
         ("init", artefacts::init()),
@@ -125,10 +125,30 @@ pub fn works(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.status != "problem")
 }
 
-async fn engine(config: &Config, host: &Host) -> Check {
-    match vmm::choose(config, host) {
-        Ok(Engine::Qemu { binary, accel }) => {
-            let version = version(&binary)
+async fn engine(config: &Config, host: &Host) -> Vec<Check> {
+    let engine = match vmm::choose(config, host) {
+        Ok(engine) => engine,
+        Err(error) => {
+            return vec![Check::problem(
+                "engine",
+                error.to_string(),
+                "apt-get install qemu-system-x86, or set engine and accel to auto",
+            )];
+        }
+    };
+    let why = match (config.engine, config.accel) {
+        (EngineChoice::Auto, AccelChoice::Auto) if engine == Engine::Krun => {
+            "chosen since hardware virtualization works"
+        }
+        (EngineChoice::Auto, AccelChoice::Auto) => "chosen since it runs without KVM",
+        (EngineChoice::Auto, _) => "chosen since accel is configured, which is qemu's",
+        (EngineChoice::Krun | EngineChoice::Qemu, _) => "as configured",
+    };
+    let lacks: Vec<_> = vmm::lacks(&engine).iter().map(Lack::to_string).collect();
+    let chosen = match &engine {
+        Engine::Krun => Check::ok("engine krun", format!("libkrun, on KVM; {why}")),
+        Engine::Qemu { binary, accel } => {
+            let version = version(binary)
                 .await
                 .unwrap_or_else(|| "unknown version".into());
             let how = match accel {
@@ -138,16 +158,11 @@ async fn engine(config: &Config, host: &Host) -> Check {
             };
             Check::ok(
                 "engine qemu",
-                format!("{} ({version}), {how}", binary.display()),
+                format!("{} ({version}), {how}; {why}", binary.display()),
             )
         }
-        Ok(Engine::Krun) => Check::ok("engine krun", "libkrun, on KVM"),
-        Err(error) => Check::problem(
-            "engine",
-            error.to_string(),
-            "apt-get install qemu-system-x86",
-        ),
-    }
+    };
+    vec![chosen, Check::ok("engine's limits", lacks.join("; "))]
 }
 
 async fn version(program: &Path) -> Option<String> {

@@ -7,6 +7,7 @@
 //! talk       the parent: specs and commands in, events out
 //! check      whether a spec can be run at all
 //! engine     what is needed of an engine;  qemu, qmp, tsc: one of them;  krun: the other
+//! probe      whether this host's KVM runs guests
 //! share      a shared directory: server, guard and sandbox
 //! console    the console's last lines and its log
 //! removal    what is removed when the VM ends
@@ -19,6 +20,7 @@ mod console;
 mod engine;
 mod fence;
 mod krun;
+mod probe;
 mod process;
 mod qemu;
 mod qmp;
@@ -43,6 +45,13 @@ fn main() -> ExitCode {
         }
         (Some(share::ARGUMENT), Some(order), None) => share::serve(&order),
         (Some(krun::ARGUMENT), Some(order), None) => krun::run(&order),
+        (Some(probe::ARGUMENT), None, _) => match probe::probe() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
         (Some("--version" | "-V"), None, _) => {
             eprintln!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -177,7 +177,7 @@ async fn stdio(config: Config) -> Done {
 
 /// Says once what a person should know of this host before anything boots.
 fn announce(config: &Config) {
-    let host = vmm::host::Host::detect();
+    let host = vmm::host::Host::detect(&config.cache_dir);
     match vmm::choose(config, &host) {
         Ok(snowglobe_runner::Engine::Qemu {
             accel: snowglobe_runner::Accel::Tcg,

@@ -34,7 +34,7 @@ pub(super) fn parts(config: &Config) -> Result<Parts, SandboxError> {
         runner: artefacts::runner().map_err(vmm::VmmError::from)?,
         init: artefacts::init().map_err(vmm::VmmError::from)?,
         kernel: artefacts::kernel(&config.cache_dir).map_err(vmm::VmmError::from)?,
-        engine: vmm::choose(config, &Host::detect())?,
+        engine: vmm::choose(config, &Host::detect(&config.cache_dir))?,
     })
 }
 

@@ -697,5 +697,5 @@ fn never_ran() -> ExecEnd {
 
 /// What this host runs a sandbox with, for those who only want to know.
 pub fn engine(config: &Config) -> Result<snowglobe_runner::Engine, vmm::VmmError> {
-    vmm::choose(config, &vmm::host::Host::detect())
+    vmm::choose(config, &vmm::host::Host::detect(&config.cache_dir))
 }

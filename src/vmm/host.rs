@@ -1,6 +1,11 @@
 //! What this host can run. Found out beforehand, never by waiting for a boot to fail.
 
+use std::io::Read;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 /// What matters of a host when an engine is chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub enum Kvm {
     Absent,
     /// `/dev/kvm` can't be opened.
     Denied(String),
+    /// A guest that tried it did not run as on a processor, for this reason.
+    Broken(String),
     /// `/dev/kvm` exists, yet the processor has neither VT-x nor AMD-V to back it:
     /// such a KVM accepts a VM and fails minutes into its boot.
     Unbacked,
@@ -30,14 +37,67 @@ impl Kvm {
             Self::Usable => None,
             Self::Absent => Some("/dev/kvm does not exist; load the kernel module kvm_intel or kvm_amd, or enable virtualization in the firmware".into()),
             Self::Denied(why) => Some(format!("/dev/kvm can't be opened ({why}); add yourself to the group kvm")),
+            Self::Broken(why) => Some(format!("/dev/kvm exists, but a guest does not run on it ({why}); update the outer host's hypervisor, or enable nested virtualization there")),
             Self::Unbacked => Some("/dev/kvm exists, but the processor shows no VT-x or AMD-V, so guests would hang; enable nested virtualization on the outer host".into()),
         }
     }
 }
 
+/// How long the probe may take, which takes milliseconds where KVM works; a busy machine may take long to start it.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What was found out since this host was started.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    boot: String,
+    /// The runner that found it out, by its time stamp.
+    runner: Option<SystemTime>,
+    problem: Option<String>,
+}
+
 impl Host {
-    /// Looks at this host.
-    pub fn detect() -> Self {
+    /// Looks at this host. What takes a guest to find out is remembered in `cache` for as long as the host runs.
+    pub fn detect(cache: &Path) -> Self {
+        let looked = Self::look();
+        if looked != Kvm::Usable {
+            return Self { kvm: looked };
+        }
+        let remembered = cache.join("kvm.json");
+        let (boot, runner) = (boot_id(), runner_stamp());
+        let known: Option<Remembered> = std::fs::read(&remembered)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        if let Some(known) = known.filter(|known| known.boot == boot && known.runner == runner) {
+            return Self::of_probe(known.problem);
+        }
+        Self::probe(cache)
+    }
+
+    /// Looks at this host anew, and remembers that.
+    pub fn probe(cache: &Path) -> Self {
+        let looked = Self::look();
+        if looked != Kvm::Usable {
+            return Self { kvm: looked };
+        }
+        let found = Remembered {
+            boot: boot_id(),
+            runner: runner_stamp(),
+            problem: run_probe(),
+        };
+        let text = serde_json::to_vec(&found).unwrap_or_default();
+        // Not to remember costs the next one a few milliseconds.
+        let _ = std::fs::create_dir_all(cache)
+            .and_then(|()| std::fs::write(cache.join("kvm.json"), text));
+        Self::of_probe(found.problem)
+    }
+
+    fn of_probe(problem: Option<String>) -> Self {
+        Self {
+            kvm: problem.map_or(Kvm::Usable, Kvm::Broken),
+        }
+    }
+
+    fn look() -> Kvm {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let opened = Path::new("/dev/kvm").exists().then(|| {
             std::fs::OpenOptions::new()
@@ -47,9 +107,56 @@ impl Host {
                 .map(drop)
                 .map_err(|e| e.to_string())
         });
-        Self {
-            kvm: judge_kvm(opened, cfg!(target_arch = "x86_64"), &cpuinfo),
+        judge_kvm(opened, cfg!(target_arch = "x86_64"), &cpuinfo)
+    }
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+fn runner_stamp() -> Option<SystemTime> {
+    super::artefacts::runner()
+        .ok()?
+        .metadata()
+        .ok()?
+        .modified()
+        .ok()
+}
+
+/// Has the runner try a guest; gives why none runs. Without a runner nothing runs anyway, and that is said elsewhere.
+fn run_probe() -> Option<String> {
+    let runner = super::artefacts::runner().ok()?;
+    let child = Command::new(runner)
+        .arg("--probe-kvm")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return Some(format!("the probe could not be started: {error}")),
+    };
+    let (sender, ended) = std::sync::mpsc::channel();
+    let messages = child.stderr.take();
+    std::thread::spawn(move || {
+        let mut said = String::new();
+        if let Some(mut messages) = messages {
+            let _ = messages.read_to_string(&mut said);
         }
+        let _ = sender.send(said);
+    });
+    let said = ended.recv_timeout(PROBE_LIMIT);
+    if said.is_err() {
+        let _ = child.kill();
+    }
+    match (child.wait(), said) {
+        (Ok(status), Ok(_)) if status.success() => None,
+        (_, Ok(said)) => Some(said.trim().to_owned()),
+        (_, Err(_)) => Some(format!(
+            "it had done nothing after {} s",
+            PROBE_LIMIT.as_secs()
+        )),
     }
 }
 

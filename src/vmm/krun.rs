@@ -3,7 +3,7 @@
 use snowglobe_runner::Engine;
 
 use super::host::Host;
-use super::{Vmm, VmmError};
+use super::{Lack, Vmm, VmmError};
 
 /// libkrun as it comes with the runner: there is nothing to choose.
 pub(super) struct Krun;
@@ -11,6 +11,15 @@ pub(super) struct Krun;
 impl Vmm for Krun {
     fn name(&self) -> &'static str {
         "krun"
+    }
+
+    fn lacks(&self) -> &'static [Lack] {
+        &[
+            Lack::LayersWhileRunning,
+            Lack::FreshWorkspace,
+            Lack::OthersFiles,
+            Lack::HostsWithoutNamespaces,
+        ]
     }
 
     fn engine(&self, host: &Host) -> Result<Engine, VmmError> {

@@ -87,6 +87,44 @@ pub trait Vmm {
     fn name(&self) -> &'static str;
     /// What the runner is told; an error says what is missing and how to get it.
     fn engine(&self, host: &host::Host) -> Result<Engine, VmmError>;
+    /// What it can't do that another engine can.
+    fn lacks(&self) -> &'static [Lack];
+}
+
+/// What an engine can't do, or not as well, though another can. Nothing here makes a call fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// A snapshot takes as long as copying all that the VM has written.
+    LayersWhileRunning,
+    /// A file that the host puts in another's place in the workspace may be overlooked for five seconds, not one.
+    FreshWorkspace,
+    /// To a server run by root, other users' files in the workspace are as closed as to any user.
+    OthersFiles,
+    /// It works only where the host lets users make namespaces.
+    HostsWithoutNamespaces,
+    /// It is a program of its own that must be installed.
+    NothingToInstall,
+}
+
+impl std::fmt::Display for Lack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::LayersWhileRunning => "a snapshot copies what the VM has written",
+            Self::FreshWorkspace => "a file replaced on the host is seen within 5 s",
+            Self::OthersFiles => "other users' files in the workspace are closed to root's server",
+            Self::HostsWithoutNamespaces => "needs user namespaces",
+            Self::NothingToInstall => "needs the package qemu-system-x86",
+        })
+    }
+}
+
+/// What the engine of that kind can't do.
+pub fn lacks(engine: &Engine) -> &'static [Lack] {
+    match engine {
+        Engine::Krun => krun::Krun.lacks(),
+        Engine::Qemu { .. } => qemu::Qemu::default().lacks(),
+    }
 }
 
 /// The engine to run, decided before anything is started: `krun` where hardware virtualization works, else `qemu`.

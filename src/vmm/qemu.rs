@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use snowglobe_runner::{Accel, Engine};
 
 use super::host::Host;
-use super::{Vmm, VmmError};
+use super::{Lack, Vmm, VmmError};
 use crate::config::AccelChoice;
 
 /// QEMU as the user asked for it.
+#[derive(Default)]
 pub(super) struct Qemu {
     pub(super) binary: Option<PathBuf>,
     pub(super) accel: AccelChoice,
@@ -24,6 +25,10 @@ const PROGRAM: &str = if cfg!(target_arch = "aarch64") {
 impl Vmm for Qemu {
     fn name(&self) -> &'static str {
         "qemu"
+    }
+
+    fn lacks(&self) -> &'static [Lack] {
+        &[Lack::NothingToInstall]
     }
 
     fn engine(&self, host: &Host) -> Result<Engine, VmmError> {
