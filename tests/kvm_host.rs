@@ -61,3 +61,13 @@ fn the_tools_hold_on_krun() {
     let variables = [("SNOWGLOBE_ENGINE", "krun")];
     on_a_kvm_host(540, &variables, &suite("vm", ""));
 }
+
+#[test]
+fn kvm_is_seen_to_work_and_krun_is_chosen() {
+    let check = format!(
+        "{} && {} doctor --image minimal >report; cat report; grep -E '^ok +engine krun ' report",
+        suite("probe", ""),
+        env!("CARGO_BIN_EXE_snowglobe")
+    );
+    on_a_kvm_host(120, &[], &format!("cd $TMPDIR && {check}"));
+}

@@ -1,0 +1,25 @@
+//! Whether KVM works is found out by running guests on it. Run once more on the emulated host, where it does.
+
+use std::process::Command;
+
+#[test]
+fn kvm_works_where_hardware_is_behind_it_and_only_there() {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let backed = processor
+        .split_whitespace()
+        .any(|word| word == "svm" || word == "vmx");
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    for _ in 0..10 {
+        let probe = Command::new(env!("CARGO_BIN_EXE_snowglobe-runner"))
+            .arg("--probe-kvm")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&probe.stderr);
+        let works = backed && device.is_ok();
+        assert_eq!(probe.status.success(), works, "{said}");
+        assert_eq!(said.is_empty(), works, "{said}");
+    }
+}
