@@ -183,6 +183,8 @@ impl<'a> VmUnpacker<'a> {
     ) -> Result<Unpacked, SandboxError> {
         let parts = parts(self.config)?;
         instance::runtime_dir(&self.config.runtime_dir)?;
+        // Removes what was left by one that was killed before it had a runner, which would have.
+        let _ = instance::running(&self.config.runtime_dir);
         let temporary = |source| SandboxError::File {
             operation: "make a directory in",
             path: self.config.runtime_dir.clone(),
@@ -192,6 +194,7 @@ impl<'a> VmUnpacker<'a> {
             .prefix("build-")
             .tempdir_in(&self.config.runtime_dir)
             .map_err(temporary)?;
+        let _held = instance::hold(dir.path()).map_err(temporary)?;
         let feed = Feed::create(disk).map_err(|source| SandboxError::File {
             operation: "make the disk that layers come on, for",
             path: disk.to_owned(),

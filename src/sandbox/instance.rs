@@ -128,10 +128,7 @@ impl Instance {
         let key = crate::guest::generate_key()?;
         let make = || -> io::Result<File> {
             DirBuilder::new().mode(0o700).create(&dir)?;
-            // Locked before it has its name: nobody meets an unlocked one and takes it for a dead one's.
-            let lock = File::create(dir.join("lock.new"))?;
-            lock.lock()?;
-            fs::rename(dir.join("lock.new"), dir.join("lock"))?;
+            let lock = hold(&dir)?;
             let info = Info {
                 id: id.clone(),
                 name: config.name.clone(),
@@ -190,6 +187,15 @@ impl Drop for Instance {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Shows for as long as the lock lives that a directory belongs to a living process; then [`running`] removes it.
+pub(super) fn hold(dir: &Path) -> io::Result<File> {
+    // Locked before it has its name: nobody meets an unlocked one and takes it for a dead one's.
+    let lock = File::create(dir.join("lock.new"))?;
+    lock.lock()?;
+    fs::rename(dir.join("lock.new"), dir.join("lock"))?;
+    Ok(lock)
 }
 
 fn public_line(key: &PrivateKey) -> Result<String, SandboxError> {
