@@ -356,7 +356,19 @@ fn shown(
         text.push_str("there are no jobs");
     }
     for info in jobs {
-        let _ = writeln!(text, "{}", described(info));
+        let Job {
+            user,
+            output_bytes,
+            output_file,
+            takes_input,
+            ..
+        } = job(info);
+        let input = if takes_input { "; takes input" } else { "" };
+        let _ = writeln!(
+            text,
+            "{}\n  by {user}; {output_bytes} bytes of output in {output_file}{input}",
+            described(info)
+        );
     }
     (text, structured)
 }
@@ -510,7 +522,10 @@ mod tests {
     fn both_forms_tell_how_it_ended() {
         let ended = info(Some(Outcome::Exited { code: 3 }));
         let (text, structured) = shown(Action::List, &[ended], None);
-        assert_eq!(text, "job `job-a-1`: exit code 3 after 1.50 s: make…\n");
+        assert_eq!(
+            text,
+            "job `job-a-1`: exit code 3 after 1.50 s: make…\n  by sandbox; 8 bytes of output in /f\n"
+        );
         assert_eq!(structured.jobs[0].exit_code, Some(3));
         assert_eq!(structured.jobs[0].state, "exited");
         assert_eq!(shown(Action::List, &[], None).0, "there are no jobs");
