@@ -241,3 +241,39 @@ pub(crate) fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal)
         .map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
+
+/// Lets this process open as many files as it may; gives how many. Each file of a share that the guest knows takes one.
+pub(crate) fn raise_open_files() -> io::Result<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(1 << 20);
+    rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(most),
+            maximum: limit.maximum,
+        },
+    )?;
+    Ok(most)
+}
+
+/// Hands the libraries' warnings to the runner, by standard error, as said by `who`.
+pub(crate) fn hand_on_warnings(who: &'static str) {
+    let _ = log::set_boxed_logger(Box::new(Complaints(who)))
+        .map(|()| log::set_max_level(log::LevelFilter::Warn));
+}
+
+struct Complaints(&'static str);
+
+impl log::Log for Complaints {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            eprintln!("{}: {}", self.0, record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use super::calls;
@@ -73,7 +72,7 @@ fn isolation(operation: impl Into<String>) -> impl FnOnce(io::Error) -> MachineE
 
 /// Becomes the machine; comes back only with an error.
 pub(crate) fn run(order: &str) -> ExitCode {
-    let _ = log::set_logger(&Complaints).map(|()| log::set_max_level(log::LevelFilter::Warn));
+    process::hand_on_warnings("krun");
     let error = match serde_json::from_str::<Order>(order) {
         Ok(order) => match prepare(&order) {
             Ok(context) => context.enter().into(),
@@ -89,7 +88,7 @@ pub(crate) fn run(order: &str) -> ExitCode {
 fn prepare(order: &Order) -> Result<Context, MachineError> {
     // SAFETY: the runner gave this process the console's end as that number, and nothing else uses it.
     let console = unsafe { OwnedFd::from_raw_fd(CONSOLE_FD) };
-    raise_open_files().map_err(isolation("raise the limit of open files"))?;
+    process::raise_open_files().map_err(isolation("raise the limit of open files"))?;
     let spec = &order.spec;
     let guest_id = spec.shares.first().map_or(0, |share| share.guest_id);
     process::enter_user_namespace_as(guest_id, UnshareFlags::NEWNS | process::ISOLATED)
@@ -277,34 +276,4 @@ fn drop_capabilities() -> io::Result<()> {
         inheritable: CapabilitySet::empty(),
     };
     Ok(rustix::thread::set_capabilities(None, sets)?)
-}
-
-/// Each file that the guest knows takes a descriptor.
-fn raise_open_files() -> io::Result<()> {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    rustix::process::setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum.or(Some(1 << 20)),
-            maximum: limit.maximum,
-        },
-    )?;
-    Ok(())
-}
-
-/// Hands libkrun's warnings to the runner.
-struct Complaints;
-
-impl log::Log for Complaints {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            eprintln!("krun: {}", record.args());
-        }
-    }
-
-    fn flush(&self) {}
 }

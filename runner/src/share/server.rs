@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit};
 use vhost::vhost_user::{Error as VhostError, Listener};
 use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, PassthroughFs};
@@ -47,8 +46,8 @@ type Error = Box<dyn std::error::Error>;
 fn try_serve(order: &Order) -> Result<(), Error> {
     // SAFETY: the runner gave this process the listening socket as that number, and nothing else uses it.
     let mut listener = unsafe { Listener::from_raw_fd(LISTENER_FD) };
-    let _ = log::set_logger(&Complaints).map(|()| log::set_max_level(log::LevelFilter::Warn));
-    let open_files = raise_open_files()?;
+    process::hand_on_warnings("share");
+    let open_files = process::raise_open_files()?;
     let proc_self_fd = rustix::fs::open(
         "/proc/self/fd",
         rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
@@ -113,37 +112,6 @@ fn squash(guest_id: u32, host_id: u32) -> Vec<IdMap> {
             count,
         },
     ]
-}
-
-/// Lets this process open as many files as it may; gives how many. Each file that the guest knows takes one.
-fn raise_open_files() -> Result<u64, Error> {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(1 << 20);
-    rustix::process::setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(most),
-            maximum: limit.maximum,
-        },
-    )?;
-    Ok(most)
-}
-
-/// Hands the libraries' warnings to the runner.
-struct Complaints;
-
-impl log::Log for Complaints {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            eprintln!("share: {}", record.args());
-        }
-    }
-
-    fn flush(&self) {}
 }
 
 #[cfg(test)]
