@@ -267,7 +267,10 @@ fn confinement(spec: &VmSpec) -> Confinement {
 const PROGRAMS: &[&str] = &["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store"];
 
 /// What else a program reads when it starts.
-const START: &[&str] = &["/etc/ld.so.cache", "/etc/qemu", "/dev/null", "/dev/urandom"];
+const START: &[&str] = &["/etc/ld.so.cache", "/etc/qemu", "/dev/urandom"];
+
+/// On which QEMU tries the locks it will put on its disks' files.
+const LOCK_PROBE: &str = "/dev/null";
 
 /// All that QEMU may open: programs and libraries, and what the spec names.
 fn fence(spec: &VmSpec, binary: &Path, accel: Accel) -> Fence {
@@ -280,6 +283,7 @@ fn fence(spec: &VmSpec, binary: &Path, accel: Accel) -> Fence {
     for path in START {
         fence = fence.allow(path, Right::Read);
     }
+    fence = fence.allow(LOCK_PROBE, Right::Write);
     // One that is elsewhere has its libraries and firmware beside it.
     let home = binary.canonicalize().ok();
     if let Some(prefix) = home.as_deref().and_then(|path| path.parent()?.parent())
