@@ -104,10 +104,10 @@ async fn http(config: Config, address: SocketAddr, over: OverHttp) -> Done {
     let served = listening.serve(config, closing.clone());
     tokio::pin!(served);
     tokio::select! {
-        served = &mut served => served?,
+        () = &mut served => {}
         () = terminated() => {
             closing.cancel();
-            served.await?;
+            served.await;
         }
     }
     Ok(ExitCode::SUCCESS)

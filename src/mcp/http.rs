@@ -4,10 +4,13 @@
 //! What a request must pass, in this order: the rate, Host and Origin ([`origin`]), the bearer token, the
 //! bound on requests under way; then the library's own checks of the same, of length and headers. The token is compared in constant time. An
 //! address that others can reach needs one. TLS is left to a proxy.
+//!
+//! Before all of that, connections are bounded ([`Bounds`]): those that ask for nothing make room after a while.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,8 +19,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
+use axum::serve::Listener;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
@@ -40,6 +46,25 @@ const BURST: NonZeroU32 = NonZeroU32::new(5).expect("it is not 0");
 
 /// How many requests may be under way, streams that stay open included.
 const UNDER_WAY: usize = 256;
+
+/// What connections may take, whoever they are.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// How many there may be; the next ones wait until one ends.
+    connections: usize,
+    /// Within which time a request's head must have come, from the connection's start or the answer before it.
+    head_within: Duration,
+}
+
+impl Default for Bounds {
+    /// Twice as many as requests may be under way, and below the 1,024 files that systems allow a process.
+    fn default() -> Self {
+        Self {
+            connections: 2 * UNDER_WAY,
+            head_within: Duration::from_secs(30),
+        }
+    }
+}
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -76,9 +101,6 @@ pub enum HttpError {
         /// Why not.
         source: std::io::Error,
     },
-    /// Serving broke.
-    #[error("go on serving HTTP")]
-    Broken(#[source] std::io::Error),
 }
 
 /// A server that listens.
@@ -117,7 +139,7 @@ pub async fn listen(http: Http) -> Result<Listening, HttpError> {
 
 impl Listening {
     /// Serves until `closing` fires; every sandbox is stopped then.
-    pub async fn serve(self, config: Config, closing: CancellationToken) -> Result<(), HttpError> {
+    pub async fn serve(self, config: Config, closing: CancellationToken) {
         let shared = Shared::new(&config, true);
         let pool = Pool::new(config, self.http.limits, closing.clone());
         let mut guarded = sse::router(shared.clone(), pool.clone(), closing.clone());
@@ -136,9 +158,8 @@ impl Listening {
         let server = move || Server::new(shared.clone(), Desk::many(of_sessions.clone()), None);
         let router = router(&self.http, self.address, server, guarded, metrics, &closing)
             .route("/healthz", health);
-        let served = run(self.listener, router, closing).await;
+        run(self.listener, router, Bounds::default(), &closing).await;
         pool.stop().await;
-        served
     }
 
     /// Serves any handler's answers behind the same checks, until `closing` fires.
@@ -146,7 +167,7 @@ impl Listening {
         self,
         server: impl Fn() -> S + Send + Sync + 'static,
         closing: CancellationToken,
-    ) -> Result<(), HttpError> {
+    ) {
         let metrics = Arc::new(Metrics::new());
         let router = router(
             &self.http,
@@ -156,24 +177,40 @@ impl Listening {
             metrics,
             &closing,
         );
-        run(self.listener, router, closing).await
+        run(self.listener, router, Bounds::default(), &closing).await;
     }
 }
 
+/// Takes connections until `closing` fires; what they ask for then goes on.
 async fn run(
-    listener: TcpListener,
+    mut listener: TcpListener,
     router: Router,
-    closing: CancellationToken,
-) -> Result<(), HttpError> {
-    // An answer's head and body are two writes: the second must not wait until the first is acknowledged.
-    let listener = listener.tap_io(|stream| {
+    bounds: Bounds,
+    closing: &CancellationToken,
+) {
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.head_within);
+    let service = TowerToHyperService::new(router);
+    let room = Arc::new(Semaphore::new(bounds.connections));
+    let mut next = async || {
+        let held = room.clone().acquire_owned().await;
+        // Where the system has no room it waits and tries again.
+        (held, Listener::accept(&mut listener).await.0)
+    };
+    while let Some((held, stream)) = closing.run_until_cancelled(next()).await {
+        // An answer's head and body are two writes: the second must not wait until the first is acknowledged.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection stays slow");
         }
-    });
-    tokio::select! {
-        served = axum::serve(listener, router) => served.map_err(HttpError::Broken),
-        () = closing.cancelled() => Ok(()),
+        let connection = server.serve_connection(TokioIo::new(stream), service.clone());
+        tokio::spawn(async move {
+            let _held = held;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+        });
     }
 }
 
@@ -204,15 +241,17 @@ fn router<S: ServerHandler>(
         metrics,
         allowed,
         token: http.token.clone(),
-        rate: RateLimiter::direct(
-            Quota::per_second(http.rate).allow_burst(http.rate.saturating_mul(BURST)),
-        ),
+        rate: limiter(http.rate),
         under_way: Arc::new(Semaphore::new(UNDER_WAY)),
     });
     Router::new()
         .nest_service("/mcp", service)
         .merge(guarded)
         .route_layer(middleware::from_fn_with_state(guard, check))
+}
+
+fn limiter(rate: NonZeroU32) -> DefaultDirectRateLimiter {
+    RateLimiter::direct(Quota::per_second(rate).allow_burst(rate.saturating_mul(BURST)))
 }
 
 /// Lets a request pass, or says why not.
@@ -276,6 +315,13 @@ fn bears(headers: &HeaderMap, token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use axum::body::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tower::ServiceExt as _;
+
     use super::*;
 
     #[test]
@@ -300,10 +346,9 @@ mod tests {
         assert!(!bears(&HeaderMap::new(), "secret"));
     }
 
-    #[tokio::test]
-    async fn an_address_that_others_reach_needs_a_token() {
-        let http = Http {
-            address: "0.0.0.0:0".parse().unwrap(),
+    fn on(address: &str) -> Http {
+        Http {
+            address: address.parse().unwrap(),
             token: None,
             hosts: Vec::new(),
             origins: Vec::new(),
@@ -311,9 +356,106 @@ mod tests {
             metrics: false,
             limits: Limits {
                 sandboxes: 1,
-                idle: std::time::Duration::from_secs(1),
+                idle: Duration::from_secs(1),
             },
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_others_reach_needs_a_token() {
+        let listened = listen(on("0.0.0.0:0")).await;
+        assert!(matches!(listened, Err(HttpError::Open(_))));
+    }
+
+    /// One request's answer, head and body, on a connection of its own.
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_for_nothing_make_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", axum::routing::get(async || "here"));
+        let bounds = Bounds {
+            connections: 2,
+            head_within: Duration::from_millis(300),
         };
-        assert!(matches!(listen(http).await, Err(HttpError::Open(_))));
+        let closing = CancellationToken::new();
+        let ended = closing.clone();
+        let server = tokio::spawn(async move { run(listener, router, bounds, &ended).await });
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+        let began = Instant::now();
+        assert!(get(address, "/").await.ends_with("here"));
+        assert!(
+            began.elapsed() >= bounds.head_within / 2,
+            "it waited until there was room: {:?}",
+            began.elapsed()
+        );
+        for held in [&mut silent, &mut slow] {
+            let mut rest = Vec::new();
+            held.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"", "it was closed without a word");
+        }
+        closing.cancel();
+        server.await.unwrap();
+    }
+
+    /// The checks before routes of a test's own.
+    fn guarded(routes: Router, rate: u32, under_way: usize) -> Router {
+        let guard = Guard {
+            metrics: Arc::new(Metrics::new()),
+            allowed: Allowed::new("127.0.0.1:1".parse().unwrap(), &[], &[]),
+            token: None,
+            rate: limiter(NonZeroU32::new(rate).unwrap()),
+            under_way: Arc::new(Semaphore::new(under_way)),
+        };
+        routes.route_layer(middleware::from_fn_with_state(Arc::new(guard), check))
+    }
+
+    async fn answer(router: &Router, path: &str) -> Response {
+        let request = Request::builder()
+            .uri(path)
+            .header(header::HOST, "127.0.0.1:1");
+        let request = request.body(Body::empty()).unwrap();
+        router.clone().oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn more_requests_than_the_rate_allows_are_told_to_come_later() {
+        let router = guarded(
+            Router::new().route("/", axum::routing::get(async || "here")),
+            1,
+            1,
+        );
+        for _ in 0..BURST.get() {
+            assert_eq!(answer(&router, "/").await.status(), StatusCode::OK);
+        }
+        let refused = answer(&router, "/").await;
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_under_way_until_its_end() {
+        let endless = async || Body::from_stream(tokio_stream::pending::<std::io::Result<Bytes>>());
+        let routes = Router::new()
+            .route("/endless", axum::routing::get(endless))
+            .route("/", axum::routing::get(async || "here"));
+        let router = guarded(routes, 100, 1);
+        let stream = answer(&router, "/endless").await;
+        assert_eq!(stream.status(), StatusCode::OK);
+        let refused = answer(&router, "/").await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        drop(stream);
+        assert_eq!(answer(&router, "/").await.status(), StatusCode::OK);
     }
 }

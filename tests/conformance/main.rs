@@ -130,7 +130,7 @@ async fn fixture(revision: &str) -> Found {
     });
     let found = run(address, &["--requirements", revision]).await;
     closing.cancel();
-    served.await.unwrap().unwrap();
+    served.await.unwrap();
     found
 }
 
