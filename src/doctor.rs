@@ -9,7 +9,10 @@ use snowglobe_runner::{Accel, Engine};
 use crate::config::{AccelChoice, Config, EngineChoice};
 use crate::image::{ImageError, ImageRef};
 use crate::sandbox::image_store;
-use crate::vmm::{self, Lack, artefacts, host::Host};
+use crate::vmm::{
+    self, Lack, artefacts,
+    host::{self, Host},
+};
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
@@ -95,6 +98,14 @@ pub async fn checks(config: &Config) -> Vec<Check> {
             _ => Check::ok("namespaces", "user namespaces can be used"),
         },
     );
+    checks.push(match host::unbounded() {
+        None => Check::ok("bounds", "a control group bounds each VM's processes"),
+        Some(why) => Check::note(
+            "bounds",
+            format!("no control group around a VM's processes: {why}"),
+            "the guest's own size still holds; where systemd runs, systemd-run --user --scope snowglobe ... gives it a group",
+        ),
+    });
     checks
 }
 

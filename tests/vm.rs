@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -293,6 +294,39 @@ async fn a_killed_server_leaves_no_engine_and_no_file() {
         0,
         "no directory is left"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a host with unified control groups; tests/kvm_host.rs runs it on one"]
+async fn a_control_group_bounds_the_engine_and_goes_with_it() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("true").await;
+    let below = descendants(session.pid);
+    let group = |runner: &u32| Path::new("/sys/fs/cgroup").join(format!("snowglobe-{runner}"));
+    let runner = *below
+        .iter()
+        .find(|pid| group(pid).exists())
+        .expect("it has a group");
+    let group = group(&runner);
+    let read = |file: &str| std::fs::read_to_string(group.join(file)).unwrap();
+    assert_eq!(
+        read("memory.max").trim(),
+        ((384_u64 + 512) << 20).to_string()
+    );
+    assert_eq!(read("pids.max").trim(), "512");
+    let held: Vec<u32> = read("cgroup.procs")
+        .lines()
+        .map(|id| id.parse().unwrap())
+        .collect();
+    let started = descendants(runner);
+    assert!(!started.is_empty() && started.iter().all(|pid| held.contains(pid)));
+    assert!(
+        !held.contains(&runner),
+        "the runner outlives what it bounds"
+    );
+    session.close().await;
+    eventually("the group is gone", 5, || !group.exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

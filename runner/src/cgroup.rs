@@ -7,6 +7,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The argument by which this program says whether it can make one.
+pub(crate) const ARGUMENT: &str = "--probe-bounds";
+
 /// Where control groups are.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -61,6 +64,11 @@ impl Cgroup {
     pub(crate) fn add(&self, process: u32) -> io::Result<()> {
         self.set("cgroup.procs", &process.to_string())
     }
+}
+
+/// Whether one can be made here.
+pub(crate) fn probe() -> io::Result<()> {
+    Cgroup::create(0).map(drop)
 }
 
 impl Drop for Cgroup {

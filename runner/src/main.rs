@@ -45,13 +45,8 @@ fn main() -> ExitCode {
         }
         (Some(share::ARGUMENT), Some(order), None) => share::serve(&order),
         (Some(krun::ARGUMENT), Some(order), None) => krun::run(&order),
-        (Some(probe::ARGUMENT), None, _) => match probe::probe() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        },
+        (Some(probe::ARGUMENT), None, _) => found(probe::probe()),
+        (Some(cgroup::ARGUMENT), None, _) => found(cgroup::probe()),
         (Some("--version" | "-V"), None, _) => {
             eprintln!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -61,6 +56,17 @@ fn main() -> ExitCode {
                 "snowglobe-runner holds one VM for snowglobe, which starts it; it is of no use by itself"
             );
             ExitCode::from(2)
+        }
+    }
+}
+
+/// A probe's answer: nothing and success, or why not.
+fn found(probed: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match probed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
 }

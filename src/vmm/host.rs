@@ -82,7 +82,7 @@ impl Host {
         let found = Remembered {
             boot: boot_id(),
             runner: runner_stamp(),
-            problem: run_probe(),
+            problem: run_probe("--probe-kvm"),
         };
         let text = serde_json::to_vec(&found).unwrap_or_default();
         // Not to remember costs the next one a few milliseconds.
@@ -124,11 +124,17 @@ fn runner_stamp() -> Option<SystemTime> {
         .ok()
 }
 
-/// Has the runner try a guest; gives why none runs. Without a runner nothing runs anyway, and that is said elsewhere.
-fn run_probe() -> Option<String> {
+/// Why the runner can't put bounds around what it starts, beside the guest's own size; nothing where it can.
+pub fn unbounded() -> Option<String> {
+    run_probe("--probe-bounds")
+}
+
+/// Has the runner try something; gives why it does not work. Without a runner nothing runs anyway, and that is said
+/// elsewhere.
+fn run_probe(argument: &str) -> Option<String> {
     let runner = super::artefacts::runner().ok()?;
     let child = Command::new(runner)
-        .arg("--probe-kvm")
+        .arg(argument)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
