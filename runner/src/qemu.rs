@@ -425,8 +425,9 @@ fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString>
         arg(
             "-device",
             &format!(
-                "vhost-user-fs-device,chardev=share{number},tag={},queue-size=1024",
-                share.tag
+                "vhost-user-fs-device,chardev=share{number},tag={},queue-size=1024{}",
+                share.tag,
+                place()
             ),
         );
     }
@@ -544,6 +545,27 @@ mod tests {
             !kvm.contains("tsc") && kvm.matches("-accel").count() == 1,
             "{kvm}"
         );
+    }
+
+    #[test]
+    fn every_device_has_its_place_and_none_the_clocks() {
+        let line = line(Accel::Tcg, None);
+        let devices = line.lines().filter(|line| line.contains("-device,"));
+        let mut places: Vec<_> = devices
+            .map(|device| {
+                device
+                    .split_once("bus=")
+                    .unwrap_or_else(|| panic!("{device}"))
+                    .1
+            })
+            .collect();
+        assert!(
+            places.len() >= 4 && !places.contains(&"virtio-mmio-bus.3"),
+            "{line}"
+        );
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), line.matches(",bus=").count(), "{line}");
     }
 
     #[test]
