@@ -33,6 +33,9 @@ const FIRST_SHARE_FD: u32 = 6;
 const MACHINE: &str =
     "microvm,acpi=off,pcie=off,usb=off,rtc=on,x-option-roms=off,memory-backend=mem";
 
+/// What the machine can do without where KVM tells the guest the time. Translated, Linux waits for the timer for ever.
+const WITHOUT_ON_KVM: &str = ",pit=off,pic=off";
+
 /// The machine's places for devices, in the order in which the guest finds what is in them. The one left out, 3, has
 /// interrupt 8, which is the clock's; with both of them there the guest's kernel does without the clock.
 const PLACES: [u8; 7] = [7, 6, 5, 4, 2, 1, 0];
@@ -377,7 +380,8 @@ fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString>
         "-object",
         &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
     );
-    arg("-machine", &MACHINE);
+    let without = if accel == "kvm" { WITHOUT_ON_KVM } else { "" };
+    arg("-machine", &format!("{MACHINE}{without}"));
     arg("-accel", &accel);
     arg("-cpu", &cpu);
     arg("-m", &format!("{memory}M"));
@@ -543,6 +547,10 @@ mod tests {
         assert!(kvm.contains("-accel\nkvm\n-cpu\nhost\n"), "{kvm}");
         assert!(
             !kvm.contains("tsc") && kvm.matches("-accel").count() == 1,
+            "{kvm}"
+        );
+        assert!(
+            kvm.contains(",pit=off,pic=off\n") && !tcg.contains("pit=off"),
             "{kvm}"
         );
     }
