@@ -30,7 +30,14 @@ fn stdio(place: &Place, mode: &str) -> Value {
         .get_envs()
         .filter_map(|(name, it)| Some((name.to_string_lossy().into_owned(), value(it?))))
         .collect();
-    let command = json!([PROGRAM, "serve", "--workspace", place.workspace]);
+    let command = json!([
+        PROGRAM,
+        "serve",
+        "--workspace",
+        place.workspace,
+        "--confirm",
+        "ask"
+    ]);
     json!({"transport": "stdio", "mode": mode, "command": command, "env": env})
 }
 
@@ -83,12 +90,23 @@ async fn the_python_sdk_speaks_both_eras_on_both_transports() {
     let python = installed("python/bin/python");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python_sdk.py");
     let place = Place::new("minimal");
-    let served = serve_http(&["--max-sandboxes", "2"]).await;
+    let served = serve_http(&["--max-sandboxes", "2", "--confirm", "ask"]).await;
     for (mode, version) in [("legacy", "2025-11-25"), ("auto", "2026-07-28")] {
-        let seen = run(&python, &script, stdio(&place, mode)).await;
-        check(&seen, version, false);
-        let seen = run(&python, &script, http(&served, mode)).await;
-        check(&seen, version, mode != "legacy");
+        let on_stdio = run(&python, &script, stdio(&place, mode)).await;
+        check(&on_stdio, version, false);
+        let on_http = run(&python, &script, http(&served, mode)).await;
+        check(&on_http, version, mode != "legacy");
+        for seen in [on_stdio, on_http] {
+            assert_eq!(seen["updated"][0], seen["updated"][1], "{seen}");
+            assert_eq!(seen["asked"].as_array().map(Vec::len), Some(2), "{seen}");
+            assert_eq!(seen["declined"][0], true, "{seen}");
+            assert_eq!(
+                (&seen["kept"], &seen["gone"]),
+                (&json!(0), &json!(1)),
+                "{seen}"
+            );
+            assert_eq!(seen["rebooted"], false, "{seen}");
+        }
     }
 }
 
