@@ -196,7 +196,7 @@ fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
     home.works(&["image", "pull", &image]);
     std::fs::write(
         &helper,
-        "#!/bin/sh\necho 'the safe is locked' >&2; exit 1\n",
+        "#!/bin/sh\nread host\necho 'the safe is locked' >&2; exit 1\n",
     )
     .unwrap();
     let said = home.fails(&["image", "pull", &image]);
@@ -204,6 +204,9 @@ fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
         said.contains("docker-credential-test failed: the safe is locked"),
         "{said}"
     );
+    std::fs::remove_file(&helper).unwrap();
+    let said = home.fails(&["image", "pull", &image]);
+    assert!(said.contains("credential helper"), "{said}");
 }
 
 #[test]

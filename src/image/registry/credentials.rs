@@ -46,9 +46,15 @@ pub(super) fn of(host: &str) -> Result<RegistryAuth, RegistryError> {
             host: host.to_owned(),
             problem: format!("{helper} failed: {}", format!("{stdout}{stderr}").trim()),
         }),
+        Err(Problem::HelperCommunicationError) => Err(RegistryError::Credentials {
+            host: host.to_owned(),
+            problem: "the credential helper that Docker's config.json names can't be run, or it ended without reading \
+                      what it was asked for; try `docker-credential-NAME get` by hand"
+                .into(),
+        }),
         Err(other) => Err(RegistryError::Credentials {
             host: host.to_owned(),
-            problem: format!("{other:?}"),
+            problem: other.to_string(),
         }),
     }
 }
