@@ -225,7 +225,12 @@ async fn connect(
             tool.title.as_deref().unwrap_or_default()
         ));
     }
-    ensure!(tools.len() == 5, "expected five tools, got {}", tools.len());
+    for used in ["exec", "read", "write", "snapshot", "reboot"] {
+        ensure!(
+            tools.iter().any(|tool| tool.name == used),
+            "the server has no tool `{used}`"
+        );
+    }
     Ok(client)
 }
 

@@ -646,7 +646,7 @@ async fn running_out_of_memory_has_a_name() {
     let result = session
         .raw(
             "exec",
-            json!({"command": "x=aaaaaaaaaaaaaaaa; while true; do x=$x$x; done", "timeout_s": 110}),
+            json!({"command": "x=aaaaaaaaaaaaaaaa; while true; do x=$x$x; done", "timeout_s": 300}),
         )
         .await;
     assert!(text(&result).contains("memory"), "{}", text(&result));
