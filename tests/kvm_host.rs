@@ -66,13 +66,13 @@ fn suite(name: &str, arguments: &str) -> String {
 #[test]
 fn the_tools_hold_on_qemu_with_kvm() {
     let variables = [("SNOWGLOBE_ENGINE", "qemu"), ("SNOWGLOBE_ACCEL", "kvm")];
-    on_a_kvm_host(540, &variables, &suite("vm", "--include-ignored"));
+    on_a_kvm_host(680, &variables, &suite("vm", "--include-ignored"));
 }
 
 #[test]
 fn the_tools_hold_on_krun() {
     let variables = [("SNOWGLOBE_ENGINE", "krun")];
-    on_a_kvm_host(540, &variables, &suite("vm", "--include-ignored"));
+    on_a_kvm_host(680, &variables, &suite("vm", "--include-ignored"));
 }
 
 #[test]
