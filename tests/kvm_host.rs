@@ -39,22 +39,26 @@ const HOST_FAILED: i32 = 125;
 /// How many hosts may fail so before that is this test's failure.
 const HOSTS: usize = 3;
 
+/// A shell line, to be run in an emulated host.
+fn in_a_host(limit_s: u32, line: &str) -> Command {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kvm-host/run");
+    let mut command = Command::new(run);
+    command
+        .args(["--limit", &limit_s.to_string(), "bash", "-c", line])
+        .stdin(Stdio::null());
+    command
+}
+
 /// Runs a shell line in the emulated host; it must end with 0.
 ///
 /// The emulation is not perfect: rarely its kernel panics, which says nothing about the line. Then it runs in another.
 fn on_a_kvm_host(limit_s: u32, variables: &[(&str, &str)], line: &str) {
-    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kvm-host/run");
-    let mut statuses = (0..HOSTS).map(|_| {
-        Command::new(&run)
-            .args(["--limit", &limit_s.to_string(), "bash", "-c", line])
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .status()
-            .expect("bash runs")
-    });
-    let status = statuses.find(|status| status.code() != Some(HOST_FAILED));
-    let status =
-        status.unwrap_or_else(|| panic!("{HOSTS} emulated hosts failed one after another"));
+    let mut command = in_a_host(limit_s, line);
+    command.envs(variables.iter().copied());
+    let status = (0..HOSTS)
+        .map(|_| command.status().expect("bash runs"))
+        .find(|status| status.code() != Some(HOST_FAILED))
+        .unwrap_or_else(|| panic!("{HOSTS} emulated hosts failed one after another"));
     assert!(status.success(), "{line}: {status}");
 }
 
@@ -87,16 +91,11 @@ fn kvm_is_seen_to_work_and_krun_is_chosen() {
 
 #[test]
 fn a_host_that_fails_is_told_from_a_program_that_does() {
-    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kvm-host/run");
     for (line, status, said) in [
         ("exit 3", 3, ""),
         ("echo c >/proc/sysrq-trigger", HOST_FAILED, "panicked"),
     ] {
-        let ended = Command::new(&run)
-            .args(["--limit", "100", "bash", "-c", line])
-            .stdin(Stdio::null())
-            .output()
-            .expect("bash runs");
+        let ended = in_a_host(100, line).output().expect("bash runs");
         let stderr = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(status), "{line}: {stderr}");
         assert!(stderr.contains(said), "{line}: {stderr}");

@@ -368,10 +368,10 @@ fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString>
         args.push(name.into());
         args.push(value.as_ref().into());
     };
-    let (accel, cpu) = match accel {
-        Accel::Tcg => ("tcg,thread=multi", "max"),
-        Accel::Kvm => ("kvm", "host"),
-        Accel::Hvf => ("hvf", "host"),
+    let (accel, cpu, without) = match accel {
+        Accel::Tcg => ("tcg,thread=multi", "max", ""),
+        Accel::Kvm => ("kvm", "host", WITHOUT_ON_KVM),
+        Accel::Hvf => ("hvf", "host", ""),
     };
     let memory = spec.memory_mib;
     arg("-name", &spec.name);
@@ -380,7 +380,6 @@ fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString>
         "-object",
         &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
     );
-    let without = if accel == "kvm" { WITHOUT_ON_KVM } else { "" };
     arg("-machine", &format!("{MACHINE}{without}"));
     arg("-accel", &accel);
     arg("-cpu", &cpu);

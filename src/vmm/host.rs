@@ -58,42 +58,39 @@ struct Remembered {
 impl Host {
     /// Looks at this host. What takes a guest to find out is remembered in `cache` for as long as the host runs.
     pub fn detect(cache: &Path) -> Self {
-        let looked = Self::look();
-        if looked != Kvm::Usable {
-            return Self { kvm: looked };
-        }
-        let remembered = cache.join("kvm.json");
-        let (boot, runner) = (boot_id(), runner_stamp());
-        let known: Option<Remembered> = std::fs::read(&remembered)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
-        if let Some(known) = known.filter(|known| known.boot == boot && known.runner == runner) {
-            return Self::of_probe(known.problem);
-        }
-        Self::probe(cache)
+        Self::find(cache, |file| {
+            serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+        })
     }
 
     /// Looks at this host anew, and remembers that.
     pub fn probe(cache: &Path) -> Self {
+        Self::find(cache, |_| None)
+    }
+
+    /// `remembered` gives what the file holds, of this host's start and this runner or not.
+    fn find(cache: &Path, remembered: impl FnOnce(&Path) -> Option<Remembered>) -> Self {
         let looked = Self::look();
         if looked != Kvm::Usable {
             return Self { kvm: looked };
         }
-        let found = Remembered {
-            boot: boot_id(),
-            runner: runner_stamp(),
-            problem: run_probe("--probe-kvm"),
-        };
-        let text = serde_json::to_vec(&found).unwrap_or_default();
-        // Not to remember costs the next one a few milliseconds.
-        let _ = std::fs::create_dir_all(cache)
-            .and_then(|()| std::fs::write(cache.join("kvm.json"), text));
-        Self::of_probe(found.problem)
-    }
-
-    fn of_probe(problem: Option<String>) -> Self {
+        let file = cache.join("kvm.json");
+        let (boot, runner) = (boot_id(), runner_stamp());
+        let known = remembered(&file).filter(|known| known.boot == boot && known.runner == runner);
+        let found = known.unwrap_or_else(|| {
+            let problem = run_probe("--probe-kvm");
+            let found = Remembered {
+                boot,
+                runner,
+                problem,
+            };
+            let text = serde_json::to_vec(&found).unwrap_or_default();
+            // Not to remember costs the next one a few milliseconds.
+            let _ = std::fs::create_dir_all(cache).and_then(|()| std::fs::write(&file, text));
+            found
+        });
         Self {
-            kvm: problem.map_or(Kvm::Usable, Kvm::Broken),
+            kvm: found.problem.map_or(Kvm::Usable, Kvm::Broken),
         }
     }
 
