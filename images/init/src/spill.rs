@@ -1,13 +1,15 @@
-//! Keeping the whole of a long output in a guest file, for whoever wants to read past what was shown.
+//! Keeping the whole of an output in a guest file, for whoever wants to read past what was shown: of a long one, and
+//! of one with control characters, which is shown as a terminal would show it.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::wire::OUTPUT_DIRECTORY;
+use crate::wire::{OUTPUT_DIRECTORY, is_control};
 
-/// How many files are kept.
-const FILES: usize = 32;
+/// How many files are kept, and how much of all of them together besides the newest.
+const FILES: usize = 64;
+const BYTES: u64 = 1 << 30;
 
 /// How much of one output is kept.
 const LONGEST: u64 = 64 << 20;
@@ -17,6 +19,8 @@ const LONGEST: u64 = 64 << 20;
 pub(crate) struct Spill {
     path: PathBuf,
     after: usize,
+    /// The last byte, where control characters are a reason to keep it.
+    before: Option<u8>,
     held: Vec<u8>,
     file: Option<File>,
     written: u64,
@@ -25,17 +29,21 @@ pub(crate) struct Spill {
 
 impl Spill {
     pub(crate) fn new(number: u64, stream: &str, after: u64) -> Self {
-        Self::at(
-            Path::new(OUTPUT_DIRECTORY).join(format!("{number:06}.{stream}")),
-            after,
-        )
+        Self {
+            before: Some(0),
+            ..Self::at(
+                Path::new(OUTPUT_DIRECTORY).join(format!("{number:06}.{stream}")),
+                after,
+            )
+        }
     }
 
-    /// As [`Spill::new`], in a file of the caller's choice.
+    /// As [`Spill::new`], in a file of the caller's choice, and only for its length.
     pub(crate) fn at(path: PathBuf, after: u64) -> Self {
         Self {
             path,
             after: after as usize,
+            before: None,
             held: Vec::new(),
             file: None,
             written: 0,
@@ -49,12 +57,20 @@ impl Spill {
         }
         if self.file.is_none() {
             self.held.extend_from_slice(data);
-            if self.held.len() > self.after {
+            if self.held.len() > self.after || self.has_controls(data) {
                 self.broken = self.keep().is_err();
             }
         } else {
             self.write(data);
         }
+    }
+
+    fn has_controls(&mut self, data: &[u8]) -> bool {
+        let Some(before) = &mut self.before else {
+            return false;
+        };
+        data.iter()
+            .any(|byte| is_control(std::mem::replace(before, *byte), *byte))
     }
 
     /// From now on all of it is in the file.
@@ -98,10 +114,43 @@ fn create(path: &Path) -> std::io::Result<File> {
         .map(|entry| entry.path())
         .collect();
     old.sort();
-    for path in old.iter().rev().skip(FILES - 1) {
-        let _ = fs::remove_file(path);
+    let mut bytes = 0;
+    for (newer, path) in old.iter().rev().enumerate() {
+        bytes += fs::symlink_metadata(path).map_or(0, |about| about.len());
+        if newer >= FILES - 1 || bytes > BYTES {
+            let _ = fs::remove_file(path);
+        }
     }
     // Never through a link that a command may have put there.
     let _ = fs::remove_file(path);
     File::options().write(true).create_new(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_output_and_control_characters_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = |name: &str, pieces: &[&[u8]]| {
+            let mut spill = Spill {
+                before: Some(0),
+                ..Spill::at(dir.path().join(name), 10)
+            };
+            for piece in pieces {
+                spill.add(piece);
+            }
+            spill.file().map(|file| fs::read(file).unwrap())
+        };
+        assert_eq!(kept("1", &[b"text\tof\n"]), None);
+        assert_eq!(kept("2", &["é\u{a0}©".as_bytes()]), None);
+        assert_eq!(kept("3", &[b"12345", b"678901"]).unwrap(), b"12345678901");
+        assert_eq!(kept("4", &[b"a\r", b"b"]).unwrap(), b"a\rb");
+        assert_eq!(kept("5", &[b"a\xc2", b"\x9b1m"]).unwrap(), b"a\xc2\x9b1m");
+        assert_eq!(kept("6", &[b"\0"]).unwrap(), b"\0");
+        let mut log = Spill::at(dir.path().join("7"), 10);
+        log.add(b"\x1b[m");
+        assert_eq!(log.file(), None);
+    }
 }

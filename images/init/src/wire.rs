@@ -38,6 +38,16 @@ pub const ATTACH_SOCKET: &str = "/run/snowglobe/attach.sock";
 /// Where the whole of long outputs is: on the disk, not in memory, and gone with a reboot.
 pub const OUTPUT_DIRECTORY: &str = "/var/tmp/snowglobe";
 
+/// Whether `byte`, which comes after `before`, is a control character or ends one: what a terminal does something
+/// with instead of showing it. Line breaks and tabs are text; C1 controls have two bytes in UTF-8.
+pub fn is_control(before: u8, byte: u8) -> bool {
+    match byte {
+        b'\n' | b'\t' => false,
+        0x80..=0x9f => before == 0xc2,
+        _ => byte < 0x20 || byte == 0x7f,
+    }
+}
+
 /// The longest JSON of a request, in bytes.
 pub const MAX_REQUEST: usize = 64 << 20;
 
@@ -116,7 +126,8 @@ pub struct ExecRequest {
     pub user: User,
     /// After how many milliseconds the command's whole cgroup is killed; absent: never.
     pub timeout_ms: Option<u64>,
-    /// Keep a copy of the output in guest files once a stream is longer than this many bytes; absent: never.
+    /// Keep a copy of the output in guest files once a stream is longer than this many bytes, or holds control
+    /// characters ([`is_control`]): then what is shown of it is not what came. Absent: never.
     pub spill_after: Option<u64>,
     /// Run on a terminal of this size; standard error then comes with standard output.
     pub pty: Option<PtySize>,
