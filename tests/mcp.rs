@@ -62,6 +62,112 @@ async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
     session.close().await;
 }
 
+/// The note that begins so, of a result that must have it.
+fn note<'a>(result: &'a Value, begin: &str) -> &'a str {
+    let notes = result["notes"].as_array().into_iter().flatten();
+    let mut notes = notes.filter_map(Value::as_str);
+    notes
+        .find(|note| note.starts_with(begin))
+        .unwrap_or_else(|| panic!("a note {begin:?} in {result}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    // A title without its end, an error after it, a progress bar.
+    let line = "printf '\\033]0;title\\nerror: no such file\\n'; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); \
+                printf '%s%% [####      ]\\r' $i; done; printf '\\033[Kdone\\r\\n'; printf '\\033[1mbad\\033[0m' >&2";
+    let came = session
+        .raw("exec", json!({"command": line, "description": "Shows it"}))
+        .await;
+    let result = came.structured_content.clone().unwrap();
+    let shown = "0;title\nerror: no such file\ndone\n";
+    assert_eq!(result["stdout"], shown);
+    assert_eq!(result["stderr"], "bad");
+    assert_eq!(result["truncated"], false);
+    let text = common::text(&came);
+    assert!(
+        text.starts_with(&format!("{shown}[stderr]\nbad\n[exit code 0")),
+        "{text}"
+    );
+    let ignored = "no argument of `exec`, so ignored: `description`";
+    let file = result["stdout_file"].as_str().unwrap();
+    let said = format!(
+        "stdout is shown as a terminal would show it at last; as it came: {file}, or `raw`"
+    );
+    for note in [ignored, &said] {
+        assert!(text.contains(&format!("[{note}]")), "{text}");
+        assert!(
+            result["notes"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|it| it == note),
+            "{result}"
+        );
+    }
+    // The file, the resource and `raw` have it as it came.
+    let bytes = result["stdout_bytes"].as_u64().unwrap();
+    assert_eq!(
+        session.stdout(&format!("wc -c <{file}")).await.trim(),
+        bytes.to_string()
+    );
+    let uri = result["stdout_uri"].as_str().unwrap();
+    let read = ReadResourceRequestParams::new(uri);
+    let read = serde_json::to_value(session.client.read_resource(read).await.unwrap()).unwrap();
+    let resource = read["contents"][0]["text"].as_str().unwrap();
+    assert!(
+        resource.starts_with("\u{1b}]0;title\nerror") && resource.ends_with("\u{1b}[Kdone\r\n")
+    );
+    let raw = json!({"command": "printf '\\033[1mbold\\r\\n'", "raw": true});
+    let raw = session.call("exec", raw).await;
+    assert_eq!(raw["stdout"], "\u{1b}[1mbold\r\n");
+    assert_eq!(raw.get("notes"), None);
+    assert_eq!(session.exec("echo plain").await.get("stdout_file"), None);
+
+    // A job's output is shown the same way, by the offsets of what came.
+    let bars = json!({"command": "printf '10%%\\r100%%\\r\\n\\033[32mok\\033[0m\\n'", "background": "true"});
+    let id = session.call("exec", bars).await["job_id"].clone();
+    let wait = json!({"action": "wait", "id": id, "offset": 0, "timeout_s": "20s"});
+    let ended = session.call("job", wait).await;
+    assert_eq!(ended["output"], "100%\nok\n", "{ended}");
+    assert_eq!(ended["next_offset"], 22);
+    note(
+        &ended,
+        "output is shown as a terminal would show it at last",
+    );
+    let raw = json!({"action": "output", "id": id, "offset": 0, "raw": true, "limit": 0});
+    let raw = session.call("job", raw).await;
+    assert_eq!(raw["output"], "10%\r100%\r\n\u{1b}[32mok\u{1b}[0m\n");
+    note(&raw, "`limit` was 0");
+
+    // A list is a program and its arguments, and so is one that was sent as text.
+    let list = json!(["printf", "%s|", "a b", "$HOME", "&"]);
+    for command in [list.clone(), list.to_string().into()] {
+        let ran = session
+            .call(
+                "exec",
+                json!({"command": command, "env": "{\"A\": 1}", "timeout_s": "0"}),
+            )
+            .await;
+        assert_eq!(ran["stdout"], "a b|$HOME|&|");
+        note(&ran, "`timeout_s` was 0, so the default held");
+    }
+    let absent = session
+        .error("exec", json!({"command": ["no-such", "x"]}))
+        .await;
+    assert!(
+        absent.contains("no-such") && absent.contains("so no shell was asked"),
+        "{absent}"
+    );
+    let refused = session
+        .error("exec", json!({"command": "true", "workdir": "/tmp"}))
+        .await;
+    assert!(refused.contains("did you mean `cwd`?"), "{refused}");
+    session.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_takes_long_becomes_a_job_where_nobody_hears_of_it() {
     let place = Place::new("minimal");

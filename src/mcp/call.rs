@@ -13,13 +13,17 @@ use rmcp::model::{
 };
 use rmcp::service::{Peer, RequestContext};
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
-use super::text;
+use super::{terminal, text};
 use crate::progress::{Progress, Step};
 use crate::sandbox::SandboxError;
+
+/// The name of the structured form's field with what is said beyond the data.
+pub(super) const NOTES: &str = "notes";
 
 /// How long a call that is no longer wanted waits for its work: enough to kill a command, too short for a
 /// client's exit to be noticed.
@@ -34,9 +38,10 @@ impl Refusal {
         Self(message.into())
     }
 
-    /// What the client gets.
+    /// What the client gets. The guest may have its part in the words.
     pub(super) fn into_result(self) -> CallToolResult {
-        CallToolResult::error(vec![ContentBlock::text(self.0)])
+        let words = terminal::plain(self.0.as_bytes());
+        CallToolResult::error(vec![ContentBlock::text(words)])
     }
 
     /// What is said.
@@ -49,6 +54,58 @@ impl From<SandboxError> for Refusal {
     fn from(error: SandboxError) -> Self {
         Self(format!("failed to {}", crate::describe(&error)))
     }
+}
+
+/// What a result says beyond its data: advice, marks, what was assumed or ignored.
+///
+/// Each note is written once and is in both forms of a result ([`noted`]), since some clients show the model only one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Notes(Vec<String>);
+
+impl Notes {
+    /// A note is a fragment, without brackets and without a full stop.
+    pub(super) fn add(&mut self, note: impl Into<String>) {
+        self.0.push(note.into());
+    }
+
+    #[cfg(test)]
+    pub(super) fn all(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// The result with these notes: a line in brackets each at the end of its text, and the structured form's `notes`.
+/// Where the result has notes already, these come after them.
+pub(super) fn noted(mut result: CallToolResult, notes: Notes) -> CallToolResult {
+    if notes.0.is_empty() {
+        return result;
+    }
+    let lines: String = notes.0.iter().map(|note| format!("\n[{note}]")).collect();
+    let text = result.content.iter_mut().find_map(|block| match block {
+        ContentBlock::Text(text) => Some(&mut text.text),
+        _ => None,
+    });
+    match text {
+        Some(text) => {
+            text.truncate(text.trim_end_matches('\n').len());
+            let lines = if text.is_empty() {
+                lines.trim_start()
+            } else {
+                &lines
+            };
+            text.push_str(lines);
+        }
+        None => result
+            .content
+            .push(ContentBlock::text(lines.trim_start().to_owned())),
+    }
+    if let Some(Value::Object(structured)) = &mut result.structured_content {
+        let all = structured.entry(NOTES).or_insert_with(|| json!([]));
+        if let Value::Array(all) = all {
+            all.extend(notes.0.into_iter().map(Value::String));
+        }
+    }
+    result
 }
 
 /// A result in both of its forms.
@@ -225,6 +282,25 @@ fn described(step: Step) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn notes_are_in_both_forms() {
+        let notes = |all: &[&str]| Notes(all.iter().map(|note| (*note).to_owned()).collect());
+        let done = result(vec![ContentBlock::text("out\n")], &json!({"a": 1})).unwrap();
+        assert_eq!(noted(done.clone(), Notes::default()), done);
+        let done = noted(noted(done, notes(&["one"])), notes(&["two"]));
+        assert_eq!(done.content[0].as_text().unwrap().text, "out\n[one]\n[two]");
+        assert_eq!(
+            done.structured_content,
+            Some(json!({"a": 1, "notes": ["one", "two"]}))
+        );
+        let empty = result(vec![ContentBlock::text("")], &json!({})).unwrap();
+        let text = noted(empty, notes(&["one", "two"]));
+        assert_eq!(text.content[0].as_text().unwrap().text, "[one]\n[two]");
+        let refused = noted(Refusal::new("\u{1b}[1mno").into_result(), notes(&["one"]));
+        assert_eq!(refused.content[0].as_text().unwrap().text, "no\n[one]");
+        assert_eq!(refused.structured_content, None);
+    }
 
     #[test]
     fn steps_say_how_far_they_are() {

@@ -1,7 +1,8 @@
 //! `job`: commands in the background: what there is, their output, their end, their input.
 //!
-//! Output is both streams in the order they came, by byte offset; characters are never cut in two. Whatever is
-//! done with a job, the result holds the job as it is afterwards.
+//! Output is both streams in the order they came, by the byte offset of what came; characters and sequences are never
+//! cut in two. It is shown as a terminal would show this part of it ([`terminal`](super::terminal)), or with `raw` as
+//! it came. Whatever is done with a job, the result holds the job as it is afterwards.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,8 +13,10 @@ use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotation
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::call::{Call, Refusal, Work, result};
+use super::call::{Call, Notes, Refusal, Work, noted, result};
+use super::exec::changed;
 use super::output::{whole_at_end, whole_at_start};
+use super::terminal::Terminal;
 use super::{args, schema, text};
 use crate::sandbox::{JobAction, JobInfo, JobReport, Outcome, Sandbox, SandboxError, User};
 
@@ -26,6 +29,9 @@ const LONGEST_LIMIT: u64 = 40_000;
 /// How long `wait` waits where the call says nothing, and at most.
 const DEFAULT_WAIT_S: f64 = 30.0;
 const LONGEST_WAIT_S: f64 = 86_400.0;
+
+/// The longest cut sequence that is left for the next window, in bytes: what is longer is shown, else nothing might be.
+const LONGEST_CUT: usize = 256;
 
 /// How often somebody who waits hears of new output.
 const LOOK: Duration = Duration::from_secs(2);
@@ -52,6 +58,8 @@ struct Params {
     input: Option<String>,
     /// input: close standard input afterwards (default false)
     end: Option<bool>,
+    /// output, wait, kill: give output as it came; otherwise as a terminal would show it (default false)
+    raw: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -70,7 +78,7 @@ struct Structured {
     action: Action,
     /// The job as it is now; of list every job, the oldest first
     jobs: Vec<Job>,
-    /// Output, both streams in the order they came
+    /// Output as a terminal would show it at last, both streams in the order they came
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
     /// The byte at which this output starts
@@ -157,6 +165,10 @@ pub(super) async fn call(
 ) -> Result<CallToolResult, Refusal> {
     let params: Params = args::parse(tool, arguments)?;
     let action = params.action;
+    let how = How {
+        raw: params.raw.unwrap_or(false),
+        newest: params.offset.is_none(),
+    };
     let mut asked = checked(params)?;
     let patience = sandbox.config().background_after;
     if let Asked::Job {
@@ -171,8 +183,21 @@ pub(super) async fn call(
     let (jobs, output) = call
         .run(move |work| async move { act(&sandbox, asked, hears, &work).await })
         .await??;
-    let (text, structured) = shown(action, &jobs, output);
-    result(vec![ContentBlock::text(text)], &structured)
+    let mut notes = Notes::default();
+    let (text, structured) = shown(action, &jobs, output, how, &mut notes);
+    Ok(noted(
+        result(vec![ContentBlock::text(text)], &structured)?,
+        notes,
+    ))
+}
+
+/// How output is shown.
+#[derive(Debug, Clone, Copy, Default)]
+struct How {
+    /// As it came.
+    raw: bool,
+    /// No offset was asked for.
+    newest: bool,
 }
 
 fn checked(params: Params) -> Result<Asked, Refusal> {
@@ -305,11 +330,70 @@ async fn wait(
     }
 }
 
+/// A window of a job's output.
+#[derive(Debug)]
+struct Window {
+    text: String,
+    /// Where it starts and ends in what came.
+    start: u64,
+    end: u64,
+    changed: bool,
+}
+
+/// What of this window of a job's output is shown. What its edges cut in two is left out at the start, and comes
+/// with the next window at the end.
+fn window(report: &JobReport, data: &[u8], how: How) -> Window {
+    let mut whole = match report.offset {
+        0 => data,
+        _ => whole_at_start(data),
+    };
+    if how.newest && !how.raw && report.offset > 0 {
+        // The start may be in the middle of anything but a line that follows another.
+        let line = whole.iter().position(|byte| *byte == b'\n');
+        whole = match line {
+            Some(line) if line + 1 < whole.len() => &whole[line + 1..],
+            _ => whole,
+        };
+    }
+    let start = report.offset + (data.len() - whole.len()) as u64;
+    let cut = whole_at_end(whole);
+    let mut given = if cut.is_empty() { whole } else { cut };
+    if how.raw {
+        return Window {
+            text: String::from_utf8_lossy(given).into_owned(),
+            start,
+            end: start + given.len() as u64,
+            changed: false,
+        };
+    }
+    let mut shown = Vec::with_capacity(given.len());
+    let mut terminal = Terminal::default();
+    terminal.push(given, &mut |piece| shown.extend_from_slice(piece));
+    let waiting = terminal.waiting();
+    let end = start + given.len() as u64;
+    let more = report.job.outcome.is_none() || end < report.job.kept_bytes;
+    if more && (1..=LONGEST_CUT).contains(&waiting) && waiting < given.len() {
+        given = &given[..given.len() - waiting];
+        shown.clear();
+        terminal = Terminal::default();
+        terminal.push(given, &mut |piece| shown.extend_from_slice(piece));
+    }
+    let changed = terminal.finish(&mut |piece| shown.extend_from_slice(piece));
+    Window {
+        text: String::from_utf8_lossy(&shown).into_owned(),
+        start,
+        end: start + given.len() as u64,
+        changed,
+    }
+}
+
 /// Both forms of the result.
 fn shown(
     action: Action,
     jobs: &[JobInfo],
     output: Option<(JobReport, Bytes)>,
+    how: How,
+    notes: &mut Notes,
 ) -> (String, Structured) {
     let mut structured = Structured {
         action,
@@ -321,22 +405,20 @@ fn shown(
     };
     let mut text = String::new();
     if let Some((report, data)) = output {
-        // A character that the window's start cut is left out; one cut at its end comes with the next window.
-        let whole = match report.offset {
-            0 => &data[..],
-            _ => whole_at_start(&data),
-        };
-        let offset = report.offset + (data.len() - whole.len()) as u64;
-        let cut = whole_at_end(whole);
-        let whole = if cut.is_empty() { whole } else { cut };
-        let next = offset + whole.len() as u64;
-        let output = String::from_utf8_lossy(whole).into_owned();
-        text.push_str(&text::without_escapes(&output));
+        let window = window(&report, &data, how);
+        let (offset, next) = (window.start, window.end);
+        if window.changed {
+            notes.add(changed("output", Some(&report.job.output_file)));
+        }
+        if report.job.left_running {
+            notes.add("background processes of it are still running");
+        }
+        text.push_str(&window.text);
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }
         structured.more = Some(next < report.job.kept_bytes);
-        structured.output = Some(output);
+        structured.output = Some(window.text);
         structured.offset = Some(offset);
         structured.next_offset = Some(next);
         let _ = write!(text, "[{}", described(&report.job));
@@ -489,7 +571,7 @@ mod tests {
             ),
             (
                 json!({"action": "output", "job": "j"}),
-                "unknown argument `job`",
+                "unknown argument `job`: did you mean `id`?",
             ),
         ] {
             let refused = parsed(arguments).unwrap_err();
@@ -506,7 +588,11 @@ mod tests {
             offset: 3,
             next_offset: 8,
         };
-        let (text, structured) = shown(Action::Output, &[info(None)], Some((report, data)));
+        let how = How::default();
+        let mut notes = Notes::default();
+        let output = Some((report, data));
+        let (text, structured) = shown(Action::Output, &[info(None)], output, how, &mut notes);
+        assert_eq!(notes, Notes::default());
         assert_eq!(structured.output.as_deref(), Some(" ab"));
         assert_eq!(
             (structured.offset, structured.next_offset, structured.more),
@@ -519,15 +605,65 @@ mod tests {
     }
 
     #[test]
+    fn a_window_is_shown_as_a_terminal_would_and_cuts_no_sequence() {
+        let of = |data: &str, offset: u64, how: How| {
+            let mut job = info(None);
+            job.kept_bytes = offset + data.len() as u64;
+            let report = JobReport {
+                offset,
+                next_offset: job.kept_bytes,
+                job,
+            };
+            let window = window(&report, data.as_bytes(), how);
+            (window.text, window.start, window.end, window.changed)
+        };
+        let bars = "10%\r100%\r\n\x1b[32mok\x1b[3";
+        let from = How::default();
+        assert_eq!(of(bars, 0, from), ("100%\nok".to_owned(), 0, 17, true));
+        assert_eq!(of("1m", 17, from), ("1m".to_owned(), 17, 19, false));
+        let newest = How {
+            newest: true,
+            ..from
+        };
+        assert_eq!(
+            of("31mx\nnew", 5, newest),
+            ("new".to_owned(), 10, 13, false)
+        );
+        assert_eq!(of("a\nb", 0, newest), ("a\nb".to_owned(), 0, 3, false));
+        assert_eq!(of("a\n", 5, newest), ("a\n".to_owned(), 5, 7, false));
+        let raw = How {
+            raw: true,
+            ..newest
+        };
+        assert_eq!(
+            of(bars, 7, raw),
+            (bars.to_owned(), 7, 7 + bars.len() as u64, false)
+        );
+        // What never ends is not waited for.
+        let open = format!("a\x1b]0;{}", "x".repeat(300));
+        assert_eq!(of(&open, 0, from).2, open.len() as u64);
+        assert_eq!(of("\x1b[", 0, from), (String::new(), 0, 2, true));
+    }
+
+    #[test]
     fn both_forms_tell_how_it_ended() {
         let ended = info(Some(Outcome::Exited { code: 3 }));
-        let (text, structured) = shown(Action::List, &[ended], None);
+        let list = |jobs: &[JobInfo]| {
+            shown(
+                Action::List,
+                jobs,
+                None,
+                How::default(),
+                &mut Notes::default(),
+            )
+        };
+        let (text, structured) = list(&[ended]);
         assert_eq!(
             text,
             "job `job-a-1`: exit code 3 after 1.50 s: make…\n  by sandbox; 8 bytes of output in /f\n"
         );
         assert_eq!(structured.jobs[0].exit_code, Some(3));
         assert_eq!(structured.jobs[0].state, "exited");
-        assert_eq!(shown(Action::List, &[], None).0, "there are no jobs");
+        assert_eq!(list(&[]).0, "there are no jobs");
     }
 }

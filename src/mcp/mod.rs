@@ -3,11 +3,14 @@
 //!
 //! What holds for every tool:
 //!
-//! - a result is complete as text and as `structuredContent`: some clients show the model only one of them;
+//! - a result is complete as text and as `structuredContent`: some clients show the model only one of them; what is
+//!   said beyond the data is in both ([`call::Notes`]);
 //! - a command that ran and failed is a result; arguments that make no sense and a sandbox that could not do
 //!   what was asked are errors of the tool, with text that says what to do: a model must be able to read it,
 //!   and most clients keep protocol errors to themselves;
-//! - schemas are flat ([`schema`]), unknown arguments are refused ([`args`]), output is bounded ([`output`]);
+//! - schemas are flat ([`schema`]); arguments are taken as they were meant, and one that resembles another is refused
+//!   ([`args`], [`names`]);
+//! - output is shown as a terminal would show it ([`terminal`]), and bounded ([`output`]);
 //! - while a call runs, whoever asked for progress hears at least every 10 s of it ([`pace`]);
 //! - a call that is taken back, or whose client left, ends its command; what changes the machine itself
 //!   (a snapshot, a reboot, a boot) is never dropped half-way ([`call`]).
@@ -21,6 +24,7 @@ mod address;
 mod args;
 mod call;
 mod changes;
+mod command;
 mod confirm;
 mod connection;
 mod desk;
@@ -30,6 +34,7 @@ mod http;
 mod icons;
 mod job;
 mod metrics;
+mod names;
 mod origin;
 pub mod output;
 mod pace;
@@ -42,6 +47,7 @@ mod search;
 mod server;
 mod snapshot;
 mod sse;
+mod terminal;
 mod text;
 mod write;
 

@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use super::text::grouped;
+use super::terminal::Terminal;
+use super::text;
 
 /// The longest stream that is shown whole, in bytes. Where the whole output of longer ones is to be kept in
 /// a file, it must be kept from here on.
@@ -33,6 +34,67 @@ pub struct Bounded {
     pub text: String,
     /// How many bytes are missing.
     pub omitted: u64,
+    /// Whether it is not shown as it came, but as a terminal would show it.
+    pub changed: bool,
+}
+
+/// One output stream of a command: as a terminal would show it, or as it came; bounded either way.
+///
+/// It is bounded after that, so that no sequence is ever cut in two.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    terminal: Terminal,
+    shown: Collector,
+    /// What came, where that is what is wanted.
+    raw: Option<Collector>,
+    total: u64,
+}
+
+impl Stream {
+    /// `raw`: show it as it comes.
+    pub(super) fn new(raw: bool) -> Self {
+        Self {
+            raw: raw.then(Collector::default),
+            ..Self::default()
+        }
+    }
+
+    /// Takes the next piece.
+    pub(super) fn push(&mut self, piece: &[u8]) {
+        self.total += piece.len() as u64;
+        let shown = &mut self.shown;
+        self.terminal.push(piece, &mut |line| shown.push(line));
+        if let Some(raw) = &mut self.raw {
+            raw.push(piece);
+        }
+    }
+
+    /// How many bytes came.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The newest line that says something, for a status line.
+    pub(super) fn newest(&self) -> Option<String> {
+        text::newest_line(self.terminal.current().as_bytes())
+            .or_else(|| text::newest_line(&self.shown.newest()))
+    }
+
+    /// What to show. `file` holds all that came, if anything does; `total` is how many bytes the command wrote,
+    /// should more have been written than came here.
+    pub(super) fn finish(mut self, file: Option<&str>, total: u64) -> Bounded {
+        let unseen = total.saturating_sub(self.total);
+        if let Some(raw) = self.raw {
+            return raw.finish(file, self.total + unseen);
+        }
+        let shown = &mut self.shown;
+        let changed = self.terminal.finish(&mut |line| shown.push(line));
+        let total = self.shown.total + unseen;
+        Bounded {
+            changed,
+            ..self.shown.finish(file, total)
+        }
+    }
 }
 
 impl Collector {
@@ -52,6 +114,14 @@ impl Collector {
         self.total
     }
 
+    /// The end of what came.
+    fn newest(&self) -> Vec<u8> {
+        match self.tail.is_empty() {
+            true => self.head.clone(),
+            false => self.tail.iter().copied().collect(),
+        }
+    }
+
     /// What to show of all that came. `file` holds the whole output, if anything does; `total` is how many
     /// bytes the command wrote, should more have been written than came here.
     pub fn finish(self, file: Option<&str>, total: u64) -> Bounded {
@@ -63,6 +133,7 @@ impl Collector {
             return Bounded {
                 text: String::from_utf8_lossy(&head).into_owned(),
                 omitted: 0,
+                changed: false,
             };
         }
         let head = whole_at_end(&head);
@@ -74,7 +145,11 @@ impl Collector {
         }
         text.push_str(&marker(omitted, file));
         text.push_str(&String::from_utf8_lossy(tail));
-        Bounded { text, omitted }
+        Bounded {
+            text,
+            omitted,
+            changed: false,
+        }
     }
 }
 
@@ -83,7 +158,7 @@ fn marker(omitted: u64, file: Option<&str>) -> String {
     let file = file
         .map(|file| format!("; whole output in {file}"))
         .unwrap_or_default();
-    format!("[… {} bytes omitted …{file}]\n", grouped(omitted))
+    format!("[… {} bytes omitted …{file}]\n", text::grouped(omitted))
 }
 
 /// Without a character that was cut off at the end.
@@ -158,6 +233,52 @@ mod tests {
         let bounded = collect([b"abc".as_slice()]).finish(None, 10);
         assert_eq!(bounded.text, "abc\n[… 7 bytes omitted …]\n");
         assert_eq!(bounded.omitted, 7);
+    }
+
+    #[test]
+    fn a_stream_is_cleaned_before_it_is_cut() {
+        let mut stream = Stream::default();
+        let bar = "50% [#####     ] \x1b[32mok\x1b[0m\r".repeat(1_000_000 / 32);
+        stream.push(b"begins\n");
+        stream.push(bar.as_bytes());
+        assert_eq!(stream.newest().as_deref(), Some("50% [#####     ] ok"));
+        stream.push(b"\ndone\n\x1b[");
+        assert_eq!(stream.newest().as_deref(), Some("done"));
+        let total = stream.total();
+        let shown = stream.finish(Some("f"), total + 5);
+        let marker = "[… 5 bytes omitted …; whole output in f]\n";
+        assert_eq!(
+            shown.text,
+            format!("begins\n50% [#####     ] ok\ndone\n{marker}")
+        );
+        assert!(shown.changed);
+
+        // The cut falls into sequences, wherever it is, and never into what is shown.
+        let mut stream = Stream::default();
+        let line = "\x1b]8;;file:///a/very/long/link\x07src/main.rs\x1b]8;;\x07: \x1b[1;31merror\x1b[0m\r\n";
+        stream.push(line.repeat(3000).as_bytes());
+        let shown = stream.finish(None, 0);
+        for line in shown.text.lines().filter(|line| !line.contains("omitted")) {
+            assert!(
+                "src/main.rs: error".ends_with(line) || "src/main.rs: error".starts_with(line),
+                "{line}"
+            );
+        }
+        assert!(
+            shown
+                .text
+                .starts_with("src/main.rs: error\nsrc/main.rs: error\n")
+        );
+        assert!(shown.text.len() < LIMIT + 100);
+
+        let mut raw = Stream::new(true);
+        raw.push(b"\x1b[31mred\r\n");
+        assert_eq!(raw.newest().as_deref(), Some("red"));
+        let shown = raw.finish(None, 0);
+        assert_eq!(
+            (shown.text.as_str(), shown.changed),
+            ("\x1b[31mred\r\n", false)
+        );
     }
 
     proptest! {

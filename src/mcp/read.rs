@@ -405,14 +405,4 @@ mod tests {
             "-rw-r-----          7  b\n[entries 2 to 2 of 3; go on with offset 3]\n"
         );
     }
-
-    #[test]
-    fn offsets_start_at_one() {
-        let refusal = args::parse::<Params>(
-            &tool(),
-            json!({"path": "a", "offset": 0}).as_object().cloned(),
-        )
-        .unwrap_err();
-        assert_eq!(refusal.message(), "`offset` must be at least 1, not 0");
-    }
 }

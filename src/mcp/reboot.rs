@@ -7,7 +7,7 @@ use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotation
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::call::{Call, Refusal, result};
+use super::call::{Call, Notes, Refusal, noted, result};
 use super::{args, schema, text};
 use crate::sandbox::Sandbox;
 
@@ -56,10 +56,10 @@ pub(super) async fn call(
     call.run(|work| async move { sandbox.reboot(&work.progress).await })
         .await??;
     let took = began.elapsed();
-    let text = format!(
-        "[a clean system is ready after {}; /workspace is as it was]",
-        text::duration(took)
-    );
+    let text = format!("[a clean system is ready after {}]", text::duration(took));
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    result(vec![ContentBlock::text(text)], &Structured { took_ms })
+    let mut notes = Notes::default();
+    notes.add("/workspace is as it was; everything else is as the image has it");
+    let done = result(vec![ContentBlock::text(text)], &Structured { took_ms })?;
+    Ok(noted(done, notes))
 }

@@ -9,9 +9,12 @@ use rmcp::model::JsonObject;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// The schema of a tool's parameters; anything else than what is listed is refused.
+use super::call::NOTES;
+
+/// The schema of a tool's parameters. It allows nothing else, so that no model invents arguments; what clients add is
+/// ignored all the same.
 pub(super) fn input<T: JsonSchema>() -> JsonObject {
     let mut schema = object::<T>(SchemaSettings::draft2020_12());
     schema
@@ -21,9 +24,15 @@ pub(super) fn input<T: JsonSchema>() -> JsonObject {
     schema
 }
 
-/// The schema of a tool's structured result.
+/// The schema of a tool's structured result: the type's own, and the notes that any result may have.
 pub(super) fn output<T: JsonSchema>() -> Arc<JsonObject> {
-    Arc::new(object::<T>(SchemaSettings::draft2020_12().for_serialize()))
+    let mut schema = object::<T>(SchemaSettings::draft2020_12().for_serialize());
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        let notes = json!({"type": "array", "items": {"type": "string"},
+            "description": "What else is to be said: advice, what was assumed or ignored"});
+        properties.insert(NOTES.to_owned(), notes);
+    }
+    Arc::new(schema)
 }
 
 fn object<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {

@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use rmcp::model::{
     CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
-    CompleteResult, ContentBlock, CustomRequest, CustomResult, DiscoverResult, ErrorCode,
-    GetPromptRequestParams, GetPromptResponse, Implementation, JsonObject, ListPromptsResult,
-    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-    ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
-    ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    CompleteResult, CustomRequest, CustomResult, DiscoverResult, ErrorCode, GetPromptRequestParams,
+    GetPromptResponse, Implementation, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+    ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+    SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::args::nearest;
-use super::call::{Call, Refusal};
+use super::args::{self, nearest};
+use super::call::{Call, Notes, Refusal, noted};
 use super::changes::{self, Watches};
 use super::confirm::{Asked, Asker};
 use super::desk::{Desk, HANDLE};
@@ -129,17 +129,18 @@ impl Server {
             reboot::NAME => reboot::call(tool, arguments, sandbox, &call).await,
             other => Err(Refusal::new(format!("`{other}` is listed but missing"))),
         };
-        let mut done = done.unwrap_or_else(Refusal::into_result);
-        if let Some(handle) = lease.news() {
-            tell(&mut done, handle);
-        }
-        Ok(done)
+        let done = done.unwrap_or_else(Refusal::into_result);
+        Ok(match lease.news() {
+            Some(handle) => tell(done, handle),
+            None => done,
+        })
     }
 
     /// Has a person confirm what can't be undone, where that is configured.
     async fn confirmed(
         &self,
         request: &CallToolRequestParams,
+        arguments: &JsonObject,
         context: &RequestContext<RoleServer>,
         call: &Call,
     ) -> Result<Asked, Refusal> {
@@ -147,7 +148,7 @@ impl Server {
             return Ok(Asked::Yes);
         }
         let question = match request.name.as_ref() {
-            snapshot::NAME => snapshot::question(request.arguments.as_ref()),
+            snapshot::NAME => snapshot::question(arguments),
             reboot::NAME => Some(reboot::QUESTION.to_owned()),
             _ => None,
         };
@@ -199,13 +200,15 @@ fn for_many(mut tool: Tool) -> Tool {
 }
 
 /// Names the new sandbox in both forms of a result.
-fn tell(done: &mut CallToolResult, handle: &str) {
-    done.content.push(ContentBlock::text(format!(
-        "[new sandbox; pass `{HANDLE}`: \"{handle}\" in every further call, or you get another one]"
-    )));
+fn tell(mut done: CallToolResult, handle: &str) -> CallToolResult {
     if let Some(Value::Object(structured)) = &mut done.structured_content {
         structured.insert(HANDLE.to_owned(), handle.into());
     }
+    let mut notes = Notes::default();
+    notes.add(format!(
+        "new sandbox; pass `{HANDLE}`: \"{handle}\" in every further call, or you get another one"
+    ));
+    noted(done, notes)
 }
 
 /// Every tool, as clients list them.
@@ -295,7 +298,7 @@ impl ServerHandler for Server {
 
     async fn call_tool(
         &self,
-        request: CallToolRequestParams,
+        mut request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let tools = &self.shared.tools;
@@ -304,13 +307,26 @@ impl ServerHandler for Server {
         };
         let measured = self.shared.metrics.call(&tool.name);
         let session = has_session(&context);
+        // A question is bound to the very call. Without one, a large file is not copied.
+        let arguments = match self.shared.asker.asks() {
+            true => request.arguments.clone(),
+            false => request.arguments.take(),
+        };
+        let (arguments, notes) = match args::check(tool, arguments) {
+            Ok(checked) => checked,
+            Err(refusal) => {
+                measured.ended(true);
+                return Ok(refusal.into_result().into());
+            }
+        };
         let call = Call::new(context.clone(), self.closed.clone());
-        let done = match self.confirmed(&request, &context, &call).await {
+        let confirmed = self.confirmed(&request, &arguments, &context, &call).await;
+        let done = match confirmed {
             Ok(Asked::First(first)) => return Ok((*first).into()),
-            Ok(Asked::Yes) => self.call(tool, request.arguments, session, call).await,
+            Ok(Asked::Yes) => self.call(tool, Some(arguments), session, call).await,
             Err(refusal) => Err(refusal),
         };
-        let done = done.unwrap_or_else(Refusal::into_result);
+        let done = noted(done.unwrap_or_else(Refusal::into_result), notes);
         measured.ended(done.is_error == Some(true));
         Ok(done.into())
     }

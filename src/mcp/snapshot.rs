@@ -11,7 +11,7 @@ use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotation
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::call::{Call, Refusal, Work, result};
+use super::call::{Call, Notes, Refusal, Work, noted, result};
 use super::{args, schema, text};
 use crate::sandbox::{Sandbox, SandboxError, Snapshot};
 
@@ -77,9 +77,9 @@ pub(super) fn tool() -> Tool {
     )
 }
 
-/// What a person is asked before a call with these arguments, if it can't be undone.
-pub(super) fn question(arguments: Option<&JsonObject>) -> Option<String> {
-    let text = |key: &str| arguments?.get(key)?.as_str();
+/// What a person is asked before a call with these arguments, which were checked, if it can't be undone.
+pub(super) fn question(arguments: &JsonObject) -> Option<String> {
+    let text = |key: &str| arguments.get(key)?.as_str();
     let name = text("name")?;
     match text("action")? {
         "restore" => Some(format!(
@@ -113,7 +113,16 @@ pub(super) async fn call(
         snapshots: snapshots.iter().map(saved).collect(),
         took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     };
-    result(vec![ContentBlock::text(text)], &structured)
+    let mut notes = Notes::default();
+    if action == Action::Restore {
+        notes.add(
+            "the system is as it was when that was saved; what ran has ended, and /workspace was not touched",
+        );
+    }
+    Ok(noted(
+        result(vec![ContentBlock::text(text)], &structured)?,
+        notes,
+    ))
 }
 
 fn checked(params: Params) -> Result<(Action, Option<String>), Refusal> {
@@ -176,7 +185,7 @@ fn as_text(action: Action, name: Option<&str>, snapshots: &[Snapshot], took: Dur
     let mut text = match action {
         Action::Save => format!("[saved `{name}` in {took}]\n"),
         Action::Restore => {
-            format!("[restored `{name}` in {took}: the system is as it was when that was saved]\n")
+            format!("[restored `{name}` in {took}]\n")
         }
         Action::Delete => format!("[deleted `{name}` in {took}]\n"),
         Action::List => String::new(),

@@ -262,7 +262,8 @@ fn parameters_and_results_have_the_names_that_clients_know() {
             "stdin",
             "timeout_s",
             "user",
-            "background"
+            "background",
+            "raw"
         ])
     );
     assert_eq!(input("read"), BTreeSet::from(["path", "offset", "limit"]));
@@ -289,7 +290,7 @@ fn parameters_and_results_have_the_names_that_clients_know() {
         properties(&of("snapshot")["outputSchema"]["properties"]["snapshots"]["items"]),
         BTreeSet::from(["name", "bytes", "created"])
     );
-    assert_eq!(output("reboot"), BTreeSet::from(["took_ms"]));
+    assert_eq!(output("reboot"), BTreeSet::from(["took_ms", "notes"]));
     let timeout = &of("exec")["inputSchema"]["properties"]["timeout_s"];
     assert!(
         timeout["description"]
@@ -341,7 +342,11 @@ async fn wrong_arguments_are_the_tools_errors_that_a_model_can_read() {
             json!({"command": "ls", "timeout_s": -1}),
             "more than 0",
         ),
-        ("read", json!({"path": "a", "limit": 0}), "at least 1"),
+        (
+            "read",
+            json!({"path": "a", "offset": -1}),
+            "`offset` must be at least 1, not -1",
+        ),
         ("write", json!({"path": "a"}), "`content` is missing"),
         ("job", json!({"action": "kill"}), "`id` is missing"),
         (
@@ -360,7 +365,6 @@ async fn wrong_arguments_are_the_tools_errors_that_a_model_can_read() {
             json!({"action": "restore"}),
             "`name` is missing",
         ),
-        ("reboot", json!({"force": true}), "takes no arguments"),
     ] {
         let answer = bare.call(tool, arguments).await;
         let result = &answer["result"];
@@ -368,6 +372,32 @@ async fn wrong_arguments_are_the_tools_errors_that_a_model_can_read() {
         let text = result["content"][0]["text"].as_str().unwrap();
         assert!(text.contains(says), "{text}");
     }
+}
+
+#[tokio::test]
+async fn what_clients_add_to_arguments_is_ignored_and_said() {
+    let mut bare = Bare::new(serve_one());
+    bare.initialize("2025-06-18").await;
+    let list = json!({"action": "LIST", "toolCallId": "x", "sessionId": 7, "limit": "0"});
+    let result = bare.call("job", list).await["result"].clone();
+    let notes = [
+        "`limit` was 0, so the default held",
+        "no arguments of `job`, so ignored: `sessionId`, `toolCallId`",
+    ];
+    assert_eq!(result["structuredContent"]["notes"], json!(notes));
+    assert_eq!(
+        result["content"][0]["text"],
+        format!("there are no jobs\n[{}]\n[{}]", notes[0], notes[1])
+    );
+    // An error says it, too.
+    let failed = bare
+        .call(
+            "exec",
+            json!({"command": ["ls"], "description": "Lists files"}),
+        )
+        .await;
+    let said = "[no argument of `exec`, so ignored: `description`]";
+    assert!(refusal(&failed).ends_with(said), "{failed}");
 }
 
 #[tokio::test]
@@ -717,6 +747,9 @@ async fn a_person_is_asked_where_the_client_can_ask() {
     let mut bare = Bare::new(serve_confirming(Some(Confirm::Require)));
     bare.initialize("2025-11-25").await;
     assert!(refusal(&bare.ask("tools/call", delete).await).contains("can't ask one"));
+    // However it is spelled.
+    let restore = json!({"action": "Restore", "name": "gone", "sessionId": 1});
+    assert!(refusal(&bare.call("snapshot", restore).await).contains("can't ask one"));
     let list = bare.call("snapshot", json!({"action": "list"})).await;
     assert_eq!(list["result"]["structuredContent"]["snapshots"], json!([]));
     assert!(refusal(&bare.call("reboot", json!({})).await).contains("can't ask one"));

@@ -1,6 +1,8 @@
-//! Words for people and models: durations, sizes, terminal output.
+//! Words for people and models: durations, sizes, status lines.
 
 use std::time::Duration;
+
+use super::terminal;
 
 /// `0.35 s`, `12.3 s`, `4 min 5 s`.
 pub(super) fn duration(duration: Duration) -> String {
@@ -49,53 +51,23 @@ pub(super) fn grouped(number: u64) -> String {
     grouped
 }
 
-/// Text without the escape sequences that colour it and move a terminal's cursor.
-pub(super) fn without_escapes(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text.chars().peekable();
-    while let Some(char) = rest.next() {
-        if char != '\u{1b}' {
-            plain.push(char);
-            continue;
-        }
-        match rest.next() {
-            // CSI: parameters up to a final character.
-            Some('[') => while rest.next().is_some_and(|next| !('@'..='~').contains(&next)) {},
-            // OSC and other strings: up to BEL or ST (ESC and a backslash).
-            Some(']' | 'P' | '_' | '^' | 'X') => {
-                while let Some(next) = rest.next() {
-                    if next == '\u{7}' {
-                        break;
-                    }
-                    if next == '\u{1b}' {
-                        rest.next_if_eq(&'\\');
-                        break;
-                    }
-                }
-            }
-            // A character set: one more character.
-            Some('(' | ')' | '#') => {
-                rest.next();
-            }
-            _ => {}
-        }
-    }
-    plain
-}
-
 /// The newest line of output that says something, short enough for a status line.
 pub(super) fn newest_line(output: &[u8]) -> Option<String> {
     const LONGEST: usize = 160;
-    // A status line needs no more than the end of what came.
+    // A status line needs no more than the end of what came, from where no sequence is cut.
     let end = &output[output.len().saturating_sub(4096)..];
-    let text = without_escapes(&String::from_utf8_lossy(end));
+    let cut = end.len() < output.len();
+    let start = end
+        .iter()
+        .position(|byte| matches!(byte, b'\n' | b'\r' | 0x1b));
+    let end = &end[start.filter(|_| cut).unwrap_or(0)..];
+    let text = terminal::plain(end);
     let line = text
-        .split(['\n', '\r'])
+        .lines()
         .rev()
         .map(str::trim)
         .find(|line| !line.is_empty())?;
-    let printable = line.chars().filter(|char| !char.is_control());
-    Some(printable.take(LONGEST).collect())
+    Some(line.chars().take(LONGEST).collect())
 }
 
 #[cfg(test)]
@@ -116,16 +88,6 @@ mod tests {
         assert_eq!(size(12_345), "12,345 bytes");
         assert_eq!(size(12_345_678), "12.3 MB");
         assert_eq!(grouped(4_990_000), "4,990,000");
-    }
-
-    #[test]
-    fn escapes_go_and_text_stays() {
-        assert_eq!(
-            without_escapes("\u{1b}[1;31merror\u{1b}[0m: \u{1b}]0;title\u{7}x"),
-            "error: x"
-        );
-        assert_eq!(without_escapes("\u{1b}]8;;http://a\u{1b}\\link"), "link");
-        assert_eq!(without_escapes("cut \u{1b}[3"), "cut ");
     }
 
     #[test]

@@ -28,9 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use snowglobe_init::wire::{
-    Command, ExecRequest, ReadRequest, ReadWant, Report, Request, WriteRequest,
-};
+use snowglobe_init::wire::{ExecRequest, ReadRequest, ReadWant, Report, Request, WriteRequest};
 use snowglobe_runner::{Action, Answer, DiskFormat};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -47,8 +45,8 @@ use instance::Instance;
 pub use look::{Console, Name};
 pub use machine::{Machine, Parts, Plan};
 pub use snowglobe_init::wire::{
-    Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine, JobAction,
-    JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, PtySize, ReadContent, SearchReport,
+    Command, Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine,
+    JobAction, JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, PtySize, ReadContent, SearchReport,
     SearchRequest, Status, User,
 };
 pub use store::{Base, Record, Store, StoreError, check_snapshot_name};
@@ -72,10 +70,10 @@ const CONSOLE_LOG: &str = "console.log";
 const END_GRACE: Duration = Duration::from_secs(2);
 
 /// A command for [`Sandbox::exec`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Exec {
-    /// The shell line.
-    pub command: String,
+    /// What to run.
+    pub command: Command,
     /// The working directory, absolute or relative to the workspace; absent: the workspace.
     pub cwd: Option<String>,
     /// Environment on top of the user's own.
@@ -395,7 +393,7 @@ impl Sandbox {
             () = cancel.cancelled() => return Ok(Ran::Ended(never_ran())),
         };
         let request = ExecRequest {
-            command: Command::Shell(exec.command),
+            command: exec.command,
             cwd: exec.cwd.or_else(|| self.workdir(&live)),
             env: exec.env,
             user: exec.user,
