@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod guest;
 pub mod image;
 pub mod mcp;
+mod presence;
 pub mod progress;
 pub mod sandbox;
 pub mod vmm;

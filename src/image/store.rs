@@ -25,7 +25,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +38,7 @@ use super::record::FORMAT;
 use super::reference::RegistryRef;
 use super::uses::{self, ImageHandle};
 use super::{DiskId, DiskRecord, ImageError, ImageKey, ImageRecord, ImageRef, Recipe};
+use crate::presence;
 
 /// Something that stands on a disk without anybody running: a snapshot, a kept overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,10 +93,8 @@ impl Drop for Building {
 
 /// Reads a record. One that an older version wrote is as good as none.
 fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ImageError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_error("read", path)(error)),
+    let Some(text) = presence::read(path).map_err(io_error("read", path))? else {
+        return Ok(None);
     };
     let damaged = |problem| ImageError::Damaged {
         path: path.to_owned(),
@@ -179,11 +177,16 @@ impl ImageStore {
     }
 
     fn disk(&self, id: &DiskId) -> Result<DiskRecord, ImageError> {
-        let there = self.disk_path(id, "raw").is_file();
+        let there = self.has_disk(id)?;
         match json(&self.disk_path(id, "json"))? {
             Some(record) if there => Ok(record),
             _ => Err(ImageError::NoDisk(id.clone())),
         }
+    }
+
+    fn has_disk(&self, id: &DiskId) -> Result<bool, ImageError> {
+        let path = self.disk_path(id, "raw");
+        presence::is_file(&path).map_err(io_error("look at", &path))
     }
 
     /// Every record there is. Fails where one can't be read.
@@ -281,7 +284,7 @@ impl ImageStore {
     /// The right to stand on a disk whether or not a name still stands for it: for snapshots.
     pub fn open_disk(&self, id: &DiskId, user: &str) -> Result<ImageHandle, ImageError> {
         let _held = self.lock()?;
-        if !self.disk_path(id, "raw").is_file() {
+        if !self.has_disk(id)? {
             return Err(ImageError::NoDisk(id.clone()));
         }
         self.mark(id, None, user)
@@ -320,7 +323,7 @@ impl ImageStore {
         {
             let _held = self.lock()?;
             let path = self.record_path(&key.file());
-            if !path.exists() {
+            if !presence::is_name(&path).map_err(io_error("look for", &path))? {
                 return Err(ImageError::NotFound {
                     name: key.clone(),
                     known: self.known()?,

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SandboxError;
 use crate::guest::VmKeys;
+use crate::presence;
 
 /// The host name under which the user's ssh knows the guest.
 pub const SSH_HOST: &str = "snowglobe";
@@ -209,12 +210,15 @@ pub fn running(runtime_dir: &Path) -> Vec<Running> {
     let mut found = Vec::new();
     for entry in fs::read_dir(runtime_dir).into_iter().flatten().flatten() {
         let dir = entry.path();
-        let Ok(lock) = File::open(dir.join("lock")) else {
-            continue;
-        };
-        if lock.try_lock_shared().is_ok() {
-            let _ = fs::remove_dir_all(&dir);
-            continue;
+        let lock = dir.join("lock");
+        // One without a lock is in the making, or belongs to something else.
+        match presence::is_name(&lock).and_then(|there| Ok((there, presence::is_held(&lock)?))) {
+            Ok((true, true)) => {}
+            Ok((true, false)) => {
+                let _ = fs::remove_dir_all(&dir);
+                continue;
+            }
+            Ok((false, _)) | Err(_) => continue,
         }
         let text = fs::read(dir.join("instance.json")).unwrap_or_default();
         if let Ok(info) = serde_json::from_slice(&text) {

@@ -218,7 +218,7 @@ impl Sandbox {
     /// A sandbox that is off. Checks what can be checked without booting.
     pub fn new(config: Config) -> Result<Arc<Self>, SandboxError> {
         let store = Store::open(&config.data_dir, &config.name)?;
-        store.sweep()?;
+        store.sweep();
         if let Some(name) = &config.snapshot {
             store.get(name)?;
         }

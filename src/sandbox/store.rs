@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Invariants: a snapshot appears and goes by one rename or unlink of its record; a layer is never written again
-//! once a record names it; a layer that neither a record nor a living VM names is garbage and is swept.
+//! once a record names it; a layer that neither a record nor a living VM names is garbage and is swept. Where one of
+//! these can't be read, nothing is swept at all.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snowglobe_init::boot::ImageUser;
+
+use crate::presence;
 
 /// The version of the records written here.
 const VERSION: u32 = 1;
@@ -51,6 +54,14 @@ pub enum StoreError {
         /// The name.
         name: String,
         /// What is wrong.
+        problem: String,
+    },
+    /// What tells which layers are needed makes no sense.
+    #[error("find out which layers are needed: {path} {problem}; move it away if nothing needs it")]
+    Unclear {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
         problem: String,
     },
     /// The disk said no.
@@ -225,10 +236,11 @@ impl Store {
             problem,
         };
         let path = self.record_path(name);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(damaged(format!("{} can't be read ({e})", path.display()))),
+        let read = presence::read(&path);
+        let Some(text) =
+            read.map_err(|e| damaged(format!("{} can't be read ({e})", path.display())))?
+        else {
+            return Ok(None);
         };
         let record: Record = serde_json::from_slice(&text).map_err(|e| {
             damaged(format!(
@@ -285,9 +297,9 @@ impl Store {
                 known: self.names(),
             });
         };
-        let missing = |path: &Path| StoreError::Damaged {
+        let damaged = |path: &Path, what: String| StoreError::Damaged {
             name: name.to_owned(),
-            problem: format!("its disk {} is missing", path.display()),
+            problem: format!("its disk {} {what}", path.display()),
         };
         for path in record
             .layers
@@ -295,8 +307,10 @@ impl Store {
             .map(|layer| self.layer(layer))
             .chain([record.base.disk.clone()])
         {
-            if !path.is_file() {
-                return Err(missing(&path));
+            match presence::is_file(&path) {
+                Ok(true) => {}
+                Ok(false) => return Err(damaged(&path, "is missing".into())),
+                Err(e) => return Err(damaged(&path, format!("can't be read ({e})"))),
             }
         }
         Ok(record)
@@ -305,10 +319,11 @@ impl Store {
     /// Refuses a name that can't be saved under: a bad one, or one that is taken (by a stray file, too).
     pub fn check_free(&self, name: &str) -> Result<(), StoreError> {
         check_snapshot_name(name)?;
-        if fs::symlink_metadata(self.record_path(name)).is_ok() {
-            return Err(StoreError::Exists(name.to_owned()));
+        let path = self.record_path(name);
+        match presence::is_name(&path).map_err(io_error("look for", &path))? {
+            true => Err(StoreError::Exists(name.to_owned())),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Writes a snapshot's record; its layers are frozen from here on. Loses nothing if the name was taken meanwhile.
@@ -359,63 +374,98 @@ impl Store {
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
             record
         };
-        self.sweep()?;
+        self.sweep();
         Ok(record)
     }
 
-    /// Removes what nothing stands on: layers no record and no living VM names, directories of VMs long gone.
-    pub fn sweep(&self) -> Result<(), StoreError> {
+    /// Removes what nothing stands on: layers no record and no living VM names, directories of VMs long gone. Removes
+    /// nothing, and says so in the log, where what stands on them can't be found out.
+    pub fn sweep(&self) {
+        if let Err(error) = self.try_sweep() {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "no disk layer of this sandbox is cleared away"
+            );
+        }
+    }
+
+    fn try_sweep(&self) -> Result<(), StoreError> {
         let _held = self.lock()?;
-        let mut used: BTreeSet<String> = BTreeSet::new();
-        let snapshots = self.dir.join("snapshots");
-        for entry in fs::read_dir(&snapshots)
-            .map_err(io_error("list", &snapshots))?
-            .flatten()
-        {
-            let Ok(text) = fs::read(entry.path()) else {
-                continue;
-            };
-            match serde_json::from_slice::<Record>(&text) {
-                Ok(record) => used.extend(record.layers),
-                // A record of another version may name layers this one can't see: nothing is swept then.
-                Err(_) if entry.path().extension().is_some_and(|e| e == "json") => return Ok(()),
-                Err(_) => {}
-            }
-        }
-        let run = self.dir.join("run");
-        for entry in fs::read_dir(&run)
-            .map_err(io_error("list", &run))?
-            .flatten()
-        {
-            if alive(&entry.path()) {
-                let layers = fs::read(entry.path().join("layers.json")).unwrap_or_default();
-                used.extend(serde_json::from_slice::<Vec<String>>(&layers).unwrap_or_default());
+        let mut used = self.layers_of_snapshots()?;
+        let mut dead = Vec::new();
+        for path in entries(&self.dir.join("run"))? {
+            let lock = path.join("lock");
+            if presence::is_held(&lock).map_err(io_error("look at the lock", &lock))? {
+                used.extend(layers_of_vm(&path)?);
             } else {
-                let _ = fs::remove_dir_all(entry.path());
+                dead.push(path);
             }
         }
-        let layers = self.dir.join("layers");
-        for entry in fs::read_dir(&layers)
-            .map_err(io_error("list", &layers))?
-            .flatten()
-        {
-            if entry
-                .file_name()
-                .to_str()
-                .is_none_or(|name| !used.contains(name))
-            {
-                let _ = fs::remove_file(entry.path());
-            }
+        let layers = entries(&self.dir.join("layers"))?;
+        let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+        let unused = layers
+            .into_iter()
+            .filter(|path| name(path).is_none_or(|name| !used.contains(&name)));
+        for path in unused {
+            left_behind(&path, fs::remove_file(&path));
+        }
+        for path in dead {
+            left_behind(&path, fs::remove_dir_all(&path));
         }
         Ok(())
     }
+
+    /// What snapshots stand on. A record that can't be read, or is of another version, may name any layer.
+    fn layers_of_snapshots(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut used = BTreeSet::new();
+        for path in entries(&self.dir.join("snapshots"))? {
+            let is_record = path
+                .extension()
+                .is_some_and(|extension| extension == "json");
+            let record = match presence::read(&path) {
+                Ok(Some(text)) => serde_json::from_slice::<Record>(&text),
+                Ok(None) => continue,
+                Err(error) if is_record => return Err(io_error("read", &path)(error)),
+                Err(_) => continue,
+            };
+            match record {
+                Ok(record) => used.extend(record.layers),
+                Err(error) if is_record => {
+                    let problem = format!("is no snapshot's record ({error})");
+                    return Err(StoreError::Unclear { path, problem });
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(used)
+    }
 }
 
-/// Whether the owner of a VM's directory lives: it holds the lock.
-fn alive(run: &Path) -> bool {
-    match File::open(run.join("lock")) {
-        Ok(lock) => matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
-        Err(_) => false,
+/// What a living VM stands on; nothing before it has written that down.
+fn layers_of_vm(run: &Path) -> Result<Vec<String>, StoreError> {
+    let path = run.join("layers.json");
+    let Some(text) = presence::read(&path).map_err(io_error("read", &path))? else {
+        return Ok(Vec::new());
+    };
+    serde_json::from_slice(&text).map_err(|error| StoreError::Unclear {
+        path,
+        problem: format!("is no list of a running VM's layers ({error})"),
+    })
+}
+
+/// Everything in a directory.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let list = || {
+        fs::read_dir(dir)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<_>>()
+    };
+    list().map_err(io_error("list", dir))
+}
+
+fn left_behind(path: &Path, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::debug!(path = %path.display(), %error, "could not be cleared away");
     }
 }
 
@@ -428,23 +478,28 @@ fn now() -> jiff::Timestamp {
 /// remove what snapshots stand on doesn't.
 pub(super) fn all_records(data_dir: &Path) -> Result<Vec<(String, Record)>, StoreError> {
     let dir = data_dir.join("sandboxes");
-    let sandboxes = match fs::read_dir(&dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(io_error("list", &dir))?,
-    };
+    if !presence::is_name(&dir).map_err(io_error("look for", &dir))? {
+        return Ok(Vec::new());
+    }
     let mut all = Vec::new();
-    for sandbox in sandboxes.flatten() {
-        let store = Store {
-            dir: sandbox.path(),
-        };
-        let name = sandbox.file_name().to_string_lossy().into_owned();
-        if store.dir.join("snapshots").is_dir() {
-            all.extend(
-                store
-                    .list()?
-                    .into_iter()
-                    .map(|record| (name.clone(), record)),
-            );
+    for dir in entries(&dir)? {
+        let name = dir
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let snapshots = dir.join("snapshots");
+        if !presence::is_name(&snapshots).map_err(io_error("look for", &snapshots))? {
+            continue;
+        }
+        let store = Store { dir };
+        for snapshot in entries(&snapshots)? {
+            let file = snapshot.file_name().and_then(|file| file.to_str());
+            let Some(record) = file.and_then(|file| file.strip_suffix(".json")) else {
+                continue;
+            };
+            let read = store.read(record)?;
+            all.extend(read.map(|record| (name.clone(), record)));
         }
     }
     Ok(all)
@@ -453,6 +508,7 @@ pub(super) fn all_records(data_dir: &Path) -> Result<Vec<(String, Record)>, Stor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::tests::UNREADABLE;
     use proptest::prelude::*;
 
     fn store() -> (tempfile::TempDir, Store, Base) {
@@ -533,11 +589,11 @@ mod tests {
         let run = store.new_run().unwrap();
         let used = layer(&store);
         run.set_layers(std::slice::from_ref(&used)).unwrap();
-        store.sweep().unwrap();
+        store.try_sweep().unwrap();
         assert!(store.layer(&used).exists());
         let path = run.path.clone();
         drop(run);
-        store.sweep().unwrap();
+        store.try_sweep().unwrap();
         assert!(!store.layer(&used).exists() && !path.exists());
     }
 
@@ -562,8 +618,57 @@ mod tests {
             store.delete("stray"),
             Err(StoreError::Damaged { .. })
         ));
-        store.sweep().unwrap();
+        let error = store.try_sweep().unwrap_err().to_string();
+        assert!(
+            error.contains("stray.json") && error.contains("move it away"),
+            "{error}"
+        );
+        store.sweep();
         assert!(store.layer(&a).exists() && snapshots.join("stray.json").exists());
+        assert!(
+            all_records(dir.path()).is_err(),
+            "it may stand on any image"
+        );
+    }
+
+    /// Sweeping a store with a layer that nothing needs and one that a living VM needs.
+    fn sweep_beside(damage: impl FnOnce(&Path, &Path)) -> Result<(), String> {
+        let (dir, store, _base) = store();
+        let run = store.new_run().unwrap();
+        let (used, unused) = (layer(&store), layer(&store));
+        run.set_layers(std::slice::from_ref(&used)).unwrap();
+        let dead = store.dir.join("run/dead");
+        fs::create_dir(&dead).unwrap();
+        damage(&run.path, &dir.path().join("sandboxes/test/snapshots"));
+        let swept = store.try_sweep();
+        let gone = [store.layer(&unused), dead].map(|path| !path.exists());
+        assert!(store.layer(&used).exists(), "a running VM's disk is gone");
+        assert_eq!(gone, [swept.is_ok(); 2], "{swept:?}");
+        swept.map_err(|error| crate::describe(&error))
+    }
+
+    #[test]
+    fn nothing_is_swept_where_it_can_not_be_told_what_is_needed() {
+        assert_eq!(sweep_beside(|_, _| ()), Ok(()));
+        let replace = |path: PathBuf, make: fn(&Path)| {
+            let _ = fs::remove_file(&path);
+            make(&path);
+        };
+        for (how, make) in UNREADABLE {
+            for file in ["layers.json", "lock"] {
+                let error = sweep_beside(|run, _| replace(run.join(file), make)).unwrap_err();
+                assert!(error.contains(file), "{how}: {error}");
+            }
+            let error = sweep_beside(|_, snapshots| make(&snapshots.join("a.json"))).unwrap_err();
+            assert!(error.contains("a.json"), "{how}: {error}");
+        }
+        for text in ["", "[\"0123.qcow2", "{}", "null"] {
+            let error = sweep_beside(|run, _| fs::write(run.join("layers.json"), text).unwrap());
+            let error = error.unwrap_err();
+            assert!(error.contains("move it away"), "{text}: {error}");
+        }
+        let error = sweep_beside(|run, _| fs::write(run.with_file_name("file"), "").unwrap());
+        assert!(error.unwrap_err().contains("run/file"));
     }
 
     #[test]
