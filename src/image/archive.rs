@@ -4,18 +4,19 @@
 //! A saved image is told by its table of contents: `manifest.json` naming layers that are there, or `oci-layout`
 //! with an `index.json`. Nothing but its JSON is interpreted on the host.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use oci_client::manifest::{OciImageIndex, OciImageManifest};
+use oci_client::manifest::{ImageIndexEntry, OciImageIndex, OciImageManifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::blobs::{Blobs, Digest};
-use super::content::{Content, MAX_JSON, Node, RunConfig, choose, described};
+use super::content::{Content, MAX_JSON, Node, RunConfig, described};
 use super::error::io_error;
+use super::platform::{Processor, architecture, best, choose, fitting};
 use super::{Compression, ImageError, LayerSource};
 use crate::progress::Progress;
 
@@ -26,10 +27,15 @@ const MAX_DEPTH: u32 = 4;
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Takes in what an archive holds: a saved image, or a root file system. Blocking.
-pub(super) fn take(path: &Path, blobs: &Blobs, progress: &Progress) -> Result<Content, ImageError> {
+pub(super) fn take(
+    path: &Path,
+    processor: Processor,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImageError> {
     check_is_file(path)?;
     if let Some(saved) = Saved::archive(path)? {
-        return saved.take(None, blobs, progress);
+        return saved.take(None, processor, blobs, progress);
     }
     let layer = LayerSource::root(path)?;
     if layer.compression() != Compression::Plain && is_saved_compressed(&layer)? {
@@ -44,12 +50,13 @@ pub(super) fn take(path: &Path, blobs: &Blobs, progress: &Progress) -> Result<Co
 /// Takes in a saved image, and nothing else. Blocking.
 pub(super) fn take_saved(
     path: &Path,
+    processor: Processor,
     blobs: &Blobs,
     progress: &Progress,
 ) -> Result<Content, ImageError> {
     check_is_file(path)?;
     match Saved::archive(path)? {
-        Some(saved) => saved.take(None, blobs, progress),
+        Some(saved) => saved.take(None, processor, blobs, progress),
         None => Err(bad(
             path,
             "it is no saved image (`docker save`); the archive of a root is named tar:FILE",
@@ -90,6 +97,7 @@ pub(super) fn take_root(
 pub(super) fn take_layout(
     dir: &Path,
     name: Option<&str>,
+    processor: Processor,
     blobs: &Blobs,
     progress: &Progress,
 ) -> Result<Content, ImageError> {
@@ -103,7 +111,7 @@ pub(super) fn take_layout(
             "it is no OCI layout: it has no oci-layout or no index.json",
         ));
     }
-    saved.take(name, blobs, progress)
+    saved.take(name, processor, blobs, progress)
 }
 
 fn bad(path: &Path, problem: impl Into<String>) -> ImageError {
@@ -160,6 +168,27 @@ enum Files {
 struct DockerManifest {
     config: String,
     layers: Vec<String>,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+}
+
+/// For which machines an image is, as its configuration says.
+#[derive(Deserialize)]
+#[serde(default)]
+struct ImagePlatform {
+    os: String,
+    architecture: String,
+    variant: String,
+}
+
+impl Default for ImagePlatform {
+    fn default() -> Self {
+        Self {
+            os: "linux".into(),
+            architecture: architecture().into(),
+            variant: String::new(),
+        }
+    }
 }
 
 /// The file that holds the blob of a digest: `sha256:HEX` at `blobs/sha256/HEX`.
@@ -267,18 +296,15 @@ impl Saved {
     fn take(
         &self,
         name: Option<&str>,
+        processor: Processor,
         blobs: &Blobs,
         progress: &Progress,
     ) -> Result<Content, ImageError> {
         if let Some(images) = self.docker() {
-            return match <[DockerManifest; 1]>::try_from(images) {
-                Ok([image]) => self.take_docker(&image, blobs, progress),
-                Err(images) => {
-                    Err(self.bad(format!("it holds {} images; save one alone", images.len())))
-                }
-            };
+            let image = self.chosen_docker(&images, processor)?;
+            return self.take_docker(image, blobs, progress);
         }
-        let (digest, manifest) = self.manifest(name)?;
+        let (digest, manifest) = self.manifest(name, processor)?;
         let json = self.read(&blob(&digest))?;
         for layer in &manifest.layers {
             let (digest, bytes) = described(layer).map_err(|problem| self.bad(problem))?;
@@ -292,6 +318,30 @@ impl Saved {
             blobs.put(&part)?;
         }
         Content::read(blobs, &digest)
+    }
+
+    /// The one image that `docker save` wrote, or the best of one image's for different machines.
+    fn chosen_docker<'a>(
+        &self,
+        images: &'a [DockerManifest],
+        processor: Processor,
+    ) -> Result<&'a DockerManifest, ImageError> {
+        if let [one] = images {
+            return Ok(one);
+        }
+        let mut ranked = Vec::new();
+        for image in images {
+            let of: ImagePlatform = self.json(&image.config)?;
+            let rank = processor.rank(&of.os, &of.architecture, &of.variant);
+            ranked.extend(rank.map(|rank| (rank, image)));
+        }
+        let tags = images[0].repo_tags.as_deref().unwrap_or_default();
+        let same = |image: &DockerManifest| image.repo_tags.as_deref() == Some(tags);
+        let is_one = !tags.is_empty() && images.iter().all(same);
+        match best(&ranked)[..] {
+            [best] if is_one => Ok(best),
+            _ => Err(self.bad(format!("it holds {} images; save one alone", images.len()))),
+        }
     }
 
     fn take_docker(
@@ -347,10 +397,14 @@ impl Saved {
     }
 
     /// The manifest that is meant.
-    fn manifest(&self, name: Option<&str>) -> Result<(Digest, Box<OciImageManifest>), ImageError> {
+    fn manifest(
+        &self,
+        name: Option<&str>,
+        processor: Processor,
+    ) -> Result<(Digest, Box<OciImageManifest>), ImageError> {
         let mut index: OciImageIndex = self.json("index.json")?;
         if let Some(name) = name {
-            let called = |entry: &oci_client::manifest::ImageIndexEntry| {
+            let called = |entry: &ImageIndexEntry| {
                 entry
                     .annotations
                     .as_ref()
@@ -369,7 +423,7 @@ impl Saved {
             }
         }
         for _ in 0..MAX_DEPTH {
-            let digest = self.chosen(&index)?;
+            let digest = self.chosen(&index, processor)?;
             match Node::parse(&self.read(&blob(&digest))?).map_err(|problem| self.bad(problem))? {
                 Node::Image(manifest) => return Ok((digest, manifest)),
                 Node::Index(next) => index = next,
@@ -378,21 +432,20 @@ impl Saved {
         Err(self.bad("its lists of manifests are nested too deeply"))
     }
 
-    /// Of a list of images the one that is meant: that for this machine, or the only one.
-    fn chosen(&self, index: &OciImageIndex) -> Result<Digest, ImageError> {
-        let fits = |entry: &&oci_client::manifest::ImageIndexEntry| {
-            entry.platform.as_ref().is_none_or(|platform| {
-                platform.os.to_string() == "linux"
-                    && platform.architecture.to_string() == super::content::architecture()
-            })
+    /// Of a list of images the one that is meant: the best for this machine, where they are one image's, or the only one.
+    fn chosen(&self, index: &OciImageIndex, processor: Processor) -> Result<Digest, ImageError> {
+        let fitting = fitting(index, processor);
+        let name = |entry: &ImageIndexEntry| {
+            let notes = entry.annotations.as_ref()?;
+            notes.get(REF_NAME).cloned()
         };
-        let fitting: Vec<_> = index.manifests.iter().filter(fits).collect();
-        match fitting[..] {
-            [one] => one
+        let names: BTreeSet<_> = fitting.iter().map(|(_, entry)| name(entry)).collect();
+        match best(&fitting)[..] {
+            [best] if names.len() == 1 => best
                 .digest
                 .parse()
                 .map_err(|problem: String| self.bad(problem)),
-            [] => choose(index).map_err(|problem| self.bad(problem)),
+            [] => choose(index, processor).map_err(|problem| self.bad(problem)),
             _ => Err(self.bad(format!(
                 "it holds {} images; save one alone, or name one of a layout: oci:DIR:NAME",
                 fitting.len()

@@ -76,7 +76,7 @@ fn a_saved_image_is_taken_by_its_layers() {
     );
     for docker in [true, false] {
         fs::write(&path, saved(docker, &[&one, &two], false)).unwrap();
-        let content = take(&path, &blobs, &Progress::none()).unwrap();
+        let content = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
         let layers = LayerSource::of(&content, &blobs).unwrap();
         let kinds: Vec<_> = layers
             .iter()
@@ -100,6 +100,7 @@ fn a_saved_image_is_taken_by_its_layers() {
         fs::write(&path, saved(docker, &[&one], true)).unwrap();
         let error = take(
             &path,
+            Processor::host(),
             &Blobs::new(&dir.path().join("other")).unwrap(),
             &Progress::none(),
         )
@@ -109,18 +110,18 @@ fn a_saved_image_is_taken_by_its_layers() {
         // An image made from scratch with nothing in it is one.
         fs::write(&path, saved(docker, &[], false)).unwrap();
         assert!(
-            take(&path, &blobs, &Progress::none())
+            take(&path, Processor::host(), &blobs, &Progress::none())
                 .unwrap()
                 .layers
                 .is_empty()
         );
         let packed = zstd::encode_all(saved(docker, &[&one], false).as_slice(), 1).unwrap();
         fs::write(&path, packed).unwrap();
-        let error = take(&path, &blobs, &Progress::none())
+        let error = take(&path, Processor::host(), &blobs, &Progress::none())
             .unwrap_err()
             .to_string();
         assert!(error.contains("decompress it first"), "{error}");
-        let error = take_saved(&path, &blobs, &Progress::none())
+        let error = take_saved(&path, Processor::host(), &blobs, &Progress::none())
             .unwrap_err()
             .to_string();
         assert!(error.contains("no saved image"), "{error}");
@@ -131,7 +132,7 @@ fn a_saved_image_is_taken_by_its_layers() {
         tar_of(&[("manifest.json", b"{\"name\": \"my web app\"}")]),
     )
     .unwrap();
-    let content = take(&path, &blobs, &Progress::none()).unwrap();
+    let content = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
     assert!(content.plain_root && content.layers.len() == 1);
     assert!(!LayerSource::of(&content, &blobs).unwrap()[0].whiteouts);
 }
@@ -148,7 +149,7 @@ fn a_root_in_xz_becomes_a_layer_that_others_can_use() {
     let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
     xz.write_all(&tar).unwrap();
     fs::write(&path, xz.finish().unwrap()).unwrap();
-    let content = take(&path, &blobs, &Progress::none()).unwrap();
+    let content = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
     assert_eq!(content.layers[0].diff_id, Digest::of(&tar));
     let layer = &LayerSource::of(&content, &blobs).unwrap()[0];
     assert_eq!(layer.compression(), Compression::Zstd);
@@ -159,4 +160,64 @@ fn a_root_in_xz_becomes_a_layer_that_others_can_use() {
         .read_to_end(&mut bytes)
         .unwrap();
     assert!(bytes == tar);
+}
+
+#[test]
+fn of_one_image_s_variants_the_best_is_taken_and_of_several_images_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("layout");
+    let one = tar_of(&[("a", b"1")]);
+    tar::Archive::new(saved(false, &[&one], false).as_slice())
+        .unpack(&layout)
+        .unwrap();
+    let blobs = Blobs::new(dir.path()).unwrap();
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let here = &index["manifests"][1];
+    let entry = |variant: &str, there: bool, name: &str| {
+        let mut entry = here.clone();
+        if !there {
+            entry["digest"] = serde_json::json!(Digest::of(variant.as_bytes()));
+        }
+        entry["platform"] =
+            serde_json::json!({"os": "linux", "architecture": architecture(), "variant": variant});
+        entry["annotations"] = serde_json::json!({REF_NAME: name});
+        entry
+    };
+    let write = |entries: &[serde_json::Value]| {
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": entries});
+        fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    };
+    let taken = |name| take_layout(&layout, name, Processor::host(), &blobs, &Progress::none());
+    let base = if architecture() == "arm64" {
+        "v8"
+    } else {
+        "v1"
+    };
+    // One that no processor runs stands first, and isn't even there.
+    write(&[entry("v99", false, "x"), entry(base, true, "x")]);
+    assert_eq!(taken(None).unwrap().layers.len(), 1);
+    assert_eq!(taken(Some("x")).unwrap().layers.len(), 1);
+    write(&[entry(base, true, "x"), entry(base, true, "y")]);
+    let error = taken(None).unwrap_err().to_string();
+    assert!(error.contains("holds 2 images"), "{error}");
+    assert_eq!(taken(Some("y")).unwrap().layers.len(), 1);
+    write(&[entry("v99", false, "x")]);
+    let error = taken(None).unwrap_err().to_string();
+    assert!(error.contains("/v99"), "{error}");
+
+    // `docker save` of one image for several machines, and of two images.
+    let config = |variant: &str| {
+        let config = serde_json::json!({"os": "linux", "architecture": architecture(), "variant": variant,
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(&one)]}});
+        fs::write(layout.join(format!("{variant}.json")), config.to_string()).unwrap();
+        format!("{variant}.json")
+    };
+    let layer = format!("blobs/sha256/{}", Digest::of(&one).hex());
+    let image = |variant: &str, tag: &str| serde_json::json!({"Config": config(variant), "RepoTags": [tag], "Layers": [layer]});
+    for (second, works) in [("x:1", true), ("y:1", false)] {
+        let images = serde_json::json!([image("v99", "x:1"), image(base, second)]);
+        fs::write(layout.join("manifest.json"), images.to_string()).unwrap();
+        assert_eq!(taken(None).is_ok(), works, "{second}");
+    }
 }

@@ -14,7 +14,7 @@ use super::registry::{Pulled, Registries};
 use super::store::Building;
 use super::{
     DiskId, DiskRecord, ImageError, ImageInfo, ImageKey, ImageName, ImageRecord, ImageRef,
-    ImageStore, LayerSource, Recipe, Source, Unpacker, template,
+    ImageStore, LayerSource, Processor, Recipe, Source, Unpacker, template,
 };
 use crate::progress::Progress;
 
@@ -102,7 +102,13 @@ impl ImageStore {
         };
         match (
             registries
-                .pull(reference, self.blobs(), same, progress)
+                .pull(
+                    reference,
+                    self.blobs(),
+                    unpacker.processor(),
+                    same,
+                    progress,
+                )
                 .await?,
             &here,
         ) {
@@ -177,7 +183,9 @@ impl ImageStore {
         let stamp = Stamp::of(&path).unwrap_or_default();
         let _fetching = self.fetching()?;
         let building = self.begin(key, "importing", progress).await?;
-        let content = self.take_content(path.clone(), kind, progress).await?;
+        let content = self
+            .take_content(path.clone(), kind, unpacker.processor(), progress)
+            .await?;
         let made = self
             .realize(
                 key,
@@ -195,21 +203,22 @@ impl ImageStore {
         &self,
         path: PathBuf,
         kind: ImageRef,
+        processor: Processor,
         progress: &Progress,
     ) -> Result<Content, ImageError> {
         let (blobs, progress) = (self.blobs().clone(), progress.clone());
         blocking(move || match kind {
             ImageRef::OciLayout { name, .. } => {
-                archive::take_layout(&path, name.as_deref(), &blobs, &progress)
+                archive::take_layout(&path, name.as_deref(), processor, &blobs, &progress)
             }
-            ImageRef::DockerArchive(_) => archive::take_saved(&path, &blobs, &progress),
+            ImageRef::DockerArchive(_) => archive::take_saved(&path, processor, &blobs, &progress),
             ImageRef::Tar(_) => archive::take_root(
                 &path,
                 super::content::RunConfig::default(),
                 &blobs,
                 &progress,
             ),
-            _ => archive::take(&path, &blobs, &progress),
+            _ => archive::take(&path, processor, &blobs, &progress),
         })
         .await
     }

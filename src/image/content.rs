@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::ImageError;
 use super::blobs::{Blobs, Digest};
 use super::layer::{Compression, hex};
+use super::platform::{architecture, normal};
 
 /// More than any real manifest or configuration has.
 pub const MAX_JSON: u64 = 8 << 20;
@@ -116,15 +117,6 @@ impl From<ConfigRun> for RunConfig {
     }
 }
 
-/// This machine's architecture by the name that images use.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// An index, or the manifest of one image. Other kinds are refused by name.
 pub enum Node {
     /// Several images.
@@ -172,57 +164,6 @@ impl Node {
     }
 }
 
-/// Of an index, the image for this machine.
-pub fn choose(index: &OciImageIndex) -> Result<Digest, String> {
-    let name = |platform: &oci_client::manifest::Platform| {
-        let variant = platform
-            .variant
-            .as_ref()
-            .map(|variant| format!("/{variant}"));
-        format!(
-            "{}/{}{}",
-            platform.os,
-            platform.architecture,
-            variant.unwrap_or_default()
-        )
-    };
-    // Signatures and attestations come along as images for unknown/unknown.
-    let real = index.manifests.iter().filter(|entry| {
-        entry
-            .platform
-            .as_ref()
-            .is_none_or(|platform| platform.os.to_string() != "unknown")
-    });
-    let real: Vec<_> = real.collect();
-    let fits = |platform: &oci_client::manifest::Platform| {
-        platform.os.to_string() == "linux" && platform.architecture.to_string() == architecture()
-    };
-    let chosen = real
-        .iter()
-        .find(|entry| entry.platform.as_ref().is_some_and(fits));
-    let chosen = match (chosen, &real[..]) {
-        (Some(entry), _) => entry,
-        (None, [only]) if only.platform.is_none() => only,
-        _ => {
-            let there: Vec<String> = real
-                .iter()
-                .filter_map(|entry| entry.platform.as_ref())
-                .map(name)
-                .collect();
-            let there = if there.is_empty() {
-                "none at all".to_owned()
-            } else {
-                there.join(", ")
-            };
-            return Err(format!(
-                "it has no image for linux/{}; there are: {there}",
-                architecture()
-            ));
-        }
-    };
-    chosen.digest.parse()
-}
-
 /// The digest and the size that a descriptor names.
 pub fn described(descriptor: &OciDescriptor) -> Result<(Digest, u64), String> {
     let size = u64::try_from(descriptor.size)
@@ -245,7 +186,7 @@ impl Content {
             .map_err(|e| wrong(format!("its configuration can't be understood ({e})")))?;
         let platform = (
             read.os.as_deref().unwrap_or("linux"),
-            read.architecture.as_deref().unwrap_or(architecture()),
+            normal(read.architecture.as_deref().unwrap_or(architecture())),
         );
         if platform != ("linux", architecture()) {
             return Err(wrong(format!(
@@ -434,38 +375,6 @@ mod tests {
         ] {
             assert_ne!(different.key(), key);
         }
-    }
-
-    #[test]
-    fn of_an_index_this_machine_is_chosen() {
-        let entry = |digest: u8, platform: Option<(&str, &str)>| {
-            let mut entry =
-                serde_json::json!({"mediaType": "x", "size": 1, "digest": Digest::of(&[digest])});
-            if let Some((os, architecture)) = platform {
-                entry["platform"] = serde_json::json!({"os": os, "architecture": architecture});
-            }
-            entry
-        };
-        let index = |entries: Vec<serde_json::Value>| {
-            let json = serde_json::json!({"schemaVersion": 2, "manifests": entries}).to_string();
-            match Node::parse(json.as_bytes()).unwrap() {
-                Node::Index(index) => choose(&index),
-                Node::Image(_) => panic!("an index"),
-            }
-        };
-        let here = Some(("linux", architecture()));
-        let (other, attested) = (Some(("linux", "s390x")), Some(("unknown", "unknown")));
-        assert_eq!(
-            index(vec![entry(1, other), entry(2, here), entry(3, attested)]),
-            Ok(Digest::of(&[2]))
-        );
-        assert_eq!(index(vec![entry(1, None)]), Ok(Digest::of(&[1])));
-        let error = index(vec![entry(1, other), entry(2, attested)]).unwrap_err();
-        assert!(
-            error.contains("there are: linux/s390x") && !error.contains("unknown"),
-            "{error}"
-        );
-        assert!(index(vec![]).unwrap_err().contains("none at all"));
     }
 
     #[test]

@@ -11,9 +11,10 @@ use serde_json::json;
 use super::archive::REF_NAME;
 use super::blobs::Blobs;
 use super::build::blocking;
-use super::content::{Content, Node, architecture};
+use super::content::{Content, Node};
 use super::error::io_error;
 use super::files::replace;
+use super::platform::architecture;
 use super::{ImageError, ImageKey, ImageStore};
 use crate::progress::Progress;
 

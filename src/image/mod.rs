@@ -23,6 +23,7 @@ mod files;
 pub mod layer;
 pub mod layout;
 mod name;
+pub mod platform;
 pub mod recipe;
 mod record;
 pub mod reference;
@@ -37,6 +38,7 @@ use std::path::Path;
 pub use error::ImageError;
 pub use layer::{Compression, LayerSource};
 pub use name::{DiskId, ImageKey, ImageName};
+pub use platform::Processor;
 pub use recipe::Recipe;
 pub use record::{DiskRecord, ImageRecord, Source};
 pub use reference::ImageRef;
@@ -57,6 +59,11 @@ pub trait Unpacker {
         layers: &[LayerSource],
         progress: &Progress,
     ) -> impl Future<Output = Result<Unpacked, ImageError>> + Send;
+
+    /// The processor on which images will run.
+    fn processor(&self) -> Processor {
+        Processor::host()
+    }
 }
 
 /// What was put on a disk.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use snowglobe_init::boot::{BUILD_ROOT, ImageUser};
 use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
-use snowglobe_runner::DiskFormat;
+use snowglobe_runner::{Accel, DiskFormat, Engine};
 
 use super::feed::{Feed, Pieces};
 use super::machine::{Machine, Parts, Plan};
@@ -16,8 +16,8 @@ use crate::config::Config;
 use crate::guest::{Guest, Output, unexpected};
 use crate::image::user::{self, Accounts};
 use crate::image::{
-    DiskId, ImageError, ImageHandle, ImageInfo, ImageRef, ImageStore, LayerSource, Reference,
-    Unpacked, Unpacker,
+    DiskId, ImageError, ImageHandle, ImageInfo, ImageRef, ImageStore, LayerSource, Processor,
+    Reference, Unpacked, Unpacker,
 };
 use crate::progress::Progress;
 use crate::vmm::{self, artefacts, host::Host};
@@ -305,6 +305,16 @@ async fn read_text(guest: &Guest, path: &str) -> String {
 }
 
 impl Unpacker for VmUnpacker<'_> {
+    /// The host's own where the hardware runs the guest. Where nothing can run it, the choice is of no matter yet.
+    fn processor(&self) -> Processor {
+        match vmm::choose(self.config, &Host::detect(&self.config.cache_dir)) {
+            Ok(Engine::Qemu {
+                accel: Accel::Tcg, ..
+            }) => Processor::translated(),
+            Ok(_) | Err(_) => Processor::host(),
+        }
+    }
+
     async fn unpack(
         &self,
         disk: &Path,

@@ -9,7 +9,8 @@ use oci_client::RegistryOperation;
 
 use super::super::ImageError;
 use super::super::blobs::{Blobs, Digest};
-use super::super::content::{Content, MAX_JSON, Node, choose, described};
+use super::super::content::{Content, MAX_JSON, Node, described};
+use super::super::platform::{Processor, choose};
 use super::super::reference::RegistryRef;
 use super::download::{self, Wanted};
 use super::endpoint::Endpoint;
@@ -42,18 +43,19 @@ struct Found {
 }
 
 impl Registries {
-    /// Brings an image's blobs in. `known` is asked of a manifest before its blobs are fetched: whether the image is
+    /// Brings an image's blobs in, of several those for `processor`. `known` is asked of a manifest before its blobs are fetched: whether the image is
     /// here already; then nothing more is done.
     pub async fn pull(
         &self,
         image: &RegistryRef,
         blobs: &Blobs,
+        processor: Processor,
         known: impl Fn(&Digest) -> bool,
         progress: &Progress,
     ) -> Result<Option<Pulled>, ImageError> {
         progress.say(format!("asking {} for {image}", image.registry()));
         let endpoints = Endpoint::all(self, image).await?;
-        let (first, found) = resolve(&endpoints, progress).await?;
+        let (first, found) = resolve(&endpoints, processor, progress).await?;
         if known(&found.manifest) {
             return Ok(None);
         }
@@ -135,13 +137,14 @@ async fn layer(
 /// What the reference stands for at the first host that knows it, and which that is.
 async fn resolve(
     endpoints: &[Endpoint],
+    processor: Processor,
     progress: &Progress,
 ) -> Result<(usize, Found), RegistryError> {
     let last = endpoints.len().saturating_sub(1);
     for (index, endpoint) in endpoints.iter().enumerate() {
         let mut delays = download::backoff();
         let error = loop {
-            let error = match find(endpoint).await {
+            let error = match find(endpoint, processor).await {
                 Ok(found) => return Ok((index, found)),
                 Err(error) => error,
             };
@@ -172,7 +175,7 @@ async fn resolve(
     })
 }
 
-async fn find(endpoint: &Endpoint) -> Result<Found, RegistryError> {
+async fn find(endpoint: &Endpoint, processor: Processor) -> Result<Found, RegistryError> {
     endpoint.log_in(RegistryOperation::Pull).await?;
     let mut json = endpoint.manifest(None).await?;
     let digest = Digest::of(&json);
@@ -187,7 +190,7 @@ async fn find(endpoint: &Endpoint) -> Result<Found, RegistryError> {
                 });
             }
             Node::Index(index) => {
-                manifest = choose(&index).map_err(|problem| endpoint.wrong(problem))?;
+                manifest = choose(&index, processor).map_err(|problem| endpoint.wrong(problem))?;
                 json = endpoint.manifest(Some(&manifest)).await?;
             }
         }
