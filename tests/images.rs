@@ -206,7 +206,27 @@ fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
     );
     std::fs::remove_file(&helper).unwrap();
     let said = home.fails(&["image", "pull", &image]);
-    assert!(said.contains("credential helper"), "{said}");
+    assert!(
+        said.contains("docker-credential-test, which") && said.contains("is not installed"),
+        "{said}"
+    );
+    // What a registry gives to everybody needs none of that.
+    let public = Registry::start(&Wish::default());
+    public.fill(&layout, "app:1", None);
+    let image = format!("{}/app:1", public.host);
+    for (config, why) in [
+        (r#"{"credsStore": "test"}"#, "is not installed"),
+        (r#"{"auths": {"#, "is no such file as Docker writes"),
+    ] {
+        std::fs::write(home.path("docker/config.json"), config).unwrap();
+        let (code, said) = home.run(&["image", "pull", &image]);
+        assert_eq!(code, 0, "{said}");
+        assert!(
+            said.contains("going on without a login") && said.contains(why),
+            "{said}"
+        );
+        home.works(&["image", "rm", &image]);
+    }
 }
 
 #[test]

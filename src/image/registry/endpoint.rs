@@ -13,7 +13,10 @@ use oci_client::{Reference, RegistryOperation};
 use super::super::blobs::Digest;
 use super::super::content::MAX_JSON;
 use super::super::reference::RegistryRef;
-use super::{Registries, RegistryError, credentials};
+use super::credentials::{self, Login};
+use super::error::Shown;
+use super::{Registries, RegistryError};
+use crate::progress::Progress;
 
 /// How long a host may take to answer at all.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -33,7 +36,7 @@ const ACCEPT: &[&str] = &[
 pub(super) struct Endpoint {
     pub(super) client: Client,
     pub(super) reference: Reference,
-    pub(super) auth: RegistryAuth,
+    login: Login,
     /// The image, for a person.
     pub(super) image: String,
     pub(super) host: String,
@@ -52,12 +55,13 @@ impl Endpoint {
     pub(super) async fn all(
         registries: &Registries,
         image: &RegistryRef,
+        progress: &Progress,
     ) -> Result<Vec<Self>, RegistryError> {
         let mut hosts = registries.of(image.registry()).mirrors;
         hosts.push(image.registry().to_owned());
         let mut endpoints = Vec::new();
         for host in hosts {
-            endpoints.push(Self::new(registries, image, host).await?);
+            endpoints.push(Self::new(registries, image, host, progress).await?);
         }
         Ok(endpoints)
     }
@@ -66,14 +70,14 @@ impl Endpoint {
         registries: &Registries,
         image: &RegistryRef,
         host: String,
+        progress: &Progress,
     ) -> Result<Self, RegistryError> {
         use_ring();
-        let asked = host.clone();
-        let auth = tokio::task::spawn_blocking(move || credentials::of(&asked)).await;
-        let auth = auth.map_err(|e| RegistryError::Credentials {
-            host: host.clone(),
-            problem: e.to_string(),
-        })??;
+        let login = credentials::of(&host).await;
+        if let Some(trouble) = &login.trouble {
+            progress.say(format!("going on without a login for {host}: {trouble}"));
+            tracing::warn!("going on without a login for {host}: {trouble}");
+        }
         let repository = image.repository().to_owned();
         let reference = match (image.digest(), image.tag()) {
             (Some(digest), _) => {
@@ -105,7 +109,7 @@ impl Endpoint {
         Ok(Self {
             client,
             reference,
-            auth,
+            login,
             image: image.to_string(),
             host,
         })
@@ -113,8 +117,12 @@ impl Endpoint {
 
     /// What an error of this host means.
     pub(super) fn explain(&self, error: OciDistributionError) -> RegistryError {
-        let logged_in = !matches!(self.auth, RegistryAuth::Anonymous);
-        RegistryError::of(error, &self.image, &self.host, logged_in)
+        let shown = match (&self.login.auth, &self.login.trouble) {
+            (RegistryAuth::Anonymous, Some(trouble)) => Shown::Broken(trouble.clone()),
+            (RegistryAuth::Anonymous, None) => Shown::Nothing,
+            _ => Shown::Login,
+        };
+        RegistryError::of(error, &self.image, &self.host, shown)
     }
 
     pub(super) fn wrong(&self, problem: String) -> RegistryError {
@@ -129,7 +137,7 @@ impl Endpoint {
     pub(super) async fn log_in(&self, operation: RegistryOperation) -> Result<(), RegistryError> {
         let done = self
             .client
-            .auth(&self.reference, &self.auth, operation)
+            .auth(&self.reference, &self.login.auth, operation)
             .await;
         done.map(|_| ()).map_err(|e| self.explain(e))
     }
@@ -142,7 +150,7 @@ impl Endpoint {
         };
         let pull = self
             .client
-            .pull_manifest_raw(&reference, &self.auth, ACCEPT);
+            .pull_manifest_raw(&reference, &self.login.auth, ACCEPT);
         let pulled = tokio::time::timeout(MANIFEST, pull).await;
         let pulled = pulled.map_err(|_| RegistryError::Unreachable {
             host: self.host.clone(),

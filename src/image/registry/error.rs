@@ -30,14 +30,14 @@ pub enum RegistryError {
         problem: String,
     },
     /// It doesn't let us.
-    #[error("{}", denied(.image, .host, *.logged_in))]
+    #[error("{}", denied(.image, .host, .shown))]
     Denied {
         /// The image.
         image: String,
         /// The registry.
         host: String,
-        /// Whether credentials were shown.
-        logged_in: bool,
+        /// What it was shown.
+        shown: Shown,
     },
     /// There is no such image.
     #[error(
@@ -53,7 +53,7 @@ pub enum RegistryError {
     #[error(
         "pull {image}: {host} limits how often one may pull, and says it was too often now{}; wait (hours, with Docker Hub), \
          log in for a higher limit (`docker login {host}`), or name a mirror in the user's configuration: \
-         [registries.\"{host}\"] mirrors = [\"HOST\"]", said(.message)
+         [registries.\"{host}\"] mirrors = [\"HOST\"]{}", said(.message), unused(.shown)
     )]
     RateLimited {
         /// The image.
@@ -62,6 +62,8 @@ pub enum RegistryError {
         host: String,
         /// What it said.
         message: String,
+        /// What it was shown.
+        shown: Shown,
     },
     /// It has a problem of its own.
     #[error("get {image}: the registry {host} answered with an error of its own, {status}{}; try again later", said(.message))]
@@ -85,14 +87,6 @@ pub enum RegistryError {
         /// What is wrong.
         problem: String,
     },
-    /// Credentials that are kept can't be used.
-    #[error("use the credentials kept for {host}: {problem}")]
-    Credentials {
-        /// The registry.
-        host: String,
-        /// What is wrong.
-        problem: String,
-    },
     /// A registry's settings can't be used.
     #[error("use the settings of the registry {host}: {problem}")]
     Settings {
@@ -103,17 +97,40 @@ pub enum RegistryError {
     },
 }
 
-fn denied(image: &str, host: &str, logged_in: bool) -> String {
-    if logged_in {
-        return format!(
+/// What a registry was shown to be let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing.
+    Nothing,
+    /// Nothing, since what is kept for it is broken: what that is, and what to do.
+    Broken(String),
+    /// A login.
+    Login,
+}
+
+fn denied(image: &str, host: &str, shown: &Shown) -> String {
+    match shown {
+        Shown::Login => format!(
             "get {image}: {host} does not let the user it knows you as; look for a typing error, ask for access, \
              or log in as somebody else (`docker login {host}`)"
-        );
+        ),
+        Shown::Nothing => format!(
+            "get {image}: {host} does not give it to just anybody, or has no such image; look for a typing error, \
+             or log in (`docker login {host}`)"
+        ),
+        Shown::Broken(trouble) => format!(
+            "get {image}: {host} does not give it to just anybody, or has no such image; no login was shown, since \
+             {trouble}"
+        ),
     }
-    format!(
-        "get {image}: {host} does not give it to just anybody, or has no such image; look for a typing error, \
-         or log in (`docker login {host}`)"
-    )
+}
+
+/// Why no login was shown.
+fn unused(shown: &Shown) -> String {
+    match shown {
+        Shown::Broken(trouble) => format!("; no login was shown, since {trouble}"),
+        Shown::Nothing | Shown::Login => String::new(),
+    }
 }
 
 fn said(message: &str) -> String {
@@ -132,12 +149,13 @@ fn said(message: &str) -> String {
 
 impl RegistryError {
     /// What an error of the client library means.
-    pub(super) fn of(error: Oci, image: &str, host: &str, logged_in: bool) -> Self {
+    pub(super) fn of(error: Oci, image: &str, host: &str, shown: Shown) -> Self {
         let (image, host) = (image.to_owned(), host.to_owned());
-        let limited = |message: String, image, host| Self::RateLimited {
+        let limited = |message: String, image, host, shown| Self::RateLimited {
             image,
             host,
             message,
+            shown,
         };
         let wrong = |problem: String, image, host| Self::Wrong {
             image,
@@ -150,30 +168,18 @@ impl RegistryError {
                 Self::transport(&error, passing, image, host)
             }
             Oci::IoError(error) => Self::transport(&error, true, image, host),
-            Oci::UnauthorizedError { .. } => Self::Denied {
-                image,
-                host,
-                logged_in,
-            },
+            Oci::UnauthorizedError { .. } => Self::Denied { image, host, shown },
             Oci::AuthenticationFailure(says) if says.to_uppercase().contains("TOOMANYREQUESTS") => {
-                limited(says, image, host)
+                limited(says, image, host, shown)
             }
-            Oci::AuthenticationFailure(_) => Self::Denied {
-                image,
-                host,
-                logged_in,
-            },
+            Oci::AuthenticationFailure(_) => Self::Denied { image, host, shown },
             Oci::ServerError {
                 code: 401 | 403, ..
-            } => Self::Denied {
-                image,
-                host,
-                logged_in,
-            },
+            } => Self::Denied { image, host, shown },
             Oci::ServerError { code: 404, .. } => Self::NotFound { image, host },
             Oci::ServerError {
                 code: 429, message, ..
-            } => limited(message, image, host),
+            } => limited(message, image, host, shown),
             Oci::ServerError { code, message, .. } => Self::Server {
                 image,
                 host,
@@ -189,17 +195,13 @@ impl RegistryError {
                     );
                 };
                 match first.code {
-                    Code::Unauthorized | Code::Denied => Self::Denied {
-                        image,
-                        host,
-                        logged_in,
-                    },
+                    Code::Unauthorized | Code::Denied => Self::Denied { image, host, shown },
                     Code::ManifestUnknown
                     | Code::NameUnknown
                     | Code::NotFound
                     | Code::BlobUnknown
                     | Code::NameInvalid => Self::NotFound { image, host },
-                    Code::Toomanyrequests => limited(first.message, image, host),
+                    Code::Toomanyrequests => limited(first.message, image, host, shown),
                     code => wrong(
                         format!("it answered {code:?}{}", said(&first.message)),
                         image,
@@ -274,7 +276,7 @@ mod tests {
     use super::*;
 
     fn of(error: Oci) -> RegistryError {
-        RegistryError::of(error, "ghcr.io/o/i:1", "ghcr.io", false)
+        RegistryError::of(error, "ghcr.io/o/i:1", "ghcr.io", Shown::Nothing)
     }
 
     fn answered(code: &str) -> Oci {

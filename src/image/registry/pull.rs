@@ -54,7 +54,7 @@ impl Registries {
         progress: &Progress,
     ) -> Result<Option<Pulled>, ImageError> {
         progress.say(format!("asking {} for {image}", image.registry()));
-        let endpoints = Endpoint::all(self, image).await?;
+        let endpoints = Endpoint::all(self, image, progress).await?;
         let (first, found) = resolve(&endpoints, processor, progress).await?;
         if known(&found.manifest) {
             return Ok(None);

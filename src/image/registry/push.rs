@@ -24,7 +24,7 @@ impl Registries {
         progress: &Progress,
     ) -> Result<(), ImageError> {
         progress.say(format!("asking {} to take {to}", to.registry()));
-        let endpoint = Endpoint::new(self, to, to.registry().to_owned()).await?;
+        let endpoint = Endpoint::new(self, to, to.registry().to_owned(), progress).await?;
         endpoint.log_in(RegistryOperation::Push).await?;
         for (index, layer) in content.layers.iter().enumerate() {
             progress.say(format!(
