@@ -243,7 +243,7 @@ impl Dice {
                 .map(|_| self.0.random::<u8>())
                 .filter(|byte| *byte != b'\n')
                 .collect(),
-            1 => b"{\"jsonrpc\": \"2.0\", \"id\": 1, \"method\":".to_vec(),
+            1 => format!("{{\"jsonrpc\": \"2.0\", \"id\": {id}, \"method\":").into_bytes(),
             2 => "[".repeat(self.0.random_range(1..20_000)).into_bytes(),
             3 => Vec::new(),
             4 => {
@@ -306,7 +306,8 @@ async fn converse(seed: u64, sandbox: Arc<Sandbox>) -> Result<(), String> {
         let open = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about});
         let _ = input.write_all(format!("{open}\n").as_bytes()).await;
     }
-    for id in 1..40 {
+    // Larger than any number that comes about by chance: what is no request may have an id, too.
+    for id in 1001..1040 {
         let line = dice.line(id);
         sent.insert(id.to_string());
         if input.write_all(&line).await.is_err() {
@@ -359,48 +360,163 @@ async fn over_a_stream_it_answers_or_closes() {
     assert!(sandbox.snapshot_list().await.unwrap().is_empty());
 }
 
+/// A client that writes lines as it likes.
+struct Client {
+    input: tokio::io::WriteHalf<tokio::io::DuplexStream>,
+    lines: tokio::io::Lines<BufReader<tokio::io::ReadHalf<tokio::io::DuplexStream>>>,
+    server: tokio::task::JoinHandle<Result<(), mcp::McpError>>,
+}
+
+impl Client {
+    fn start(sandbox: Arc<Sandbox>) -> Self {
+        let (client, stream) = tokio::io::duplex(1 << 20);
+        let server = tokio::spawn(mcp::serve_stream(stream, sandbox));
+        let (output, input) = tokio::io::split(client);
+        Self {
+            input,
+            lines: BufReader::new(output).lines(),
+            server,
+        }
+    }
+
+    async fn send(&mut self, line: &[u8]) {
+        self.input.write_all(line).await.unwrap();
+        self.input.write_all(b"\n").await.unwrap();
+    }
+
+    /// The next message of the server's.
+    async fn next(&mut self, within: Duration) -> Value {
+        let line = tokio::time::timeout(within, self.lines.next_line()).await;
+        let line = line
+            .expect("an answer in time")
+            .unwrap()
+            .expect("it goes on");
+        // An id that is half a surrogate pair is JSON by its grammar alone.
+        serde_json::from_str(&line.replace("\\ud83d\"", "?\"")).unwrap()
+    }
+
+    async fn open(&mut self) {
+        let about = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "f", "version": "1"}});
+        let open = json!({"jsonrpc": "2.0", "id": "open", "method": "initialize", "params": about});
+        self.send(open.to_string().as_bytes()).await;
+        let opened = self.next(Duration::from_secs(20)).await;
+        assert!(opened["result"]["serverInfo"].is_object(), "{opened}");
+    }
+
+    async fn close(self) {
+        drop((self.input, self.lines));
+        self.server.await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_that_is_too_long_is_dropped_and_the_next_one_answered() {
+async fn a_line_that_is_no_message_is_answered_and_the_next_one_served() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = Sandbox::new(config(&dir)).unwrap();
-    let (client, stream) = tokio::io::duplex(1 << 20);
-    let server = tokio::spawn(mcp::serve_stream(stream, sandbox));
-    let (output, mut input) = tokio::io::split(client);
-    let about = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "f", "version": "1"}});
-    let open = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about});
-    input
-        .write_all(format!("{open}\n").as_bytes())
-        .await
-        .unwrap();
-    let mut lines = BufReader::new(output).lines();
-    assert!(
-        lines
-            .next_line()
-            .await
-            .unwrap()
-            .unwrap()
-            .contains("serverInfo")
-    );
-    let piece = vec![b'x'; 1 << 20];
-    for _ in 0..70 {
-        input.write_all(&piece).await.unwrap();
-    }
-    input
-        .write_all(b"\n{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n")
-        .await
-        .unwrap();
-    let answer = tokio::time::timeout(Duration::from_secs(20), async {
-        loop {
-            let line = lines.next_line().await.unwrap().expect("it goes on");
-            let message: Value = serde_json::from_str(&line).unwrap();
-            if message["id"] == 7 {
-                return message;
-            }
+    let mut client = Client::start(sandbox);
+    let write = |content: &str| {
+        format!(
+            r#"{{"method":"tools/call","params":{{"name":"write","arguments":{{"path":"x","content":"{content}"}}}},"jsonrpc":"2.0","id":41}}"#
+        )
+        .into_bytes()
+    };
+    let bad_byte = String::from_utf8_lossy(&write("?")).into_owned();
+    let bad_byte: Vec<u8> = bad_byte
+        .bytes()
+        .map(|b| if b == b'?' { 0xff } else { b })
+        .collect();
+    let nested = "[".repeat(100_000).into_bytes();
+    let cases: Vec<(Vec<u8>, Value, i64)> = vec![
+        (write("\\ud83d"), json!(41), -32700),
+        (bad_byte, json!(41), -32700),
+        (br#"{"jsonrpc":"2.0","id":"\ud83d","method":"ping"}"#.to_vec(), json!("?"), -32700),
+        (b"hello".to_vec(), Value::Null, -32700),
+        (b"\xef\xbb\xbf{".to_vec(), Value::Null, -32700),
+        (nested, Value::Null, -32700),
+        (b"7\r".to_vec(), Value::Null, -32600),
+        (b"[]".to_vec(), Value::Null, -32600),
+        (br#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"ping"}]"#.to_vec(), Value::Null, -32600),
+        (br#"{"id":5,"method":"ping"}"#.to_vec(), json!(5), -32600),
+        (br#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#.to_vec(), json!(1.5), -32600),
+    ];
+    // Before the connection is opened, and after.
+    for opened in [false, true] {
+        if opened {
+            client.open().await;
         }
-    });
-    assert!(answer.await.expect("it answers")["result"].is_object());
-    drop((input, lines));
-    server.await.unwrap().unwrap();
+        for (line, id, code) in &cases {
+            let shown = String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
+            client.send(line).await;
+            let answer = client.next(Duration::from_secs(1)).await;
+            assert_eq!(
+                (&answer["id"], &answer["error"]["code"]),
+                (id, &json!(code)),
+                "{shown}: {answer}"
+            );
+        }
+        // Nothing can be said to these.
+        for line in [
+            "",
+            "  \r",
+            r#"{"jsonrpc":"2.0","method":"notifications/x","params":{"a":"\ud83d"}}"#,
+            r#"{"jsonrpc":"2.0","id":9,"result":{}}"#,
+        ] {
+            client.send(line.as_bytes()).await;
+        }
+        client
+            .send(b"\xef\xbb\xbf{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\r")
+            .await;
+        let answer = client.next(Duration::from_secs(5)).await;
+        assert_eq!((&answer["id"], &answer["result"]), (&json!(7), &json!({})));
+    }
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_is_too_long_is_answered_and_the_next_one_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::new(config(&dir)).unwrap();
+    let mut client = Client::start(sandbox);
+    client.open().await;
+    // The id may stand before or behind what is too long, or be missing.
+    for (before, behind, id) in [
+        (
+            r#"{"jsonrpc":"2.0","id":3,"method":"x","params":""#,
+            "\"}",
+            json!(3),
+        ),
+        (
+            r#"{"method":"x","params":{"id":4,"x":""#,
+            r#""},"jsonrpc":"2.0","id":5}"#,
+            json!(5),
+        ),
+        ("", "", Value::Null),
+    ] {
+        client.input.write_all(before.as_bytes()).await.unwrap();
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..70 {
+            client.input.write_all(&piece).await.unwrap();
+        }
+        client.send(behind.as_bytes()).await;
+        let answer = client.next(Duration::from_secs(20)).await;
+        assert_eq!(
+            (&answer["id"], &answer["error"]["code"]),
+            (&id, &json!(-32600)),
+            "{answer}"
+        );
+        assert!(
+            answer["error"]["message"]
+                .as_str()
+                .unwrap()
+                .contains("longer than"),
+            "{answer}"
+        );
+        client
+            .send(br#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#)
+            .await;
+        assert_eq!(client.next(Duration::from_secs(20)).await["id"], 7);
+    }
+    client.close().await;
 }
 
 /// The status that one request is answered with; none where the connection was closed.

@@ -33,6 +33,8 @@ mod exec;
 mod http;
 mod icons;
 mod job;
+mod lines;
+mod malformed;
 mod metrics;
 mod names;
 mod origin;
@@ -42,6 +44,7 @@ mod prompts;
 mod read;
 mod reboot;
 mod resources;
+mod scan;
 mod schema;
 mod search;
 mod server;
@@ -66,7 +69,7 @@ pub use desk::Limits;
 pub use http::{Http, HttpError, Listening, listen};
 
 /// The longest message taken, in bytes: room for a `write` of a file of some 40 MiB in base64.
-/// A longer one on a stream is dropped without an answer, since its id is never read.
+/// A longer one is not kept, and answered with an error.
 const LONGEST_MESSAGE: usize = 64 << 20;
 
 /// Why serving a client ended before the client did.
@@ -117,13 +120,12 @@ where
 }
 
 /// Serves until the client leaves.
-async fn attend<R, W>(
+async fn attend<R>(
     server: server::Server,
-    connection: connection::Connection<R, W>,
+    connection: connection::Connection<R>,
 ) -> Result<(), McpError>
 where
     R: AsyncRead + Send + Unpin + 'static,
-    W: AsyncWrite + Send + Unpin + 'static,
 {
     let running = match rmcp::service::serve_server(server, connection).await {
         Ok(running) => running,
