@@ -348,18 +348,68 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
         nowhere.contains("does not say in which sandbox"),
         "{nowhere}"
     );
-    let until = Instant::now() + Duration::from_secs(20);
-    while !served
-        .request("GET", "/healthz", &[], "")
-        .await
-        .1
-        .contains("sandboxes 0")
-    {
-        assert!(Instant::now() < until, "an idle sandbox is stopped");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let idle = async || {
+        let until = Instant::now() + Duration::from_secs(20);
+        let empty = async || {
+            let health = served.request("GET", "/healthz", &[], "").await;
+            health.1.contains("sandboxes 0")
+        };
+        while !empty().await {
+            assert!(Instant::now() < until, "an idle sandbox is stopped");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // The handle outlives its sandbox; the next call says once, in both forms, what is gone.
+    idle().await;
+    let look = json!({"command": "cat /tmp/mark || touch /tmp/mark", "sandbox": handle});
+    let lost = "was stopped after 2.00 s without a call";
+    let again = call(look.clone()).await;
+    assert_eq!(again.matches(lost).count(), 2, "{again}");
+    assert!(
+        again.contains("the image `minimal` has it") && again.contains("No such file"),
+        "{again}"
+    );
+    let told = call(look).await;
+    assert!(
+        !told.contains(lost) && !told.contains("No such file"),
+        "{told}"
+    );
+    let unknown = call(json!({"command": "true", "sandbox": "sb-0"})).await;
+    assert!(unknown.contains("there is none of that name"), "{unknown}");
+
+    // So does a session, whose client need not know of sandboxes.
+    idle().await;
+    let (status, opened) = served.initialize(&[headers[0]]).await;
+    assert_eq!(status, 200, "{opened}");
+    let id = opened
+        .lines()
+        .find_map(|line| {
+            line.split_once(": ")
+                .filter(|(name, _)| name.eq_ignore_ascii_case("mcp-session-id"))
+        })
+        .map(|(_, id)| id.trim().to_owned())
+        .expect("a session");
+    let in_session = [
+        headers[0],
+        headers[1],
+        headers[2],
+        ("Mcp-Session-Id", id.as_str()),
+    ];
+    let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string();
+    assert_eq!(
+        served.request("POST", "/mcp", &in_session, &ready).await.0,
+        202
+    );
+    let exec = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call",
+        "params": {"name": "exec", "arguments": {"command": "echo in session"}}})
+    .to_string();
+    for round in 0..2 {
+        let (status, done) = served.request("POST", "/mcp", &in_session, &exec).await;
+        assert_eq!(status, 200, "{done}");
+        assert!(done.contains("in session\\n"), "{done}");
+        assert_eq!(done.matches(lost).count(), round * 2, "{done}");
+        idle().await;
     }
-    let gone = call(json!({"command": "true", "sandbox": handle})).await;
-    assert!(gone.contains("may have been stopped"), "{gone}");
 }
 
 /// A resource's first content.

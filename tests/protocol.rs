@@ -658,3 +658,174 @@ async fn over_http_it_answers_or_closes() {
     closing.cancel();
     served.await.unwrap();
 }
+
+/// What an HTTP server answers to one request: its status, its head in lowercase, and its body.
+async fn ask(address: std::net::SocketAddr, head: &str, body: &[u8]) -> (u16, String, String) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "{head}\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let _ = stream.write_all(body).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer));
+    let _ = read.await.expect("it answers and closes");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let (status, head) = (head[9..12].parse().unwrap(), head.to_lowercase());
+    let body = match head.contains("transfer-encoding: chunked") {
+        true => unchunked(body),
+        false => body.to_owned(),
+    };
+    (status, head, body)
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((length, rest)) = body.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        whole += &rest[..length];
+        body = rest[length..].strip_prefix("\r\n").unwrap_or_default();
+    }
+    whole
+}
+
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_clients_are_served_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let listening = mcp::listen(mcp::Http {
+        address: "127.0.0.1:0".parse().unwrap(),
+        token: None,
+        hosts: Vec::new(),
+        origins: vec!["https://app.example/".to_owned()],
+        limits: mcp::Limits {
+            sandboxes: 2,
+            idle: Duration::from_secs(60),
+        },
+        rate: NonZeroU32::new(1_000_000).unwrap(),
+        metrics: true,
+    });
+    let listening = listening.await.unwrap();
+    let address = listening.address;
+    let closing = CancellationToken::new();
+    let served = tokio::spawn(listening.serve(config(&dir), closing.clone()));
+    let json = "Content-Type: application/json";
+    let both = "Accept: application/json, text/event-stream";
+    let post = |headers: &str| format!("POST /mcp HTTP/1.1\r\n{headers}");
+
+    for (accept, status, kind) in [
+        ("", 200, "text/event-stream"),
+        ("\r\nAccept: */*", 200, "text/event-stream"),
+        (
+            "\r\nAccept: application/json\r\nAccept: text/event-stream;q=0.5",
+            200,
+            "text/event-stream",
+        ),
+        ("\r\nAccept: text/event-stream", 200, "text/event-stream"),
+        ("\r\nAccept: application/json", 200, "application/json"),
+        ("\r\nAccept: application/*", 200, "application/json"),
+        ("\r\nAccept: text/html", 406, "text/plain"),
+    ] {
+        let (got, head, body) = ask(
+            address,
+            &post(&format!("{json}{accept}")),
+            INITIALIZE.as_bytes(),
+        )
+        .await;
+        assert_eq!(got, status, "{accept}: {body}");
+        assert!(
+            head.contains(&format!("content-type: {kind}")),
+            "{accept}: {head}"
+        );
+        assert_eq!(
+            head.contains("mcp-session-id: "),
+            status == 200,
+            "{accept}: {head}"
+        );
+        assert_eq!(
+            body.contains("serverInfo"),
+            status == 200,
+            "{accept}: {body}"
+        );
+        if kind == "application/json" {
+            let message: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(message["id"], 1);
+        }
+    }
+    for (kind, status) in [
+        ("application/json; charset=utf-8", 200),
+        ("application/json-rpc", 200),
+        ("text/plain", 415),
+    ] {
+        let headers = format!("Content-Type: {kind}\r\n{both}");
+        assert_eq!(
+            ask(address, &post(&headers), INITIALIZE.as_bytes()).await.0,
+            status,
+            "{kind}"
+        );
+    }
+    assert_eq!(
+        ask(address, &post(both), INITIALIZE.as_bytes()).await.0,
+        415,
+        "no type"
+    );
+
+    for (body, id, code) in [
+        (
+            &br#"{"jsonrpc":"2.0","id":4,"method":"ping","params":{"x":"\ud83d"}}"#[..],
+            json!(4),
+            -32700,
+        ),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":4,\"method\":\"\xff\"}",
+            json!(4),
+            -32700,
+        ),
+        (b"{\"a\":", Value::Null, -32700),
+        (b"", Value::Null, -32700),
+        (
+            br#"[{"jsonrpc":"2.0","id":4,"method":"ping"}]"#,
+            Value::Null,
+            -32600,
+        ),
+        (br#"{"id":4,"method":"ping"}"#, json!(4), -32600),
+    ] {
+        let (status, head, answer) = ask(address, &post(&format!("{json}\r\n{both}")), body).await;
+        let shown = String::from_utf8_lossy(body);
+        assert_eq!(status, 400, "{shown}: {answer}");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(
+            (&answer["id"], &answer["error"]["code"]),
+            (&id, &json!(code)),
+            "{shown}: {answer}"
+        );
+    }
+
+    // A page that may call: refusals and streams say that it may see them.
+    let page = "Origin: https://app.example";
+    for head in [
+        post(&format!("{json}\r\n{both}\r\n{page}")),
+        post(&format!("Content-Type: text/plain\r\n{page}")),
+        format!("GET /mcp HTTP/1.1\r\nAccept: text/html\r\n{page}"),
+        format!("GET /nowhere HTTP/1.1\r\n{page}"),
+        format!("GET /healthz HTTP/1.1\r\n{page}"),
+        format!("DELETE /mcp HTTP/1.1\r\nMcp-Session-Id: x\r\n{page}"),
+        format!("OPTIONS /mcp HTTP/1.1\r\nAccess-Control-Request-Method: POST\r\n{page}"),
+    ] {
+        let (status, answered, _) = ask(address, &head, INITIALIZE.as_bytes()).await;
+        let lets = "access-control-allow-origin: https://app.example";
+        assert!(answered.contains(lets), "{head}: {status} {answered}");
+    }
+    let evil = "Origin: https://evil.example";
+    let (status, head, _) = ask(address, &post(&format!("{json}\r\n{both}\r\n{evil}")), b"").await;
+    assert!(
+        status == 403 && !head.contains("access-control-allow-origin"),
+        "{head}"
+    );
+    closing.cancel();
+    served.await.unwrap();
+}

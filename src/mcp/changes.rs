@@ -3,7 +3,8 @@
 //!
 //! Resources are looked at once a second, only while somebody subscribed to them; nothing is booted for it, and a
 //! sandbox that is looked at is as idle as before. So what happens on the host, in the guest, and through other
-//! clients is noticed alike.
+//! clients is noticed alike. A subscription outlives its sandbox: while there is none, only the workspace is looked
+//! at, and the next sandbox is compared with the last one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,9 +15,10 @@ use rmcp::service::{Peer, SubscriptionContext, SubscriptionSendError};
 use rmcp::{ErrorData, RoleServer};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::address::Address;
+use super::address::{Address, Subject};
 use super::desk::Desk;
 use super::resources::{list_stamp, stamp};
+use crate::sandbox::workspace_stamp;
 
 /// How often is looked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -80,39 +82,75 @@ impl Watches {
     }
 }
 
-async fn tell(desk: Weak<Desk>, uri: String, first: Option<String>, peer: Peer<RoleServer>) {
-    let mut last = first;
-    while last.is_some() {
-        tokio::time::sleep(EVERY).await;
-        let next = now(&desk, &uri).await;
-        if next.is_some() && next != last {
-            let told = match uri.as_str() {
-                LIST => peer.notify_resource_list_changed().await,
-                _ => {
-                    let about = ResourceUpdatedNotificationParam::new(uri.clone());
-                    peer.notify_resource_updated(about).await
-                }
-            };
-            if told.is_err() {
-                break;
-            }
-        }
-        last = next;
+/// What a look at a resource shows.
+enum Look {
+    /// How it stands with it.
+    Stamp(String),
+    /// Nothing, as long as there is no sandbox.
+    Nothing,
+    /// That the client has left.
+    Left,
+}
+
+/// The last stamp of a resource.
+#[derive(Default)]
+struct Last(Option<String>);
+
+impl Last {
+    /// Whether a look shows something new.
+    fn is_news(&mut self, look: &Look) -> bool {
+        let Look::Stamp(stamp) = look else {
+            return false;
+        };
+        self.0.replace(stamp.clone()).as_ref() != Some(stamp)
     }
 }
 
-/// How it stands with what is at `uri`; none when the client has left.
-async fn now(desk: &Weak<Desk>, uri: &str) -> Option<String> {
+async fn tell(desk: Weak<Desk>, uri: String, first: Look, peer: Peer<RoleServer>) {
+    let mut last = Last::default();
+    let mut look = first;
+    last.is_news(&look);
+    while !matches!(look, Look::Left) {
+        tokio::time::sleep(EVERY).await;
+        look = now(&desk, &uri).await;
+        if !last.is_news(&look) {
+            continue;
+        }
+        let told = match uri.as_str() {
+            LIST => peer.notify_resource_list_changed().await,
+            _ => {
+                let about = ResourceUpdatedNotificationParam::new(uri.clone());
+                peer.notify_resource_updated(about).await
+            }
+        };
+        if told.is_err() {
+            break;
+        }
+    }
+}
+
+/// How it stands with what is at `uri`.
+async fn now(desk: &Weak<Desk>, uri: &str) -> Look {
+    let Some(desk) = desk.upgrade() else {
+        return Look::Left;
+    };
     let address = Address::parse(uri).ok();
     let named = address
         .as_ref()
         .and_then(|address| address.sandbox.as_deref());
-    let sandbox = desk.upgrade()?.seen(named);
-    Some(match (address, sandbox) {
-        (None, sandbox) => list_stamp(sandbox.as_ref()),
-        (Some(address), Some(sandbox)) => stamp(&sandbox, &address.subject).await,
-        (Some(_), None) => String::new(),
-    })
+    let sandbox = desk.seen(named);
+    // The files are there whatever becomes of sandboxes.
+    if let (Some(Subject::Workspace(path)), None) =
+        (address.as_ref().map(|address| &address.subject), &sandbox)
+    {
+        return Look::Stamp(format!("{:?}", workspace_stamp(desk.config(), path)));
+    }
+    drop(desk);
+    match (address, sandbox) {
+        (_, None) => Look::Nothing,
+        (None, sandbox) => Look::Stamp(list_stamp(sandbox.as_ref())),
+        (Some(address), Some(sandbox)) => Look::Stamp(stamp(&sandbox, &address.subject).await),
+    }
 }
 
 /// The part of what a client wants to hear of that it can hear of.
@@ -134,25 +172,23 @@ pub(super) fn accepted(desk: &Desk, requested: &SubscriptionFilter) -> Subscript
 /// Tells of changes until the client or the server ends the stream.
 pub(super) async fn listen(desk: &Arc<Desk>, context: &SubscriptionContext) {
     let accepted = context.accepted();
-    let mut watched: Vec<(String, Option<String>)> = Vec::new();
+    let mut watched: Vec<(String, Last)> = Vec::new();
     if accepted.resources_list_changed == Some(true) {
-        watched.push((LIST.to_owned(), None));
+        watched.push((LIST.to_owned(), Last::default()));
     }
     for uri in accepted.resource_subscriptions.iter().flatten() {
-        watched.push((uri.clone(), None));
+        watched.push((uri.clone(), Last::default()));
     }
     let desk = Arc::downgrade(desk);
     for (uri, last) in &mut watched {
-        *last = now(&desk, uri).await;
+        last.is_news(&now(&desk, uri).await);
     }
     loop {
         tokio::time::sleep(EVERY).await;
         for (uri, last) in &mut watched {
-            let next = now(&desk, uri).await;
-            if next == *last {
+            if !last.is_news(&now(&desk, uri).await) {
                 continue;
             }
-            *last = next;
             let told = match uri.as_str() {
                 LIST => context.sink().notify_resource_list_changed().await,
                 uri => context.sink().notify_resource_updated(uri).await,
@@ -163,5 +199,21 @@ pub(super) async fn listen(desk: &Arc<Desk>, context: &SubscriptionContext) {
                 Err(_) => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_seen_for_a_while_is_compared_with_what_was_seen_last() {
+        let stamp = |text: &str| Look::Stamp(text.to_owned());
+        let mut last = Last::default();
+        assert!(last.is_news(&stamp("a")), "there is something now");
+        assert!(!last.is_news(&stamp("a")));
+        assert!(!last.is_news(&Look::Nothing));
+        assert!(!last.is_news(&stamp("a")));
+        assert!(last.is_news(&stamp("b")));
     }
 }

@@ -1,9 +1,12 @@
 //! Which sandbox a call acts on.
 //!
 //! One client, one sandbox: over stdio the server's only one. Over HTTP every session has its own, made at its first
-//! call and stopped with the session; a client without sessions names one by an unguessable handle, and a call that
-//! names none gets a new one and is told its handle. Their number is bounded; who is idle is stopped. A sandbox
-//! that was stopped is never replaced unseen: the next call is told.
+//! call and gone with the session; a client without sessions names one by an unguessable handle, and a call that
+//! names none gets a new one and is told its handle.
+//!
+//! A place, which a handle stands for, is in one of two states: it has a sandbox, or it had one that was stopped for
+//! nobody used it. Sandboxes are bounded, and so are the places without one, which are kept for long: the next call
+//! makes a new sandbox there, and is told what is gone, since a sandbox that was stopped is never replaced unseen.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +16,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::call::Refusal;
 use super::text;
-use crate::config::Config;
+use crate::config::{Config, WorkspaceMode};
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
 
 /// The name of the argument that carries a handle.
 pub(super) const HANDLE: &str = "sandbox";
+
+/// For how long a session or a handle is kept at least that nobody uses.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// How many places without a sandbox are kept.
+const MOST_EMPTY: usize = 1024;
 
 /// How many sandboxes there may be, and for how long without a call.
 #[derive(Debug, Clone, Copy)]
@@ -29,17 +38,32 @@ pub struct Limits {
     pub idle: Duration,
 }
 
-struct Entry {
-    sandbox: Arc<Sandbox>,
+impl Limits {
+    /// For how long a session or a handle is kept that nobody uses.
+    pub(super) fn kept(&self) -> Duration {
+        self.idle.max(KEPT)
+    }
+}
+
+struct Place {
+    sandbox: Option<Arc<Sandbox>>,
+    /// Whether a system was lost here that no call was told of yet.
+    lost: bool,
     uses: usize,
     since: Instant,
+}
+
+impl Place {
+    fn is_idle(&self, since: Instant) -> bool {
+        self.uses == 0 && self.since == since
+    }
 }
 
 /// The sandboxes of every client of one server.
 pub(super) struct Pool {
     config: Config,
     limits: Limits,
-    table: Mutex<HashMap<String, Entry>>,
+    table: Mutex<HashMap<String, Place>>,
 }
 
 impl Pool {
@@ -56,7 +80,10 @@ impl Pool {
                 (limits.idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(30));
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep(every) => of_task.stop_idle().await,
+                    () = tokio::time::sleep(every) => {
+                        of_task.stop_idle().await;
+                        of_task.forget();
+                    }
                     () = closing.cancelled() => break,
                 }
             }
@@ -64,18 +91,18 @@ impl Pool {
         pool
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<String, Place>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many there are.
+    /// How many sandboxes there are.
     pub(super) fn count(&self) -> usize {
-        self.table().len()
+        sandboxes(&self.table())
     }
 
-    fn open(self: &Arc<Self>) -> Result<Lease, Refusal> {
-        let mut table = self.table();
-        if table.len() >= self.limits.sandboxes {
+    /// A new sandbox, if there is room for one beside those of `table`.
+    fn make(&self, table: &HashMap<String, Place>) -> Result<Arc<Sandbox>, Refusal> {
+        if sandboxes(table) >= self.limits.sandboxes {
             return Err(Refusal::new(format!(
                 "failed to make a sandbox: this server runs {} at most, and all are in use; use one of yours \
                  (argument `{HANDLE}`), end a session, or wait: one without calls is stopped after {}",
@@ -83,14 +110,21 @@ impl Pool {
                 text::duration(self.limits.idle)
             )));
         }
-        let sandbox = Sandbox::new(self.config.clone())?;
+        Ok(Sandbox::new(self.config.clone())?)
+    }
+
+    /// A sandbox at a new place; `lost`: instead of one that was stopped.
+    fn open(self: &Arc<Self>, lost: bool) -> Result<Lease, Refusal> {
+        let mut table = self.table();
+        let sandbox = self.make(&table)?;
         let handle = format!("sb-{:032x}", rand::random::<u128>());
-        let entry = Entry {
-            sandbox: sandbox.clone(),
+        let place = Place {
+            sandbox: Some(sandbox.clone()),
+            lost,
             uses: 1,
             since: Instant::now(),
         };
-        table.insert(handle.clone(), entry);
+        table.insert(handle.clone(), place);
         Ok(Lease {
             sandbox,
             handle,
@@ -100,68 +134,128 @@ impl Pool {
         })
     }
 
-    /// The sandbox of that handle; looking at it does not keep it.
+    /// The sandbox of that handle; looking at it neither keeps nor makes one.
     fn seen(&self, handle: &str) -> Option<Arc<Sandbox>> {
-        let table = self.table();
-        table.get(handle).map(|entry| entry.sandbox.clone())
+        self.table().get(handle)?.sandbox.clone()
     }
 
-    fn find(self: &Arc<Self>, handle: &str) -> Result<Lease, Refusal> {
+    /// The sandbox of that handle, a new one where it was stopped; none where the handle stands for no place.
+    fn find(self: &Arc<Self>, handle: &str) -> Option<Result<Lease, Refusal>> {
         let mut table = self.table();
-        let Some(entry) = table.get_mut(handle) else {
-            return Err(Refusal::new(format!(
-                "failed to find the sandbox {handle:?}: there is none of that name; it may have been stopped (one \
-                 without calls is, after {}). Leave `{HANDLE}` out to get a new one: /workspace is as it was, \
-                 everything else is as the image has it",
-                text::duration(self.limits.idle)
-            )));
+        let there = table.get(handle)?.sandbox.clone();
+        let sandbox = match there.map_or_else(|| self.make(&table), Ok) {
+            Ok(sandbox) => sandbox,
+            Err(refusal) => return Some(Err(refusal)),
         };
-        entry.uses += 1;
-        Ok(Lease {
-            sandbox: entry.sandbox.clone(),
+        let place = table.get_mut(handle)?;
+        place.sandbox = Some(sandbox.clone());
+        place.uses += 1;
+        Some(Ok(Lease {
+            sandbox,
             handle: handle.to_owned(),
             pool: Some(self.clone()),
             told: true,
             session: false,
-        })
+        }))
+    }
+
+    fn unknown(&self, handle: &str) -> Refusal {
+        Refusal::new(format!(
+            "failed to find the sandbox {handle:?}: there is none of that name; one that nobody uses is forgotten \
+             after {} h. Leave `{HANDLE}` out to get a new one",
+            self.limits.kept().as_secs() / 3600
+        ))
+    }
+
+    /// What a call is told that finds a new system where another one was.
+    fn loss(&self) -> String {
+        let system = match &self.config.snapshot {
+            Some(name) => format!("the snapshot `{name}`"),
+            None => format!("the image `{}`", self.config.image),
+        };
+        let (gone, stays) = match self.config.workspace_mode {
+            WorkspaceMode::Mount => ("outside /workspace", "/workspace and saved snapshots are"),
+            WorkspaceMode::None => ("in it, /workspace included", "saved snapshots are"),
+        };
+        format!(
+            "the sandbox was stopped after {} without a call or a running job, and this is a new one: its system is \
+             as {system} has it; what was installed or changed {gone}, and jobs with their output, are gone; {stays} \
+             as before",
+            text::duration(self.limits.idle)
+        )
     }
 
     fn close(&self, handle: &str) {
-        if let Some(entry) = self.table().remove(handle)
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move { entry.sandbox.stop().await });
+        let place = self.table().remove(handle);
+        if let Some(sandbox) = place.and_then(|place| place.sandbox) {
+            stop(sandbox);
         }
     }
 
     async fn stop_idle(&self) {
-        let idle = |entry: &Entry| entry.uses == 0 && entry.since.elapsed() >= self.limits.idle;
-        let candidates: Vec<(String, Arc<Sandbox>)> = self
+        let idle: Vec<(String, Instant, Arc<Sandbox>)> = self
             .table()
             .iter()
-            .filter(|(_, entry)| idle(entry))
-            .map(|(handle, entry)| (handle.clone(), entry.sandbox.clone()))
+            .filter(|(_, place)| place.uses == 0 && place.since.elapsed() >= self.limits.idle)
+            .filter_map(|(handle, place)| {
+                Some((handle.clone(), place.since, place.sandbox.clone()?))
+            })
             .collect();
-        for (handle, sandbox) in candidates {
+        for (handle, since, sandbox) in idle {
             // Somebody's server or build is at work in it.
             let jobs = sandbox.jobs(&Progress::none()).await.unwrap_or_default();
             if jobs.iter().any(|job| job.outcome.is_none()) {
                 continue;
             }
-            let still = self.table().get(&handle).is_some_and(idle);
-            if still {
-                tracing::info!("stopping a sandbox without calls");
-                self.close(&handle);
+            let had_system = sandbox.processes().await.is_some();
+            let mut table = self.table();
+            let Some(place) = table.get_mut(&handle).filter(|place| place.is_idle(since)) else {
+                continue;
+            };
+            place.sandbox = None;
+            place.lost |= had_system;
+            place.since = Instant::now();
+            tracing::info!("stopping a sandbox without calls");
+            stop(sandbox);
+        }
+    }
+
+    /// Gives up places without a sandbox: those that nobody asked for in a long time, and those that are too many.
+    fn forget(&self) {
+        let mut table = self.table();
+        let mut empty: Vec<(Instant, String)> = table
+            .iter()
+            .filter(|(_, place)| place.sandbox.is_none() && place.uses == 0)
+            .map(|(handle, place)| (place.since, handle.clone()))
+            .collect();
+        empty.sort();
+        let surplus = empty.len().saturating_sub(MOST_EMPTY);
+        for (at, (since, handle)) in empty.into_iter().enumerate() {
+            if at < surplus || since.elapsed() >= self.limits.kept() {
+                table.remove(&handle);
             }
         }
     }
 
     /// Stops all of them.
     pub(super) async fn stop(&self) {
-        let all: Vec<Entry> = self.table().drain().map(|(_, entry)| entry).collect();
-        for entry in all {
-            entry.sandbox.stop().await;
+        let all: Vec<Place> = self.table().drain().map(|(_, place)| place).collect();
+        for sandbox in all.into_iter().filter_map(|place| place.sandbox) {
+            sandbox.stop().await;
         }
+    }
+}
+
+fn sandboxes(table: &HashMap<String, Place>) -> usize {
+    table
+        .values()
+        .filter(|place| place.sandbox.is_some())
+        .count()
+}
+
+fn stop(sandbox: Arc<Sandbox>) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move { sandbox.stop().await });
     }
 }
 
@@ -180,6 +274,13 @@ impl Lease {
         (!self.session && self.pool.is_some()).then_some(self.handle.as_str())
     }
 
+    /// What was lost before this call, which the client is told once: now.
+    pub(super) fn loss(&self) -> Option<String> {
+        let pool = self.pool.as_ref()?;
+        let lost = std::mem::take(&mut pool.table().get_mut(&self.handle)?.lost);
+        lost.then(|| pool.loss())
+    }
+
     /// The handle that the client does not know yet.
     pub(super) fn news(&self) -> Option<&str> {
         (!self.told).then_some(self.handle.as_str())
@@ -189,10 +290,10 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(pool) = &self.pool
-            && let Some(entry) = pool.table().get_mut(&self.handle)
+            && let Some(place) = pool.table().get_mut(&self.handle)
         {
-            entry.uses = entry.uses.saturating_sub(1);
-            entry.since = Instant::now();
+            place.uses = place.uses.saturating_sub(1);
+            place.since = Instant::now();
         }
     }
 }
@@ -257,27 +358,19 @@ impl Desk {
             Self::Many { pool, own } => (pool, own),
         };
         if let Some(handle) = named {
-            return pool.find(handle);
+            let found = pool.find(handle);
+            return found.unwrap_or_else(|| Err(pool.unknown(handle)));
         }
         if !session {
-            return pool.open();
+            return pool.open(false);
         }
         let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = own.as_deref() {
-            let found = pool.find(handle).map(|mut lease| {
-                lease.session = true;
-                lease
-            });
-            return found.map_err(|_| {
-                *own = None;
-                Refusal::new(format!(
-                    "failed to use the session's sandbox: it was stopped after {} without a call. The next call \
-                     boots a fresh one: /workspace is as it was, everything else is as the image has it",
-                    text::duration(pool.limits.idle)
-                ))
-            });
-        }
-        let mut lease = pool.open()?;
+        let mut lease = match own.as_deref().map(|handle| pool.find(handle)) {
+            Some(Some(found)) => found?,
+            // Its place was given up meanwhile.
+            Some(None) => pool.open(true)?,
+            None => pool.open(false)?,
+        };
         lease.told = true;
         lease.session = true;
         *own = Some(lease.handle.clone());

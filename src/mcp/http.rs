@@ -1,9 +1,10 @@
 //! MCP over HTTP: streamable at `/mcp`, as older clients speak it at `/sse`; `/healthz` says that the server runs,
 //! `/metrics`, where asked for, how it is doing.
 //!
-//! What a request must pass, in this order: the rate, Host and Origin ([`origin`]), the bearer token, the
-//! bound on requests under way; then the library's own checks of the same, of length and headers. The token is compared in constant time. An
-//! address that others can reach needs one. TLS is left to a proxy.
+//! What a request must pass, in this order: Host and Origin ([`origin`]), the rate, the bearer token, the bound on
+//! requests under way; then the library's own checks of the same, of length and headers. A browser's preflight is
+//! answered after the first of these; refusals say to an allowed page's browser that the page may see them. The token
+//! is compared in constant time. An address that others can reach needs one. TLS is left to a proxy.
 //!
 //! Before all of that, connections are bounded ([`Bounds`]): those that ask for nothing make room after a while.
 
@@ -25,7 +26,6 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rmcp::ServerHandler;
-use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
@@ -36,9 +36,10 @@ use tokio_util::sync::CancellationToken;
 use super::LONGEST_MESSAGE;
 use super::desk::{Desk, Limits, Pool};
 use super::metrics::Metrics;
-use super::origin::Allowed;
+use super::origin::{self, Allowed};
 use super::server::{Server, Shared};
-use super::sse;
+use super::sessions::Sessions;
+use super::{post, sse};
 use crate::config::Config;
 
 /// How many seconds' worth of requests are taken at once.
@@ -93,6 +94,9 @@ pub enum HttpError {
         "listen on {0} without a token: others can reach that address; leave --no-token out, or listen on 127.0.0.1"
     )]
     Open(SocketAddr),
+    /// What is to be an origin is none.
+    #[error("let web pages call (--allow-origin): {0}")]
+    Origin(String),
     /// The address can't be listened on.
     #[error("listen on {address}: is something else there? Choose another with --http")]
     Listen {
@@ -113,17 +117,21 @@ pub struct Listening {
 
 struct Guard {
     metrics: Arc<Metrics>,
-    allowed: Allowed,
+    allowed: Arc<Allowed>,
     token: Option<String>,
     rate: DefaultDirectRateLimiter,
     under_way: Arc<Semaphore>,
 }
 
 /// Starts to listen.
-pub async fn listen(http: Http) -> Result<Listening, HttpError> {
+pub async fn listen(mut http: Http) -> Result<Listening, HttpError> {
     if http.token.is_none() && !http.address.ip().is_loopback() {
         return Err(HttpError::Open(http.address));
     }
+    let origins = http.origins.iter().map(|text| origin::parse(text));
+    http.origins = origins
+        .collect::<Result<_, _>>()
+        .map_err(HttpError::Origin)?;
     let failed = |source| HttpError::Listen {
         address: http.address,
         source,
@@ -156,10 +164,16 @@ impl Listening {
         let health = get(move || async move { format!("ok\nsandboxes {}\n", of_health.count()) });
         let of_sessions = pool.clone();
         let server = move || Server::new(shared.clone(), Desk::many(of_sessions.clone()), None);
+        let healthy = Router::new().route("/healthz", health);
         let router = router(&self.http, self.address, server, guarded, metrics, &closing)
-            .route("/healthz", health);
+            .merge(healthy.layer(origin::cors(self.allowed())));
         run(self.listener, router, Bounds::default(), &closing).await;
         pool.stop().await;
+    }
+
+    fn allowed(&self) -> Arc<Allowed> {
+        let (hosts, origins) = (&self.http.hosts, &self.http.origins);
+        Arc::new(Allowed::new(self.address, hosts, origins))
     }
 
     /// Serves any handler's answers behind the same checks, until `closing` fires.
@@ -223,12 +237,7 @@ fn router<S: ServerHandler>(
     metrics: Arc<Metrics>,
     closing: &CancellationToken,
 ) -> Router {
-    let mut sessions = LocalSessionManager::default();
-    sessions.session_config.keep_alive = Some(http.limits.idle);
-    // The library would begin every stream with an event without data, which clients of before 2025-11-25 take for
-    // broken JSON: Gemini CLI gives the server up over it.
-    sessions.session_config.sse_retry = None;
-    let allowed = Allowed::new(address, &http.hosts, &http.origins);
+    let allowed = Arc::new(Allowed::new(address, &http.hosts, &http.origins));
     let settings = StreamableHttpServerConfig::default()
         .with_allowed_hosts(allowed.hosts().to_vec())
         .with_allowed_origins(allowed.origins().to_vec())
@@ -236,7 +245,8 @@ fn router<S: ServerHandler>(
         .with_max_request_body_bytes(LONGEST_MESSAGE)
         .with_sse_retry(None)
         .with_cancellation_token(closing.clone());
-    let service = StreamableHttpService::new(move || Ok(server()), Arc::new(sessions), settings);
+    let sessions = Arc::new(Sessions::new(http.limits.kept()));
+    let service = StreamableHttpService::new(move || Ok(server()), sessions, settings);
     let guard = Arc::new(Guard {
         metrics,
         allowed,
@@ -244,14 +254,40 @@ fn router<S: ServerHandler>(
         rate: limiter(http.rate),
         under_way: Arc::new(Semaphore::new(UNDER_WAY)),
     });
-    Router::new()
+    let mcp = Router::new()
         .nest_service("/mcp", service)
-        .merge(guarded)
-        .route_layer(middleware::from_fn_with_state(guard, check))
+        .route_layer(middleware::from_fn(post::serve));
+    behind(mcp.merge(guarded), guard)
+}
+
+/// Puts the checks before routes. What is not there is said to anybody whose Host and Origin are right.
+fn behind(routes: Router, guard: Arc<Guard>) -> Router {
+    let nothing = async || {
+        (
+            StatusCode::NOT_FOUND,
+            "there is nothing here: MCP is at /mcp\n",
+        )
+    };
+    routes
+        .route_layer(middleware::from_fn_with_state(guard.clone(), check))
+        .fallback(nothing)
+        .layer(origin::cors(guard.allowed.clone()))
+        .layer(middleware::from_fn_with_state(guard, admit))
 }
 
 fn limiter(rate: NonZeroU32) -> DefaultDirectRateLimiter {
     RateLimiter::direct(Quota::per_second(rate).allow_burst(rate.saturating_mul(BURST)))
+}
+
+/// Lets a request pass that names this server and comes from no page that may not call.
+async fn admit(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
+    if let Err(why) = guard.allowed.check(request.headers()) {
+        guard.metrics.refused("origin");
+        return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
+    }
+    let method = request.method().clone();
+    origin::name_headers(&method, request.headers_mut());
+    next.run(request).await
 }
 
 /// Lets a request pass, or says why not.
@@ -263,10 +299,6 @@ async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
         let headers = answer.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         return answer;
-    }
-    if let Err(why) = guard.allowed.check(request.headers()) {
-        refused("origin");
-        return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
     }
     if let Some(token) = &guard.token
         && !bears(request.headers(), token)
@@ -410,15 +442,19 @@ mod tests {
     }
 
     /// The checks before routes of a test's own.
-    fn guarded(routes: Router, rate: u32, under_way: usize) -> Router {
+    fn guarded(routes: Router, token: Option<&str>, rate: u32, under_way: usize) -> Router {
         let guard = Guard {
             metrics: Arc::new(Metrics::new()),
-            allowed: Allowed::new("127.0.0.1:1".parse().unwrap(), &[], &[]),
-            token: None,
+            allowed: Arc::new(Allowed::new(
+                "127.0.0.1:1".parse().unwrap(),
+                &[],
+                &["https://app.example".to_owned()],
+            )),
+            token: token.map(str::to_owned),
             rate: limiter(NonZeroU32::new(rate).unwrap()),
             under_way: Arc::new(Semaphore::new(under_way)),
         };
-        routes.route_layer(middleware::from_fn_with_state(Arc::new(guard), check))
+        behind(routes, Arc::new(guard))
     }
 
     async fn answer(router: &Router, path: &str) -> Response {
@@ -433,6 +469,7 @@ mod tests {
     async fn more_requests_than_the_rate_allows_are_told_to_come_later() {
         let router = guarded(
             Router::new().route("/", axum::routing::get(async || "here")),
+            None,
             1,
             1,
         );
@@ -450,12 +487,73 @@ mod tests {
         let routes = Router::new()
             .route("/endless", axum::routing::get(endless))
             .route("/", axum::routing::get(async || "here"));
-        let router = guarded(routes, 100, 1);
+        let router = guarded(routes, None, 100, 1);
         let stream = answer(&router, "/endless").await;
         assert_eq!(stream.status(), StatusCode::OK);
         let refused = answer(&router, "/").await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         drop(stream);
         assert_eq!(answer(&router, "/").await.status(), StatusCode::OK);
+    }
+
+    /// Asks as the browser of a page of `origin` does.
+    async fn page(router: &Router, method: &str, path: &str, origin: &str) -> Response {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "127.0.0.1:1")
+            .header(header::ORIGIN, origin)
+            .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
+            .header("access-control-request-private-network", "true");
+        let request = request.body(Body::empty()).unwrap();
+        router.clone().oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_page_that_may_call_sees_every_answer_and_another_none() {
+        let here = axum::routing::get(async || [("mcp-session-id", "x")]);
+        let router = guarded(Router::new().route("/mcp", here), Some("secret"), 1, 1);
+        let asked = page(&router, "OPTIONS", "/mcp", "https://app.example").await;
+        assert_eq!(asked.status(), StatusCode::OK, "a preflight needs no token");
+        let says = |answer: &Response, name: &str| {
+            let value = answer.headers().get(name);
+            value
+                .map(|value| value.to_str().unwrap().to_lowercase())
+                .unwrap_or_default()
+        };
+        let allows = |name: &str| says(&asked, &format!("access-control-allow-{name}"));
+        assert_eq!(allows("origin"), "https://app.example");
+        assert_eq!(allows("private-network"), "true");
+        for method in ["get", "post", "delete", "options"] {
+            assert!(allows("methods").contains(method), "{}", allows("methods"));
+        }
+        for name in [
+            "authorization",
+            "content-type",
+            "mcp-session-id",
+            "mcp-protocol-version",
+        ] {
+            assert!(allows("headers").contains(name), "{}", allows("headers"));
+        }
+        assert_eq!(says(&asked, "access-control-max-age"), "7200");
+        assert!(says(&asked, "vary").contains("origin"));
+        // The first is refused for its token, the others in the end for their number.
+        let mut statuses = Vec::new();
+        for path in ["/mcp", "/nowhere", "/mcp", "/mcp", "/mcp", "/mcp", "/mcp"] {
+            let answer = page(&router, "GET", path, "https://app.example").await;
+            assert_eq!(
+                says(&answer, "access-control-allow-origin"),
+                "https://app.example"
+            );
+            assert!(says(&answer, "access-control-expose-headers").contains("mcp-session-id"));
+            statuses.push(answer.status().as_u16());
+        }
+        assert_eq!(statuses, [401, 404, 401, 401, 401, 401, 429]);
+        for method in ["OPTIONS", "GET"] {
+            let answer = page(&router, method, "/mcp", "https://evil.example").await;
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+            assert_eq!(says(&answer, "access-control-allow-origin"), "");
+            assert_eq!(says(&answer, "access-control-allow-methods"), "");
+        }
     }
 }

@@ -20,6 +20,7 @@
 //! from 2026-07-28. Which sandbox a call acts on is the [`desk`]'s to say.
 //! Deliberately absent: sampling, roots, logging to the client (the protocol gives them up).
 
+mod accept;
 mod address;
 mod args;
 mod call;
@@ -40,6 +41,7 @@ mod names;
 mod origin;
 pub mod output;
 mod pace;
+mod post;
 mod prompts;
 mod read;
 mod reboot;
@@ -48,6 +50,7 @@ mod scan;
 mod schema;
 mod search;
 mod server;
+mod sessions;
 mod snapshot;
 mod sse;
 mod terminal;

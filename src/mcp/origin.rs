@@ -2,11 +2,33 @@
 //!
 //! A page of another origin could otherwise reach a server of this machine through its reader's browser, by a name
 //! of its own that it lets mean 127.0.0.1. A request without `Origin` comes from no web page; one without `Host` is
-//! refused.
+//! refused. A browser shows a page the answers only if their headers say that it may see them ([`cors`]).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+/// For how long a browser need not ask again whether a page may call.
+const PREFLIGHT_KEPT: Duration = Duration::from_secs(2 * 3600);
+
+/// Headers of answers that a page may see, beside those that every page may.
+const EXPOSED: [HeaderName; 6] = [
+    HeaderName::from_static("mcp-session-id"),
+    HeaderName::from_static("mcp-protocol-version"),
+    HeaderName::from_static("last-event-id"),
+    header::WWW_AUTHENTICATE,
+    header::RETRY_AFTER,
+    header::ALLOW,
+];
+
+/// Headers of requests that MCP's clients send.
+const SENT: HeaderValue = HeaderValue::from_static(
+    "authorization, content-type, accept, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, last-event-id",
+);
 
 /// What may be in `Host` and `Origin`.
 #[derive(Debug, Clone)]
@@ -57,10 +79,7 @@ impl Allowed {
             ));
         }
         for origin in headers.get_all(header::ORIGIN) {
-            let origin = origin
-                .to_str()
-                .map_err(|_| "the header Origin is not text")?;
-            if !self.origins.iter().any(|known| of_origin(known, origin)) {
+            if !self.lets(origin) {
                 return Err(format!(
                     "web pages of {origin:?} may not call this server; --allow-origin lets them"
                 ));
@@ -68,6 +87,55 @@ impl Allowed {
         }
         Ok(())
     }
+
+    /// Whether web pages of an origin may call.
+    fn lets(&self, origin: &HeaderValue) -> bool {
+        let is = |origin: &str| self.origins.iter().any(|known| of_origin(known, origin));
+        origin.to_str().is_ok_and(is)
+    }
+}
+
+/// Lets the browser of an allowed page through: answers preflights, and says in every answer that the page may see it.
+pub(super) fn cors(allowed: Arc<Allowed>) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, _: &Parts| {
+            allowed.lets(origin)
+        }))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::OPTIONS])
+        // Of a request's headers any may be sent: servers ignore what they do not know, and those of MCP have open names.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(EXPOSED)
+        .allow_private_network(true)
+        .max_age(PREFLIGHT_KEPT)
+}
+
+/// A preflight that names no headers is told those that clients send.
+pub(super) fn name_headers(method: &Method, headers: &mut HeaderMap) {
+    if method == Method::OPTIONS {
+        let named = headers.entry(header::ACCESS_CONTROL_REQUEST_HEADERS);
+        named.or_insert(SENT);
+    }
+}
+
+/// An origin as browsers write it, or why it can't be one. A port `*` stands for every port.
+pub(super) fn parse(text: &str) -> Result<String, String> {
+    let origin = text.trim().trim_end_matches('/').to_lowercase();
+    if origin == "null" {
+        return Ok(origin);
+    }
+    if origin == "*" {
+        return Err("any page of the web could then call: name each origin that may".to_owned());
+    }
+    let whole = origin.strip_suffix(":*").unwrap_or(&origin);
+    let parsed = whole.parse::<Uri>().ok();
+    let exact =
+        parsed.and_then(|uri| Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?)));
+    if exact.as_deref() != Some(whole) || whole.contains(['@', '*']) {
+        return Err(format!(
+            "{text:?} is no origin: expected SCHEME://HOST[:PORT], such as https://app.example.com"
+        ));
+    }
+    Ok(origin)
 }
 
 /// A name without a port stands for every port.
@@ -163,6 +231,30 @@ mod tests {
                 .check(&HeaderMap::new())
                 .is_err()
         );
+    }
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        for (text, origin) in [
+            ("https://App.example/", "https://app.example"),
+            ("http://localhost:*", "http://localhost:*"),
+            ("https://[::1]:8443", "https://[::1]:8443"),
+            ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+            ("null", "null"),
+        ] {
+            assert_eq!(parse(text).as_deref(), Ok(origin));
+        }
+        for text in [
+            "*",
+            "app.example",
+            "https://",
+            "https://app.example/path",
+            "https://*.example",
+            "https://a@app.example",
+            "",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -129,7 +129,11 @@ impl Server {
             reboot::NAME => reboot::call(tool, arguments, sandbox, &call).await,
             other => Err(Refusal::new(format!("`{other}` is listed but missing"))),
         };
-        let done = done.unwrap_or_else(Refusal::into_result);
+        let mut notes = Notes::default();
+        if let Some(loss) = lease.loss() {
+            notes.add(loss);
+        }
+        let done = noted(done.unwrap_or_else(Refusal::into_result), notes);
         Ok(match lease.news() {
             Some(handle) => tell(done, handle),
             None => done,

@@ -24,6 +24,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::LONGEST_MESSAGE;
 use super::connection::Connection;
 use super::desk::{Desk, Pool};
+use super::malformed::understand;
+use super::post::refused;
 use super::server::{Server, Shared};
 
 /// How many streams there may be at once.
@@ -142,13 +144,17 @@ async fn take(
             "there is no such stream: open one with GET /sse, whose first event names the address to post to",
         );
     };
-    // One message is one line; JSON may be written over several.
-    let Ok(message) = serde_json::from_slice::<serde_json::Value>(&body) else {
-        return refuse(StatusCode::BAD_REQUEST, "the body is not JSON");
-    };
-    let line = format!("{message}\n");
+    if let Err(malformed) = understand(&body) {
+        return refused(StatusCode::BAD_REQUEST, &malformed);
+    }
+    // One message is one line; JSON may be written over several, but no string in it.
+    let mut line: Vec<u8> = body.to_vec();
+    for byte in line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
+        *byte = b' ';
+    }
+    line.push(b'\n');
     let mut input = input.lock().await;
-    match input.write_all(line.as_bytes()).await {
+    match input.write_all(&line).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
         Err(_) => refuse(StatusCode::GONE, "the stream has ended"),
     }

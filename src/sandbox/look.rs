@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
 
 use super::{Read, Sandbox, SandboxError};
-use crate::config::WorkspaceMode;
+use crate::config::{Config, WorkspaceMode};
 use crate::guest::unexpected;
 use crate::progress::Progress;
 
@@ -109,7 +109,7 @@ impl Sandbox {
 
     /// The names in a directory of the workspace, sorted; none where the host does not have it.
     pub fn workspace_names(&self, dir: &str) -> Vec<Name> {
-        let Some(Ok(dir)) = self.opened(dir).map(|dir| Dir::read_from(&dir)) else {
+        let Some(Ok(dir)) = opened(&self.config, dir).map(|dir| Dir::read_from(&dir)) else {
             return Vec::new();
         };
         let mut names: Vec<Name> = dir
@@ -132,39 +132,9 @@ impl Sandbox {
         names
     }
 
-    /// Something that is another when the file or directory of the workspace is changed; absent where it is not
-    /// there, or can't be seen from the host.
+    /// See [`workspace_stamp`].
     pub fn workspace_stamp(&self, path: &str) -> Option<(u64, i64, i64, u64)> {
-        let path = Path::new(path);
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let dir = self.opened(parent.to_str()?)?;
-        let stat = match path.file_name() {
-            Some(name) => rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW),
-            None => rustix::fs::fstat(&dir),
-        };
-        let stat = stat.ok()?;
-        Some((
-            stat.st_ino as u64,
-            stat.st_mtime as i64,
-            stat.st_mtime_nsec as i64,
-            stat.st_size as u64,
-        ))
-    }
-
-    /// A directory of the workspace on the host, reached without following links.
-    fn opened(&self, dir: &str) -> Option<OwnedFd> {
-        if self.config.workspace_mode != WorkspaceMode::Mount {
-            return None;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut at = rustix::fs::open(&self.config.workspace, flags, Mode::empty()).ok()?;
-        for part in dir.split('/').filter(|part| !part.is_empty()) {
-            if matches!(part, "." | "..") {
-                return None;
-            }
-            at = rustix::fs::openat(&at, part, flags | OFlags::NOFOLLOW, Mode::empty()).ok()?;
-        }
-        Some(at)
+        workspace_stamp(&self.config, path)
     }
 
     /// A file's bytes from `offset` on, `limit` at most; or a directory's entries.
@@ -193,6 +163,41 @@ impl Sandbox {
             (other, _) => Err(unexpected("read", &other).into()),
         }
     }
+}
+
+/// Something that is another when the file or directory of the workspace is changed; absent where it is not there, or
+/// can't be seen from the host.
+pub fn workspace_stamp(config: &Config, path: &str) -> Option<(u64, i64, i64, u64)> {
+    let path = Path::new(path);
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let dir = opened(config, parent.to_str()?)?;
+    let stat = match path.file_name() {
+        Some(name) => rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW),
+        None => rustix::fs::fstat(&dir),
+    };
+    let stat = stat.ok()?;
+    Some((
+        stat.st_ino as u64,
+        stat.st_mtime as i64,
+        stat.st_mtime_nsec as i64,
+        stat.st_size as u64,
+    ))
+}
+
+/// A directory of the workspace on the host, reached without following links.
+fn opened(config: &Config, dir: &str) -> Option<OwnedFd> {
+    if config.workspace_mode != WorkspaceMode::Mount {
+        return None;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(&config.workspace, flags, Mode::empty()).ok()?;
+    for part in dir.split('/').filter(|part| !part.is_empty()) {
+        if matches!(part, "." | "..") {
+            return None;
+        }
+        at = rustix::fs::openat(&at, part, flags | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+    }
+    Some(at)
 }
 
 fn end_of(log: &Path) -> Option<String> {

@@ -42,7 +42,7 @@ use base::make_overlay;
 pub use base::{VmUnpacker, image_store};
 pub use error::SandboxError;
 use instance::Instance;
-pub use look::{Console, Name};
+pub use look::{Console, Name, workspace_stamp};
 pub use machine::{Machine, Parts, Plan};
 pub use snowglobe_init::wire::{
     Command, Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine,
