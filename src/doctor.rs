@@ -7,6 +7,8 @@ use serde::Serialize;
 use snowglobe_runner::{Accel, Engine};
 
 use crate::config::{AccelChoice, Config, EngineChoice};
+use crate::image::reference::HUB;
+use crate::image::registry::login_trouble;
 use crate::image::{ImageError, ImageRef};
 use crate::sandbox::image_store;
 use crate::vmm::{
@@ -86,6 +88,14 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         });
     }
     checks.push(image(config));
+    checks.push(match login_trouble(HUB).await {
+        None => Check::ok("logins", "what is kept for registries can be read"),
+        Some(trouble) => Check::note(
+            "logins",
+            trouble,
+            "what registries give to everybody is pulled without a login meanwhile",
+        ),
+    });
     checks.push(writable("data", &config.data_dir));
     checks.push(writable("runtime", &config.runtime_dir));
     checks.push(

@@ -36,6 +36,11 @@ pub struct RegistrySettings {
     pub ca: Option<PathBuf>,
 }
 
+/// Why what this user keeps for a registry can't be used, and what to do; nothing where it can, or there is nothing.
+pub async fn login_trouble(host: &str) -> Option<String> {
+    credentials::of(host).await.trouble
+}
+
 impl Registries {
     fn of(&self, host: &str) -> RegistrySettings {
         self.0.get(host).cloned().unwrap_or_default()
