@@ -13,14 +13,26 @@ use serde_json::{Value, json};
 
 use super::call::NOTES;
 
-/// The schema of a tool's parameters. It allows nothing else, so that no model invents arguments; what clients add is
-/// ignored all the same.
+/// The schema of a tool's parameters. It does not forbid others: some clients check calls by it themselves, and would
+/// refuse what the server ignores.
 pub(super) fn input<T: JsonSchema>() -> JsonObject {
     let mut schema = object::<T>(SchemaSettings::draft2020_12());
     schema
         .entry("properties")
         .or_insert_with(|| Value::Object(JsonObject::new()));
-    schema.insert("additionalProperties".to_owned(), Value::Bool(false));
+    schema.remove("additionalProperties");
+    schema
+}
+
+/// The schema of a tool's parameters as clients see it: without the bounds of numbers, since the server takes what is
+/// below them for the default, and some clients would refuse it.
+pub(super) fn shown(mut schema: JsonObject) -> JsonObject {
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for property in properties.into_iter().flat_map(|map| map.values_mut()) {
+        if let Value::Object(property) = property {
+            property.remove("minimum");
+        }
+    }
     schema
 }
 

@@ -22,7 +22,9 @@ use super::changes::{self, Watches};
 use super::confirm::{Asked, Asker};
 use super::desk::{Desk, HANDLE};
 use super::metrics::Metrics;
-use super::{edit, exec, icons, job, prompts, read, reboot, resources, search, snapshot, write};
+use super::{
+    edit, exec, icons, job, prompts, read, reboot, resources, schema, search, snapshot, write,
+};
 use crate::config::Config;
 
 /// For how long a client may keep what stays as long as the server runs, in milliseconds.
@@ -56,6 +58,8 @@ with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the
 /// What every client's server has in common: made once.
 pub(super) struct Shared {
     tools: Vec<Tool>,
+    /// The same, as they are listed.
+    listed: Vec<Tool>,
     info: ServerConfig,
     asker: Asker,
     pub(super) metrics: Arc<Metrics>,
@@ -68,8 +72,13 @@ impl Shared {
         if many {
             tools = tools.into_iter().map(for_many).collect();
         }
+        let mut listed = tools.clone();
+        for tool in &mut listed {
+            tool.input_schema = Arc::new(schema::shown((*tool.input_schema).clone()));
+        }
         Arc::new(Self {
             tools,
+            listed,
             info: info(),
             asker: Asker::new(config.confirm),
             metrics: Arc::new(Metrics::new()),
@@ -295,7 +304,7 @@ impl ServerHandler for Server {
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         no_cursor(request.as_ref())?;
-        Ok(ListToolsResult::with_all_items(self.shared.tools.clone())
+        Ok(ListToolsResult::with_all_items(self.shared.listed.clone())
             .with_ttl_ms(FIXED_TTL_MS)
             .with_cache_scope(CacheScope::Public))
     }

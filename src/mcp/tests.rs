@@ -220,7 +220,9 @@ fn check_tool(tool: &Tool) {
         }
     }
     assert_eq!(found, Vec::<String>::new());
-    assert_eq!(json["inputSchema"]["additionalProperties"], false);
+    // Some clients check calls by these, and the server takes more.
+    assert_eq!(json["inputSchema"].get("additionalProperties"), None);
+    assert!(!json["inputSchema"].to_string().contains("\"minimum\""));
     assert!(json["title"].is_string());
     let icon = json["icons"][0]["src"].as_str().unwrap();
     assert!(
