@@ -1,5 +1,6 @@
 //! Real agents, installed as the README says, driven end to end by a scripted model on this machine: each lists the
-//! tools, calls `exec` in a real VM, and shows the model the output.
+//! tools, makes a few calls in a real VM, and shows the model what came of them: output and what is said about it, an
+//! image, a directory, an error.
 //!
 //! They take 1.3 GB, so they run by name: `make agents`. Each has a home of its own, a key that is none, and a network
 //! in which there is nothing but the loopback.
@@ -11,6 +12,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use common::{PROGRAM, Place, TOOLS};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -26,6 +29,9 @@ code=$?
 kill $! && wait $!
 exit $code
 "#;
+
+/// A PNG of 16 by 16 pixels.
+const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR42mM4ISeHFeEQPsEwqmFUw/DVAAA6YgQQe59huAAAAABJRU5ErkJggg==";
 
 /// What clients show the server over HTTP.
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -139,28 +145,83 @@ impl Agent {
         }
         let mut command = vec![self.program.to_string_lossy().into_owned()];
         command.extend(arguments.iter().map(|it| it.to_string()));
+        let picture = STANDARD.decode(PICTURE).unwrap();
+        std::fs::write(self.place.workspace.join("picture.png"), picture).unwrap();
+        std::fs::write(self.place.workspace.join("notes.txt"), "line one\n").unwrap();
         let about = json!({"protocol": protocol, "command": command, "env": self.env,
-            "cwd": self.place.workspace, "line": "echo out-$((6*7)); uname -n"});
+            "cwd": self.place.workspace, "calls": calls()});
         let mut driven = self.alone(&common::node());
         driven.arg(own.join("drive.mjs")).arg(about.to_string());
         let done = driven.output().await.unwrap();
         std::fs::remove_dir_all(&own).unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
         let saw: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{said}"));
-        eprintln!("the model saw {}", saw["result"]);
         assert_eq!(saw["code"], 0, "{saw}");
         let listed = saw["tools"].as_array().unwrap();
         for tool in TOOLS {
             let ours = |name: &Value| name.as_str().is_some_and(|it| is_ours(it, tool));
             assert!(listed.iter().any(ours), "{tool} is listed: {saw}");
         }
-        let result = saw["result"].as_str().unwrap_or_default();
-        assert!(
-            result.contains("out-42") && result.contains("snowglobe"),
-            "{saw}"
-        );
+        let conversation = saw["conversation"].to_string();
+        for shown in SHOWN {
+            assert!(conversation.contains(shown), "{shown:?} in {conversation}");
+        }
+        assert!(!conversation.contains("u001b[31m"), "{conversation}");
+        let mut images = Vec::new();
+        find_images(&saw["conversation"], &mut images);
+        assert!(!images.is_empty(), "an image in {conversation}");
         let said = saw["said"].as_str().unwrap();
         assert!(said.contains("the model is done"), "{saw}");
+    }
+}
+
+/// What the model does, one call after the other.
+fn calls() -> Value {
+    let line = "printf '\\033[31mout-%s\\033[0m\\n' $((6*7)); uname -n; (sleep 30 &)";
+    json!([
+        {"tool": "exec", "arguments": {"command": line, "description": "Says it"}},
+        {"tool": "read", "arguments": {"path": "picture.png"}},
+        {"tool": "read", "arguments": {"path": "."}},
+        {"tool": "read", "arguments": {"path": "notes.txt", "limit": 1}},
+        {"tool": "job", "arguments": {"action": "list", "limit": 0}},
+        {"tool": "exec", "arguments": {"command": "true", "cwd": "/no/such/directory"}},
+    ])
+}
+
+/// What it must be shown, whatever part of a result its agent passes on.
+const SHOWN: [&str; 9] = [
+    "out-42",
+    "snowglobe",
+    "background processes are still running",
+    "stdout is shown as a terminal would show it",
+    "picture.png",
+    "line one",
+    "no argument of `exec`, so ignored: `description`",
+    "`limit` was 0, so the default held",
+    "failed to start the command",
+];
+
+/// The data of every image in a conversation, in any of the forms that agents send them.
+fn find_images<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| find_images(value, found)),
+        Value::Object(map) => {
+            let kind = map.get("type").and_then(Value::as_str).unwrap_or_default();
+            let data = match kind {
+                "image" => &value["source"]["data"],
+                "input_image" => &value["image_url"],
+                "image_url" => &value["image_url"]["url"],
+                _ => &value["inlineData"]["data"],
+            };
+            // Agents may shrink it and make a JPEG or WebP of it.
+            let begins = ["iVBORw0KGgo", "/9j/", "UklGR"];
+            let data = data
+                .as_str()
+                .map(|data| data.rsplit("base64,").next().unwrap_or(data));
+            found.extend(data.filter(|data| begins.iter().any(|begin| data.starts_with(begin))));
+            map.values().for_each(|value| find_images(value, found));
+        }
+        _ => {}
     }
 }
 
@@ -202,13 +263,14 @@ async fn claude_code_works(agent: &Agent, expected: Value) {
     let mut server = project["mcpServers"]["snowglobe"].clone();
     server.as_object_mut().unwrap().remove("env");
     assert_eq!(server, expected, "{config}");
-    let allowed = ["-p", "run it", "--allowedTools", "mcp__snowglobe__exec"];
+    let tools = "mcp__snowglobe__exec,mcp__snowglobe__read,mcp__snowglobe__job";
+    let allowed = ["-p", "run it", "--allowedTools", tools];
     agent.works("messages", &allowed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn claude_code_runs_a_command() {
+async fn claude_code_shows_the_model_everything() {
     let agent = claude_code();
     agent.add(&["--", "snowglobe", "serve"]).await;
     let server = json!({"type": "stdio", "command": SERVE[0], "args": SERVE[1..]});
@@ -217,7 +279,7 @@ async fn claude_code_runs_a_command() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn claude_code_runs_a_command_over_http() {
+async fn claude_code_shows_the_model_everything_over_http() {
     let agent = claude_code().over_http();
     let header = format!("Authorization: Bearer {TOKEN}");
     agent
@@ -262,7 +324,7 @@ async fn codex_works(agent: &Agent, expected: Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn codex_runs_a_command() {
+async fn codex_shows_the_model_everything() {
     let agent = codex();
     agent.add(&["--", "snowglobe", "serve"]).await;
     let server = json!({"command": SERVE[0], "args": SERVE[1..]});
@@ -271,7 +333,7 @@ async fn codex_runs_a_command() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn codex_runs_a_command_over_http() {
+async fn codex_shows_the_model_everything_over_http() {
     let agent = codex().over_http();
     let arguments = ["--url", URL, "--bearer-token-env-var", "MCP_TOKEN"];
     agent.add(&arguments).await;
@@ -306,7 +368,7 @@ async fn gemini_cli_works(agent: &Agent, expected: Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn gemini_cli_runs_a_command() {
+async fn gemini_cli_shows_the_model_everything() {
     let agent = gemini_cli();
     agent.add(&SERVE).await;
     let server = json!({"command": SERVE[0], "args": SERVE[1..]});
@@ -315,7 +377,7 @@ async fn gemini_cli_runs_a_command() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn gemini_cli_runs_a_command_over_http() {
+async fn gemini_cli_shows_the_model_everything_over_http() {
     let agent = gemini_cli().over_http();
     let header = format!("Authorization: Bearer {TOKEN}");
     agent
@@ -339,8 +401,9 @@ fn opencode() -> Agent {
             ("OPENCODE_DISABLE_LSP_DOWNLOAD", "1"),
         ],
     );
-    let model =
-        json!({"name": "m", "tool_call": true, "limit": {"context": 100_000, "output": 4000}});
+    let model = json!({"name": "m", "tool_call": true, "attachment": true,
+        "modalities": {"input": ["text", "image"], "output": ["text"]},
+        "limit": {"context": 100_000, "output": 4000}});
     let provider = json!({"npm": "@ai-sdk/openai-compatible", "name": "Scripted",
         "options": {"baseURL": "{model}/v1", "apiKey": "none"}, "models": {"m": model}});
     let settings = json!({"autoupdate": false, "share": "disabled", "model": "scripted/m",
@@ -365,7 +428,7 @@ async fn opencode_works(agent: &Agent, expected: Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn opencode_runs_a_command() {
+async fn opencode_shows_the_model_everything() {
     let agent = opencode();
     agent.add(&["--", "snowglobe", "serve"]).await;
     opencode_works(&agent, json!({"type": "local", "command": SERVE})).await;
@@ -373,7 +436,7 @@ async fn opencode_runs_a_command() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
-async fn opencode_runs_a_command_over_http() {
+async fn opencode_shows_the_model_everything_over_http() {
     let agent = opencode().over_http();
     let header = format!("Authorization=Bearer {TOKEN}");
     agent.add(&["--url", URL, "--header", &header]).await;

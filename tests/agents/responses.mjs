@@ -8,18 +8,20 @@ const read = async (request) => {
   return JSON.parse(Buffer.concat(pieces));
 };
 
-// Starts a model that calls the tool once; tells `saw` the tools and the output. Answers its address.
-export const start = async (saw, line) => {
+// Starts a model that makes these calls one after the other; tells `saw` the tools, and `keep` each request. Answers
+// its address.
+export const start = async (saw, calls, keep) => {
   const server = http.createServer(async (request, answer) => {
     const asked = await read(request);
+    keep(asked);
     const all = asked.tools.flatMap((tool) => (tool.tools ?? [tool]).map((each) => [tool.name, each.name]));
-    const output = asked.input.find((item) => item.type === "function_call_output");
+    const done = asked.input.filter((item) => item.type === "function_call_output").length;
     const send = (type, more) => answer.write(`event: ${type}\ndata: ${JSON.stringify({ type, ...more })}\n\n`);
-    const item = output
-      ? { type: "message", role: "assistant", id: "m", content: [{ type: "output_text", text: "the model is done" }] }
-      : { type: "function_call", id: "f", call_id: "c", namespace: "mcp__snowglobe", name: "exec", arguments: JSON.stringify({ command: line }) };
-    if (output) saw.result = JSON.stringify(output.output);
-    else saw.tools = all.map(([space, name]) => (space === name ? name : `${space}__${name}`));
+    const next = calls[done];
+    const item = next
+      ? { type: "function_call", id: `f${done}`, call_id: `c${done}`, namespace: "mcp__snowglobe", name: next.tool, arguments: JSON.stringify(next.arguments) }
+      : { type: "message", role: "assistant", id: "m", content: [{ type: "output_text", text: "the model is done" }] };
+    if (next) saw.tools = all.map(([space, name]) => (space === name ? name : `${space}__${name}`));
     answer.writeHead(200, { "Content-Type": "text/event-stream" });
     send("response.created", { response: { id: "r" } });
     send("response.output_item.done", { output_index: 0, item });
