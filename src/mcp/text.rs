@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub(super) use snowglobe_init::excerpt::grouped;
+
 use super::terminal;
 
 /// `0.35 s`, `12.3 s`, `4 min 5 s`.
@@ -36,19 +38,6 @@ pub(super) fn size(bytes: u64) -> String {
         unit = next;
     }
     format!("{value:.1} {unit}")
-}
-
-/// `4,990,000`.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 /// The newest line of output that says something, short enough for a status line.
