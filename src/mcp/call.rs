@@ -63,6 +63,17 @@ impl From<SandboxError> for Refusal {
 pub(super) struct Notes(Vec<String>);
 
 impl Notes {
+    /// What the guest says: a bounded number of single lines.
+    pub(super) fn of_guest(notes: Vec<String>) -> Self {
+        const MOST: usize = 20;
+        const LONGEST: usize = 2_000;
+        let line = |note: String| -> String {
+            let words = terminal::plain(note.as_bytes());
+            words.replace('\n', " ").chars().take(LONGEST).collect()
+        };
+        Self(notes.into_iter().take(MOST).map(line).collect())
+    }
+
     /// A note is a fragment, without brackets and without a full stop.
     pub(super) fn add(&mut self, note: impl Into<String>) {
         self.0.push(note.into());

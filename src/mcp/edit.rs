@@ -6,7 +6,7 @@ use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotation
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::call::{Call, Refusal, result};
+use super::call::{Call, Notes, Refusal, noted, result};
 use super::{args, schema};
 use crate::sandbox::{EditRequest, Sandbox, User};
 
@@ -39,7 +39,8 @@ pub(super) fn tool() -> Tool {
     Tool::new(
         NAME,
         "Replace an exact text in a file of the microVM, once or everywhere, as the user `sandbox`. Refused if \
-         the text is absent or ambiguous. Mode and line endings stay. Gives the diff.",
+         the text is absent or ambiguous. Line breaks match whichever kind the file has; encoding, line endings and \
+         mode stay. Gives the diff.",
         schema::input::<Params>(),
     )
     .with_title("Edit a file")
@@ -86,5 +87,6 @@ pub(super) async fn call(
         replacements: done.replacements,
         diff: done.diff,
     };
-    result(vec![ContentBlock::text(text)], &structured)
+    let result = result(vec![ContentBlock::text(text)], &structured)?;
+    Ok(noted(result, Notes::of_guest(done.notes)))
 }

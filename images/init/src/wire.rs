@@ -286,6 +286,9 @@ pub struct EditReport {
     pub replacements: u64,
     /// What changed, as a unified diff; of a very long one the beginning.
     pub diff: String,
+    /// What else there is to say, such as the file's encoding.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// What to search for, and where.
@@ -303,7 +306,8 @@ pub struct SearchRequest {
     /// Who searches.
     #[serde(default)]
     pub user: User,
-    /// Which files, as ripgrep's `--glob`: `*.rs`, `!target`.
+    /// Which files: `*.rs`, `src/**`, `!target`; relative to `path` or the workspace, or absolute. Each may be several,
+    /// separated by commas.
     pub globs: Vec<String>,
     /// How many lines around each match are given.
     pub context: u64,
@@ -320,7 +324,7 @@ pub struct FoundLine {
     pub path: String,
     /// The line's number, from 1.
     pub line: u64,
-    /// The line without its end (invalid UTF-8 replaced); of a very long one the beginning.
+    /// The line without its end (invalid UTF-8 replaced); of a very long one the text around the matches.
     pub text: String,
     /// Whether it is only near a match.
     pub context: bool,
@@ -341,6 +345,9 @@ pub struct SearchReport {
     pub truncated: bool,
     /// Whether the search was ended for taking too long.
     pub timed_out: bool,
+    /// What else there is to say: encodings, files that were passed over, globs that match nothing.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// How a request ended. Exactly one per request.

@@ -1,0 +1,125 @@
+//! Replacing text in a file: exactly what was said, or nothing.
+//!
+//! What to do is pure ([`replace`]); the file is then written like any other ([`files::write`]). Edits take turns, so
+//! that two of one file both count. A file keeps its encoding, its line ends and its byte order mark.
+
+mod diff;
+mod hint;
+mod lines;
+mod replace;
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use self::replace::{Replaced, replace};
+use crate::encoding::{self, Content, Encoding};
+use crate::files;
+use crate::wire::{
+    EditReport, EditRequest, ErrorKind, ReadContent, ReadReport, ReadRequest, ReadWant, Report,
+    WireError, WriteRequest,
+};
+
+/// The longest file that is edited, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// Edits a file. Runs on the user's thread.
+pub(crate) fn edit(
+    workspace: &Path,
+    request: &EditRequest,
+    turn: &Mutex<()>,
+) -> Result<Report, WireError> {
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let (path, old) = whole(workspace, request)?;
+    let invalid = |message: String| WireError {
+        kind: ErrorKind::InvalidRequest,
+        message: format!("edit {path}: {message}"),
+    };
+    let content = encoding::detect_whole(&old);
+    // What is no text may have some in it; all other bytes stay as they are.
+    let encoding = content.encoding().unwrap_or(Encoding::UTF_8);
+    if !encoding.is_stateless() {
+        return Err(invalid(format!(
+            "it is in {}, which can't be edited in part; convert it first with exec: iconv -f {} -t UTF-8",
+            encoding.name(),
+            encoding.label()
+        )));
+    }
+    let replaced = replace(encoding, &old, &request.old, &request.new, request.all)
+        .map_err(|e| invalid(e.to_string()))?;
+    let write = WriteRequest {
+        path: path.clone(),
+        user: request.user,
+        mode: None,
+        append: false,
+        bytes: replaced.bytes.len() as u64,
+    };
+    files::write(workspace, &write, &mut replaced.bytes.as_slice())?;
+    Ok(Report::Edit(EditReport {
+        diff: diff::diff(&path, &replaced.before, &replaced.after),
+        path,
+        replacements: replaced.count as u64,
+        notes: notes(content, &replaced),
+    }))
+}
+
+/// What there is to say about the file.
+fn notes(content: Content, replaced: &Replaced) -> Vec<String> {
+    let mut notes = Vec::new();
+    match content {
+        Content::Binary => notes.push(
+            "the file is no text; all but the text that was replaced is as it was".to_owned(),
+        ),
+        Content::Text(encoding) if encoding != Encoding::UTF_8 => {
+            notes.push(format!("the file is in {}, and stays so", encoding.name()));
+            let now = encoding::detect_whole(&replaced.bytes);
+            if now != content && now != Content::Ascii {
+                notes.push(
+                    "what is left can't be told from another encoding any more: better convert the file to UTF-8"
+                        .to_owned(),
+                );
+            }
+        }
+        Content::Text(_) if std::str::from_utf8(&replaced.bytes).is_err() => notes.push(
+            "the file is in UTF-8, with bytes that are not; those stay as they are".to_owned(),
+        ),
+        Content::Ascii | Content::Text(_) => {}
+    }
+    if replaced.before == replaced.after {
+        notes.push("only the ends of lines changed, which the diff does not show".to_owned());
+    }
+    notes
+}
+
+/// The file's path and content.
+fn whole(workspace: &Path, request: &EditRequest) -> Result<(String, Vec<u8>), WireError> {
+    let read = ReadRequest {
+        path: request.path.clone(),
+        user: request.user,
+        want: ReadWant::Bytes {
+            offset: 0,
+            limit: Some(LONGEST + 1),
+        },
+    };
+    let mut content = Vec::new();
+    let report = files::read(workspace, &read, &mut |piece| content.extend(piece))?;
+    let wrong = |path: &str, what: &str| WireError {
+        kind: ErrorKind::WrongKind,
+        message: format!("edit {path}: {what}"),
+    };
+    match report {
+        Report::Read(ReadReport {
+            path,
+            content: ReadContent::Bytes,
+            ..
+        }) if content.len() as u64 <= LONGEST => Ok((path, content)),
+        Report::Read(ReadReport {
+            path,
+            content: ReadContent::Bytes,
+            ..
+        }) => Err(wrong(
+            &path,
+            "it is longer than 16 MiB; use exec with sed or a script",
+        )),
+        _ => Err(wrong(&request.path, "it is not an ordinary file")),
+    }
+}
