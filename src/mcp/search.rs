@@ -10,7 +10,7 @@ use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotation
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::call::{Call, Refusal, result};
+use super::call::{Call, Notes, Refusal, noted, result};
 use super::{args, schema};
 use crate::sandbox::{FoundLine, Sandbox, SearchReport, SearchRequest, User};
 
@@ -28,11 +28,11 @@ const CONTEXT: u64 = 20;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    /// Regular expression in ripgrep's syntax
+    /// Regular expression in ripgrep's syntax; with \\n or the flag (?s) in it, it matches over several lines
     pattern: String,
     /// File or directory to search, absolute or relative to /workspace (default /workspace)
     path: Option<String>,
-    /// Which files, as gitignore has it, such as "*.rs" or "!tests/**"; several separated by line breaks
+    /// Which files, such as "*.rs", "src/**/*.ts" or "!tests/**"; several separated by commas or line breaks
     glob: Option<String>,
     /// Lines to show around each match (default 0, at most 20)
     #[schemars(range(min = 0))]
@@ -70,7 +70,7 @@ struct Line {
     path: String,
     /// Number of the line, from 1
     line: u64,
-    /// The line; of a very long one the beginning
+    /// The line; of a very long one the text around the match, and how much is left out
     text: String,
     /// Whether it is only near a match
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -113,22 +113,16 @@ pub(super) async fn call(
         ignore_case: params.ignore_case.unwrap_or(false),
         path: params.path.unwrap_or_default(),
         user: User::Root,
-        globs: params
-            .glob
-            .unwrap_or_default()
-            .lines()
-            .map(str::trim)
-            .filter(|glob| !glob.is_empty())
-            .map(str::to_owned)
-            .collect(),
+        globs: params.glob.into_iter().collect(),
         context: params.context.unwrap_or(0).min(CONTEXT),
         limit: params.limit.unwrap_or(DEFAULT_LIMIT),
         max_bytes: BOUND,
     };
     let around = search.context > 0;
-    let (report, lines) = call
+    let (mut report, lines) = call
         .run(|work| async move { sandbox.search(search, &work.progress).await })
         .await??;
+    let notes = notes(&mut report);
     let text = as_text(&report, &lines, around);
     let structured = Structured {
         lines: lines.into_iter().map(line).collect(),
@@ -139,7 +133,21 @@ pub(super) async fn call(
         truncated: report.truncated,
         timed_out: report.timed_out,
     };
-    result(vec![ContentBlock::text(text)], &structured)
+    let result = result(vec![ContentBlock::text(text)], &structured)?;
+    Ok(noted(result, notes))
+}
+
+/// What there is to do about what is missing, and what the guest says.
+fn notes(report: &mut SearchReport) -> Notes {
+    let mut notes = Vec::new();
+    if report.truncated {
+        notes.push("there are more: narrow the pattern, path or glob, or raise limit".to_owned());
+    }
+    if report.timed_out {
+        notes.push("ended for taking too long: narrow the path or glob".to_owned());
+    }
+    notes.append(&mut report.notes);
+    Notes::of_guest(notes)
 }
 
 fn line(found: FoundLine) -> Line {
@@ -174,12 +182,6 @@ fn as_text(report: &SearchReport, lines: &[FoundLine], around: bool) -> String {
     if report.unreadable > 0 {
         let _ = write!(text, "; {} could not be read", report.unreadable);
     }
-    if report.truncated {
-        text.push_str("; there are more: narrow the pattern, path or glob, or raise limit");
-    }
-    if report.timed_out {
-        text.push_str("; ended for taking too long: narrow the path or glob");
-    }
     text.push(']');
     text
 }
@@ -212,18 +214,25 @@ mod tests {
             found("/a", 9, false),
             found("/b", 10, false),
         ];
-        let report = SearchReport {
+        let mut report = SearchReport {
             lines: 3,
             files: 2,
             searched: 7,
             truncated: true,
+            notes: vec!["/a is in UTF-16LE".to_owned()],
             ..SearchReport::default()
         };
         assert_eq!(
             as_text(&report, &lines, true),
             "/a-1-text 1\n/a:2:text 2\n--\n/a:9:text 9\n--\n/b:10:text 10\n\
-             [3 matching lines in 2 files, of 7 searched; there are more: narrow the pattern, path or glob, \
-             or raise limit]"
+             [3 matching lines in 2 files, of 7 searched]"
+        );
+        assert_eq!(
+            notes(&mut report).all(),
+            [
+                "there are more: narrow the pattern, path or glob, or raise limit",
+                "/a is in UTF-16LE"
+            ]
         );
         let none = SearchReport {
             searched: 1,

@@ -866,3 +866,264 @@ async fn a_search_finds_what_ripgrep_finds() {
     let refused = error(ask(&handle, Request::Search(request), b"").await);
     assert_eq!(refused.kind, ErrorKind::NotFound);
 }
+
+/// What an edit says, once the file is checked.
+async fn edited(handle: &client::Handle<AnyServer>, request: Request) -> (String, Vec<String>) {
+    match ask(handle, request, b"").await.report {
+        Some(Report::Edit(report)) => (report.diff, report.notes),
+        other => panic!("expected an edit's report, got {other:?}"),
+    }
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    let units = text.encode_utf16().flat_map(u16::to_le_bytes);
+    [0xff, 0xfe].into_iter().chain(units).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_keep_a_files_encoding_and_line_ends() {
+    let world = world();
+    let handle = world.control().await;
+    let path = |name: &str| world.workspace.join(name);
+    std::fs::write(path("latin.c"), b"// caf\xe9\r\nint x;\n// na\xefve\r\n").unwrap();
+    let (diff, notes) = edited(&handle, edit("latin.c", "café\nint x;", "thé\nint y;")).await;
+    assert_eq!(
+        std::fs::read(path("latin.c")).unwrap(),
+        b"// th\xe9\r\nint y;\n// na\xefve\r\n"
+    );
+    assert!(
+        diff.contains("-// café\n") && !diff.contains('\r'),
+        "{diff}"
+    );
+    assert!(notes[0].contains("windows-1252 (Latin-1)"), "{notes:?}");
+    let refused = error(ask(&handle, edit("latin.c", "int y", "→"), b"").await);
+    assert_eq!(refused.kind, ErrorKind::InvalidRequest);
+    assert!(refused.message.contains("'→' (U+2192)"), "{refused}");
+
+    std::fs::write(path("wide.txt"), utf16("uno\r\naño 世界\r\n")).unwrap();
+    let (_, notes) = edited(&handle, edit("wide.txt", "uno\naño", "dos\naño")).await;
+    assert_eq!(
+        std::fs::read(path("wide.txt")).unwrap(),
+        utf16("dos\r\naño 世界\r\n")
+    );
+    assert!(
+        notes[0].contains("UTF-16LE with a byte order mark"),
+        "{notes:?}"
+    );
+
+    std::fs::write(path("stray.md"), b"\xc3\xa9t\xc3\xa9 \xff\nplain\n").unwrap();
+    edited(&handle, edit("stray.md", "plain", "simple")).await;
+    assert_eq!(
+        std::fs::read(path("stray.md")).unwrap(),
+        b"\xc3\xa9t\xc3\xa9 \xff\nsimple\n"
+    );
+
+    let refused = error(ask(&handle, edit("stray.md", "     2\tsimple\n", "x"), b"").await);
+    assert!(refused.message.contains("line numbers"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_reads_any_text() {
+    let world = world();
+    let handle = world.control().await;
+    let write = |name: &str, content: &[u8]| {
+        std::fs::write(world.workspace.join(name), content).unwrap();
+    };
+    write("latin.c", b"// caf\xe9\r\nfoo;\r\n");
+    write("wide.txt", &utf16("el café\r\nfoo; \r\n"));
+    write("bom.txt", "\u{feff}café\nfoo\n".as_bytes());
+    write("stray.txt", b"caf\xc3\xa9 \xff\n");
+    write(
+        "min.js",
+        format!("{}let needle=1;{}", "a".repeat(5000), "é".repeat(3000)).as_bytes(),
+    );
+    write("data.bin", b"caf\xc3\xa9 needle\0\n");
+    let places = |lines: &[FoundLine]| -> Vec<(String, u64)> {
+        let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        lines
+            .iter()
+            .map(|line| (name(&line.path), line.line))
+            .collect()
+    };
+    let at = |places: &[(&str, u64)]| -> Vec<(String, u64)> {
+        places
+            .iter()
+            .map(|(name, line)| ((*name).to_owned(), *line))
+            .collect()
+    };
+
+    let (lines, report) = found(&handle, searching("café")).await;
+    let all = [
+        ("bom.txt", 1),
+        ("latin.c", 1),
+        ("stray.txt", 1),
+        ("wide.txt", 1),
+    ];
+    assert_eq!(places(&lines), at(&all));
+    assert_eq!(lines[1].text, "// café");
+    let notes = report.notes.join("\n");
+    assert!(
+        notes.contains("latin.c is in windows-1252 (Latin-1)"),
+        "{notes}"
+    );
+    assert!(notes.contains("wide.txt is in UTF-16LE"), "{notes}");
+    let mut folded = searching("^CAFÉ$");
+    folded.ignore_case = true;
+    assert_eq!(
+        places(&found(&handle, folded).await.0),
+        at(&[("bom.txt", 1)])
+    );
+
+    assert_eq!(
+        places(&found(&handle, searching("foo;$")).await.0),
+        at(&[("latin.c", 2)])
+    );
+    assert_eq!(
+        places(&found(&handle, searching("\\s+$")).await.0),
+        at(&[("wide.txt", 2)])
+    );
+    assert_eq!(places(&found(&handle, searching("\\r$")).await.0).len(), 4);
+    for pattern in [
+        "café\\nfoo",
+        "café\nfoo",
+        "(?s)café.foo",
+        "café\\s*\\n\\s*foo",
+        "café[\\s\\S]foo",
+    ] {
+        let (lines, _) = found(&handle, searching(pattern)).await;
+        let all = [
+            ("bom.txt", 1),
+            ("bom.txt", 2),
+            ("latin.c", 1),
+            ("latin.c", 2),
+        ];
+        assert_eq!(places(&lines)[..4], at(&all), "{pattern:?}");
+        assert_eq!(lines[3].text, "foo;");
+    }
+    let mut literal = searching("café\r\nfoo;");
+    literal.literal = true;
+    assert_eq!(found(&handle, literal).await.0.len(), 4);
+
+    let (lines, _) = found(&handle, searching("needle")).await;
+    assert_eq!(lines.len(), 1);
+    let text = &lines[0].text;
+    assert!(text.starts_with("[… 4,904 characters …]aaa"), "{text}");
+    assert!(
+        text.contains("let needle=1;é") && text.ends_with(" characters …]"),
+        "{text}"
+    );
+
+    let mut binary = searching("needle");
+    binary.path = "data.bin".into();
+    let (_, report) = found(&handle, binary).await;
+    assert!(
+        report.notes[0].contains("data.bin is binary"),
+        "{:?}",
+        report.notes
+    );
+    let refused = error(ask(&handle, Request::Search(searching("a(?=b)")), b"").await);
+    assert!(refused.message.contains("grep -P"), "{refused}");
+    let (_, report) = found(&handle, searching("nothing\\|such")).await;
+    assert!(
+        report.notes.concat().contains("`one|other`"),
+        "{:?}",
+        report.notes
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn globs_name_files_in_every_usual_form() {
+    let world = world();
+    let handle = world.control().await;
+    for path in [
+        "src/a.rs",
+        "src/x/b.rs",
+        "tests/c.rs",
+        "Cargo.toml",
+        ".github/workflows/ci.yml",
+        "target/d.rs",
+        "debug.log",
+        ".venv/lib.py",
+        "with space.txt",
+    ] {
+        let path = world.workspace.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "word\n").unwrap();
+    }
+    std::fs::create_dir(world.workspace.join(".git")).unwrap();
+    std::fs::write(world.workspace.join(".git/HEAD"), "word\n").unwrap();
+    std::fs::write(world.workspace.join(".gitignore"), "target/\n*.log\n").unwrap();
+    std::fs::write(world.workspace.join(".venv/.gitignore"), "*\n").unwrap();
+    let dir = world.workspace.display().to_string();
+    let absolute = format!("{dir}/src/**/*.rs");
+    for (path, glob, expected) in [
+        ("", absolute.as_str(), "src/a.rs src/x/b.rs"),
+        ("src/x", absolute.as_str(), "src/x/b.rs"),
+        ("", "./src/*.rs", "src/a.rs"),
+        ("src", "src/*.rs", "src/a.rs"),
+        ("src/", "*.rs", "src/a.rs src/x/b.rs"),
+        (
+            "",
+            "*.toml, *.rs",
+            "Cargo.toml src/a.rs src/x/b.rs tests/c.rs",
+        ),
+        ("", "*.rs,!tests/**", "src/a.rs src/x/b.rs"),
+        ("", "!*.rs", "Cargo.toml with space.txt"),
+        ("", "src", "src/a.rs src/x/b.rs"),
+        ("", "src/", "src/a.rs src/x/b.rs"),
+        ("", "with space.txt", "with space.txt"),
+        ("", ".github/**", ".github/workflows/ci.yml"),
+        ("", ".github/workflows/*.yml", ".github/workflows/ci.yml"),
+        ("", "target/**", "target/d.rs"),
+        ("", "debug.log", "debug.log"),
+        ("debug.log", "", "debug.log"),
+        (".github", "", ".github/workflows/ci.yml"),
+        ("target", "", "target/d.rs"),
+        (".venv", "", ".venv/lib.py"),
+        (
+            "",
+            "**",
+            "Cargo.toml src/a.rs src/x/b.rs tests/c.rs with space.txt",
+        ),
+    ] {
+        let mut request = searching("word");
+        request.path = path.into();
+        request.globs = vec![glob.into()];
+        let (lines, report) = found(&handle, request).await;
+        let names: Vec<String> = lines
+            .iter()
+            .map(|line| line.path.replace(&format!("{dir}/"), ""))
+            .collect();
+        assert_eq!(names.join(" "), expected, "{glob:?} in {path:?}");
+        let hidden =
+            expected.starts_with('.') || expected.starts_with("target") || glob == "debug.log";
+        let said = report.notes.iter().any(|note| note.contains("git-ignored"));
+        let by_itself = path == ".github" || path == "target";
+        assert_eq!(
+            said,
+            hidden && !by_itself,
+            "{glob:?} in {path:?}: {:?}",
+            report.notes
+        );
+    }
+    for (path, glob, said) in [
+        (
+            "",
+            "*.nope",
+            "matches the glob `*.nope`, hidden and git-ignored ones included",
+        ),
+        ("", "*.rs *.toml", "separated by commas"),
+        ("tests", absolute.as_str(), "give `path` the directory"),
+    ] {
+        let mut request = searching("word");
+        request.path = path.into();
+        request.globs = vec![glob.into()];
+        let (lines, report) = found(&handle, request).await;
+        assert_eq!(lines, []);
+        assert!(
+            report.notes.concat().contains(said),
+            "{glob}: {:?}",
+            report.notes
+        );
+    }
+}

@@ -1,0 +1,146 @@
+//! Passing on the lines found, as long as there is room and time.
+
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use grep_matcher::Matcher;
+use grep_regex::RegexMatcher;
+use grep_searcher::{Searcher, Sink, SinkContext, SinkMatch};
+
+use crate::excerpt::{self, excerpt};
+use crate::wire::{FoundLine, SearchReport};
+
+/// How many matches of one line are looked at to show them.
+const MATCHES: usize = 1000;
+
+pub(super) struct Found<'a> {
+    pub(super) send: &'a mut dyn FnMut(Vec<u8>) -> bool,
+    pub(super) matcher: &'a RegexMatcher,
+    /// The file that is searched.
+    pub(super) file: PathBuf,
+    pub(super) limit: u64,
+    pub(super) room: u64,
+    pub(super) until: Instant,
+    pub(super) report: SearchReport,
+    /// Whether nothing more is to be looked for.
+    pub(super) stop: bool,
+    /// Whether the file turned out to be binary further on.
+    pub(super) binary: bool,
+}
+
+impl Found<'_> {
+    /// Whether nothing more is to be looked for.
+    pub(super) fn over(&mut self) -> bool {
+        if Instant::now() >= self.until {
+            self.report.timed_out = true;
+            self.stop = true;
+        }
+        self.stop
+    }
+
+    fn full(&mut self) -> bool {
+        self.report.truncated = true;
+        self.stop = true;
+        false
+    }
+
+    fn pass_on(
+        &mut self,
+        number: u64,
+        line: &[u8],
+        matches: &[Range<usize>],
+        context: bool,
+    ) -> bool {
+        if !context && self.report.lines >= self.limit {
+            return self.full();
+        }
+        let text = String::from_utf8_lossy(line);
+        // Offsets move where bytes that are no text are replaced.
+        let shown = |at: usize| String::from_utf8_lossy(&line[..at]).len().min(text.len());
+        let moved: Vec<Range<usize>> = matches
+            .iter()
+            .map(|found| match text.len() == line.len() {
+                true => found.clone(),
+                false => shown(found.start)..shown(found.end),
+            })
+            .collect();
+        let line = FoundLine {
+            path: self.file.to_string_lossy().into_owned(),
+            line: number,
+            text: excerpt(&text, &moved),
+            context,
+        };
+        let mut json = serde_json::to_vec(&line).unwrap_or_default();
+        json.push(b'\n');
+        if json.len() as u64 > self.room {
+            return self.full();
+        }
+        self.room -= json.len() as u64;
+        self.report.lines += u64::from(!context);
+        if !(self.send)(json) {
+            self.stop = true;
+        }
+        !self.over()
+    }
+
+    /// Where the pattern is in some lines, which are this range of the buffer.
+    fn matches(&self, found: &SinkMatch<'_>) -> Vec<Range<usize>> {
+        let lines = found.bytes_range_in_buffer();
+        let mut matches = Vec::new();
+        // Looking for the pattern once more can't fail; what is not found is not shown.
+        let _ = self
+            .matcher
+            .find_iter_at(found.buffer(), lines.start, |one| {
+                let within = one.start() < lines.end && matches.len() < MATCHES;
+                if within {
+                    matches.push(one.start() - lines.start..one.end().min(lines.end) - lines.start);
+                }
+                within
+            });
+        matches
+    }
+}
+
+/// A line without its end.
+fn bare(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\n").unwrap_or(line)
+}
+
+impl Sink for Found<'_> {
+    type Error = io::Error;
+
+    fn matched(&mut self, _: &Searcher, found: &SinkMatch<'_>) -> io::Result<bool> {
+        let long = found.lines().any(|line| line.len() > excerpt::LONGEST);
+        let matches = if long {
+            self.matches(found)
+        } else {
+            Vec::new()
+        };
+        let mut start = 0;
+        for (number, line) in (found.line_number().unwrap_or(0)..).zip(found.lines()) {
+            let text = bare(line);
+            let here: Vec<Range<usize>> = matches
+                .iter()
+                .filter(|one| one.start < start + text.len() && one.end > start)
+                .map(|one| one.start.saturating_sub(start)..(one.end - start).min(text.len()))
+                .collect();
+            if !self.pass_on(number, text, &here, false) {
+                return Ok(false);
+            }
+            start += line.len();
+        }
+        Ok(true)
+    }
+
+    fn context(&mut self, _: &Searcher, found: &SinkContext<'_>) -> io::Result<bool> {
+        let number = found.line_number().unwrap_or(0);
+        Ok(self.pass_on(number, bare(found.bytes()), &[], true))
+    }
+
+    fn binary_data(&mut self, _: &Searcher, _: u64) -> io::Result<bool> {
+        self.binary = true;
+        Ok(true)
+    }
+}

@@ -1,0 +1,353 @@
+//! Searching files as ripgrep does, with ripgrep's own parts: so it works in an image that has none.
+//!
+//! Ignore files count, hidden and binary files don't; files come sorted by path, so that the same search gives the
+//! same lines. What a glob or the path names and only hidden or ignored files match is found all the same, after the
+//! others. Text of any encoding is searched as UTF-8. Bounded in lines, bytes, time and memory; what was left out is
+//! always said.
+
+mod found;
+mod globs;
+mod pattern;
+mod source;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder};
+use ignore::WalkBuilder;
+
+use self::found::Found;
+use self::globs::{Choice, Globs};
+use self::pattern::Pattern;
+use self::source::Source;
+use crate::encoding::{Content, TextReader};
+use crate::wire::{ErrorKind, Report, SearchReport, SearchRequest, WireError};
+
+/// How long a search may take.
+const LONGEST: Duration = Duration::from_secs(40);
+
+/// How long hidden and ignored files are looked through for what a glob names.
+const LONGEST_HIDDEN: Duration = Duration::from_secs(10);
+
+/// How much of one file is held in memory: its longest line, or all of it for a pattern that goes over lines.
+const MEMORY: usize = 64 << 20;
+
+/// How many files and globs are named in a report.
+const NAMED: usize = 5;
+
+/// Directories of the kernel's, which never end or hold nothing to be found.
+const KERNELS_OWN: &[&str] = &["/proc", "/sys", "/dev"];
+
+fn invalid(message: String) -> WireError {
+    WireError {
+        kind: ErrorKind::InvalidRequest,
+        message,
+    }
+}
+
+/// Searches; `send` takes the lines found, one JSON object a line, and says whether more is wanted.
+/// Runs on the user's thread.
+pub(crate) fn search(
+    workspace: &Path,
+    request: &SearchRequest,
+    send: &mut dyn FnMut(Vec<u8>) -> bool,
+) -> Result<Report, WireError> {
+    let path = workspace.join(&request.path);
+    let failed = |e: &io::Error| WireError {
+        kind: match e.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Other,
+        },
+        message: format!("search {}: {}", path.display(), crate::enter::plain(e)),
+    };
+    let root = path.canonicalize().map_err(|e| failed(&e))?;
+    let meta = fs::metadata(&root).map_err(|e| failed(&e))?;
+    if !meta.is_dir() && !meta.is_file() {
+        return Err(WireError {
+            kind: ErrorKind::WrongKind,
+            message: format!(
+                "search {}: it is a special file; expected a file or a directory",
+                root.display()
+            ),
+        });
+    }
+    let workspace = workspace
+        .canonicalize()
+        .unwrap_or_else(|_| workspace.to_owned());
+    let pattern = Pattern::new(request).map_err(invalid)?;
+    let globs = Globs::new(&root, &workspace, &request.globs).map_err(invalid)?;
+    let mut search = Search {
+        hits: vec![0; globs.len()],
+        globs: Arc::new(globs),
+        searcher: searcher(request, &pattern),
+        keeps_cr: pattern.keeps_cr,
+        found: Found {
+            send,
+            matcher: &pattern.matcher,
+            file: PathBuf::new(),
+            limit: request.limit,
+            room: request.max_bytes,
+            until: Instant::now() + LONGEST,
+            report: SearchReport::default(),
+            stop: false,
+            binary: false,
+        },
+        root,
+        binary: Named::default(),
+        too_long: Named::default(),
+        encoded: Named::default(),
+    };
+    if meta.is_file() {
+        search.file(&search.root.clone());
+    } else {
+        search.below();
+    }
+    Ok(Report::Search(search.report(request, meta.is_file())))
+}
+
+fn searcher(request: &SearchRequest, pattern: &Pattern) -> Searcher {
+    SearcherBuilder::new()
+        .line_number(true)
+        .multi_line(pattern.multi_line)
+        .before_context(request.context as usize)
+        .after_context(request.context as usize)
+        .binary_detection(BinaryDetection::quit(0))
+        // The text is UTF-8 already, without a byte order mark.
+        .bom_sniffing(false)
+        .heap_limit(Some(MEMORY))
+        .build()
+}
+
+/// Some files, of which the first are named.
+#[derive(Default)]
+struct Named {
+    names: Vec<String>,
+    count: usize,
+}
+
+impl Named {
+    fn add(&mut self, name: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.names.len() < NAMED {
+            self.names.push(name());
+        }
+    }
+
+    /// `a, b and 3 others`.
+    fn list(&self) -> String {
+        let names = self.names.join(", ");
+        match self.count - self.names.len() {
+            0 => names,
+            1 => format!("{names} and another"),
+            more => format!("{names} and {more} others"),
+        }
+    }
+}
+
+struct Search<'a> {
+    root: PathBuf,
+    globs: Arc<Globs>,
+    /// How many files each glob matched.
+    hits: Vec<u64>,
+    searcher: Searcher,
+    keeps_cr: bool,
+    found: Found<'a>,
+    binary: Named,
+    too_long: Named,
+    encoded: Named,
+}
+
+impl Search<'_> {
+    /// Searches what is below a directory.
+    fn below(&mut self) {
+        self.walk(None);
+        let unmatched: Vec<usize> = (0..self.globs.len())
+            .filter(|at| self.hits[*at] == 0 && self.globs.text(*at).is_some())
+            .collect();
+        let report = &self.found.report;
+        let nothing = report.searched == 0 && report.unreadable == 0 && self.binary.count == 0;
+        if self.found.stop || !(nothing || !unmatched.is_empty()) {
+            return;
+        }
+        let until = self.found.until;
+        self.found.until = until.min(Instant::now() + LONGEST_HIDDEN);
+        self.walk(Some(&unmatched));
+        if self.found.report.timed_out && Instant::now() < until {
+            self.found.report.timed_out = false;
+            self.note(format!(
+                "hidden and git-ignored files were looked through for {} s only",
+                LONGEST_HIDDEN.as_secs()
+            ));
+        }
+        self.found.until = until;
+        let found = |at: &usize| self.hits[*at] > 0;
+        let (hidden, missing): (Vec<usize>, Vec<usize>) =
+            unmatched.iter().partition(|at| found(at));
+        for at in hidden.iter().take(NAMED) {
+            let glob = self.globs.text(*at).unwrap_or_default();
+            self.note(format!(
+                "only hidden or git-ignored files match the glob `{glob}`; they were searched"
+            ));
+        }
+        for at in missing.iter().take(NAMED) {
+            self.note(self.matches_nothing(*at));
+        }
+        let more = hidden.len().saturating_sub(NAMED) + missing.len().saturating_sub(NAMED);
+        if more > 0 {
+            self.note(format!(
+                "{more} other globs match nothing or hidden files only"
+            ));
+        }
+        if unmatched.is_empty() {
+            let root = self.root.display();
+            self.note(
+                match self.found.report.searched + self.binary.count as u64 {
+                    0 => format!("there is no file to search below {root}"),
+                    _ => format!(
+                        "all files below {root} are hidden or git-ignored; they were searched"
+                    ),
+                },
+            );
+        }
+    }
+
+    fn matches_nothing(&self, at: usize) -> String {
+        let glob = self.globs.text(at).unwrap_or_default();
+        let root = self.root.display();
+        let remedy = if glob.contains(char::is_whitespace) && !glob.contains(['{', '[']) {
+            "; several globs are separated by commas or line breaks"
+        } else if glob.starts_with('/') && !Path::new(glob).starts_with(&self.root) {
+            "; give `path` the directory that it is in"
+        } else {
+            ""
+        };
+        format!(
+            "no file below {root} matches the glob `{glob}`, hidden and git-ignored ones included{remedy}"
+        )
+    }
+
+    /// Searches the files below the root; with `hidden`, those that are hidden or ignored and match one of these globs,
+    /// or all where there are no globs.
+    fn walk(&mut self, hidden: Option<&[usize]>) {
+        let globs = self.globs.clone();
+        let within: Vec<&str> = KERNELS_OWN
+            .iter()
+            .copied()
+            .filter(|own| !self.root.starts_with(own))
+            .collect();
+        let passes_git = hidden.is_some_and(|wanted| {
+            !wanted.iter().any(|at| {
+                let glob = globs.text(*at).unwrap_or_default();
+                glob.split('/').any(|part| part == ".git")
+            })
+        });
+        let walk = WalkBuilder::new(&self.root)
+            .standard_filters(hidden.is_none())
+            .sort_by_file_path(Path::cmp)
+            .filter_entry(move |entry| {
+                let dir = entry.file_type().is_some_and(|kind| kind.is_dir());
+                entry.depth() == 0
+                    || !(within.iter().any(|own| entry.path() == Path::new(own))
+                        || (passes_git && dir && entry.file_name() == ".git")
+                        || (dir && globs.prunes(entry.path())))
+            })
+            .build();
+        for entry in walk {
+            if self.found.over() {
+                return;
+            }
+            // What may not be read is passed over, as ripgrep does, but counted.
+            let Ok(entry) = entry else {
+                self.found.report.unreadable += 1;
+                continue;
+            };
+            if !entry.file_type().is_some_and(|kind| kind.is_file())
+                || self.globs.choose(entry.path()) == Choice::Out
+            {
+                continue;
+            }
+            let wanted = self.globs.count(entry.path(), &mut self.hits, hidden);
+            if wanted {
+                self.file(entry.path());
+            }
+        }
+    }
+
+    /// Searches one file.
+    fn file(&mut self, path: &Path) {
+        let text = match File::open(path).and_then(TextReader::new) {
+            Ok(text) => text,
+            Err(_) => {
+                self.found.report.unreadable += 1;
+                return;
+            }
+        };
+        let shown = || path.display().to_string();
+        if text.content() == Content::Binary {
+            self.binary.add(shown);
+            return;
+        }
+        self.found.report.searched += 1;
+        path.clone_into(&mut self.found.file);
+        let before = self.found.report.lines;
+        let mut source = Source::new(text, self.keeps_cr, self.found.until);
+        let result = self
+            .searcher
+            .search_reader(self.found.matcher, &mut source, &mut self.found);
+        match result {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                self.found.report.timed_out = true;
+                self.found.stop = true;
+            }
+            Err(e) if e.to_string().contains("allocation limit") => self.too_long.add(shown),
+            Err(_) => self.found.report.unreadable += 1,
+        }
+        if std::mem::take(&mut self.found.binary) {
+            self.binary.add(shown);
+        }
+        if self.found.report.lines > before {
+            self.found.report.files += 1;
+            if let Content::Text(encoding) = source.content()
+                && !encoding.is_utf8()
+            {
+                self.encoded
+                    .add(|| format!("{} is in {}", path.display(), encoding.name()));
+            }
+        }
+    }
+
+    fn note(&mut self, note: String) {
+        self.found.report.notes.push(note);
+    }
+
+    /// The report, with all that there is to say.
+    fn report(mut self, request: &SearchRequest, single: bool) -> SearchReport {
+        if self.encoded.count > 0 {
+            self.note(self.encoded.list());
+        }
+        if self.too_long.count > 0 {
+            self.note(format!(
+                "{}: not searched to the end, for a line (or, with a pattern over lines, the file) is longer than {} \
+                 MiB; use exec with grep",
+                self.too_long.list(),
+                MEMORY >> 20
+            ));
+        }
+        if self.binary.count > 0 && (single || self.found.report.lines == 0) {
+            let are = if self.binary.count == 1 { "is" } else { "are" };
+            self.note(format!(
+                "{} {are} binary and not searched; use exec with `grep -a` or `strings`",
+                self.binary.list()
+            ));
+        }
+        if self.found.report.lines == 0 {
+            self.found.report.notes.extend(pattern::remark(request));
+        }
+        self.found.report
+    }
+}
