@@ -18,10 +18,12 @@ const CANDIDATES: usize = 12;
 /// How many lines are shown.
 const SHOWN: usize = 3;
 
+/// Looks for one kind of slip: given the content, the old text and the new one.
+type Slip = fn(&str, &str, &str) -> Option<String>;
+
 /// Where a text is that may have been meant, as a remark in brackets or after a semicolon.
 pub(super) fn absent(content: &str, old: &str, new: &str) -> String {
-    let slips: [fn(&str, &str, &str) -> Option<String>; 6] =
-        [numbered, done, spaced, escaped, cased, nearest];
+    let slips: [Slip; 6] = [numbered, done, spaced, escaped, cased, nearest];
     slips
         .iter()
         .find_map(|slip| slip(content, old, new))

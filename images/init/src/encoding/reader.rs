@@ -14,14 +14,17 @@ pub(crate) struct TextReader<R> {
     state: State<R>,
 }
 
+/// The block that decided, and what comes after it.
+type Rest<R> = io::Chain<Cursor<Vec<u8>>, R>;
+
 enum State<R> {
     /// All that came is ASCII, so the encoding is not known.
     Looking {
         source: R,
         block: Cursor<Vec<u8>>,
     },
-    Same(io::Chain<Cursor<Vec<u8>>, R>),
-    Decoding(Box<DecodeReaderBytes<io::Chain<Cursor<Vec<u8>>, R>, Vec<u8>>>),
+    Same(Rest<R>),
+    Decoding(Box<DecodeReaderBytes<Rest<R>, Vec<u8>>>),
     Broken,
 }
 

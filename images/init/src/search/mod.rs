@@ -170,7 +170,7 @@ impl Search<'_> {
             .collect();
         let report = &self.found.report;
         let nothing = report.searched == 0 && report.unreadable == 0 && self.binary.count == 0;
-        if self.found.stop || !(nothing || !unmatched.is_empty()) {
+        if self.found.stop || (!nothing && unmatched.is_empty()) {
             return;
         }
         let until = self.found.until;
