@@ -24,6 +24,9 @@ pub use link::{connect, synchronize};
 /// How long a guest may take to answer a cancelled or timed-out command before the host gives up waiting.
 const REPORT_GRACE: Duration = Duration::from_secs(5);
 
+/// The longest report that is taken, in bytes.
+const LONGEST_REPORT: usize = 16 << 20;
+
 /// Why the guest did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
@@ -382,7 +385,16 @@ impl Call {
                 ChannelMsg::ExtendedData {
                     data,
                     ext: wire::EXT_REPORT,
-                } => report.extend_from_slice(&data),
+                } if report.len() + data.len() <= LONGEST_REPORT => report.extend_from_slice(&data),
+                ChannelMsg::ExtendedData {
+                    ext: wire::EXT_REPORT,
+                    ..
+                } => {
+                    return Err(GuestError::Protocol {
+                        operation: self.operation,
+                        message: format!("its report is longer than {LONGEST_REPORT} bytes"),
+                    });
+                }
                 ChannelMsg::Close => {
                     self.ended = true;
                     break;

@@ -41,6 +41,7 @@ mod names;
 mod origin;
 pub mod output;
 mod pace;
+mod picture;
 mod post;
 mod prompts;
 mod read;

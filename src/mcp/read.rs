@@ -1,8 +1,9 @@
 //! `read`: a file's numbered lines, an image, a directory's entries.
 //!
 //! Of text, as many whole lines are given as fit [`BOUND`]; the result says where to go on. Only a first line
-//! that is longer by itself is cut.
+//! that is longer by itself is cut. An image is one that decodes ([`picture`]).
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::call::{Call, Refusal, result};
-use super::{args, schema, text};
+use super::{args, picture, schema, text};
 use crate::sandbox::{DirEntry, Read, ReadContent, Sandbox};
 
 pub(super) const NAME: &str = "read";
@@ -27,7 +28,7 @@ const BOUND: usize = 40_000;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    /// File or directory, absolute or relative to /workspace
+    /// File or directory: absolute, relative to /workspace, or below a home (~/x)
     path: String,
     /// First line (or directory entry) to give, from 1 (default 1)
     #[schemars(range(min = 1))]
@@ -37,17 +38,19 @@ struct Params {
     limit: Option<u64>,
 }
 
-#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+/// A text or directory, as structured content. An image or other file has none: some clients show the model
+/// structured content only, and no image beside it. For the same reason the tool declares no schema of it.
+#[derive(Debug, PartialEq, Serialize)]
 struct Structured {
     /// Absolute path of what was read
     path: String,
-    /// What it is: text, image, binary or directory
-    kind: String,
+    /// What it is: text or directory
+    kind: &'static str,
     /// Size of the file in bytes
     size: u64,
-    /// The lines, each as number, tab, text; a directory's listing; for other files a description
+    /// The lines, each as number, tab, text; a directory's listing
     content: String,
-    /// Lines of the text (entries of the directory) in all
+    /// Lines of the text (entries of the directory) in all, if known
     #[serde(skip_serializing_if = "Option::is_none")]
     total_lines: Option<u64>,
     /// Where to go on reading; absent at the end
@@ -56,9 +59,9 @@ struct Structured {
     /// Whether a very long line was cut
     #[serde(skip_serializing_if = "Option::is_none")]
     line_cut: Option<bool>,
-    /// Media type of an image
-    #[serde(skip_serializing_if = "Option::is_none")]
-    media_type: Option<String>,
+    /// What else there is to know
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 pub(super) fn tool() -> Tool {
@@ -69,7 +72,6 @@ pub(super) fn tool() -> Tool {
         schema::input::<Params>(),
     )
     .with_title("Read a file")
-    .with_raw_output_schema(schema::output::<Structured>())
     .with_annotations(
         ToolAnnotations::with_title("Read a file")
             .read_only(true)
@@ -92,69 +94,163 @@ pub(super) async fn call(
     let offset = params.offset.unwrap_or(1);
     let limit = params.limit.unwrap_or(DEFAULT_LIMIT);
     let path = params.path;
-    let read = call
-        .run(|work| async move { sandbox.read(&path, offset, limit, &work.progress).await })
-        .await??;
-    let (content, structured) = shown(read, offset, limit)?;
-    result(content, &structured)
+    call.run(|work| async move {
+        let read = sandbox
+            .read(&path, offset, limit, BOUND as u64, &work.progress)
+            .await?;
+        shown(read, offset, limit).await
+    })
+    .await?
 }
 
-/// Both forms of what was read.
-fn shown(read: Read, offset: u64, limit: u64) -> Result<(Vec<ContentBlock>, Structured), Refusal> {
+/// The result of a call that read this.
+async fn shown(read: Read, offset: u64, limit: u64) -> Result<CallToolResult, Refusal> {
+    match read.content {
+        ReadContent::Image { .. } => return Ok(CallToolResult::success(pictured(read).await)),
+        ReadContent::Binary { description } => {
+            let text = format!(
+                "[{description}, {}; not shown, use exec to look into it]\n{}",
+                text::size(read.size),
+                bracketed(&read.notes)
+            );
+            return Ok(CallToolResult::success(vec![ContentBlock::text(
+                text.trim_end(),
+            )]));
+        }
+        _ => {}
+    }
+    let structured = worded(read, offset, limit)?;
+    let text = as_text(&structured);
+    result(vec![ContentBlock::text(text)], &structured)
+}
+
+/// An image, or why what seemed to be one isn't shown.
+async fn pictured(read: Read) -> Vec<ContentBlock> {
+    let size = text::size(read.size);
+    let bytes = read.data;
+    let found = tokio::task::spawn_blocking(move || picture::fit(bytes)).await;
+    let mut notes = read.notes;
+    match found.unwrap_or_else(|_| Err("its decoder broke on it".to_owned())) {
+        Ok(picture) => {
+            notes.extend(picture.notes);
+            let head = format!(
+                "[{}, {}x{} pixels, {size}]\n{}",
+                picture.found,
+                picture.width,
+                picture.height,
+                bracketed(&notes)
+            );
+            vec![
+                ContentBlock::text(head.trim_end()),
+                ContentBlock::image(STANDARD.encode(&picture.bytes), picture.media_type),
+            ]
+        }
+        Err(why) => {
+            let text = format!("[not shown, {size}: {why}]\n{}", bracketed(&notes));
+            vec![ContentBlock::text(text.trim_end())]
+        }
+    }
+}
+
+/// A text or directory in words.
+fn worded(read: Read, offset: u64, limit: u64) -> Result<Structured, Refusal> {
     let mut shown = Structured {
         path: read.path,
-        kind: "text".to_owned(),
+        kind: "text",
         size: read.size,
         content: String::new(),
         total_lines: None,
         next_offset: None,
         line_cut: None,
-        media_type: None,
+        notes: read.notes,
     };
-    let mut image = None;
     match read.content {
-        ReadContent::Text {
-            total_lines,
-            next_offset,
-            cut,
-        } => {
-            let lines = numbered(&String::from_utf8_lossy(&read.data), offset);
-            shown.content = lines.text;
-            shown.total_lines = Some(total_lines);
-            shown.next_offset = lines.next.or(next_offset);
-            shown.line_cut = (lines.cut || (cut && lines.next.is_none())).then_some(true);
-        }
-        // Nobody asks the sandbox for bare bytes here; if it sends some, they are read as text.
-        ReadContent::Bytes => {
-            shown.content = numbered(&String::from_utf8_lossy(&read.data), offset).text;
-        }
-        ReadContent::Image { media_type } => {
-            shown.kind = "image".to_owned();
-            shown.content = format!("[{media_type}, {}]", text::size(shown.size));
-            image = Some(ContentBlock::image(
-                STANDARD.encode(&read.data),
-                media_type.clone(),
-            ));
-            shown.media_type = Some(media_type);
-        }
-        ReadContent::Binary { description } => {
-            shown.kind = "binary".to_owned();
-            shown.content = format!(
-                "[{description}, {}; not shown, use exec to look into it]",
-                text::size(shown.size)
-            );
-        }
         ReadContent::Directory { entries } => {
-            shown.kind = "directory".to_owned();
+            shown.kind = "directory";
             let (listing, next) = listing(&read.data, entries, offset, limit)?;
             shown.content = listing;
             shown.total_lines = Some(entries);
             shown.next_offset = next;
         }
+        ReadContent::Text {
+            total_lines,
+            next_offset,
+            cut,
+        } => {
+            let text = String::from_utf8_lossy(&read.data);
+            shown.notes.extend(line_ends(&text));
+            let lines = numbered(&text, offset);
+            shown.content = lines.text;
+            shown.total_lines = total_lines;
+            shown.next_offset = lines.next.or(next_offset);
+            shown.line_cut = (lines.cut || (cut && lines.next.is_none())).then_some(true);
+        }
+        // Nobody asks the sandbox for bare bytes here; if it sends some, they are read as text.
+        _ => shown.content = numbered(&String::from_utf8_lossy(&read.data), offset).text,
     }
-    let mut content = vec![ContentBlock::text(as_text(&shown, offset))];
-    content.extend(image);
-    Ok((content, shown))
+    let advice = advice(&shown, offset);
+    shown.notes.extend(advice);
+    Ok(shown)
+}
+
+/// What the line numbers don't show, but an exact text has to match.
+fn line_ends(text: &str) -> Option<String> {
+    let (mut crlf, mut lf) = (false, false);
+    for line in text.split_inclusive('\n') {
+        crlf |= line.ends_with("\r\n");
+        lf |= line.ends_with('\n') && !line.ends_with("\r\n");
+    }
+    match (crlf, lf) {
+        (true, true) => Some("some of these lines end in CRLF, others in LF".to_owned()),
+        (true, false) => Some("these lines end in CRLF".to_owned()),
+        _ => None,
+    }
+}
+
+/// What there is besides what was given, and how to get it.
+fn advice(shown: &Structured, offset: u64) -> Vec<String> {
+    let (things, empty) = match shown.kind {
+        "directory" => ("entries", "empty directory"),
+        _ => ("lines", "empty file"),
+    };
+    if shown.content.is_empty()
+        && let Some(total) = shown.total_lines
+    {
+        return vec![match total {
+            0 => empty.to_owned(),
+            _ => format!("there is nothing at offset {offset}: {total} {things} in all"),
+        }];
+    }
+    let mut advice = Vec::new();
+    if shown.line_cut.is_some() {
+        advice.push("a very long line was cut; use exec to see all of it".to_owned());
+    }
+    if let Some(next) = shown.next_offset {
+        let last = next.saturating_sub(1);
+        advice.push(match shown.total_lines {
+            Some(total) => {
+                format!("{things} {offset} to {last} of {total}; go on with offset {next}")
+            }
+            None => format!(
+                "{things} {offset} to {last} of a file of {}, whose lines were not all counted; go on with offset {next}",
+                text::size(shown.size)
+            ),
+        });
+    }
+    advice
+}
+
+fn as_text(shown: &Structured) -> String {
+    let text = format!("{}{}", shown.content, bracketed(&shown.notes));
+    match shown.content.is_empty() {
+        true => text.trim_end().to_owned(),
+        false => text,
+    }
+}
+
+/// Each note on a line of its own.
+fn bracketed(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("[{note}]\n")).collect()
 }
 
 /// Numbered lines.
@@ -184,32 +280,6 @@ fn numbered(lines: &str, first: u64) -> Numbered {
         let _ = writeln!(numbered.text, "{number:>6}\t{line}");
     }
     numbered
-}
-
-fn as_text(shown: &Structured, offset: u64) -> String {
-    let mut text = shown.content.clone();
-    let total = shown.total_lines.unwrap_or(0);
-    let (things, empty) = match shown.kind.as_str() {
-        "directory" => ("entries", "[empty directory]"),
-        _ => ("lines", "[empty file]"),
-    };
-    if shown.total_lines.is_some() && shown.content.is_empty() {
-        if total == 0 {
-            return empty.to_owned();
-        }
-        return format!("[there is nothing at offset {offset}: {total} {things} in all]");
-    }
-    if shown.line_cut.is_some() {
-        text.push_str("[a very long line was cut; use exec to see all of it]\n");
-    }
-    if let Some(next) = shown.next_offset {
-        let last = next.saturating_sub(1);
-        let _ = writeln!(
-            text,
-            "[{things} {offset} to {last} of {total}; go on with offset {next}]"
-        );
-    }
-    text
 }
 
 /// A directory's entries for a reader, and where the next ones start. The sandbox may send all of them or
@@ -270,12 +340,28 @@ fn listed(entry: &DirEntry) -> String {
     let target = entry
         .target
         .as_ref()
-        .map(|target| format!(" -> {target}"))
+        .map(|target| format!(" -> {}", on_a_line(target)))
         .unwrap_or_default();
     format!(
         "{kind}{mode} {:>10}  {}{slash}{target}",
-        entry.size, entry.name
+        entry.size,
+        on_a_line(&entry.name)
     )
+}
+
+/// A name that stays on its line, whatever is in it.
+fn on_a_line(name: &str) -> Cow<'_, str> {
+    match name.contains(char::is_control) {
+        true => name
+            .chars()
+            .map(|char| match char.is_control() {
+                true => char.escape_default().to_string(),
+                false => char.to_string(),
+            })
+            .collect::<String>()
+            .into(),
+        false => name.into(),
+    }
 }
 
 #[cfg(test)]
@@ -291,10 +377,11 @@ mod tests {
             size: 1234,
             content,
             data: data.into(),
+            notes: Vec::new(),
         }
     }
 
-    fn lines(data: &'static str, total_lines: u64, next_offset: Option<u64>) -> Read {
+    fn lines(data: &'static str, total_lines: Option<u64>, next_offset: Option<u64>) -> Read {
         let content = ReadContent::Text {
             total_lines,
             next_offset,
@@ -303,23 +390,39 @@ mod tests {
         read(content, data)
     }
 
-    fn text_of(content: &[ContentBlock]) -> &str {
-        &content[0].as_text().unwrap().text
+    fn text_of(read: Read, offset: u64) -> String {
+        as_text(&worded(read, offset, 10).unwrap())
     }
 
     #[test]
-    fn lines_are_numbered_from_the_offset() {
-        let (content, structured) = shown(lines("a\n\nb", 12, Some(12)), 9, 3).unwrap();
+    fn lines_are_numbered_from_the_offset_and_both_forms_say_the_same() {
+        let structured = worded(lines("a\n\nb", Some(12), Some(12)), 9, 3).unwrap();
         assert_eq!(structured.content, "     9\ta\n    10\t\n    11\tb\n");
         assert_eq!(
-            text_of(&content),
+            as_text(&structured),
             "     9\ta\n    10\t\n    11\tb\n[lines 9 to 11 of 12; go on with offset 12]\n"
         );
         assert_eq!(
             serde_json::to_value(&structured).unwrap(),
             json!({"path": "/workspace/it", "kind": "text", "size": 1234, "content": structured.content,
-                   "total_lines": 12, "next_offset": 12})
+                   "total_lines": 12, "next_offset": 12,
+                   "notes": ["lines 9 to 11 of 12; go on with offset 12"]})
         );
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out_and_said() {
+        let structured = worded(lines("a\n", None, Some(2)), 1, 1).unwrap();
+        assert_eq!(structured.total_lines, None);
+        assert_eq!(
+            as_text(&structured),
+            "     1\ta\n[lines 1 to 1 of a file of 1,234 bytes, whose lines were not all counted; go on with offset 2]\n"
+        );
+        assert!(
+            text_of(lines("a\r\nb\r\n", Some(2), None), 1).ends_with("[these lines end in CRLF]\n")
+        );
+        assert!(text_of(lines("a\r\nb\n", Some(2), None), 1).contains("others in LF"));
+        assert_eq!(text_of(lines("a\rb\n", Some(1), None), 1), "     1\ta\rb\n");
     }
 
     #[test]
@@ -339,38 +442,42 @@ mod tests {
 
     #[test]
     fn nothing_is_said_to_be_nothing() {
-        let (content, _) = shown(lines("", 0, None), 1, 10).unwrap();
-        assert_eq!(text_of(&content), "[empty file]");
-        let (content, _) = shown(lines("", 3, None), 9, 10).unwrap();
+        assert_eq!(text_of(lines("", Some(0), None), 1), "[empty file]");
         assert_eq!(
-            text_of(&content),
+            text_of(lines("", Some(3), None), 9),
             "[there is nothing at offset 9: 3 lines in all]"
         );
     }
 
-    #[test]
-    fn an_image_is_an_image() {
-        let image = ReadContent::Image {
+    #[tokio::test]
+    async fn an_image_is_an_image_and_no_structured_content() {
+        let image = || ReadContent::Image {
             media_type: "image/png".to_owned(),
         };
-        let (content, structured) = shown(read(image, "png"), 1, 10).unwrap();
-        assert_eq!(text_of(&content), "[image/png, 1,234 bytes]");
-        let image = content[1].as_image().unwrap();
+        let png = picture::tests::png(3, 2);
+        let result = shown(read(image(), png.clone()), 1, 10).await.unwrap();
+        let said = |result: &CallToolResult| result.content[0].as_text().unwrap().text.clone();
+        assert_eq!(said(&result), "[image/png, 3x2 pixels, 1,234 bytes]");
+        let block = result.content[1].as_image().unwrap();
         assert_eq!(
-            (image.data.as_str(), image.mime_type.as_str()),
-            ("cG5n", "image/png")
+            (block.data.as_str(), block.mime_type.as_str()),
+            (STANDARD.encode(&png).as_str(), "image/png")
         );
-        assert_eq!(structured.media_type.as_deref(), Some("image/png"));
-    }
-
-    #[test]
-    fn other_binaries_are_described() {
+        assert_eq!(result.structured_content, None);
+        let bad = shown(read(image(), "\u{89}PNG\r\n\u{1a}\nno"), 1, 10)
+            .await
+            .unwrap();
+        assert_eq!(bad.content.len(), 1);
+        assert!(
+            said(&bad).starts_with("[not shown, 1,234 bytes: "),
+            "{bad:?}"
+        );
         let binary = ReadContent::Binary {
             description: "ELF executable".to_owned(),
         };
-        let (content, structured) = shown(read(binary, ""), 1, 10).unwrap();
-        assert!(text_of(&content).starts_with("[ELF executable, 1,234 bytes;"));
-        assert_eq!(structured.kind, "binary");
+        let binary = shown(read(binary, ""), 1, 10).await.unwrap();
+        assert!(said(&binary).starts_with("[ELF executable, 1,234 bytes;"));
+        assert_eq!(binary.structured_content, None);
     }
 
     #[test]
@@ -392,16 +499,16 @@ mod tests {
         ]
         .join("\n");
         let directory = || ReadContent::Directory { entries: 3 };
-        let (_, structured) = shown(read(directory(), data.clone()), 1, 10).unwrap();
+        let structured = worded(read(directory(), data.clone()), 1, 10).unwrap();
         assert_eq!(
             structured.content,
             "lrwxrwxrwx          7  a -> b\n-rw-r-----          7  b\ndrwxr-xr-x          7  c/\n"
         );
         assert_eq!(structured.next_offset, None);
-        let (content, structured) = shown(read(directory(), data), 2, 1).unwrap();
+        let structured = worded(read(directory(), data), 2, 1).unwrap();
         assert_eq!(structured.next_offset, Some(3));
         assert_eq!(
-            text_of(&content),
+            as_text(&structured),
             "-rw-r-----          7  b\n[entries 2 to 2 of 3; go on with offset 3]\n"
         );
     }

@@ -208,7 +208,12 @@ async fn tools_are_flat_and_complete_in_both_eras() {
 fn check_tool(tool: &Tool) {
     let json = serde_json::to_value(tool).unwrap();
     let mut found = Vec::new();
+    // What clients show of structured content only, `read` must not bind itself to: it would lose its images.
+    assert_eq!(json["outputSchema"].is_null(), tool.name == "read");
     for schema in ["inputSchema", "outputSchema"] {
+        if json[schema].is_null() {
+            continue;
+        }
         not_flat(
             &format!("{}.{schema}", tool.name),
             &json[schema],
@@ -285,7 +290,6 @@ fn parameters_and_results_have_the_names_that_clients_know() {
         "duration_ms",
     ];
     assert!(output("exec").is_superset(&BTreeSet::from(exec)));
-    assert!(output("read").is_superset(&BTreeSet::from(["content", "total_lines", "next_offset"])));
     assert!(output("write").contains("bytes"));
     assert!(output("snapshot").is_superset(&BTreeSet::from(["snapshots", "took_ms"])));
     assert_eq!(

@@ -1,5 +1,6 @@
-//! `write`: a whole file, atomically, or an addition to its end.
+//! `write`: a whole file, atomically where that can be, or an addition to its end.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::{Call, Refusal, result};
 use super::{args, schema, text};
-use crate::sandbox::{Sandbox, User, Write};
+use crate::sandbox::{Sandbox, User, Write, Written};
 
 pub(super) const NAME: &str = "write";
 
@@ -25,7 +26,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Params {
-    /// File, absolute or relative to /workspace; missing parent directories are made
+    /// File: absolute, relative to /workspace, or below a home (~/x); missing parent directories are made
     path: String,
     /// What to write
     content: String,
@@ -51,6 +52,9 @@ struct Structured {
     path: String,
     /// How many bytes were written
     bytes: u64,
+    /// What else there is to know
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 pub(super) fn tool() -> Tool {
@@ -77,18 +81,24 @@ pub(super) async fn call(
     sandbox: Arc<Sandbox>,
     call: &Call,
 ) -> Result<CallToolResult, Refusal> {
-    let write = parse(tool, arguments)?;
-    let append = write.append;
-    let (bytes, path) = call
-        .run(|work| async move { sandbox.write(write, &work.progress).await })
+    let file = parse(tool, arguments)?;
+    let append = file.append;
+    let Written { path, bytes, notes } = call
+        .run(|work| async move { sandbox.write(file, &work.progress).await })
         .await??;
     let size = text::size(bytes);
-    let text = if append {
+    let mut text = if append {
         format!("[added {size} to {path}]")
     } else {
         format!("[wrote {size} to {path}]")
     };
-    result(vec![ContentBlock::text(text)], &Structured { path, bytes })
+    for note in &notes {
+        let _ = write!(text, "\n[{note}]");
+    }
+    result(
+        vec![ContentBlock::text(text)],
+        &Structured { path, bytes, notes },
+    )
 }
 
 fn parse(tool: &Tool, mut arguments: Option<JsonObject>) -> Result<Write, Refusal> {

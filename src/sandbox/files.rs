@@ -1,18 +1,111 @@
-//! Work on files that the guest does by itself: replacing text, searching.
+//! Work on files, which the guest does by itself: reading, writing, replacing text, searching.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use snowglobe_init::wire::{
-    EditReport, EditRequest, FoundLine, Report, Request, SearchReport, SearchRequest,
+    EditReport, EditRequest, FoundLine, ReadReport, ReadRequest, ReadWant, Report, Request,
+    SearchReport, SearchRequest, User, WriteRequest,
 };
 
-use super::{Sandbox, SandboxError};
+use super::{Read, Sandbox, SandboxError, Write, Written};
 use crate::guest::{GuestError, unexpected};
 use crate::progress::Progress;
 
+/// The longest image that the guest sends. What shows it makes it smaller where that is too long.
+const IMAGE_BYTES: u64 = 20 << 20;
+
+/// How many notes of the guest's are passed on, and how long each may be, in characters.
+const NOTES: usize = 20;
+const NOTE: usize = 600;
+
 impl Sandbox {
-    /// Replaces text in a file, atomically.
+    /// Reads lines (from 1) of a text, `max_bytes` at most, or what may be an image, or a directory.
+    pub async fn read(
+        self: &Arc<Self>,
+        path: &str,
+        offset: u64,
+        limit: u64,
+        max_bytes: u64,
+        progress: &Progress,
+    ) -> Result<Read, SandboxError> {
+        let want = ReadWant::Lines {
+            offset,
+            limit,
+            max_bytes,
+            max_image_bytes: IMAGE_BYTES,
+        };
+        self.read_as(path, want, progress).await
+    }
+
+    /// A file's bytes from `offset` on, `limit` at most; or a directory's entries.
+    pub async fn bytes(
+        self: &Arc<Self>,
+        path: &str,
+        offset: u64,
+        limit: u64,
+        progress: &Progress,
+    ) -> Result<Read, SandboxError> {
+        let limit = Some(limit);
+        self.read_as(path, ReadWant::Bytes { offset, limit }, progress)
+            .await
+    }
+
+    async fn read_as(
+        self: &Arc<Self>,
+        path: &str,
+        want: ReadWant,
+        progress: &Progress,
+    ) -> Result<Read, SandboxError> {
+        let request = Request::Read(ReadRequest {
+            path: path.to_owned(),
+            user: User::Root,
+            want,
+        });
+        match self.request(&request, Bytes::new(), progress).await? {
+            (
+                Report::Read(ReadReport {
+                    path,
+                    size,
+                    content,
+                    notes,
+                }),
+                data,
+            ) => Ok(Read {
+                path,
+                size,
+                content,
+                data,
+                notes: bounded(notes),
+            }),
+            (other, _) => Err(unexpected("read", &other).into()),
+        }
+    }
+
+    /// Writes a file, atomically where that can be, or adds to it.
+    pub async fn write(
+        self: &Arc<Self>,
+        write: Write,
+        progress: &Progress,
+    ) -> Result<Written, SandboxError> {
+        let request = Request::Write(WriteRequest {
+            path: write.path,
+            user: write.user,
+            mode: write.mode,
+            append: write.append,
+            bytes: write.content.len() as u64,
+        });
+        match self.request(&request, write.content, progress).await? {
+            (Report::Write { path, bytes, notes }, _) => Ok(Written {
+                path,
+                bytes,
+                notes: bounded(notes),
+            }),
+            (other, _) => Err(unexpected("write", &other).into()),
+        }
+    }
+
+    /// Replaces text in a file.
     pub async fn edit(
         self: &Arc<Self>,
         edit: EditRequest,
@@ -22,7 +115,10 @@ impl Sandbox {
             .request(&Request::Edit(edit), Bytes::new(), progress)
             .await?
         {
-            (Report::Edit(report), _) => Ok(report),
+            (Report::Edit(mut report), _) => {
+                report.notes = bounded(report.notes);
+                Ok(report)
+            }
             (other, _) => Err(unexpected("edit", &other).into()),
         }
     }
@@ -36,9 +132,10 @@ impl Sandbox {
         let (report, data) = self
             .request(&Request::Search(search), Bytes::new(), progress)
             .await?;
-        let Report::Search(report) = report else {
+        let Report::Search(mut report) = report else {
             return Err(unexpected("search", &report).into());
         };
+        report.notes = bounded(report.notes);
         let lines = data
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
@@ -49,5 +146,30 @@ impl Sandbox {
                 message: error.to_string(),
             })?;
         Ok((report, lines))
+    }
+}
+
+/// The guest's notes, few and short whatever it sends.
+fn bounded(mut notes: Vec<String>) -> Vec<String> {
+    notes.truncate(NOTES);
+    for note in &mut notes {
+        if let Some((end, _)) = note.char_indices().nth(NOTE) {
+            note.truncate(end);
+            note.push('…');
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_notes_are_few_and_short() {
+        let notes = bounded(vec!["é".repeat(10_000); 1000]);
+        assert_eq!(notes.len(), NOTES);
+        assert!(notes.iter().all(|note| note.chars().count() == NOTE + 1));
+        assert_eq!(bounded(vec!["short".to_owned()]), ["short"]);
     }
 }

@@ -7,16 +7,12 @@ use std::io::{Read as _, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
-use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
 
-use super::{Read, Sandbox, SandboxError};
+use super::{Sandbox, SandboxError};
 use crate::config::{Config, WorkspaceMode};
-use crate::guest::unexpected;
-use crate::progress::Progress;
 
 /// How much of the console's end is shown, in bytes.
 const CONSOLE: u64 = 256 << 10;
@@ -135,33 +131,6 @@ impl Sandbox {
     /// See [`workspace_stamp`].
     pub fn workspace_stamp(&self, path: &str) -> Option<(u64, i64, i64, u64)> {
         workspace_stamp(&self.config, path)
-    }
-
-    /// A file's bytes from `offset` on, `limit` at most; or a directory's entries.
-    pub async fn bytes(
-        self: &Arc<Self>,
-        path: &str,
-        offset: u64,
-        limit: u64,
-        progress: &Progress,
-    ) -> Result<Read, SandboxError> {
-        let request = Request::Read(ReadRequest {
-            path: path.to_owned(),
-            user: User::Root,
-            want: ReadWant::Bytes {
-                offset,
-                limit: Some(limit),
-            },
-        });
-        match self.request(&request, Bytes::new(), progress).await? {
-            (Report::Read(read), data) => Ok(Read {
-                path: read.path,
-                size: read.size,
-                content: read.content,
-                data,
-            }),
-            (other, _) => Err(unexpected("read", &other).into()),
-        }
     }
 }
 

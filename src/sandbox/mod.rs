@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use snowglobe_init::wire::{ExecRequest, ReadRequest, ReadWant, Report, Request, WriteRequest};
+use snowglobe_init::wire::{ExecRequest, Report, Request};
 use snowglobe_runner::{Action, Answer, DiskFormat};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -57,11 +57,8 @@ pub const WORKSPACE: &str = "/workspace";
 /// Output longer than this (bytes, per stream) is kept whole in a guest file.
 const SPILL_AFTER: u64 = 10_000;
 
-/// The most bytes of text that one read gives.
-const READ_BYTES: u64 = 256 << 10;
-
-/// The longest image that is sent.
-const IMAGE_BYTES: u64 = 4 << 20;
+/// The most that a request may bring, in bytes.
+const LONGEST_ANSWER: usize = 64 << 20;
 
 /// The console's file among a VM's own.
 const CONSOLE_LOG: &str = "console.log";
@@ -139,8 +136,21 @@ pub struct Read {
     pub size: u64,
     /// What it is.
     pub content: ReadContent,
-    /// The text's lines (without numbers), or the image's bytes, or the directory's entries as JSON lines.
+    /// The text's lines (without numbers), or what may be an image, or the directory's entries as JSON lines.
     pub data: Bytes,
+    /// What a reader should know about it.
+    pub notes: Vec<String>,
+}
+
+/// What [`Sandbox::write`] did.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The resolved, absolute path.
+    pub path: String,
+    /// How many bytes were written.
+    pub bytes: u64,
+    /// What a reader should know about it.
+    pub notes: Vec<String>,
 }
 
 /// A file for [`Sandbox::write`].
@@ -437,64 +447,22 @@ impl Sandbox {
         progress: &Progress,
     ) -> Result<(Report, Bytes), SandboxError> {
         let (live, guest) = self.ready(progress).await?;
-        let mut data = Vec::new();
+        let (mut data, mut sent) = (Vec::new(), 0);
         let mut collect = |output| {
             if let Output::Stdout(bytes) = output {
-                data.extend_from_slice(&bytes);
+                sent += bytes.len();
+                if sent <= LONGEST_ANSWER {
+                    data.extend_from_slice(&bytes);
+                }
             }
         };
         match guest.request(request, input, &mut collect).await {
+            Ok(_) if sent > LONGEST_ANSWER => Err(SandboxError::Guest(GuestError::Protocol {
+                operation: "request",
+                message: format!("it sent {sent} bytes; expected {LONGEST_ANSWER} at most"),
+            })),
             Ok(report) => Ok((report, data.into())),
             Err(error) => Err(self.explain(&live, error).await),
-        }
-    }
-
-    /// Reads lines (from 1) of a text, an image, a directory.
-    pub async fn read(
-        self: &Arc<Self>,
-        path: &str,
-        offset: u64,
-        limit: u64,
-        progress: &Progress,
-    ) -> Result<Read, SandboxError> {
-        let want = ReadWant::Lines {
-            offset,
-            limit,
-            max_bytes: READ_BYTES,
-            max_image_bytes: IMAGE_BYTES,
-        };
-        let request = Request::Read(ReadRequest {
-            path: path.to_owned(),
-            user: User::Root,
-            want,
-        });
-        match self.request(&request, Bytes::new(), progress).await? {
-            (Report::Read(read), data) => Ok(Read {
-                path: read.path,
-                size: read.size,
-                content: read.content,
-                data,
-            }),
-            (other, _) => Err(unexpected("read", &other).into()),
-        }
-    }
-
-    /// Writes a file atomically; gives the bytes written and the resolved path.
-    pub async fn write(
-        self: &Arc<Self>,
-        write: Write,
-        progress: &Progress,
-    ) -> Result<(u64, String), SandboxError> {
-        let request = Request::Write(WriteRequest {
-            path: write.path,
-            user: write.user,
-            mode: write.mode,
-            append: write.append,
-            bytes: write.content.len() as u64,
-        });
-        match self.request(&request, write.content, progress).await? {
-            (Report::Write { path, bytes }, _) => Ok((bytes, path)),
-            (other, _) => Err(unexpected("write", &other).into()),
         }
     }
 

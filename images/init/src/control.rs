@@ -118,36 +118,39 @@ async fn perform(
             jobs: guest.jobs.list(),
         }),
         Request::Read(request) => {
-            let workspace = guest.workspace.clone();
+            // Root reads for the agent, whose home is that of `sandbox`.
+            let places = guest.places(User::Sandbox);
+            let of_task = guest.clone();
             with_output(guest, request.user, "read", wire, move |send| {
-                files::read(&workspace, &request, &mut |piece| {
+                files::read(&places, &of_task.index, &request, &mut |piece| {
                     send(piece);
                 })
             })
             .await
         }
         Request::Search(request) => {
-            let workspace = guest.workspace.clone();
+            let places = guest.places(User::Sandbox);
             with_output(guest, request.user, "search", wire, move |send| {
-                search::search(&workspace, &request, send)
+                search::search(&places, &request, send)
             })
             .await
         }
         Request::Edit(request) => {
             let actor = own_thread(guest, request.user)
                 .map_err(|e| other("edit: no thread could be made", &e))?;
-            let guest = guest.clone();
+            let (places, guest) = (guest.places(request.user), guest.clone());
             actor
-                .run(move || edit::edit(&guest.workspace, &request, &guest.edits))
+                .run(move || edit::edit(&places, &request, &guest.edits))
                 .await
         }
         Request::Write(request) => {
             // A thread of its own: a slow writer must not hold up everybody's reads.
             let actor = own_thread(guest, request.user)
                 .map_err(|e| other("write: no thread could be made", &e))?;
-            let workspace = guest.workspace.clone();
+            let (places, guest) = (guest.places(request.user), guest.clone());
             let (sender, mut source) = source(input);
-            let work = actor.run(move || files::write(&workspace, &request, &mut source));
+            let work =
+                actor.run(move || files::write(&places, &guest.edits, &request, &mut source));
             with_input(work, sender, &mut wire.reader, eof).await
         }
         Request::ApplyLayer {

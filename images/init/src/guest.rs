@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::actor::Actor;
 use crate::boot::ImageUser;
 use crate::cgroup::Tree;
+use crate::files::{Index, Places};
 use crate::jobs::Jobs;
 use crate::reaper::Reaper;
 use crate::users::{self, Account};
@@ -45,8 +46,10 @@ pub struct Guest {
     pub host_key: russh::keys::PrivateKey,
     /// Commands that run in the background.
     pub(crate) jobs: Jobs,
-    /// Whose turn it is to edit a file.
+    /// Whose turn it is to change a file.
     pub(crate) edits: Mutex<()>,
+    /// What is known of the files that were read last.
+    pub(crate) index: Index,
     numbers: AtomicU64,
     actors: Mutex<HashMap<bool, Arc<Actor>>>,
     freezes: AtomicU64,
@@ -147,6 +150,7 @@ impl Guest {
             })?,
             jobs: Jobs::default(),
             edits: Mutex::default(),
+            index: Index::default(),
             numbers: AtomicU64::new(1),
             actors: Mutex::default(),
             freezes: AtomicU64::new(0),
@@ -192,6 +196,15 @@ impl Guest {
             account.home = self.workspace.clone();
         }
         account
+    }
+
+    /// Where the paths begin that this user names.
+    pub(crate) fn places(&self, user: User) -> Places {
+        Places {
+            workspace: self.workspace.clone(),
+            home: self.account(user).home,
+            root: "/".into(),
+        }
     }
 
     /// The thread that works with this user's permissions.

@@ -219,7 +219,10 @@ fn resize(terminal: &OwnedFd, cols: u16, rows: u16) -> io::Result<()> {
 pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, WireError> {
     let account = guest.account(request.user);
     let number = guest.number();
-    let cwd = guest.workspace.join(request.cwd.as_deref().unwrap_or(""));
+    let cwd = match request.cwd.as_deref() {
+        None | Some("") => guest.workspace.clone(),
+        Some(cwd) => guest.places(request.user).find(cwd, &mut Vec::new())?,
+    };
     let env = environment(guest, &account, request)?;
     let line = line(guest, &account, number, &env, &request.command)?;
     if let Some(tree) = &guest.cgroups {

@@ -89,6 +89,18 @@ pub fn account(root: &Path, user: User, image_user: Option<&ImageUser>) -> Accou
     }
 }
 
+/// The home of a user, by name.
+pub(crate) fn home_of(root: &Path, name: &str) -> Option<PathBuf> {
+    let passwd = fs::read_to_string(root.join("etc/passwd")).ok()?;
+    let line = passwd
+        .lines()
+        .find(|line| !name.is_empty() && field(line, 0) == name)?;
+    match field(line, 5) {
+        "" => Some("/".into()),
+        home => Some(home.into()),
+    }
+}
+
 /// Sees to it that `sandbox` exists, with its home and in front of any other name of its uid.
 pub fn ensure_sandbox(root: &Path, image_user: Option<&ImageUser>) -> io::Result<()> {
     let (uid, gid) = match image_user {

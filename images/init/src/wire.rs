@@ -74,7 +74,7 @@ pub enum Request {
     Jobs,
     /// Read a file or a directory; output: the bytes; answer: [`Report::Read`].
     Read(ReadRequest),
-    /// Write a file atomically; input: its bytes; answer: [`Report::Write`].
+    /// Write a file, atomically where that can be, or add to it; input: its bytes; answer: [`Report::Write`].
     Write(WriteRequest),
     /// Replace text in a file atomically; answer: [`Report::Edit`].
     Edit(EditRequest),
@@ -116,7 +116,7 @@ pub enum Request {
 pub struct ExecRequest {
     /// What to run.
     pub command: Command,
-    /// The working directory, absolute; absent: the workspace.
+    /// The working directory; relative to the workspace, which it is if absent.
     pub cwd: Option<String>,
     /// Environment on top of the user's own.
     #[serde(default)]
@@ -209,7 +209,7 @@ pub struct PtySize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReadRequest {
-    /// The path; relative to the workspace.
+    /// The path: relative to the workspace, below a home (`~/x`, `~name/x`), or a `file:` URI.
     pub path: String,
     /// Who reads.
     #[serde(default)]
@@ -247,7 +247,7 @@ pub enum ReadWant {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WriteRequest {
-    /// The path; relative to the workspace. Missing parents are made.
+    /// The path, as [`ReadRequest::path`]. Missing parents are made.
     pub path: String,
     /// Who writes, and owns what is new.
     #[serde(default)]
@@ -371,6 +371,9 @@ pub enum Report {
         path: String,
         /// How many bytes were written.
         bytes: u64,
+        /// What a reader should know about it.
+        #[serde(default)]
+        notes: Vec<String>,
     },
     /// What was replaced.
     Edit(EditReport),
@@ -479,6 +482,9 @@ pub struct ReadReport {
     pub size: u64,
     /// What it is.
     pub content: ReadContent,
+    /// What a reader should know about it.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// What was read, by kind.
@@ -487,14 +493,14 @@ pub struct ReadReport {
 pub enum ReadContent {
     /// Lines of UTF-8 text, sent as data (invalid sequences replaced).
     Text {
-        /// How many lines the file has.
-        total_lines: u64,
+        /// How many lines the file has; absent if that is not known soon.
+        total_lines: Option<u64>,
         /// The first line not sent, if any.
         next_offset: Option<u64>,
         /// Whether a line was cut for its length.
         cut: bool,
     },
-    /// An image, sent whole as data.
+    /// What begins as an image does, sent whole as data; whether it is one is for the host to find out.
     Image {
         /// Its media type, such as `image/png`.
         media_type: String,

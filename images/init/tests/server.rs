@@ -399,7 +399,7 @@ async fn files_are_written_whole_and_read_by_lines() {
     assert_eq!(
         content(&answer),
         ReadContent::Text {
-            total_lines: 3,
+            total_lines: Some(3),
             next_offset: Some(3),
             cut: false
         }
@@ -410,7 +410,7 @@ async fn files_are_written_whole_and_read_by_lines() {
     assert_eq!(
         content(&answer),
         ReadContent::Text {
-            total_lines: 4,
+            total_lines: Some(4),
             next_offset: None,
             cut: false
         }
@@ -421,7 +421,11 @@ async fn files_are_written_whole_and_read_by_lines() {
 async fn content_that_ends_early_leaves_the_old_file() {
     let world = world();
     let handle = world.control().await;
-    ask(&handle, write("f", 3, false), b"old").await;
+    let done = ask(&handle, write("f", 3, false), b"old").await;
+    assert!(
+        matches!(done.report, Some(Report::Write { .. })),
+        "{done:?}"
+    );
     let refused = error(ask(&handle, write("f", 100, false), b"new").await);
     assert!(
         refused.message.contains("after 3 of 100"),
@@ -441,6 +445,7 @@ async fn reading_tells_kinds_apart() {
     let world = world();
     let handle = world.control().await;
     std::fs::write(world.workspace.join("p.png"), b"\x89PNG\r\n\x1a\nrest").unwrap();
+    std::fs::write(world.workspace.join("text"), b"GIF89a is how").unwrap();
     std::fs::write(world.workspace.join("bin"), b"a\0b").unwrap();
     std::fs::write(world.workspace.join("config.toml"), b"x").unwrap();
     let answer = ask(&handle, read("p.png", 1, 10), b"").await;
@@ -455,8 +460,17 @@ async fn reading_tells_kinds_apart() {
         content(&ask(&handle, read("bin", 1, 10), b"").await),
         ReadContent::Binary { .. }
     ));
+    assert!(matches!(
+        content(&ask(&handle, read("text", 1, 10), b"").await),
+        ReadContent::Text { .. }
+    ));
     let answer = ask(&handle, read(".", 1, 10), b"").await;
-    assert_eq!(content(&answer), ReadContent::Directory { entries: 3 });
+    assert_eq!(content(&answer), ReadContent::Directory { entries: 4 });
+    let answer = ask(&handle, read(".", 2, 2), b"").await;
+    assert_eq!(
+        answer.stdout.iter().filter(|byte| **byte == b'\n').count(),
+        2
+    );
     let missing = error(ask(&handle, read("config.yml", 1, 10), b"").await);
     assert_eq!(missing.kind, ErrorKind::NotFound);
     assert!(
@@ -466,6 +480,245 @@ async fn reading_tells_kinds_apart() {
     );
     let refused = error(ask(&handle, write("new/", 0, false), b"").await);
     assert_eq!(refused.kind, ErrorKind::InvalidRequest);
+}
+
+fn notes(answer: &Answer) -> String {
+    match &answer.report {
+        Some(Report::Read(read)) => read.notes.join("\n"),
+        Some(Report::Write { notes, .. }) => notes.join("\n"),
+        Some(Report::Edit(edit)) => edit.notes.join("\n"),
+        Some(Report::Search(search)) => search.notes.join("\n"),
+        other => panic!("expected a report with notes, got {other:?}"),
+    }
+}
+
+/// Neither a file's growth, nor its length, nor its kind holds a page up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_comes_at_once_whatever_the_file_is() {
+    let world = world();
+    let handle = world.control().await;
+    let path = |name: &str| world.workspace.join(name);
+    // It grows as fast as it can be written, until the test is over.
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (grows, of_thread) = (path("grows"), stop.clone());
+    let writer = std::thread::spawn(move || {
+        let mut file = std::fs::File::create(grows).unwrap();
+        let block = "y\n".repeat(32 << 10);
+        let mut written = 0;
+        while !of_thread.load(std::sync::atomic::Ordering::Relaxed) && written < 2 << 30 {
+            std::io::Write::write_all(&mut file, block.as_bytes()).unwrap();
+            written += block.len();
+        }
+    });
+    while std::fs::metadata(path("grows")).map_or(0, |meta| meta.len()) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let started = Instant::now();
+    let answer = ask(&handle, read("grows", 1, 3), b"").await;
+    let took = started.elapsed();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().unwrap();
+    assert_eq!(answer.stdout, b"y\ny\ny\n");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // 10 GB, nearly all of it a hole in the second line.
+    let sparse = std::fs::File::create(path("sparse")).unwrap();
+    let head = format!("one\n{}", "x".repeat(70_000));
+    std::io::Write::write_all(&mut &sparse, head.as_bytes()).unwrap();
+    sparse.set_len(10 << 30).unwrap();
+    let started = Instant::now();
+    let answer = ask(&handle, read("sparse", 1, 10), b"").await;
+    assert_eq!(answer.stdout, b"one\n");
+    assert!(
+        matches!(
+            content(&answer),
+            ReadContent::Text {
+                total_lines: None,
+                next_offset: Some(2),
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
+    let answer = ask(&handle, read("sparse", 2, 10), b"").await;
+    assert_eq!(answer.stdout.len(), 10_001);
+    assert!(
+        matches!(content(&answer), ReadContent::Text { cut: true, .. }),
+        "{:?}",
+        answer.report
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
+    // The kernel's own files have no size.
+    let answer = ask(&handle, read("/proc/cpuinfo", 1, 2), b"").await;
+    assert_eq!(
+        answer.stdout.iter().filter(|byte| **byte == b'\n').count(),
+        2
+    );
+    rustix::fs::mkfifoat(rustix::fs::CWD, path("fifo"), rustix::fs::Mode::RUSR).unwrap();
+    for special in ["fifo", "/dev/zero"] {
+        let answer = ask(&handle, read(special, 1, 10), b"").await;
+        assert!(
+            matches!(content(&answer), ReadContent::Binary { .. }),
+            "{special}"
+        );
+        let refused = error(ask(&handle, write(special, 1, false), b"x").await);
+        assert_eq!(refused.kind, ErrorKind::WrongKind);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_follow_each_other_through_a_long_file() {
+    let world = world();
+    let handle = world.control().await;
+    let text: String = (1..=60_000)
+        .map(|n| format!("line {n} {}\n", "é".repeat(n % 40)))
+        .collect();
+    std::fs::write(world.workspace.join("long"), &text).unwrap();
+    let (mut offset, mut all) = (Some(1), Vec::<u8>::new());
+    while let Some(first) = offset {
+        let answer = ask(&handle, read("long", first, 2000), b"").await;
+        all.extend(&answer.stdout);
+        let ReadContent::Text {
+            total_lines,
+            next_offset,
+            cut,
+        } = content(&answer)
+        else {
+            panic!("{answer:?}")
+        };
+        assert!(!cut && total_lines.is_none_or(|total| total == 60_000));
+        offset = next_offset;
+    }
+    assert!(all == text.as_bytes(), "{} bytes", all.len());
+    std::fs::write(world.workspace.join("long"), "changed\n").unwrap();
+    let answer = ask(&handle, read("long", 1, 10), b"").await;
+    assert_eq!(answer.stdout, b"changed\n");
+    let answer = ask(&handle, read("long", 50_000, 10), b"").await;
+    assert_eq!(
+        content(&answer),
+        ReadContent::Text {
+            total_lines: Some(1),
+            next_offset: None,
+            cut: false
+        }
+    );
+}
+
+/// On a host, home is the workspace.
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_and_names_mean_the_same_to_every_tool() {
+    let world = world();
+    let handle = world.control().await;
+    ask(&handle, write("~/dir/a b.txt", 4, false), b"one\n").await;
+    assert!(
+        world.workspace.join("dir/a b.txt").exists(),
+        "no directory is called ~"
+    );
+    let uri = format!("file://{}/dir/a%20b.txt", world.workspace.display());
+    assert_eq!(ask(&handle, read(&uri, 1, 10), b"").await.stdout, b"one\n");
+    let (lines, _) = found(
+        &handle,
+        SearchRequest {
+            path: "~/dir".into(),
+            ..searching("one")
+        },
+    )
+    .await;
+    assert_eq!(lines.len(), 1);
+    for cwd in [
+        "~/dir",
+        "dir",
+        &format!("file:{}/dir", world.workspace.display()),
+    ] {
+        let request = ExecRequest {
+            cwd: Some(cwd.into()),
+            ..shell("ls")
+        };
+        assert_eq!(run(&handle, request).await.0.stdout, b"a b.txt\n", "{cwd}");
+    }
+    let refused = error(ask(&handle, read("~no-such-user/x", 1, 10), b"").await);
+    assert!(
+        refused.message.contains("no user \"no-such-user\""),
+        "{refused}"
+    );
+    let request = ExecRequest {
+        cwd: Some("~no-such-user".into()),
+        ..shell("ls")
+    };
+    let refused = error(ask(&handle, Request::Exec(request), b"").await);
+    assert!(refused.message.contains("no user"), "{refused}");
+    // A macOS screenshot, and a name with a decomposed character.
+    let shot = world.workspace.join("Shot 10.30\u{202f}AM.txt");
+    let cafe = world.workspace.join("Cafe\u{301}");
+    std::fs::write(&shot, "old\n").unwrap();
+    std::fs::create_dir(&cafe).unwrap();
+    let answer = ask(&handle, edit("Shot 10.30 AM.txt", "old", "new"), b"").await;
+    assert!(notes(&answer).contains("\\u{202f}AM.txt"), "{answer:?}");
+    let answer = ask(&handle, write("Shot 10.30 AM.txt", 4, true), b"end\n").await;
+    assert!(notes(&answer).contains("\\u{202f}AM.txt"), "{answer:?}");
+    let answer = ask(&handle, read("Shot 10.30 AM.txt", 1, 10), b"").await;
+    assert_eq!(answer.stdout, b"new\nend\n");
+    assert!(notes(&answer).contains("looks the same"), "{answer:?}");
+    ask(&handle, write("Caf\u{e9}/new.txt", 3, false), b"one").await;
+    assert!(cafe.join("new.txt").exists());
+    let request = ExecRequest {
+        cwd: Some("Caf\u{e9}".into()),
+        ..shell("ls")
+    };
+    assert_eq!(run(&handle, request).await.0.stdout, b"new.txt\n");
+    let (lines, _) = found(
+        &handle,
+        SearchRequest {
+            path: "Caf\u{e9}".into(),
+            ..searching("one")
+        },
+    )
+    .await;
+    assert_eq!(lines.len(), 1);
+    // Bytes that are no UTF-8, by the name that a listing shows.
+    let latin = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9.txt".as_slice());
+    let latin: &std::ffi::OsStr = latin;
+    std::fs::write(world.workspace.join(latin), "old").unwrap();
+    ask(&handle, edit("caf\u{fffd}.txt", "old", "new"), b"").await;
+    assert_eq!(std::fs::read(world.workspace.join(latin)).unwrap(), b"new");
+}
+
+/// Nothing of several additions is lost, whatever else is written meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn additions_go_to_the_file_itself() {
+    let world = world();
+    let handle = world.control().await;
+    let log = world.workspace.join("log");
+    std::fs::write(&log, "0\n").unwrap();
+    let open = std::fs::File::open(&log).unwrap();
+    let mut calls = Vec::new();
+    for _ in 0..20 {
+        calls.push(send(&handle, &write("log", 5, true), b"line\n").await);
+    }
+    let mut all = Vec::new();
+    for call in calls {
+        all.push(collect(call).await);
+    }
+    assert!(
+        all.iter()
+            .all(|answer| matches!(answer.report, Some(Report::Write { bytes: 5, .. })))
+    );
+    let text = std::io::read_to_string(&open).unwrap();
+    assert_eq!(text.lines().count(), 21, "who has it open sees it");
+    let refused = error(ask(&handle, write("log", 100, true), b"cut").await);
+    assert!(refused.message.contains("after 3 of 100"), "{refused}");
+    assert_eq!(std::fs::read_to_string(&log).unwrap().len(), text.len());
+    std::fs::hard_link(&log, world.workspace.join("link")).unwrap();
+    all.push(ask(&handle, edit("log", "0\n", "first\n"), b"").await);
+    assert!(
+        notes(all.last().unwrap()).contains("2 hard links"),
+        "{all:?}"
+    );
+    let other = std::fs::read_to_string(world.workspace.join("link")).unwrap();
+    assert!(other.starts_with("first\n"), "{other}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Replacing text in a file: exactly what was said, or nothing.
 //!
-//! What to do is pure ([`replace`]); the file is then written like any other ([`files::write`]). Edits take turns, so
+//! What to do is pure ([`replace`]); the file is then written like any other ([`files::replace`]). Edits take turns, so
 //! that two of one file both count. A file keeps its encoding, its line ends and its byte order mark.
 
 mod diff;
@@ -8,28 +8,27 @@ mod hint;
 mod lines;
 mod replace;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use self::replace::{Replaced, replace};
 use crate::encoding::{self, Content, Encoding};
-use crate::files;
-use crate::wire::{
-    EditReport, EditRequest, ErrorKind, ReadContent, ReadReport, ReadRequest, ReadWant, Report,
-    WireError, WriteRequest,
-};
+use crate::files::{self, Places};
+use crate::wire::{EditReport, EditRequest, ErrorKind, Report, WireError};
 
 /// The longest file that is edited, in bytes.
 const LONGEST: u64 = 16 << 20;
 
 /// Edits a file. Runs on the user's thread.
 pub(crate) fn edit(
-    workspace: &Path,
+    places: &Places,
     request: &EditRequest,
     turn: &Mutex<()>,
 ) -> Result<Report, WireError> {
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let (path, old) = whole(workspace, request)?;
+    let mut said = Vec::new();
+    let (target, old) = whole(places, request, &mut said)?;
+    let path = target.to_string_lossy().into_owned();
     let invalid = |message: String| WireError {
         kind: ErrorKind::InvalidRequest,
         message: format!("edit {path}: {message}"),
@@ -46,19 +45,13 @@ pub(crate) fn edit(
     }
     let replaced = replace(encoding, &old, &request.old, &request.new, request.all)
         .map_err(|e| invalid(e.to_string()))?;
-    let write = WriteRequest {
-        path: path.clone(),
-        user: request.user,
-        mode: None,
-        append: false,
-        bytes: replaced.bytes.len() as u64,
-    };
-    files::write(workspace, &write, &mut replaced.bytes.as_slice())?;
+    said.extend(files::replace(&target, &replaced.bytes, None)?);
+    said.extend(notes(content, &replaced));
     Ok(Report::Edit(EditReport {
         diff: diff::diff(&path, &replaced.before, &replaced.after),
         path,
         replacements: replaced.count as u64,
-        notes: notes(content, &replaced),
+        notes: said,
     }))
 }
 
@@ -90,36 +83,21 @@ fn notes(content: Content, replaced: &Replaced) -> Vec<String> {
     notes
 }
 
-/// The file's path and content.
-fn whole(workspace: &Path, request: &EditRequest) -> Result<(String, Vec<u8>), WireError> {
-    let read = ReadRequest {
-        path: request.path.clone(),
-        user: request.user,
-        want: ReadWant::Bytes {
-            offset: 0,
-            limit: Some(LONGEST + 1),
-        },
-    };
-    let mut content = Vec::new();
-    let report = files::read(workspace, &read, &mut |piece| content.extend(piece))?;
-    let wrong = |path: &str, what: &str| WireError {
-        kind: ErrorKind::WrongKind,
-        message: format!("edit {path}: {what}"),
-    };
-    match report {
-        Report::Read(ReadReport {
-            path,
-            content: ReadContent::Bytes,
-            ..
-        }) if content.len() as u64 <= LONGEST => Ok((path, content)),
-        Report::Read(ReadReport {
-            path,
-            content: ReadContent::Bytes,
-            ..
-        }) => Err(wrong(
-            &path,
-            "it is longer than 16 MiB; use exec with sed or a script",
-        )),
-        _ => Err(wrong(&request.path, "it is not an ordinary file")),
+/// The file's resolved path and its content.
+fn whole(
+    places: &Places,
+    request: &EditRequest,
+    said: &mut Vec<String>,
+) -> Result<(PathBuf, Vec<u8>), WireError> {
+    let path = places.find(&request.path, said)?;
+    match files::whole(&path, LONGEST)? {
+        Some(content) => Ok((path.canonicalize().unwrap_or(path), content)),
+        None => Err(WireError {
+            kind: ErrorKind::WrongKind,
+            message: format!(
+                "edit {}: it is longer than 16 MiB; use exec with sed or a script",
+                path.display()
+            ),
+        }),
     }
 }

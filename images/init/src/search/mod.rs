@@ -24,6 +24,7 @@ use self::globs::{Choice, Globs};
 use self::pattern::Pattern;
 use self::source::Source;
 use crate::encoding::{Content, TextReader};
+use crate::files::Places;
 use crate::wire::{ErrorKind, Report, SearchReport, SearchRequest, WireError};
 
 /// How long a search may take.
@@ -51,11 +52,15 @@ fn invalid(message: String) -> WireError {
 /// Searches; `send` takes the lines found, one JSON object a line, and says whether more is wanted.
 /// Runs on the user's thread.
 pub(crate) fn search(
-    workspace: &Path,
+    places: &Places,
     request: &SearchRequest,
     send: &mut dyn FnMut(Vec<u8>) -> bool,
 ) -> Result<Report, WireError> {
-    let path = workspace.join(&request.path);
+    let mut notes = Vec::new();
+    let path = match request.path.as_str() {
+        "" => places.workspace.clone(),
+        path => places.find(path, &mut notes)?,
+    };
     let failed = |e: &io::Error| WireError {
         kind: match e.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -75,6 +80,7 @@ pub(crate) fn search(
             ),
         });
     }
+    let workspace = &places.workspace;
     let workspace = workspace
         .canonicalize()
         .unwrap_or_else(|_| workspace.to_owned());
@@ -92,7 +98,10 @@ pub(crate) fn search(
             limit: request.limit,
             room: request.max_bytes,
             until: Instant::now() + LONGEST,
-            report: SearchReport::default(),
+            report: SearchReport {
+                notes,
+                ..SearchReport::default()
+            },
             stop: false,
             binary: false,
         },

@@ -1,0 +1,404 @@
+//! Where a file's lines begin: what was learnt while a page was read is remembered for the next one.
+//!
+//! A page of a long file is asked for by its first line's number, and finding that line means counting all before it.
+//! So [`Marks`] are kept of the last few files: the offset of a line every 64 KiB or more, and how many lines there
+//! are, once that is known. They hold as long as the file's device, inode, size and times stay ([`Stamp`]). Memory is
+//! bounded: [`FILES`] files with [`MARKS`] marks each.
+
+use std::fs::Metadata;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How many files are remembered.
+const FILES: usize = 8;
+
+/// How many marks of a file are kept.
+const MARKS: usize = 2048;
+
+/// How far marks are apart at least, and how much is read at once, in bytes.
+const STRIDE: u64 = 64 << 10;
+
+/// A file that was changed so shortly ago may change again without its times telling.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// What tells whether a file is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    times: [(i64, i64); 2],
+}
+
+impl Stamp {
+    pub(super) fn of(meta: &Metadata) -> Self {
+        Self {
+            file: (meta.dev(), meta.ino()),
+            size: meta.len(),
+            times: [
+                (meta.mtime(), meta.mtime_nsec()),
+                (meta.ctime(), meta.ctime_nsec()),
+            ],
+        }
+    }
+
+    /// Whether a later change would show. The kernel's own files have no size, and times that mean nothing.
+    fn tells(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let settled = now.unwrap_or_default().saturating_sub(SETTLED);
+        let settled = (settled.as_secs() as i64, i64::from(settled.subsec_nanos()));
+        self.size > 0 && self.times.iter().all(|time| *time < settled)
+    }
+}
+
+/// The start of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    /// How many lines are before it.
+    line: u64,
+    offset: u64,
+}
+
+/// What is known of one content's lines.
+#[derive(Debug, Clone)]
+pub(super) struct Marks {
+    /// Ascending; the first is the start.
+    marks: Vec<Mark>,
+    stride: u64,
+    /// How many lines there are.
+    pub(super) total: Option<u64>,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self {
+            marks: vec![Mark { line: 0, offset: 0 }],
+            stride: STRIDE,
+            total: None,
+        }
+    }
+}
+
+impl Marks {
+    /// The last mark at or before a line.
+    fn before(&self, line: u64) -> Mark {
+        let after = self.marks.partition_point(|mark| mark.line <= line);
+        self.marks[after.saturating_sub(1)]
+    }
+
+    fn last(&self) -> Mark {
+        self.before(u64::MAX)
+    }
+
+    fn add(&mut self, mark: Mark) {
+        if mark.offset < self.last().offset + self.stride {
+            return;
+        }
+        self.marks.push(mark);
+        if self.marks.len() > MARKS {
+            let mut at = 0;
+            self.marks.retain(|_| {
+                at += 1;
+                at % 2 == 1
+            });
+            self.stride *= 2;
+        }
+    }
+}
+
+/// What is known of the files that were read last.
+#[derive(Debug, Default)]
+pub(crate) struct Index(Mutex<Vec<(Stamp, Marks)>>);
+
+impl Index {
+    /// What is known of a file.
+    pub(super) fn get(&self, stamp: &Stamp) -> Marks {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.iter().find(|(known, _)| known == stamp);
+        found.map(|(_, marks)| marks.clone()).unwrap_or_default()
+    }
+
+    /// Remembers what is known of a file, if a change of it would show.
+    pub(super) fn put(&self, stamp: Stamp, marks: Marks) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(known, _)| known.file != stamp.file);
+        if stamp.tells() {
+            if known.len() >= FILES {
+                known.remove(0);
+            }
+            known.push((stamp, marks));
+        }
+    }
+}
+
+/// How going on to a line ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// It begins here.
+    There,
+    /// The content has no such line.
+    End,
+    /// It is further than could be counted.
+    OutOfTime,
+}
+
+/// One line, or as much of it as was wanted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// All of it, with its line break if it has one.
+    Whole,
+    /// It is longer; the rest is still to come.
+    Longer,
+    /// There is none.
+    End,
+}
+
+/// Goes through a content line by line, and marks where lines begin.
+pub(super) struct Lines<R> {
+    reader: BufReader<R>,
+    pub(super) marks: Marks,
+    /// Where it stands: so many whole lines are before.
+    pub(super) line: u64,
+    offset: u64,
+    /// Whether it stands inside a line.
+    inside: bool,
+}
+
+impl<R: Read + Seek> Lines<R> {
+    /// Stands at the last known start of a line at or before `line` (the first is 0).
+    pub(super) fn new(reader: R, marks: Marks, line: u64) -> io::Result<Self> {
+        let mut lines = Self {
+            reader: BufReader::with_capacity(STRIDE as usize, reader),
+            line: 0,
+            offset: 0,
+            inside: false,
+            marks,
+        };
+        lines.seek(lines.marks.before(line))?;
+        Ok(lines)
+    }
+
+    fn seek(&mut self, mark: Mark) -> io::Result<()> {
+        self.reader.seek(SeekFrom::Start(mark.offset))?;
+        (self.line, self.offset, self.inside) = (mark.line, mark.offset, false);
+        Ok(())
+    }
+
+    fn fill(&mut self) -> io::Result<&[u8]> {
+        loop {
+            match self.reader.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Some of the kernel's files wait for more: what is there is all for now.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(&[]),
+                Err(e) => return Err(e),
+                Ok(_) => break,
+            }
+        }
+        Ok(self.reader.buffer())
+    }
+
+    fn consume(&mut self, bytes: usize, breaks: u64, inside: bool) {
+        self.reader.consume(bytes);
+        self.offset += bytes as u64;
+        self.line += breaks;
+        self.inside = inside;
+    }
+
+    fn mark(&mut self) {
+        if !self.inside {
+            let (line, offset) = (self.line, self.offset);
+            self.marks.add(Mark { line, offset });
+        }
+    }
+
+    /// Goes on to the start of a line (the first is 0), no longer than until then.
+    pub(super) fn pass(&mut self, to: u64, until: Instant) -> io::Result<Passed> {
+        while self.line < to {
+            if Instant::now() >= until {
+                return Ok(Passed::OutOfTime);
+            }
+            let wanted = to - self.line;
+            let buffer = self.fill()?;
+            if buffer.is_empty() {
+                return Ok(self.end());
+            }
+            let breaks = memchr::memchr_iter(b'\n', buffer).count() as u64;
+            let end = if breaks >= wanted {
+                memchr::memchr_iter(b'\n', buffer).nth(wanted as usize - 1)
+            } else {
+                memchr::memrchr(b'\n', buffer)
+            };
+            let (length, breaks) = (buffer.len(), breaks.min(wanted));
+            match end {
+                Some(end) => {
+                    self.consume(end + 1, breaks, false);
+                    self.mark();
+                }
+                None => self.consume(length, 0, true),
+            }
+        }
+        Ok(Passed::There)
+    }
+
+    /// Counts all lines, from the furthest that is known on, no longer than until then.
+    pub(super) fn count(&mut self, until: Instant) -> io::Result<Option<u64>> {
+        if self.marks.total.is_none() {
+            let furthest = self.marks.last();
+            if furthest.offset > self.offset {
+                self.seek(furthest)?;
+            }
+            self.pass(u64::MAX, until)?;
+        }
+        Ok(self.marks.total)
+    }
+
+    /// Whether anything follows.
+    pub(super) fn more(&mut self) -> io::Result<bool> {
+        Ok(!self.fill()?.is_empty())
+    }
+
+    fn end(&mut self) -> Passed {
+        self.marks.total = Some(self.line + u64::from(self.inside));
+        Passed::End
+    }
+
+    /// Adds the next line, or so much of it, to `text`.
+    pub(super) fn next(&mut self, most: usize, text: &mut Vec<u8>) -> io::Result<Line> {
+        self.mark();
+        let mut room = most;
+        loop {
+            let buffer = self.fill()?;
+            if buffer.is_empty() {
+                let line = match self.inside {
+                    true => Line::Whole,
+                    false => Line::End,
+                };
+                self.end();
+                return Ok(line);
+            }
+            let end = memchr::memchr(b'\n', buffer).map(|at| at + 1);
+            let length = end.unwrap_or(buffer.len());
+            if length > room {
+                text.extend_from_slice(&buffer[..room]);
+                self.consume(room, 0, self.inside || room > 0);
+                return Ok(Line::Longer);
+            }
+            text.extend_from_slice(&buffer[..length]);
+            room -= length;
+            self.consume(length, u64::from(end.is_some()), end.is_none());
+            if end.is_some() {
+                return Ok(Line::Whole);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn lines_of(content: &[u8]) -> Vec<&[u8]> {
+        content.split_inclusive(|byte| *byte == b'\n').collect()
+    }
+
+    proptest! {
+        /// Whatever was read before, a line is found where it is.
+        #[test]
+        fn lines_are_where_they_are(
+            lengths in prop::collection::vec(0_usize..40_000, 0..40),
+            last in 0_usize..3,
+            asked in prop::collection::vec(0_u64..45, 1..6),
+        ) {
+            let mut content = Vec::new();
+            for length in lengths {
+                content.extend(std::iter::repeat_n(b'x', length));
+                content.push(b'\n');
+            }
+            content.extend(std::iter::repeat_n(b'y', last));
+            let all = lines_of(&content);
+            let mut marks = Marks::default();
+            for line in asked {
+                let mut lines = Lines::new(Cursor::new(&content), marks, line).unwrap();
+                let passed = lines.pass(line, later()).unwrap();
+                let mut text = Vec::new();
+                match all.get(line as usize) {
+                    Some(wanted) => {
+                        prop_assert_eq!(passed, Passed::There);
+                        prop_assert_eq!(lines.next(1 << 20, &mut text).unwrap(), Line::Whole);
+                        prop_assert_eq!(&text.as_slice(), wanted);
+                    }
+                    None => prop_assert!(
+                        passed == Passed::End || lines.next(1, &mut text).unwrap() == Line::End
+                    ),
+                }
+                prop_assert_eq!(lines.count(later()).unwrap(), Some(all.len() as u64));
+                marks = lines.marks;
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_can_be_taken_in_part() {
+        let content = b"long line\nnext\n";
+        let mut lines = Lines::new(Cursor::new(content), Marks::default(), 0).unwrap();
+        let mut text = Vec::new();
+        assert_eq!(lines.next(4, &mut text).unwrap(), Line::Longer);
+        assert_eq!(text, b"long");
+        assert_eq!(lines.pass(1, later()).unwrap(), Passed::There);
+        assert_eq!(lines.next(5, &mut text).unwrap(), Line::Whole);
+        assert_eq!(text, b"longnext\n");
+        assert_eq!(lines.next(5, &mut text).unwrap(), Line::End);
+        assert_eq!(lines.marks.total, Some(2));
+    }
+
+    #[test]
+    fn marks_are_bounded_and_time_is() {
+        let mut marks = Marks::default();
+        for line in 0..20_000_u64 {
+            let offset = line * STRIDE;
+            marks.add(Mark { line, offset });
+            assert!(marks.marks.len() <= MARKS);
+        }
+        assert_eq!(marks.before(0).offset, 0);
+        let near = marks.before(12_345);
+        assert!(near.line <= 12_345 && near.line > 12_000, "{near:?}");
+        let mut lines = Lines::new(Cursor::new(b"a\nb\n"), Marks::default(), 0).unwrap();
+        assert_eq!(lines.pass(1, Instant::now()).unwrap(), Passed::OutOfTime);
+        assert_eq!(lines.count(Instant::now()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_is_known_until_it_changes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a\nb\n").unwrap();
+        let stamp = || Stamp::of(&file.as_file().metadata().unwrap());
+        let (index, known) = (
+            Index::default(),
+            Marks {
+                total: Some(2),
+                ..Marks::default()
+            },
+        );
+        // Its times may not tell of a change that comes now.
+        index.put(stamp(), known.clone());
+        assert_eq!(index.get(&stamp()).total, None);
+        let settled = Instant::now() + Duration::from_secs(5);
+        while !stamp().tells() {
+            assert!(Instant::now() < settled, "it never settles");
+            std::thread::yield_now();
+        }
+        index.put(stamp(), known);
+        assert_eq!(index.get(&stamp()).total, Some(2));
+        std::fs::write(file.path(), "a\nb\nc\n").unwrap();
+        assert_eq!(index.get(&stamp()).total, None);
+    }
+}

@@ -1,0 +1,416 @@
+//! Reading files: a page of a text's lines, an image, bytes as they are; of a directory, its entries.
+//!
+//! A page comes at once, however long the file is and whether or not it grows meanwhile: what is read is what was
+//! there when the file was opened. Counting is bounded in time: how many lines there are is told only if that is
+//! known soon, and a page that is too far to be reached is refused, with what was learnt kept for the next try.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use super::lines::{Index, Line, Lines, Marks, Passed, Stamp};
+use super::path::Places;
+use super::{kind, list, names, wire};
+use crate::wire::{ErrorKind, ReadContent, ReadReport, ReadRequest, ReadWant, Report, WireError};
+
+/// How much of a file is looked at to tell text from other content, in bytes.
+const SNIFF: usize = 64 << 10;
+
+/// How much is sent at once, in bytes.
+const PIECE: usize = 64 << 10;
+
+/// How long the lines after a page are counted.
+const COUNT: Duration = Duration::from_millis(50);
+
+/// How long the lines before a page are counted.
+const REACH: Duration = Duration::from_secs(10);
+
+/// How much of a file of the kernel's own is read, in bytes.
+const KERNELS: usize = 4 << 20;
+
+/// The images that clients take.
+const IMAGES: &[&str] = &["image/png", "image/jpeg", "image/gif", "image/webp"];
+
+/// Reads; `send` takes the bytes. Runs on the user's thread.
+pub(crate) fn read(
+    places: &Places,
+    index: &Index,
+    request: &ReadRequest,
+    send: &mut dyn FnMut(Vec<u8>),
+) -> Result<Report, WireError> {
+    let mut notes = Vec::new();
+    let path = places.find(&request.path, &mut notes)?;
+    let failed = |e: &io::Error| unread(&path, e);
+    let meta = fs::metadata(&path).map_err(|e| failed(&e))?;
+    let (meta, content) = if meta.is_dir() {
+        let content = entries(&path, &request.want, send).map_err(|e| failed(&e))?;
+        (meta, content)
+    } else if !meta.is_file() {
+        // Reading one of these may wait forever or change something.
+        let description = format!("special file ({})", kind(meta.file_type()));
+        (meta, ReadContent::Binary { description })
+    } else {
+        let (file, meta) = open(&path).map_err(|e| failed(&e))?;
+        let content = match request.want {
+            ReadWant::Bytes { offset, limit } => {
+                bytes(file, offset, limit, send).map_err(|e| failed(&e))?
+            }
+            ReadWant::Lines { .. } => shown(file, &meta, index, &request.want, &mut notes, send)
+                .map_err(|e| failed(&e))?,
+        };
+        (meta, content)
+    };
+    let resolved = path.canonicalize().unwrap_or(path);
+    Ok(Report::Read(ReadReport {
+        path: resolved.to_string_lossy().into_owned(),
+        size: meta.len(),
+        content,
+        notes,
+    }))
+}
+
+/// The whole of an ordinary file; nothing if it is longer than `most` bytes.
+pub(crate) fn whole(path: &Path, most: u64) -> Result<Option<Vec<u8>>, WireError> {
+    let meta = fs::metadata(path).map_err(|e| unread(path, &e))?;
+    if !meta.is_file() {
+        return Err(WireError {
+            kind: ErrorKind::WrongKind,
+            message: format!(
+                "edit {}: it is not an ordinary file ({})",
+                path.display(),
+                kind(meta.file_type())
+            ),
+        });
+    }
+    let content = open(path).and_then(|(mut file, _)| {
+        beginning(
+            &mut file,
+            usize::try_from(most)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1),
+        )
+    });
+    let content = content.map_err(|e| unread(path, &e))?;
+    Ok((content.len() as u64 <= most).then_some(content))
+}
+
+/// Why a file could not be read, and what may have been meant.
+fn unread(path: &Path, e: &io::Error) -> WireError {
+    let mut error = wire("read", path, e);
+    if error.kind == ErrorKind::NotFound {
+        error.message.push_str(&names::near(path));
+    }
+    error
+}
+
+/// Opens an ordinary file, and nothing that was put in its place meanwhile and makes one wait.
+fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)?;
+    let meta = file.metadata()?;
+    match meta.is_file() {
+        true => Ok((file, meta)),
+        false => Err(io::Error::other("it is no longer an ordinary file")),
+    }
+}
+
+/// Sends a directory's entries; of a page, only those.
+fn entries(path: &Path, want: &ReadWant, send: &mut dyn FnMut(Vec<u8>)) -> io::Result<ReadContent> {
+    let entries = list::list(path)?;
+    let (skip, take) = match *want {
+        ReadWant::Lines { offset, limit, .. } => (offset.saturating_sub(1), limit),
+        ReadWant::Bytes { .. } => (0, u64::MAX),
+    };
+    let as_usize = |number| usize::try_from(number).unwrap_or(usize::MAX);
+    for entry in entries.iter().skip(as_usize(skip)).take(as_usize(take)) {
+        let mut line = serde_json::to_vec(entry).unwrap_or_default();
+        line.push(b'\n');
+        send(line);
+    }
+    Ok(ReadContent::Directory {
+        entries: entries.len() as u64,
+    })
+}
+
+fn bytes(
+    mut file: File,
+    offset: u64,
+    limit: Option<u64>,
+    send: &mut dyn FnMut(Vec<u8>),
+) -> io::Result<ReadContent> {
+    file.seek(SeekFrom::Start(offset))?;
+    copy(&mut file.take(limit.unwrap_or(u64::MAX)), send)?;
+    Ok(ReadContent::Bytes)
+}
+
+fn copy(from: &mut dyn Read, send: &mut dyn FnMut(Vec<u8>)) -> io::Result<()> {
+    loop {
+        let mut buffer = vec![0; PIECE];
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => {
+                buffer.truncate(read);
+                send(buffer);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Which lines are wanted.
+struct Page {
+    /// The first, from 1.
+    first: u64,
+    limit: u64,
+    max_bytes: usize,
+}
+
+/// A page that was read.
+struct Found {
+    text: Vec<u8>,
+    /// How many lines it has.
+    lines: u64,
+    /// Whether the only line is longer.
+    cut: bool,
+    total: Option<u64>,
+    next: Option<u64>,
+}
+
+/// What a file is, and what is wanted of it.
+fn shown(
+    mut file: File,
+    meta: &Metadata,
+    index: &Index,
+    want: &ReadWant,
+    notes: &mut Vec<String>,
+    send: &mut dyn FnMut(Vec<u8>),
+) -> io::Result<ReadContent> {
+    let ReadWant::Lines {
+        offset,
+        limit,
+        max_bytes,
+        max_image_bytes,
+    } = *want
+    else {
+        return Err(io::Error::other("lines were expected to be asked for"));
+    };
+    let page = Page {
+        first: offset.max(1),
+        limit,
+        max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX).max(1),
+    };
+    let size = meta.len();
+    let head = beginning(&mut file, SNIFF)?;
+    let binary = |description: String| Ok(ReadContent::Binary { description });
+    match what(&head) {
+        What::Text => {}
+        What::Image(media_type) if size <= max_image_bytes => {
+            file.seek(SeekFrom::Start(0))?;
+            copy(&mut file.take(size), send)?;
+            return Ok(ReadContent::Image {
+                media_type: media_type.into(),
+            });
+        }
+        What::Image(media_type) => {
+            return binary(format!(
+                "{media_type}, longer than the {} MiB that can be shown",
+                max_image_bytes >> 20
+            ));
+        }
+        What::Other(description) => return binary(description.into()),
+    }
+    let found = if size == 0 {
+        // The kernel's own files have no size, and some can be read only once.
+        let mut content = head;
+        content.append(&mut beginning(&mut file, KERNELS)?);
+        if content.len() >= KERNELS {
+            notes.push(format!("only the first {} MiB are given", KERNELS >> 20));
+        }
+        lines(Cursor::new(content), &mut Marks::default(), &page)?
+    } else {
+        file.seek(SeekFrom::Start(0))?;
+        let stamp = Stamp::of(meta);
+        let mut marks = index.get(&stamp);
+        let found = lines(file.take(size), &mut marks, &page);
+        index.put(stamp, marks);
+        found?
+    };
+    let text = decoded(found.text, found.cut, notes);
+    for piece in text.as_bytes().chunks(PIECE) {
+        send(piece.to_vec());
+    }
+    Ok(ReadContent::Text {
+        total_lines: found.total,
+        next_offset: found.next,
+        cut: found.cut,
+    })
+}
+
+/// So many bytes at most of what is there now.
+fn beginning(file: &mut File, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match file.take(most as u64).read_to_end(&mut bytes) {
+        Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
+        _ => Ok(bytes),
+    }
+}
+
+/// A page of a content's lines; what is learnt on the way goes into `marks`.
+fn lines(source: impl Read + Seek, marks: &mut Marks, page: &Page) -> io::Result<Found> {
+    let before = page.first - 1;
+    let mut lines = Lines::new(source, std::mem::take(marks), before)?;
+    let found = page_of(&mut lines, page);
+    *marks = lines.marks;
+    found
+}
+
+fn page_of(lines: &mut Lines<impl Read + Seek>, page: &Page) -> io::Result<Found> {
+    let mut found = Found {
+        text: Vec::new(),
+        lines: 0,
+        cut: false,
+        total: lines.marks.total,
+        next: None,
+    };
+    if found.total.is_some_and(|total| page.first > total) {
+        return Ok(found);
+    }
+    if lines.pass(page.first - 1, Instant::now() + REACH)? == Passed::OutOfTime {
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!(
+                "line {} was not reached within {} s, line {} was; ask again, which goes on from there, or use exec",
+                page.first,
+                REACH.as_secs(),
+                lines.line + 1
+            ),
+        ));
+    }
+    while found.lines < page.limit {
+        let before = found.text.len();
+        match lines.next(page.max_bytes - before, &mut found.text)? {
+            Line::Whole => found.lines += 1,
+            Line::End => break,
+            Line::Longer if found.lines == 0 => {
+                (found.lines, found.cut) = (1, true);
+                break;
+            }
+            Line::Longer => {
+                found.text.truncate(before);
+                break;
+            }
+        }
+    }
+    let more = found.cut || lines.more()?;
+    found.total = lines.count(Instant::now() + COUNT)?;
+    let next = page.first + found.lines;
+    found.next = found
+        .total
+        .map_or(more, |total| next <= total)
+        .then_some(next);
+    Ok(found)
+}
+
+/// The page's bytes as text.
+fn decoded(mut bytes: Vec<u8>, cut: bool, notes: &mut Vec<String>) -> String {
+    if cut {
+        if let Err(e) = std::str::from_utf8(&bytes)
+            && e.error_len().is_none()
+        {
+            bytes.truncate(e.valid_up_to());
+        }
+        bytes.push(b'\n');
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(e) => {
+            notes.push("some bytes are not UTF-8; they are shown as \u{fffd}".to_owned());
+            String::from_utf8_lossy(e.as_bytes()).into_owned()
+        }
+    }
+}
+
+/// What content is.
+#[derive(Debug, PartialEq, Eq)]
+enum What {
+    Text,
+    /// An image of this media type, by its first bytes only.
+    Image(&'static str),
+    /// Something else, in a word.
+    Other(&'static str),
+}
+
+/// Tells by its beginning what content is. Text is text, whatever it begins with.
+fn what(head: &[u8]) -> What {
+    if is_text(head) {
+        return What::Text;
+    }
+    match infer::get(head).map(|kind| kind.mime_type()) {
+        Some(kind) if IMAGES.contains(&kind) => What::Image(kind),
+        Some(kind) => What::Other(kind),
+        None => What::Other("binary data"),
+    }
+}
+
+fn is_text(head: &[u8]) -> bool {
+    let text = match std::str::from_utf8(head) {
+        Ok(_) => true,
+        // A character may be cut at the end of what was looked at.
+        Err(e) => e.error_len().is_none() && head.len() == SNIFF,
+    };
+    text && !head.contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_text_whatever_it_begins_with() {
+        for text in [
+            "GIF89a is how such a file begins",
+            "BZhang wrote",
+            "BM",
+            "%PDF-1.4 is a header",
+            "PK\u{3}\u{4}",
+            "RIFF of the week",
+            "\u{7f}ELF",
+            "II*",
+            "",
+        ] {
+            assert_eq!(what(text.as_bytes()), What::Text, "{text:?}");
+        }
+        let mut cut = vec![b'a'; SNIFF - 1];
+        cut.push(0xc3);
+        assert_eq!(what(&cut), What::Text);
+    }
+
+    #[test]
+    fn other_content_is_named() {
+        for (content, kind) in [
+            (
+                b"\x89PNG\r\n\x1a\nnot an image".as_slice(),
+                What::Image("image/png"),
+            ),
+            (b"\xff\xd8\xff\xe0\0\x10JFIF", What::Image("image/jpeg")),
+            (b"GIF89a\x01\0\x01\0", What::Image("image/gif")),
+            (b"RIFF\x24\0\0\0WEBPVP8 ", What::Image("image/webp")),
+            (b"\x1f\x8b\x08\0\0\0\0\0", What::Other("application/gzip")),
+            (
+                b"\x7fELF\x02\x01\x01\0".repeat(8).as_slice(),
+                What::Other("application/x-executable"),
+            ),
+            (b"a\0b", What::Other("binary data")),
+        ] {
+            assert_eq!(what(content), kind);
+        }
+    }
+}
