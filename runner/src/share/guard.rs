@@ -72,11 +72,15 @@ fn without_owner(valid: SetattrValid) -> SetattrValid {
     valid.difference(SetattrValid::UID | SetattrValid::GID)
 }
 
-/// The names among NUL-terminated ones that are [`is_users`].
-fn users_only(names: &[u8]) -> Vec<u8> {
+/// The name under which a file has an ACL.
+const ACL: &[u8] = b"system.posix_acl_access\0";
+
+/// The names among NUL-terminated ones that the guest may know: those that are [`is_users`], and whether there is an
+/// ACL. That one has no value here, and can't be set: it tells a program in the guest that a copy would lack it.
+fn listed(names: &[u8]) -> Vec<u8> {
     names
         .split_inclusive(|&byte| byte == 0)
-        .filter(|name| is_users(name))
+        .filter(|name| is_users(name) || *name == ACL)
         .flatten()
         .copied()
         .collect()
@@ -287,7 +291,7 @@ impl FileSystem for Guard {
 
     fn listxattr(&self, ctx: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply> {
         Ok(match self.inner.listxattr(ctx, inode, size)? {
-            ListxattrReply::Names(names) => ListxattrReply::Names(users_only(&names)),
+            ListxattrReply::Names(names) => ListxattrReply::Names(listed(&names)),
             count @ ListxattrReply::Count(_) => count,
         })
     }
@@ -344,10 +348,14 @@ mod tests {
     #[test]
     fn only_users_attributes_exist() {
         assert_eq!(
-            users_only(b"user.a\0security.selinux\0user.b\0trusted.x\0"),
+            listed(b"user.a\0security.selinux\0user.b\0trusted.x\0"),
             b"user.a\0user.b\0"
         );
-        assert_eq!(users_only(b""), b"");
+        assert_eq!(
+            listed(b"system.posix_acl_access\0system.posix_acl_default\0"),
+            ACL
+        );
+        assert_eq!(listed(b""), b"");
         assert!(!is_users(b"security.capability") && !is_users(b"system.posix_acl_access"));
     }
 
