@@ -74,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
         pings.push(timed(async { Ok(guest.ping().await?) }).await?);
     }
     let memory = memory(pid, &status);
-    let (write, read) = files(&client).await?;
+    let (write, read, last) = files(&client).await?;
     let sshd = sshd(&client, &guest, &workspace).await?;
 
     let (exec50, exec99) = (quantile(&mut execs, 50), quantile(&mut execs, 99));
@@ -118,7 +118,8 @@ async fn main() -> anyhow::Result<()> {
     );
     println!("files of {} MiB through the tools", FILE >> 20);
     println!("  write                         {write:>9.1} MB/s");
-    println!("  read (lines)                  {read:>9.1} MB/s");
+    println!("  read (lines), page by page    {read:>9.1} MB/s");
+    println!("  a page of the second half     {last:>9.2} x the time of one of the first");
     println!("memory, idle");
     for (what, bytes) in memory {
         println!("  {what:<28}  {:>9.1} MB", bytes as f64 / 1e6);
@@ -179,7 +180,9 @@ async fn join(runtime: &Path) -> anyhow::Result<Guest> {
     .await?)
 }
 
-async fn files(client: &Client) -> anyhow::Result<(f64, f64)> {
+/// How fast a file is written and read, in MB/s, and how long a page of its second half takes, as a multiple of one of its
+/// first half.
+async fn files(client: &Client) -> anyhow::Result<(f64, f64, f64)> {
     let line = "0123456789abcdef".repeat(4);
     let content: String = std::iter::repeat_n(line + "\n", FILE / 65).collect();
     let started = Instant::now();
@@ -192,20 +195,27 @@ async fn files(client: &Client) -> anyhow::Result<(f64, f64)> {
     let write = content.len() as f64 / started.elapsed().as_secs_f64() / 1e6;
     let started = Instant::now();
     let (mut bytes, mut offset) = (0, 1);
+    let mut pages = Vec::new();
     while bytes < content.len() {
+        let asked = Instant::now();
         let read = call(
             client,
             "read",
             json!({"path": "/var/tmp/bench", "offset": offset, "limit": 2000}),
         )
         .await?;
+        pages.push(asked.elapsed());
         bytes += read["content"].as_str().unwrap_or_default().len();
         match read["next_offset"].as_u64() {
             Some(next) => offset = next,
             None => break,
         }
     }
-    Ok((write, bytes as f64 / started.elapsed().as_secs_f64() / 1e6))
+    let took = started.elapsed();
+    let middle = pages.len() / 2;
+    let (first, last) = pages.split_at_mut(middle);
+    let ratio = ms(quantile(last, 50)) / ms(quantile(first, 50));
+    Ok((write, bytes as f64 / took.as_secs_f64() / 1e6, ratio))
 }
 
 fn memory(server: u32, status: &snowglobe_init::wire::Status) -> Vec<(String, u64)> {

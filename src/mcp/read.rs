@@ -13,7 +13,7 @@ use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotation
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::call::{Call, Refusal, result};
+use super::call::{Call, Notes, Refusal, noted, result};
 use super::{args, picture, schema, text};
 use crate::sandbox::{DirEntry, Read, ReadContent, Sandbox};
 
@@ -59,9 +59,6 @@ struct Structured {
     /// Whether a very long line was cut
     #[serde(skip_serializing_if = "Option::is_none")]
     line_cut: Option<bool>,
-    /// What else there is to know
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    notes: Vec<String>,
 }
 
 pub(super) fn tool() -> Tool {
@@ -104,56 +101,53 @@ pub(super) async fn call(
 }
 
 /// The result of a call that read this.
-async fn shown(read: Read, offset: u64, limit: u64) -> Result<CallToolResult, Refusal> {
-    match read.content {
-        ReadContent::Image { .. } => return Ok(CallToolResult::success(pictured(read).await)),
-        ReadContent::Binary { description } => {
-            let text = format!(
-                "[{description}, {}; not shown, use exec to look into it]\n{}",
-                text::size(read.size),
-                bracketed(&read.notes)
-            );
-            return Ok(CallToolResult::success(vec![ContentBlock::text(
-                text.trim_end(),
-            )]));
-        }
-        _ => {}
+async fn shown(mut read: Read, offset: u64, limit: u64) -> Result<CallToolResult, Refusal> {
+    let mut notes = Notes::default();
+    for note in std::mem::take(&mut read.notes) {
+        notes.add(note);
     }
-    let structured = worded(read, offset, limit)?;
-    let text = as_text(&structured);
-    result(vec![ContentBlock::text(text)], &structured)
+    let done = match &read.content {
+        ReadContent::Image { .. } => CallToolResult::success(pictured(read, &mut notes).await),
+        ReadContent::Binary { description } => {
+            CallToolResult::success(vec![ContentBlock::text(format!(
+                "[{description}, {}; not shown, use exec to look into it]",
+                text::size(read.size)
+            ))])
+        }
+        _ => {
+            let structured = worded(read, offset, limit, &mut notes)?;
+            let text = ContentBlock::text(structured.content.clone());
+            result(vec![text], &structured)?
+        }
+    };
+    Ok(noted(done, notes))
 }
 
 /// An image, or why what seemed to be one isn't shown.
-async fn pictured(read: Read) -> Vec<ContentBlock> {
+async fn pictured(read: Read, notes: &mut Notes) -> Vec<ContentBlock> {
     let size = text::size(read.size);
     let bytes = read.data;
     let found = tokio::task::spawn_blocking(move || picture::fit(bytes)).await;
-    let mut notes = read.notes;
     match found.unwrap_or_else(|_| Err("its decoder broke on it".to_owned())) {
         Ok(picture) => {
-            notes.extend(picture.notes);
+            for note in picture.notes {
+                notes.add(note);
+            }
             let head = format!(
-                "[{}, {}x{} pixels, {size}]\n{}",
-                picture.found,
-                picture.width,
-                picture.height,
-                bracketed(&notes)
+                "[{}, {}x{} pixels, {size}]",
+                picture.found, picture.width, picture.height
             );
             vec![
-                ContentBlock::text(head.trim_end()),
+                ContentBlock::text(head),
                 ContentBlock::image(STANDARD.encode(&picture.bytes), picture.media_type),
             ]
         }
-        Err(why) => {
-            let text = format!("[not shown, {size}: {why}]\n{}", bracketed(&notes));
-            vec![ContentBlock::text(text.trim_end())]
-        }
+        Err(why) => vec![ContentBlock::text(format!("[not shown, {size}: {why}]"))],
     }
 }
 
 /// A text or directory in words.
-fn worded(read: Read, offset: u64, limit: u64) -> Result<Structured, Refusal> {
+fn worded(read: Read, offset: u64, limit: u64, notes: &mut Notes) -> Result<Structured, Refusal> {
     let mut shown = Structured {
         path: read.path,
         kind: "text",
@@ -162,7 +156,6 @@ fn worded(read: Read, offset: u64, limit: u64) -> Result<Structured, Refusal> {
         total_lines: None,
         next_offset: None,
         line_cut: None,
-        notes: read.notes,
     };
     match read.content {
         ReadContent::Directory { entries } => {
@@ -178,7 +171,9 @@ fn worded(read: Read, offset: u64, limit: u64) -> Result<Structured, Refusal> {
             cut,
         } => {
             let text = String::from_utf8_lossy(&read.data);
-            shown.notes.extend(line_ends(&text));
+            if let Some(ends) = line_ends(&text) {
+                notes.add(ends);
+            }
             let lines = numbered(&text, offset);
             shown.content = lines.text;
             shown.total_lines = total_lines;
@@ -188,8 +183,7 @@ fn worded(read: Read, offset: u64, limit: u64) -> Result<Structured, Refusal> {
         // Nobody asks the sandbox for bare bytes here; if it sends some, they are read as text.
         _ => shown.content = numbered(&String::from_utf8_lossy(&read.data), offset).text,
     }
-    let advice = advice(&shown, offset);
-    shown.notes.extend(advice);
+    advise(&shown, offset, notes);
     Ok(shown)
 }
 
@@ -207,8 +201,8 @@ fn line_ends(text: &str) -> Option<String> {
     }
 }
 
-/// What there is besides what was given, and how to get it.
-fn advice(shown: &Structured, offset: u64) -> Vec<String> {
+/// Says what there is besides what was given, and how to get it.
+fn advise(shown: &Structured, offset: u64, notes: &mut Notes) {
     let (things, empty) = match shown.kind {
         "directory" => ("entries", "empty directory"),
         _ => ("lines", "empty file"),
@@ -216,18 +210,17 @@ fn advice(shown: &Structured, offset: u64) -> Vec<String> {
     if shown.content.is_empty()
         && let Some(total) = shown.total_lines
     {
-        return vec![match total {
+        return notes.add(match total {
             0 => empty.to_owned(),
             _ => format!("there is nothing at offset {offset}: {total} {things} in all"),
-        }];
+        });
     }
-    let mut advice = Vec::new();
     if shown.line_cut.is_some() {
-        advice.push("a very long line was cut; use exec to see all of it".to_owned());
+        notes.add("a very long line was cut; use exec to see all of it");
     }
     if let Some(next) = shown.next_offset {
         let last = next.saturating_sub(1);
-        advice.push(match shown.total_lines {
+        notes.add(match shown.total_lines {
             Some(total) => {
                 format!("{things} {offset} to {last} of {total}; go on with offset {next}")
             }
@@ -237,20 +230,6 @@ fn advice(shown: &Structured, offset: u64) -> Vec<String> {
             ),
         });
     }
-    advice
-}
-
-fn as_text(shown: &Structured) -> String {
-    let text = format!("{}{}", shown.content, bracketed(&shown.notes));
-    match shown.content.is_empty() {
-        true => text.trim_end().to_owned(),
-        false => text,
-    }
-}
-
-/// Each note on a line of its own.
-fn bracketed(notes: &[String]) -> String {
-    notes.iter().map(|note| format!("[{note}]\n")).collect()
 }
 
 /// Numbered lines.
@@ -390,39 +369,48 @@ mod tests {
         read(content, data)
     }
 
-    fn text_of(read: Read, offset: u64) -> String {
-        as_text(&worded(read, offset, 10).unwrap())
+    /// The text form and the structured one.
+    async fn both(read: Read, offset: u64, limit: u64) -> (String, serde_json::Value) {
+        let done = shown(read, offset, limit).await.unwrap();
+        let text = done.content[0].as_text().unwrap().text.clone();
+        (text, done.structured_content.unwrap_or_default())
     }
 
-    #[test]
-    fn lines_are_numbered_from_the_offset_and_both_forms_say_the_same() {
-        let structured = worded(lines("a\n\nb", Some(12), Some(12)), 9, 3).unwrap();
-        assert_eq!(structured.content, "     9\ta\n    10\t\n    11\tb\n");
+    async fn text_of(read: Read, offset: u64) -> String {
+        both(read, offset, 10).await.0
+    }
+
+    #[tokio::test]
+    async fn lines_are_numbered_from_the_offset_and_both_forms_say_the_same() {
+        let (text, structured) = both(lines("a\n\nb", Some(12), Some(12)), 9, 3).await;
         assert_eq!(
-            as_text(&structured),
-            "     9\ta\n    10\t\n    11\tb\n[lines 9 to 11 of 12; go on with offset 12]\n"
+            text,
+            "     9\ta\n    10\t\n    11\tb\n[lines 9 to 11 of 12; go on with offset 12]"
         );
         assert_eq!(
-            serde_json::to_value(&structured).unwrap(),
-            json!({"path": "/workspace/it", "kind": "text", "size": 1234, "content": structured.content,
-                   "total_lines": 12, "next_offset": 12,
+            structured,
+            json!({"path": "/workspace/it", "kind": "text", "size": 1234,
+                   "content": "     9\ta\n    10\t\n    11\tb\n", "total_lines": 12, "next_offset": 12,
                    "notes": ["lines 9 to 11 of 12; go on with offset 12"]})
         );
     }
 
-    #[test]
-    fn what_is_not_known_is_left_out_and_said() {
-        let structured = worded(lines("a\n", None, Some(2)), 1, 1).unwrap();
-        assert_eq!(structured.total_lines, None);
+    #[tokio::test]
+    async fn what_is_not_known_is_left_out_and_said() {
+        let (text, structured) = both(lines("a\n", None, Some(2)), 1, 1).await;
+        assert_eq!(structured.get("total_lines"), None);
         assert_eq!(
-            as_text(&structured),
-            "     1\ta\n[lines 1 to 1 of a file of 1,234 bytes, whose lines were not all counted; go on with offset 2]\n"
+            text,
+            "     1\ta\n[lines 1 to 1 of a file of 1,234 bytes, whose lines were not all counted; go on with offset 2]"
         );
+        let ends = async |data| text_of(lines(data, Some(2), None), 1).await;
         assert!(
-            text_of(lines("a\r\nb\r\n", Some(2), None), 1).ends_with("[these lines end in CRLF]\n")
+            ends("a\r\nb\r\n")
+                .await
+                .ends_with("\n[these lines end in CRLF]")
         );
-        assert!(text_of(lines("a\r\nb\n", Some(2), None), 1).contains("others in LF"));
-        assert_eq!(text_of(lines("a\rb\n", Some(1), None), 1), "     1\ta\rb\n");
+        assert!(ends("a\r\nb\n").await.contains("others in LF"));
+        assert_eq!(ends("a\rb\n").await, "     1\ta\rb\n");
     }
 
     #[test]
@@ -440,11 +428,11 @@ mod tests {
         assert_eq!(numbered.next, Some(2));
     }
 
-    #[test]
-    fn nothing_is_said_to_be_nothing() {
-        assert_eq!(text_of(lines("", Some(0), None), 1), "[empty file]");
+    #[tokio::test]
+    async fn nothing_is_said_to_be_nothing() {
+        assert_eq!(text_of(lines("", Some(0), None), 1).await, "[empty file]");
         assert_eq!(
-            text_of(lines("", Some(3), None), 9),
+            text_of(lines("", Some(3), None), 9).await,
             "[there is nothing at offset 9: 3 lines in all]"
         );
     }
@@ -480,8 +468,8 @@ mod tests {
         assert_eq!(binary.structured_content, None);
     }
 
-    #[test]
-    fn directories_are_listed_in_pages() {
+    #[tokio::test]
+    async fn directories_are_listed_in_pages() {
         let entry = |name: &str, kind: &str, mode, target| {
             let entry = DirEntry {
                 name: name.to_owned(),
@@ -499,17 +487,17 @@ mod tests {
         ]
         .join("\n");
         let directory = || ReadContent::Directory { entries: 3 };
-        let structured = worded(read(directory(), data.clone()), 1, 10).unwrap();
+        let (_, structured) = both(read(directory(), data.clone()), 1, 10).await;
         assert_eq!(
-            structured.content,
+            structured["content"],
             "lrwxrwxrwx          7  a -> b\n-rw-r-----          7  b\ndrwxr-xr-x          7  c/\n"
         );
-        assert_eq!(structured.next_offset, None);
-        let structured = worded(read(directory(), data), 2, 1).unwrap();
-        assert_eq!(structured.next_offset, Some(3));
+        assert_eq!(structured.get("next_offset"), None);
+        let (text, structured) = both(read(directory(), data), 2, 1).await;
+        assert_eq!(structured["next_offset"], 3);
         assert_eq!(
-            as_text(&structured),
-            "-rw-r-----          7  b\n[entries 2 to 2 of 3; go on with offset 3]\n"
+            text,
+            "-rw-r-----          7  b\n[entries 2 to 2 of 3; go on with offset 3]"
         );
     }
 }

@@ -1,6 +1,5 @@
 //! `write`: a whole file, atomically where that can be, or an addition to its end.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,7 +10,7 @@ use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotation
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::call::{Call, Refusal, result};
+use super::call::{Call, Notes, Refusal, noted, result};
 use super::{args, schema, text};
 use crate::sandbox::{Sandbox, User, Write, Written};
 
@@ -52,9 +51,6 @@ struct Structured {
     path: String,
     /// How many bytes were written
     bytes: u64,
-    /// What else there is to know
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    notes: Vec<String>,
 }
 
 pub(super) fn tool() -> Tool {
@@ -87,18 +83,17 @@ pub(super) async fn call(
         .run(|work| async move { sandbox.write(file, &work.progress).await })
         .await??;
     let size = text::size(bytes);
-    let mut text = if append {
+    let text = if append {
         format!("[added {size} to {path}]")
     } else {
         format!("[wrote {size} to {path}]")
     };
-    for note in &notes {
-        let _ = write!(text, "\n[{note}]");
+    let mut said = Notes::default();
+    for note in notes {
+        said.add(note);
     }
-    result(
-        vec![ContentBlock::text(text)],
-        &Structured { path, bytes, notes },
-    )
+    let done = result(vec![ContentBlock::text(text)], &Structured { path, bytes })?;
+    Ok(noted(done, said))
 }
 
 fn parse(tool: &Tool, mut arguments: Option<JsonObject>) -> Result<Write, Refusal> {
