@@ -1,22 +1,26 @@
-# The two commands of the README, and what they are made of.
+# The commands of the README, and what they are made of.
 #
-#   make demo   sets this machine up, builds everything, and plays a scripted MCP session in a real microVM
-#   make test   sets this machine up, builds everything, and runs every test
+#   make demo      sets this machine up, builds everything, and plays a scripted MCP session in a real microVM
+#   make test      sets this machine up, builds everything, and runs every test
+#   make install   builds what is installed and puts it below PREFIX (/usr/local); needs only what building needs
 #
 # Also: make build, make image (the default image), make agents (real agents as clients), make bench (the
-# figures), make fuzz, make install PREFIX=/usr/local,
-# make bundle
+# figures), make fuzz, make bundle
 
 SHELL := /bin/bash
-ARCH := $(shell uname -m)
-GUEST := $(ARCH)-unknown-linux-gnu
 PREFIX ?= /usr/local
-BIN := target/release
+# `release` is what the demo, the tests and the figures run, `dist` what is installed.
+PROFILE ?= release
+BIN := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
+# What the recipes made, for the program to take in.
+ROOTS := $(or $(CARGO_TARGET_DIR),target)/images
+# Every build asks for the whole workspace, so that cargo compiles each crate once, with one set of features.
+BUILD := cargo build --workspace --bins
 
-.PHONY: demo test agents bench fuzz build setup image install files bundle
+.PHONY: demo test agents bench fuzz build compile setup image install files bundle
 
 demo: image
-	cargo run --release --quiet --example demo
+	$(BIN)/examples/demo
 
 test: image
 	@.ci/clients
@@ -30,39 +34,52 @@ test: image
 # Four coding agents, which take 1.3 GB, driven by a scripted model.
 agents: image
 	@.ci/clients agents
-	cargo test --release --package snowglobe --test agents -- --ignored
+	cargo test --release --workspace --test agents -- --ignored
 
 bench: image
-	cargo run --release --quiet --example bench
-	cargo run --release --quiet --example pull-bench
-	cargo run --release --quiet --example mcp-bench
+	$(BUILD) --release --examples
+	$(BIN)/examples/bench
+	$(BIN)/examples/pull-bench
+	$(BIN)/examples/mcp-bench
 
 # Each target for a minute; needs `cargo install cargo-fuzz`, and stable Rust will do.
 fuzz:
 	cargo fuzz run reference --sanitizer none -- -max_total_time=60
 	cargo fuzz run layer --sanitizer none -- -max_total_time=60 -rss_limit_mb=4096
 
-# The guest's program is static, so that it runs on any image, and not relocatable, which saves three quarters of its start.
-build: setup
-	cargo build --release --package snowglobe-init --target $(GUEST) --config 'target.$(GUEST).rustflags=["-C","target-feature=+crt-static","-C","relocation-model=static"]'
-	cargo build --release --package snowglobe --package snowglobe-runner --bins --examples
+build: setup compile
 
-image: build
-	$(BIN)/snowglobe image build debian
-	$(BIN)/snowglobe image build minimal
+compile:
+	$(BUILD) --release --example demo
+
+# The roots come from Debian's packages while the program compiles: the one waits for the network, the other computes.
+image: setup
+	@$(MAKE) --no-print-directory --jobs 3 compile $(ROOTS)/debian.tar.zst $(ROOTS)/minimal.tar.zst
+	$(BIN)/snowglobe image build debian --archive $(ROOTS)/debian.tar.zst
+	$(BIN)/snowglobe image build minimal --archive $(ROOTS)/minimal.tar.zst
+
+$(ROOTS)/%.tar.zst: images/%/recipe
+	@mkdir -p $(ROOTS)
+	@bash $< $@.part </dev/null 2> >(tee $@.log | grep --line-buffered '^recipe: ' >&2) \
+		&& mv $@.part $@ || { tail -n 20 $@.log >&2; exit 1; }
 
 setup:
 	@.ci/setup
 
-install: build files
+install:
+	@.ci/setup build
+	$(BUILD) --profile dist
+	@$(MAKE) --no-print-directory files PROFILE=dist
 
 # What is installed, of what is built.
 files:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/snowglobe
 	install $(BIN)/snowglobe $(DESTDIR)$(PREFIX)/bin/
-	install $(BIN)/snowglobe-runner target/$(GUEST)/release/snowglobe-init $(DESTDIR)$(PREFIX)/libexec/snowglobe/
+	install $(BIN)/snowglobe-runner $(BIN)/snowglobe-init $(DESTDIR)$(PREFIX)/libexec/snowglobe/
 
 # target/bundle/snowglobe.mcpb, which desktop clients install with a click, and server.json with its sum.
-bundle: build
+bundle:
+	@.ci/setup
 	@.ci/clients
-	@.ci/bundle target/bundle $(RELEASE)
+	$(BUILD) --profile dist
+	@PROFILE=dist .ci/bundle target/bundle $(RELEASE)

@@ -1,7 +1,7 @@
 //! A session with Snowglobe, as an agent would have it: through MCP, started from `mcp.json`.
 //!
 //! ```console
-//! $ cargo build --release && cargo run --release --example demo
+//! $ make demo
 //! ```
 //!
 //! It is an end-to-end check too: whatever is not as expected ends it with a message and exit code 1. The

@@ -41,7 +41,7 @@ fn program(command: &str) -> anyhow::Result<PathBuf> {
         .chain(in_path)
         .find(|program| program.is_file())
         .with_context(|| {
-            format!("`{command}` is neither built nor in PATH: run `cargo build --release --workspace` first")
+            format!("`{command}` is neither built nor in PATH: run `make build` first")
         })
 }
 

@@ -2,7 +2,7 @@
 
 mod show;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -54,6 +54,9 @@ enum Action {
         /// Build it even if it is there
         #[arg(long)]
         force: bool,
+        /// Take the root from a file that the recipe made before: `bash images/debian/recipe FILE`
+        #[arg(long, value_name = "FILE")]
+        archive: Option<PathBuf>,
     },
     /// List images: what they take, when they were last used
     #[command(alias = "list")]
@@ -101,7 +104,11 @@ impl Image {
             }
             Action::Push { image, to } => push(&config, &store, &image, &to).await?,
             Action::Import { name, archive } => import(&config, &store, &name, &archive).await?,
-            Action::Build { recipe, force } => build(&config, &store, &recipe, force).await?,
+            Action::Build {
+                recipe,
+                force,
+                archive,
+            } => build(&config, &store, &recipe, force, archive.as_deref()).await?,
             Action::Ls { json } => show::list(&store, json)?,
             Action::Inspect { image } => show::inspect(&store, &key(&store, &image)?)?,
             Action::Save { image, target } => save(&store, &image, &target).await?,
@@ -212,14 +219,15 @@ async fn build(
     store: &ImageStore,
     recipe: &str,
     force: bool,
+    archive: Option<&Path>,
 ) -> anyhow::Result<()> {
     let recipe = Recipe::find(&recipe.parse()?)?;
     let unpacker = VmUnpacker::new(config);
     let image = watched(async |steps| {
         if force {
-            store.build_recipe(recipe, &unpacker, steps).await
+            store.build_recipe(recipe, archive, &unpacker, steps).await
         } else {
-            store.ensure_recipe(recipe, &unpacker, steps).await
+            store.ensure_recipe(recipe, archive, &unpacker, steps).await
         }
     });
     finish(config, store, &image.await?)

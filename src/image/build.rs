@@ -223,10 +223,12 @@ impl ImageStore {
         .await
     }
 
-    /// Builds an image anew by a recipe. Where another process was building it, its result is taken.
+    /// Builds an image anew by a recipe, or of the archive that the recipe made before (`bash RECIPE ARCHIVE`).
+    /// Where another process was building it, its result is taken.
     pub async fn build_recipe(
         &self,
         recipe: &Recipe,
+        archive: Option<&Path>,
         unpacker: &impl Unpacker,
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
@@ -240,7 +242,10 @@ impl ImageStore {
         {
             return Ok(image);
         }
-        let tar = recipe.run(&building.dir, progress).await?;
+        let tar = match archive {
+            Some(archive) => archive.to_owned(),
+            None => recipe.run(&building.dir, progress).await?,
+        };
         let (blobs, run, told) = (self.blobs().clone(), recipe.run_config(), progress.clone());
         let mut content = blocking(move || archive::take_root(&tar, run, &blobs, &told)).await?;
         // No recipe leaves files that mean deletions, so its disk is that of whoever pulls what was pushed of it.
@@ -249,16 +254,20 @@ impl ImageStore {
             .await
     }
 
-    /// The image of that recipe, built where there is none.
+    /// The image of that recipe, built where there is none; see [`ImageStore::build_recipe`].
     pub async fn ensure_recipe(
         &self,
         recipe: &Recipe,
+        archive: Option<&Path>,
         unpacker: &impl Unpacker,
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
         match self.find(&ImageKey::from(&recipe.image_name()?))? {
             Some(image) => Ok(image),
-            None => self.build_recipe(recipe, unpacker, progress).await,
+            None => {
+                self.build_recipe(recipe, archive, unpacker, progress)
+                    .await
+            }
         }
     }
 

@@ -38,7 +38,7 @@ pub enum ArtefactError {
     },
 }
 
-fn find(name: &'static str, cargo: &[&str]) -> Result<PathBuf, ArtefactError> {
+fn find(name: &'static str) -> Result<PathBuf, ArtefactError> {
     let mut candidates = Vec::new();
     if let Some(dir) = std::env::var_os("SNOWGLOBE_LIBEXEC") {
         candidates.push(Path::new(&dir).join(name));
@@ -46,9 +46,7 @@ fn find(name: &'static str, cargo: &[&str]) -> Result<PathBuf, ArtefactError> {
         let dir = exe.parent().unwrap_or(Path::new("/")).to_owned();
         candidates.push(dir.join("../libexec/snowglobe").join(name));
         // Tests and examples are one directory deeper than the program.
-        for up in ["", ".."] {
-            candidates.extend(cargo.iter().map(|path| dir.join(up).join(path).join(name)));
-        }
+        candidates.extend(["", ".."].map(|up| dir.join(up).join(name)));
     }
     match candidates.iter().find(|path| path.is_file()) {
         Some(path) => Ok(path.canonicalize().unwrap_or_else(|_| path.clone())),
@@ -68,19 +66,12 @@ fn find(name: &'static str, cargo: &[&str]) -> Result<PathBuf, ArtefactError> {
 
 /// The program that holds a VM.
 pub fn runner() -> Result<PathBuf, ArtefactError> {
-    find("snowglobe-runner", &["."])
+    find("snowglobe-runner")
 }
 
-/// PID 1 of the guest: a static program. Never the one of that name beside this program, which cargo builds for
-/// the host, with libraries that no guest has.
+/// PID 1 of the guest: a static program, which `.ci/rustc` sees to.
 pub fn init() -> Result<PathBuf, ArtefactError> {
-    find(
-        "snowglobe-init",
-        &[
-            "../x86_64-unknown-linux-gnu/release",
-            "../aarch64-unknown-linux-gnu/release",
-        ],
-    )
+    find("snowglobe-init")
 }
 
 fn kernel_sha256() -> &'static str {
