@@ -5,7 +5,11 @@
 //! A layer is [`Raw`]: every key optional. Unknown keys are refused, with the nearest known key named.
 //!
 //! The project's file comes with the repository, and a guest can write it through the workspace. So it may
-//! only size and furnish the machine ([`PROJECT_KEYS`]); what names host paths and programs is refused there.
+//! only size and furnish the machine ([`PROJECT_KEYS`]); what names host paths and programs is refused there; and
+//! it counts only within the user's bounds or with the user's consent ([`crate::project`]).
+//!
+//! The workspace is the working directory unless the user names one. A directory that is no project (home, a
+//! directory of the system) is shared only when it is named, and one that holds Snowglobe's own files never.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,9 +20,8 @@ use etcetera::BaseStrategy;
 use serde::Deserialize;
 
 use crate::image::{ImageRef, Registries};
-
-/// The project's file, looked for in the working directory and its parents.
-pub const PROJECT_FILE: &str = "snowglobe.toml";
+pub use crate::project::PROJECT_FILE;
+use crate::project::{self, Bounds, Consent, Ignored, ProjectFile};
 
 /// The keys that the project's file may set.
 pub const PROJECT_KEYS: &[&str] = &[
@@ -53,7 +56,7 @@ pub struct Raw {
     /// Open files allowed per command in the sandbox [default: 65536]
     #[arg(long, value_name = "N")]
     pub nofile: Option<u64>,
-    /// Host directory that is /workspace in the sandbox [default: the project's, else the working directory]
+    /// Host directory that is /workspace in the sandbox [default: the working directory]
     #[arg(long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,
     /// How /workspace is made: `mount` shares the host directory, `none` gives an empty one [default: mount]
@@ -214,6 +217,8 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// Environment of every command.
     pub env: Vec<(String, String)>,
+    /// The project's file, where it is not in force.
+    pub ignored: Option<Ignored>,
 }
 
 /// Why the configuration can't be used.
@@ -252,6 +257,27 @@ pub enum ConfigError {
         value: String,
         /// What was expected.
         expected: String,
+    },
+    /// The working directory is none that is shared without being named.
+    #[error(
+        "share {path} with the sandbox: {why}; start in a project's directory, or name it with --workspace"
+    )]
+    Workspace {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The workspace and Snowglobe's own files are one inside the other.
+    #[error(
+        "share {path} with the sandbox: it and Snowglobe's own files in {own} lie within each other, so the \
+         sandbox could change what holds it; start in a project's directory"
+    )]
+    OwnFiles {
+        /// The directory.
+        path: PathBuf,
+        /// Ours.
+        own: PathBuf,
     },
     /// There is no home directory to keep things in.
     #[error("find a home directory: set HOME, or data_dir")]
@@ -335,47 +361,63 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 fn unknown_key(name: &str, known: &[&str]) -> String {
+    // Bounded and without control characters: a project's file may come from anywhere.
+    let name: String = name.escape_debug().take(40).collect();
+    let name = name.as_str();
     match nearest(name, known) {
         Some(near) => format!("unknown key `{name}`; did you mean `{near}`?"),
         None => format!("unknown key `{name}`; known keys: {}", known.join(", ")),
     }
 }
 
-fn read_file(path: &Path, project: bool) -> Result<Raw, ConfigError> {
+/// The user's own file.
+fn read_user(path: &Path) -> Result<Raw, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
     })?;
-    let malformed = |message| ConfigError::Malformed {
+    parse(path, &text, false)
+}
+
+/// What is wrong with a text, and where, without the text: it may be another file's than was meant.
+fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before
+        .map(|before| format!("line {}: ", 1 + before.matches('\n').count()))
+        .unwrap_or_default();
+    ConfigError::Malformed {
+        path: path.to_owned(),
+        message: format!("{place}{}", error.message()),
+    }
+}
+
+fn parse(path: &Path, text: &str, project: bool) -> Result<Raw, ConfigError> {
+    let refused = |message| ConfigError::Malformed {
         path: path.to_owned(),
         message,
     };
-    let table: toml::Table = text
-        .parse()
-        .map_err(|e: toml::de::Error| malformed(e.to_string().trim_end().to_owned()))?;
+    let table: toml::Table = text.parse().map_err(|e| malformed(path, text, &e))?;
     let known = keys();
     for key in table.keys() {
         if !known.contains(&key.as_str()) {
-            return Err(malformed(unknown_key(key, &known)));
+            return Err(refused(unknown_key(key, &known)));
         }
         if project && key == "image" && is_host_path(&table[key]) {
-            return Err(malformed(
+            return Err(refused(
                 "`image` can't name a file of the host in a project, since the file comes with the repository; \
                  set it in the user's configuration, by SNOWGLOBE_IMAGE or by a flag"
                     .into(),
             ));
         }
         if project && !PROJECT_KEYS.contains(&key.as_str()) {
-            return Err(malformed(format!(
+            return Err(refused(format!(
                 "`{key}` can't be set by a project, since the file comes with the repository; \
                  set it in the user's configuration, by SNOWGLOBE_{} or by a flag",
                 key.to_uppercase()
             )));
         }
     }
-    table
-        .try_into()
-        .map_err(|e: toml::de::Error| malformed(e.to_string().trim_end().to_owned()))
+    toml::from_str(text).map_err(|e| malformed(path, text, &e))
 }
 
 fn is_host_path(image: &toml::Value) -> bool {
@@ -481,26 +523,153 @@ fn ranged<T: PartialOrd + std::fmt::Display + Copy>(
 }
 
 impl Config {
+    /// The user's home directory, as far as it is known.
+    pub fn home() -> Option<PathBuf> {
+        let home = etcetera::home_dir().ok()?;
+        Some(home.canonicalize().unwrap_or(home))
+    }
+
+    /// Where images, snapshots and the user's consent are kept.
+    pub fn data_dir(sources: &Sources) -> Result<PathBuf, ConfigError> {
+        let user = match &sources.user_file {
+            Some(path) => read_user(path)?,
+            None => Raw::default(),
+        };
+        let over = read_env(&sources.env)?.under(sources.flags.clone());
+        Ok(Dirs::resolve(&user, &over, &sources.env)?.data)
+    }
+
+    /// Whether a project's file can be understood.
+    pub fn check_project(file: &ProjectFile) -> Result<(), ConfigError> {
+        parse(&file.path, &file.text, true).map(drop)
+    }
+
     /// Reads every layer and resolves them.
     pub fn load(sources: Sources) -> Result<Self, ConfigError> {
-        let project_file = sources
-            .cwd
-            .ancestors()
-            .map(|dir| dir.join(PROJECT_FILE))
-            .find(|path| path.is_file());
         let mut raw = Raw::default();
         if let Some(path) = &sources.user_file {
-            raw = raw.under(read_file(path, false)?);
+            raw = raw.under(read_user(path)?);
         }
-        if let Some(path) = &project_file {
-            raw = raw.under(read_file(path, true)?);
+        let over = read_env(&sources.env)?.under(sources.flags);
+        let dirs = Dirs::resolve(&raw, &over, &sources.env)?;
+        let mut ignored = None;
+        if let Some(file) = project::find(&sources.cwd, dirs.home.as_deref())? {
+            match wishes(&file, &raw, &over, &dirs.data)? {
+                Ok(granted) => raw = raw.under(granted),
+                Err(refused) => ignored = Some(refused),
+            }
         }
-        raw = raw.under(read_env(&sources.env)?).under(sources.flags);
-        let project_dir = project_file
-            .as_deref()
-            .and_then(Path::parent)
-            .unwrap_or(&sources.cwd);
-        resolve(raw, project_dir, &sources.env)
+        let named = over.workspace.is_some() || raw.workspace.is_some();
+        let mut config = resolve(raw.under(over), &sources.cwd, &dirs)?;
+        config.ignored = ignored;
+        if config.workspace_mode == WorkspaceMode::Mount {
+            let own = [
+                Some(dirs.data),
+                Some(dirs.cache),
+                Some(dirs.runtime),
+                sources
+                    .user_file
+                    .and_then(|file| Some(file.parent()?.to_owned())),
+            ];
+            project::shareable(&config.workspace, named, dirs.home.as_deref(), &own)?;
+        }
+        Ok(config)
+    }
+}
+
+/// What the project's file asks for, where it is in force.
+fn wishes(
+    file: &ProjectFile,
+    user: &Raw,
+    over: &Raw,
+    data_dir: &Path,
+) -> Result<Result<Raw, Ignored>, ConfigError> {
+    let asked = parse(&file.path, &file.text, true)?;
+    // What a flag or the environment sets anyhow is not asked for.
+    let open = Raw {
+        image: asked.image.clone().filter(|_| over.image.is_none()),
+        cpus: asked.cpus.filter(|_| over.cpus.is_none()),
+        memory_mib: asked.memory_mib.filter(|_| over.memory_mib.is_none()),
+        disk_gib: asked.disk_gib.filter(|_| over.disk_gib.is_none()),
+        nofile: asked.nofile.filter(|_| over.nofile.is_none()),
+        workspace_mode: asked
+            .workspace_mode
+            .filter(|_| over.workspace_mode.is_none()),
+        ..Raw::default()
+    };
+    let own_image = user.image.as_deref().unwrap_or(DEFAULT_IMAGE);
+    let fetches =
+        |image: &str| image != own_image && !crate::sandbox::image_is_here(data_dir, image);
+    let asks = project::excess(&open, &bounds(user), fetches);
+    if asks.is_empty() || Consent::new(data_dir).given(file)? {
+        return Ok(Ok(asked));
+    }
+    let path = file.path.clone();
+    Ok(Err(Ignored { path, asks }))
+}
+
+/// What a project gets unasked: what the user has set, else the defaults or half of this host.
+fn bounds(user: &Raw) -> Bounds {
+    let host = rustix::system::sysinfo();
+    let unit = u64::from(host.mem_unit.max(1));
+    let half_mib = (host.totalram as u64).saturating_mul(unit) >> 21;
+    let half_cores = std::thread::available_parallelism().map_or(1, |n| n.get() / 2) as u32;
+    Bounds {
+        cpus: user.cpus.unwrap_or_else(|| default_cpus().max(half_cores)),
+        memory_mib: user.memory_mib.unwrap_or_else(|| {
+            DEFAULT_MEMORY_MIB.max(u32::try_from(half_mib).unwrap_or(u32::MAX))
+        }),
+        disk_gib: user.disk_gib.unwrap_or(DEFAULT_DISK_GIB),
+        nofile: user.nofile.unwrap_or(DEFAULT_NOFILE),
+        mount: user.workspace_mode != Some(WorkspaceMode::None),
+    }
+}
+
+const DEFAULT_IMAGE: &str = "debian";
+const DEFAULT_MEMORY_MIB: u32 = 2048;
+const DEFAULT_DISK_GIB: u32 = 16;
+const DEFAULT_NOFILE: u64 = 65_536;
+
+fn default_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(4)) as u32
+}
+
+/// Where Snowglobe keeps what is its own, and the user's home.
+struct Dirs {
+    data: PathBuf,
+    cache: PathBuf,
+    runtime: PathBuf,
+    home: Option<PathBuf>,
+}
+
+impl Dirs {
+    fn resolve(raw: &Raw, over: &Raw, env: &[(String, String)]) -> Result<Self, ConfigError> {
+        let dirs = etcetera::choose_base_strategy().ok();
+        let of = |explicit: Option<PathBuf>, of: fn(&etcetera::base_strategy::Xdg) -> PathBuf| {
+            explicit
+                .or_else(|| dirs.as_ref().map(|d| of(d).join("snowglobe")))
+                .ok_or(ConfigError::NoHome)
+        };
+        let data = of(
+            over.data_dir.clone().or_else(|| raw.data_dir.clone()),
+            |d| d.data_dir(),
+        )?;
+        let cache = of(variable(env, "SNOWGLOBE_CACHE_DIR").map(Into::into), |d| {
+            d.cache_dir()
+        })?;
+        let runtime = variable(env, "SNOWGLOBE_RUNTIME_DIR")
+            .map(PathBuf::from)
+            .unwrap_or_else(|| match variable(env, "XDG_RUNTIME_DIR") {
+                Some(dir) if Path::new(dir).is_dir() => Path::new(dir).join("snowglobe"),
+                _ => std::env::temp_dir()
+                    .join(format!("snowglobe-{}", rustix::process::geteuid().as_raw())),
+            });
+        Ok(Self {
+            data: std::path::absolute(&data).unwrap_or(data),
+            cache,
+            runtime,
+            home: Config::home(),
+        })
     }
 }
 
@@ -510,8 +679,8 @@ fn variable<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
         .map(|(_, v)| v.as_str())
 }
 
-fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Config, ConfigError> {
-    let workspace = raw.workspace.unwrap_or_else(|| project_dir.to_owned());
+fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
+    let workspace = raw.workspace.unwrap_or_else(|| cwd.to_owned());
     let workspace = workspace
         .canonicalize()
         .ok()
@@ -529,31 +698,12 @@ fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Con
             expected: "that would hand the whole host to the sandbox; start in a project directory or set workspace".into(),
         });
     }
-    let dirs = etcetera::choose_base_strategy().ok();
-    let home = |explicit: Option<PathBuf>, of: fn(&etcetera::base_strategy::Xdg) -> PathBuf| {
-        explicit
-            .or_else(|| dirs.as_ref().map(|d| of(d).join("snowglobe")))
-            .ok_or(ConfigError::NoHome)
-    };
-    let data_dir = home(raw.data_dir, |d| d.data_dir())?;
-    let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
-    let cache_dir = home(variable(env, "SNOWGLOBE_CACHE_DIR").map(Into::into), |d| {
-        d.cache_dir()
-    })?;
-    let runtime_dir = variable(env, "SNOWGLOBE_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| match variable(env, "XDG_RUNTIME_DIR") {
-            Some(dir) if Path::new(dir).is_dir() => Path::new(dir).join("snowglobe"),
-            _ => std::env::temp_dir()
-                .join(format!("snowglobe-{}", rustix::process::geteuid().as_raw())),
-        });
     let name = match raw.name {
         Some(name) => check_name(name)?,
         None => name_of(&workspace),
     };
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(4)) as u32;
     Ok(Config {
-        image: raw.image.unwrap_or_else(|| "debian".into()),
+        image: raw.image.unwrap_or_else(|| DEFAULT_IMAGE.into()),
         image_store_bytes: u64::from(ranged(
             "image_store_gib",
             raw.image_store_gib.unwrap_or(100),
@@ -561,10 +711,10 @@ fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Con
             1 << 20,
         )?) << 30,
         registries: raw.registries,
-        cpus: ranged("cpus", raw.cpus.unwrap_or(cores), 1, 64)?,
-        memory_mib: ranged("memory_mib", raw.memory_mib.unwrap_or(2048), 128, 1 << 20)?,
-        disk_bytes: u64::from(ranged("disk_gib", raw.disk_gib.unwrap_or(16), 1, 60)?) << 30,
-        nofile: ranged("nofile", raw.nofile.unwrap_or(65_536), 64, 1_048_576)?,
+        cpus: ranged("cpus", raw.cpus.unwrap_or_else(default_cpus), 1, 64)?,
+        memory_mib: ranged("memory_mib", raw.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB), 128, 1 << 20)?,
+        disk_bytes: u64::from(ranged("disk_gib", raw.disk_gib.unwrap_or(DEFAULT_DISK_GIB), 1, 60)?) << 30,
+        nofile: ranged("nofile", raw.nofile.unwrap_or(DEFAULT_NOFILE), 64, 1_048_576)?,
         workspace,
         workspace_mode,
         snapshot: raw.snapshot,
@@ -591,10 +741,11 @@ fn resolve(raw: Raw, project_dir: &Path, env: &[(String, String)]) -> Result<Con
             86_400,
         )?),
         confirm: raw.confirm.unwrap_or_default(),
-        data_dir,
-        cache_dir,
-        runtime_dir,
+        data_dir: dirs.data.clone(),
+        cache_dir: dirs.cache.clone(),
+        runtime_dir: dirs.runtime.clone(),
         env: raw.env,
+        ignored: None,
     })
 }
 
@@ -638,29 +789,40 @@ fn name_of(workspace: &Path) -> String {
 mod tests {
     use super::*;
 
+    /// A project's directory beside the data directory and the user's file.
     fn sources(dir: &tempfile::TempDir) -> Sources {
+        let cwd = dir.path().join("project");
+        std::fs::create_dir_all(&cwd).unwrap();
         Sources {
-            cwd: dir.path().to_owned(),
+            cwd,
+            flags: Raw {
+                data_dir: Some(dir.path().join("data")),
+                ..Raw::default()
+            },
             ..Sources::default()
         }
+    }
+
+    fn user_file(dir: &tempfile::TempDir, text: &str) -> Option<PathBuf> {
+        let path = dir.path().join("config/config.toml");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        Some(path)
+    }
+
+    fn project_file(dir: &tempfile::TempDir, text: &str) {
+        std::fs::write(sources(dir).cwd.join(PROJECT_FILE), text).unwrap();
     }
 
     #[test]
     fn later_layers_win() {
         let dir = tempfile::tempdir().unwrap();
-        let user = dir.path().join("user.toml");
-        std::fs::write(
-            &user,
-            "image = 'user'\ncpus = 1\nmemory_mib = 300\nnofile = 100\n[env]\nA = 'user'",
-        )
-        .unwrap();
-        std::fs::write(
-            dir.path().join(PROJECT_FILE),
-            "image = 'project'\ncpus = 2\nmemory_mib = 400",
-        )
-        .unwrap();
+        project_file(&dir, "image = 'project'\ncpus = 2\nmemory_mib = 250");
         let mut from = sources(&dir);
-        from.user_file = Some(user);
+        from.user_file = user_file(
+            &dir,
+            "image = 'user'\ncpus = 1\nmemory_mib = 300\nnofile = 100\n[env]\nA = 'user'",
+        );
         from.env = vec![
             ("SNOWGLOBE_IMAGE".into(), "env".into()),
             ("SNOWGLOBE_CPUS".into(), "3".into()),
@@ -674,7 +836,7 @@ mod tests {
                 config.memory_mib,
                 config.nofile
             ),
-            ("flag", 3, 400, 100)
+            ("flag", 3, 250, 100)
         );
         assert_eq!(config.env, [("A".to_owned(), "user".to_owned())]);
     }
@@ -682,14 +844,14 @@ mod tests {
     #[test]
     fn an_unknown_key_names_the_nearest() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(PROJECT_FILE), "memory_mb = 1").unwrap();
+        project_file(&dir, "memory_mb = 1");
         let error = Config::load(sources(&dir)).unwrap_err().to_string();
         assert!(
             error.contains("`memory_mb`; did you mean `memory_mib`?"),
             "{error}"
         );
-        let mut from = sources(&tempfile::tempdir().unwrap());
-        from.cwd = std::env::temp_dir();
+        let empty = tempfile::tempdir().unwrap();
+        let mut from = sources(&empty);
         from.env = vec![("SNOWGLOBE_IMGE".into(), "x".into())];
         let error = Config::load(from).unwrap_err().to_string();
         assert!(error.contains("did you mean `image`?"), "{error}");
@@ -704,7 +866,7 @@ mod tests {
             "[registries.'docker.io']\nmirrors = ['evil.example']",
         ] {
             let dir = tempfile::tempdir().unwrap();
-            std::fs::write(dir.path().join(PROJECT_FILE), key).unwrap();
+            project_file(&dir, key);
             let error = Config::load(sources(&dir)).unwrap_err().to_string();
             assert!(error.contains("can't be set by a project"), "{error}");
         }
@@ -718,9 +880,9 @@ mod tests {
             ("oci:/x", false),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            std::fs::write(dir.path().join(PROJECT_FILE), format!("image = '{image}'")).unwrap();
+            project_file(&dir, &format!("image = '{image}'"));
             match Config::load(sources(&dir)) {
-                Ok(config) => assert!(good && config.image == image),
+                Ok(config) => assert!(good && config.ignored.is_some()),
                 Err(error) => assert!(
                     !good && error.to_string().contains("file of the host"),
                     "{error}"
@@ -730,18 +892,81 @@ mod tests {
     }
 
     #[test]
+    fn a_project_s_wishes_beyond_the_bounds_count_once_they_are_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "image = 'registry.example/exfil:tag'\nexec_timeout_s = 7";
+        project_file(&dir, text);
+        let load = || Config::load(sources(&dir)).unwrap();
+        let config = load();
+        assert_eq!(
+            (config.image.as_str(), config.exec_timeout.as_secs()),
+            (DEFAULT_IMAGE, 120)
+        );
+        let said = config.ignored.unwrap().to_string();
+        assert!(
+            said.contains("registry.example/exfil:tag") && said.contains("snowglobe allow"),
+            "{said}"
+        );
+
+        let file = project::find(&sources(&dir).cwd, None).unwrap().unwrap();
+        let consent = Consent::new(&dir.path().join("data"));
+        consent.give(&file).unwrap();
+        let config = load();
+        assert_eq!(
+            (config.image.as_str(), config.exec_timeout.as_secs()),
+            ("registry.example/exfil:tag", 7)
+        );
+        assert_eq!(config.ignored, None);
+
+        project_file(&dir, &format!("{text}\ncpus = 64"));
+        assert!(load().ignored.is_some());
+        // What the user sets is not the project's to ask for.
+        let mut from = sources(&dir);
+        from.flags.image = Some("mine".into());
+        from.flags.cpus = Some(1);
+        let config = Config::load(from).unwrap();
+        assert_eq!(
+            (config.ignored, config.exec_timeout.as_secs()),
+            (None, 7)
+        );
+    }
+
+    #[test]
+    fn a_project_above_does_not_widen_what_is_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        project_file(&dir, "exec_timeout_s = 7");
+        let mut from = sources(&dir);
+        from.cwd = from.cwd.join("inner");
+        std::fs::create_dir(&from.cwd).unwrap();
+        let inner = from.cwd.canonicalize().unwrap();
+        let config = Config::load(from).unwrap();
+        assert_eq!(
+            (config.workspace, config.exec_timeout.as_secs()),
+            (inner, 7)
+        );
+    }
+
+    #[test]
+    fn what_a_file_says_is_not_in_its_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        project_file(&dir, "cpus = 1\nroot:$6$hash:19000");
+        let error = Config::load(sources(&dir)).unwrap_err().to_string();
+        assert!(error.contains("line 2: ") && !error.contains("hash"), "{error}");
+    }
+
+    #[test]
     fn registries_are_the_users_to_set() {
         let dir = tempfile::tempdir().unwrap();
-        let user = dir.path().join("user.toml");
-        std::fs::write(&user, "[registries.'docker.io']\nmirrors = ['localhost:5000']\n[registries.'r:1']\nhttp = true").unwrap();
         let mut from = sources(&dir);
-        from.user_file = Some(user.clone());
+        from.user_file = user_file(
+            &dir,
+            "[registries.'docker.io']\nmirrors = ['localhost:5000']\n[registries.'r:1']\nhttp = true",
+        );
         let config = Config::load(from).unwrap();
         assert_eq!(config.registries.0["docker.io"].mirrors, ["localhost:5000"]);
         assert_eq!(config.registries.0["r:1"].http, Some(true));
-        std::fs::write(&user, "[registries.x]\nmirror = 'y'").unwrap();
         let mut from = sources(&dir);
-        from.user_file = Some(user);
+        from.user_file = user_file(&dir, "[registries.x]\nmirror = 'y'");
         assert!(
             Config::load(from)
                 .unwrap_err()

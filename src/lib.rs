@@ -9,7 +9,8 @@
 //! - [`guest`]: the host's end of the guest link: SSH, commands, files;
 //! - [`image`]: root disks: importing, building, the store;
 //! - [`doctor`]: what works on this host;
-//! - [`config`]: what the user set, resolved once.
+//! - [`config`]: what the user set, resolved once;
+//! - [`project`]: the project's own file, and whether what it says counts.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod image;
 pub mod mcp;
 mod presence;
 pub mod progress;
+pub mod project;
 pub mod sandbox;
 pub mod vmm;
 

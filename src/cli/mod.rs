@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, arguments as syntax here, as a resolved [`Config`] from there on.
 
+mod allow;
 mod attach;
 mod doctor;
 mod exec;
@@ -39,6 +40,8 @@ enum Sub {
     Image(image::Image),
     /// Save, list, restore and delete snapshots
     Snapshot(snapshot::Snapshot),
+    /// Allow what this project's snowglobe.toml asks for
+    Allow(allow::Allow),
     /// Say what works on this host, and what to do about what does not
     Doctor(doctor::Doctor),
     /// Print what your own ssh needs to attach to a running sandbox
@@ -71,6 +74,7 @@ pub fn run() -> Done {
             Sub::Shell(shell) => shell.run().await,
             Sub::Image(image) => image.run().await,
             Sub::Snapshot(snapshot) => snapshot.run().await,
+            Sub::Allow(allow) => allow.run(),
             Sub::Doctor(doctor) => doctor.run().await,
             Sub::SshConfig(config) => config.run(),
             Sub::SshProxy(proxy) => proxy.run().await,
@@ -91,7 +95,11 @@ pub fn run() -> Done {
 }
 
 fn load(flags: Raw) -> anyhow::Result<Config> {
-    Ok(Config::load(Sources::of_process(flags)?)?)
+    let config = Config::load(Sources::of_process(flags)?)?;
+    if let Some(ignored) = &config.ignored {
+        eprintln!("snowglobe: {ignored}");
+    }
+    Ok(config)
 }
 
 /// Logs go to standard error; standard output belongs to the protocol and to commands.

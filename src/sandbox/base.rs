@@ -40,16 +40,29 @@ pub(super) fn parts(config: &Config) -> Result<Parts, SandboxError> {
 
 /// The images of this host. What snapshots stand on stays.
 pub fn image_store(config: &Config) -> Result<ImageStore, ImageError> {
-    let data_dir = config.data_dir.clone();
+    store_below(&config.data_dir)
+}
+
+/// Whether a reference means an image that is here, so that it needs no network.
+pub fn image_is_here(data_dir: &Path, reference: &str) -> bool {
+    let Ok(reference) = reference.parse::<ImageRef>() else {
+        return false;
+    };
+    let found = store_below(data_dir).and_then(|store| store.find(&store.resolve(&reference)));
+    matches!(found, Ok(Some(_)))
+}
+
+fn store_below(data_dir: &Path) -> Result<ImageStore, ImageError> {
+    let snapshots = data_dir.to_owned();
     let references = move || {
-        let all = super::store::all_records(&data_dir)?;
+        let all = super::store::all_records(&snapshots)?;
         let refer = |(sandbox, record): (String, Record)| Reference {
             disk: record.base.disk,
             by: format!("the snapshot {} of the sandbox {sandbox}", record.name),
         };
         Ok(all.into_iter().map(refer).collect())
     };
-    ImageStore::new(&config.data_dir, Arc::new(references))
+    ImageStore::new(data_dir, Arc::new(references))
 }
 
 /// Who holds a disk, for a person.

@@ -39,7 +39,7 @@ use crate::guest::{Guest, GuestError, unexpected};
 use crate::progress::Progress;
 use crate::vmm;
 use base::make_overlay;
-pub use base::{VmUnpacker, image_store};
+pub use base::{VmUnpacker, image_is_here, image_store};
 pub use error::SandboxError;
 use instance::Instance;
 pub use look::{Console, Name, workspace_stamp};
