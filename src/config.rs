@@ -616,9 +616,9 @@ fn bounds(user: &Raw) -> Bounds {
     let half_cores = std::thread::available_parallelism().map_or(1, |n| n.get() / 2) as u32;
     Bounds {
         cpus: user.cpus.unwrap_or_else(|| default_cpus().max(half_cores)),
-        memory_mib: user.memory_mib.unwrap_or_else(|| {
-            DEFAULT_MEMORY_MIB.max(u32::try_from(half_mib).unwrap_or(u32::MAX))
-        }),
+        memory_mib: user
+            .memory_mib
+            .unwrap_or_else(|| DEFAULT_MEMORY_MIB.max(u32::try_from(half_mib).unwrap_or(u32::MAX))),
         disk_gib: user.disk_gib.unwrap_or(DEFAULT_DISK_GIB),
         nofile: user.nofile.unwrap_or(DEFAULT_NOFILE),
         mount: user.workspace_mode != Some(WorkspaceMode::None),
@@ -712,9 +712,24 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
         )?) << 30,
         registries: raw.registries,
         cpus: ranged("cpus", raw.cpus.unwrap_or_else(default_cpus), 1, 64)?,
-        memory_mib: ranged("memory_mib", raw.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB), 128, 1 << 20)?,
-        disk_bytes: u64::from(ranged("disk_gib", raw.disk_gib.unwrap_or(DEFAULT_DISK_GIB), 1, 60)?) << 30,
-        nofile: ranged("nofile", raw.nofile.unwrap_or(DEFAULT_NOFILE), 64, 1_048_576)?,
+        memory_mib: ranged(
+            "memory_mib",
+            raw.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB),
+            128,
+            1 << 20,
+        )?,
+        disk_bytes: u64::from(ranged(
+            "disk_gib",
+            raw.disk_gib.unwrap_or(DEFAULT_DISK_GIB),
+            1,
+            60,
+        )?) << 30,
+        nofile: ranged(
+            "nofile",
+            raw.nofile.unwrap_or(DEFAULT_NOFILE),
+            64,
+            1_048_576,
+        )?,
         workspace,
         workspace_mode,
         snapshot: raw.snapshot,
@@ -925,10 +940,7 @@ mod tests {
         from.flags.image = Some("mine".into());
         from.flags.cpus = Some(1);
         let config = Config::load(from).unwrap();
-        assert_eq!(
-            (config.ignored, config.exec_timeout.as_secs()),
-            (None, 7)
-        );
+        assert_eq!((config.ignored, config.exec_timeout.as_secs()), (None, 7));
     }
 
     #[test]
@@ -951,7 +963,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         project_file(&dir, "cpus = 1\nroot:$6$hash:19000");
         let error = Config::load(sources(&dir)).unwrap_err().to_string();
-        assert!(error.contains("line 2: ") && !error.contains("hash"), "{error}");
+        assert!(
+            error.contains("line 2: ") && !error.contains("hash"),
+            "{error}"
+        );
     }
 
     #[test]

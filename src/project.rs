@@ -173,14 +173,28 @@ pub fn excess(asked: &Raw, bounds: &Bounds, fetches: impl Fn(&str) -> bool) -> V
 
 /// Directories of the system: neither they nor what is below them is a project.
 const SYSTEM: &[&str] = &[
-    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin",
-    "/sys", "/var/lib", "/var/log",
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run",
+    "/sbin", "/sys", "/var/lib", "/var/log",
 ];
 
 /// Directories that hold others' projects, or programs: what is below them may be one, they themselves are not.
 const SHARED: &[&str] = &[
-    "/home", "/media", "/mnt", "/opt", "/root", "/srv", "/tmp", "/usr", "/usr/bin", "/usr/lib",
-    "/usr/local", "/usr/sbin", "/usr/share", "/usr/src", "/var", "/var/tmp",
+    "/home",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/root",
+    "/srv",
+    "/tmp",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/local",
+    "/usr/sbin",
+    "/usr/share",
+    "/usr/src",
+    "/var",
+    "/var/tmp",
 ];
 
 /// Directories in a home that hold keys.
@@ -281,10 +295,8 @@ impl Consent {
     /// Whether this content was allowed in this place.
     pub fn given(&self, file: &ProjectFile) -> Result<bool, ConfigError> {
         let mark = self.mark(file);
-        mark.try_exists().map_err(|source| ConfigError::Unreadable {
-            path: mark,
-            source,
-        })
+        mark.try_exists()
+            .map_err(|source| ConfigError::Unreadable { path: mark, source })
     }
 
     /// Allows it.
@@ -454,7 +466,8 @@ mod tests {
         fs::create_dir_all(&data).unwrap();
         fs::create_dir_all(&project).unwrap();
         let check = |workspace: &Path, named: bool| {
-            shareable(workspace, named, Some(&home), &[Some(data.clone())]).map_err(|e| e.to_string())
+            shareable(workspace, named, Some(&home), &[Some(data.clone())])
+                .map_err(|e| e.to_string())
         };
         assert_eq!(check(&project, false), Ok(()));
         for place in [&home, &data, &data.join("images"), dir.path()] {
@@ -463,14 +476,34 @@ mod tests {
                 assert!(error.contains("own files"), "{error}");
             }
         }
-        for place in ["/etc", "/etc/ssh", "/usr", "/var/lib/x", "/tmp", "/root", "/home"] {
-            let error = check(Path::new(place), false).unwrap_err();
+        for place in [
+            "/etc",
+            "/etc/ssh",
+            "/usr",
+            "/var/lib/x",
+            "/tmp",
+            "/root",
+            "/home",
+        ] {
+            let check = |named| {
+                shareable(Path::new(place), named, None, &[]).map_err(|error| error.to_string())
+            };
+            let error = check(false).unwrap_err();
             assert!(error.contains("--workspace"), "{error}");
-            assert_eq!(check(Path::new(place), true), Ok(()), "{place}");
+            assert_eq!(check(true), Ok(()), "{place}");
         }
-        for place in ["/usr/src/project", "/opt/app", "/workspace", "/home/me/project"] {
+        for place in [
+            "/usr/src/project",
+            "/opt/app",
+            "/workspace",
+            "/home/me/project",
+        ] {
             assert_eq!(check(Path::new(place), false), Ok(()), "{place}");
         }
-        assert!(check(&home.join(".ssh"), false).unwrap_err().contains("keys"));
+        assert!(
+            check(&home.join(".ssh"), false)
+                .unwrap_err()
+                .contains("keys")
+        );
     }
 }

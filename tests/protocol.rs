@@ -36,8 +36,10 @@ fn rounds(usual: u64) -> u64 {
 
 fn config(dir: &tempfile::TempDir) -> Config {
     let runtime = dir.path().join("run").to_string_lossy().into_owned();
+    let workspace = dir.path().join("workspace");
+    std::fs::create_dir_all(&workspace).unwrap();
     Config::load(Sources {
-        cwd: dir.path().to_owned(),
+        cwd: workspace,
         user_file: None,
         env: vec![("SNOWGLOBE_RUNTIME_DIR".to_owned(), runtime)],
         flags: Raw {

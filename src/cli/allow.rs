@@ -58,7 +58,10 @@ impl Allow {
             eprintln!("snowglobe: {path} says:");
             for line in file.text.lines() {
                 // Escaped, since the guest may have written it.
-                eprintln!("    {}", line.escape_debug().to_string().replace("\\\"", "\""));
+                eprintln!(
+                    "    {}",
+                    line.escape_debug().to_string().replace("\\\"", "\"")
+                );
             }
             if !confirmed()? {
                 eprintln!("snowglobe: nothing is allowed");
@@ -82,8 +85,5 @@ fn confirmed() -> anyhow::Result<bool> {
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(
-        answer.trim().to_lowercase().as_str(),
-        "y" | "yes"
-    ))
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }

@@ -264,10 +264,7 @@ impl ImageStore {
     ) -> Result<ImageInfo, ImageError> {
         match self.find(&ImageKey::from(&recipe.image_name()?))? {
             Some(image) => Ok(image),
-            None => {
-                self.build_recipe(recipe, archive, unpacker, progress)
-                    .await
-            }
+            None => self.build_recipe(recipe, archive, unpacker, progress).await,
         }
     }
 

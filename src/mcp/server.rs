@@ -1,6 +1,7 @@
 //! What a client is told about the server, and which tool a call goes to.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rmcp::model::{
@@ -92,6 +93,8 @@ pub(super) struct Server {
     desk: Arc<Desk>,
     watches: Watches,
     closed: CancellationToken,
+    /// Whether a result has told the client what it should know from the start.
+    told: AtomicBool,
     // Where nothing else says that the client has left, its server goes with it.
     _left: Option<DropGuard>,
 }
@@ -111,6 +114,7 @@ impl Server {
             desk: Arc::new(desk),
             watches: Watches::default(),
             closed,
+            told: AtomicBool::new(false),
             _left: left,
         }
     }
@@ -141,6 +145,14 @@ impl Server {
         let mut notes = Notes::default();
         if let Some(loss) = lease.loss() {
             notes.add(loss);
+        }
+        // A client without a session has a first result in each sandbox.
+        let first = match self.desk.has_many() && !session {
+            true => lease.news().is_some(),
+            false => !self.told.swap(true, Ordering::Relaxed),
+        };
+        if let Some(ignored) = self.desk.config().ignored.as_ref().filter(|_| first) {
+            notes.add(ignored.to_string());
         }
         let done = noted(done.unwrap_or_else(Refusal::into_result), notes);
         Ok(match lease.news() {

@@ -19,6 +19,7 @@ struct Served {
     client: tokio::io::DuplexStream,
     server: JoinHandle<Result<(), McpError>>,
     _dir: tempfile::TempDir,
+    _state: tempfile::TempDir,
 }
 
 fn serve_one() -> Served {
@@ -28,13 +29,14 @@ fn serve_one() -> Served {
 /// As [`serve_one`], in front of a person who may be asked.
 fn serve_confirming(confirm: Option<Confirm>) -> Served {
     let dir = tempfile::tempdir().unwrap();
-    let runtime = dir.path().join("run").to_string_lossy().into_owned();
+    let state = tempfile::tempdir().unwrap();
+    let runtime = state.path().join("run").to_string_lossy().into_owned();
     let config = Config::load(Sources {
         cwd: dir.path().to_owned(),
         user_file: None,
         env: vec![("SNOWGLOBE_RUNTIME_DIR".to_owned(), runtime)],
         flags: Raw {
-            data_dir: Some(dir.path().join("data")),
+            data_dir: Some(state.path().join("data")),
             image: Some("none".to_owned()),
             confirm,
             ..Raw::default()
@@ -47,6 +49,7 @@ fn serve_confirming(confirm: Option<Confirm>) -> Served {
         client,
         server: tokio::spawn(serve_stream(stream, sandbox)),
         _dir: dir,
+        _state: state,
     }
 }
 
@@ -56,6 +59,7 @@ struct Bare {
     input: WriteHalf<tokio::io::DuplexStream>,
     server: JoinHandle<Result<(), McpError>>,
     _dir: tempfile::TempDir,
+    _state: tempfile::TempDir,
 }
 
 impl Bare {
@@ -66,6 +70,7 @@ impl Bare {
             input,
             server: served.server,
             _dir: served._dir,
+            _state: served._state,
         }
     }
 
