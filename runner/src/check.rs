@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -15,9 +14,6 @@ const MAX_CPUS: u32 = 64;
 
 /// Less does not hold the kernel and init.
 const MIN_MEMORY_MIB: u32 = 128;
-
-/// A unix socket's path has to fit its address.
-const MAX_SOCKET_PATH: usize = 107;
 
 /// A virtio-fs tag's length, by its specification.
 const MAX_TAG: usize = 36;
@@ -205,17 +201,6 @@ fn paths(spec: &VmSpec) -> Checked {
                 path.display()
             ));
         }
-    }
-    let socket = match &spec.engine {
-        Engine::Qemu { .. } => spec.link_socket.clone(),
-        Engine::Krun => crate::krun::socket(&spec.link_socket),
-    };
-    let length = socket.as_os_str().as_bytes().len();
-    if length > MAX_SOCKET_PATH {
-        return refuse(format!(
-            "link_socket is {length} bytes long; a socket's path has at most {MAX_SOCKET_PATH}: {}",
-            socket.display()
-        ));
     }
     Ok(())
 }

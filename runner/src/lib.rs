@@ -5,6 +5,8 @@
 //! input ends (the parent is gone, however it went) it kills the VM, removes what the spec lists in
 //! [`VmSpec::remove`] and exits.
 
+pub mod socket;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};

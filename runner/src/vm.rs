@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use snowglobe_runner::{Action, Answer, Command, Engine as Chosen, Event, Share, VmSpec};
+use snowglobe_runner::{Action, Answer, Command, Engine as Chosen, Event, Share, VmSpec, socket};
 
 use crate::cgroup::Cgroup;
 use crate::console::{Lines, Log};
@@ -149,9 +149,9 @@ fn catch_signals() -> io::Result<UnixStream> {
 
 /// The socket of the guest link. One left behind by a runner that was killed is replaced, one in use is not.
 fn listen(path: &Path) -> Result<UnixListener, StartError> {
-    let bind = || UnixListener::bind(path);
+    let bind = || socket::bind(path);
     let bound = match bind() {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match socket::connect(path) {
             Err(dead) if dead.kind() == io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path).and_then(|()| bind())
             }

@@ -78,7 +78,6 @@ fn numbers_and_names_have_bounds() {
         |vm| vm.spec.name = "a,b".into(),
         |vm| vm.spec.name = String::new(),
         |vm| vm.spec.link_name = "a=b,c".into(),
-        |vm| vm.spec.link_socket = vm.path(&"x".repeat(108)),
         |vm| {
             vm.share();
             vm.spec.shares[0].tag = "x".repeat(37);

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use snowglobe_init::wire::SYNC_PREFIX;
+use snowglobe_runner::socket::Address;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -15,12 +16,14 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Connects to the link's socket.
 pub async fn connect(path: &Path) -> Result<UnixStream, GuestError> {
-    UnixStream::connect(path)
-        .await
-        .map_err(|source| GuestError::Unreachable {
-            path: path.to_owned(),
-            source,
-        })
+    let connected = async {
+        let address = Address::of(path)?;
+        UnixStream::connect(address.path()).await
+    };
+    connected.await.map_err(|source| GuestError::Unreachable {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Sends nonces until the guest repeats the newest one; what comes before is left over from an older connection.

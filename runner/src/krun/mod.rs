@@ -4,7 +4,8 @@
 //! shut off ([`machine`]). Its descriptors are 3, the console, and the three standard ones.
 //!
 //! The guest link is a vsock port, which libkrun offers on a socket of its own making, in a directory that is made
-//! for it beside the link's path; the path itself is a symbolic link to there. The machine is ready once that
+//! for it beside the link's path, or where that would be too long for a socket, in /tmp; the link's path itself is a
+//! symbolic link to there. The machine is ready once that
 //! socket is there: then the guest's kernel has found the device.
 //!
 //! libkrun can't put a new layer on a disk while the guest runs. So a disk is frozen by copying its newest layer
@@ -15,6 +16,7 @@ mod ffi;
 mod machine;
 
 use std::fs::{self, DirBuilder};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -26,6 +28,7 @@ use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::VmSpec;
+use snowglobe_runner::socket::MAX_PATH;
 
 use crate::engine::{Engine, Frozen, Notice, StartError};
 use crate::process::{self, Confinement};
@@ -51,11 +54,18 @@ struct Order {
     socket: PathBuf,
 }
 
-/// The directory beside the link's path in which libkrun makes the socket.
+/// The directory in which libkrun makes the socket: beside the link's path, or with a name made of that path where it
+/// would be too long.
 pub(crate) fn socket_directory(link: &Path) -> PathBuf {
     let mut name = link.as_os_str().to_owned();
     name.push(".d");
-    name.into()
+    let beside = PathBuf::from(name);
+    if beside.join(SOCKET).as_os_str().len() <= MAX_PATH {
+        return beside;
+    }
+    let mut hasher = DefaultHasher::new();
+    link.hash(&mut hasher);
+    Path::new("/tmp").join(format!("snowglobe-{:016x}.d", hasher.finish()))
 }
 
 /// The socket behind the link's path.
