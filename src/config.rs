@@ -89,6 +89,9 @@ pub struct Raw {
     /// Whether a person confirms restoring, deleting and rebooting: `never`, `ask` where the client can, `require` [default: never]
     #[arg(long, value_name = "WHEN")]
     pub confirm: Option<Confirm>,
+    /// Whether commits in the sandbox get the name and e-mail address of your git configuration [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub git_identity: Option<bool>,
     /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -209,6 +212,8 @@ pub struct Config {
     pub background_after: Duration,
     /// Whether a person is asked before what can't be undone.
     pub confirm: Confirm,
+    /// Whether the guest's git gets the user's name and e-mail address.
+    pub git_identity: bool,
     /// Where images and snapshots are kept.
     pub data_dir: PathBuf,
     /// Where what can be made again is kept.
@@ -341,6 +346,7 @@ fn keys() -> Vec<&'static str> {
         "exec_timeout_s",
         "background_after_s",
         "confirm",
+        "git_identity",
         "data_dir",
         "image_store_gib",
         "registries",
@@ -456,13 +462,20 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
             "image_store_gib",
             "background_after_s",
         ];
-        let value = if number.contains(&key.as_str()) {
-            toml::Value::Integer(value.parse().map_err(|_| ConfigError::Environment {
-                name: name.clone(),
-                message: format!("expected a whole number, got `{value}`"),
-            })?)
-        } else {
-            toml::Value::String(value.clone())
+        let expected = |what: &str| ConfigError::Environment {
+            name: name.clone(),
+            message: format!("expected {what}, got `{value}`"),
+        };
+        let value = match key.as_str() {
+            key if number.contains(&key) => {
+                let number = value.parse();
+                toml::Value::Integer(number.map_err(|_| expected("a whole number"))?)
+            }
+            "git_identity" => {
+                let truth = value.parse();
+                toml::Value::Boolean(truth.map_err(|_| expected("`true` or `false`"))?)
+            }
+            _ => toml::Value::String(value.clone()),
         };
         table.insert(key, value);
     }
@@ -498,6 +511,7 @@ impl Raw {
             exec_timeout_s: over.exec_timeout_s.or(self.exec_timeout_s),
             background_after_s: over.background_after_s.or(self.background_after_s),
             confirm: over.confirm.or(self.confirm),
+            git_identity: over.git_identity.or(self.git_identity),
             data_dir: over.data_dir.or(self.data_dir),
             image_store_gib: over.image_store_gib.or(self.image_store_gib),
             registries,
@@ -667,7 +681,7 @@ impl Dirs {
         Ok(Self {
             data: std::path::absolute(&data).unwrap_or(data),
             cache,
-            runtime,
+            runtime: std::path::absolute(&runtime).unwrap_or(runtime),
             home: Config::home(),
         })
     }
@@ -756,6 +770,7 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
             86_400,
         )?),
         confirm: raw.confirm.unwrap_or_default(),
+        git_identity: raw.git_identity.unwrap_or(true),
         data_dir: dirs.data.clone(),
         cache_dir: dirs.cache.clone(),
         runtime_dir: dirs.runtime.clone(),

@@ -31,6 +31,76 @@ async fn exec_boots_runs_and_leaves_with_the_commands_status() {
     );
 }
 
+/// Everything that has to do with a running sandbox, at the end of a path that no socket's address holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
+    let place = Place::deep("minimal");
+    std::fs::write(
+        place.workspace.join("snowglobe.toml"),
+        "exec_timeout_s = 2\nworkspace_mode = 'none'\n[env]\nFROM_FILE = 'yes'",
+    )
+    .unwrap();
+    let session = place.serve().await;
+    session.exec("true").await;
+    let shell = |script: &str| {
+        let mut shell = place.command(&[]);
+        let mut script_of = tokio::process::Command::new("sh");
+        script_of
+            .args(["-c", script, common::PROGRAM])
+            .current_dir(&place.workspace)
+            .env_clear();
+        for (name, value) in shell.kill_on_drop(true).as_std().get_envs() {
+            if let Some(value) = value {
+                script_of.env(name, value);
+            }
+        }
+        async move { script_of.output().await.unwrap() }
+    };
+    let looped =
+        "printf 'a\\nb\\nc\\n' | while read x; do \"$0\" exec -n -- \"echo $x; cat\"; done";
+    let output = shell(looped).await;
+    assert_eq!(common::lossy(&output.stdout), "a\nb\nc\n", "{output:?}");
+    let piped =
+        "printf 'in\\n' | \"$0\" exec -- 'cat /dev/stdin; readlink /proc/self/fd/0 | cut -c-5'";
+    assert_eq!(common::lossy(&shell(piped).await.stdout), "in\npipe:\n");
+    let null = "\"$0\" exec -- readlink /proc/self/fd/0 </dev/null";
+    assert_eq!(common::lossy(&shell(null).await.stdout), "/dev/null\n");
+
+    for (signal, status) in [(31, 159), (24, 152), (16, 144), (36, 164), (15, 143)] {
+        let line = format!("kill -{signal} $$");
+        let (code, _, err) = place.run(&["exec", "--", &line]).await;
+        assert_eq!(code, status, "{err}");
+    }
+    let line = "echo $FROM_FILE $FROM_FLAG";
+    let (_, out, _) = place
+        .run(&["exec", "--env", "FROM_FLAG=too", "--", line])
+        .await;
+    assert_eq!(out, "yes too\n");
+    let slow = "trap 'echo put away; exit 3' TERM; while :; do sleep 0.1; done";
+    let (code, out, err) = place.run(&["exec", "--", slow]).await;
+    assert_eq!((code, out.as_str()), (124, "put away\n"), "{err}");
+    assert!(err.contains("exec_timeout_s"), "{err}");
+    let (code, _, err) = place
+        .run(&["exec", "--timeout", "0", "--", "sleep 3"])
+        .await;
+    assert_eq!(code, 0, "{err}");
+    let (code, _, err) = place.run(&["exec", "--timeout", "-1", "--", "true"]).await;
+    assert!(
+        code == 125 && err.contains("0 for no limit"),
+        "{code} {err}"
+    );
+
+    // The user's own ssh comes by the same socket.
+    let (_, config, err) = place.run(&["ssh-config"]).await;
+    let file = place.dir.path().join("ssh.conf");
+    std::fs::write(&file, config).unwrap();
+    let line = format!("ssh -F {} snowglobe 'kill -31 $$'; echo $?", file.display());
+    let output = shell(&line).await;
+    assert_eq!(common::lossy(&output.stdout), "159\n", "{err}{output:?}");
+    session.close().await;
+    assert_eq!(place.runtime_dir().read_dir().unwrap().count(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_work_says_why_before_anything_boots() {
     let place = Place::new("minimal");

@@ -23,7 +23,10 @@ async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
     );
     let line = "echo ready; while read line; do echo \"got $line\"; done; exit 4";
     let started = session
-        .call("exec", json!({"command": line, "background": true}))
+        .call(
+            "exec",
+            json!({"command": line, "background": true, "keep_stdin": true}),
+        )
         .await;
     let id = started["job_id"].as_str().expect("it is a job").to_owned();
     assert!(started.get("exit_code").is_none_or(Value::is_null));
@@ -456,7 +459,8 @@ async fn long_output_jobs_files_and_the_console_are_resources() {
         "{console}"
     );
 
-    let line = json!({"command": "echo begun; read line; echo \"got $line\"", "background": true});
+    let line = json!({"command": "echo begun; read line; echo \"got $line\"", "background": true,
+        "keep_stdin": true});
     let job = session.call("exec", line).await;
     let uri = job["job_uri"].as_str().unwrap();
     let send = json!({"action": "input", "id": job["job_id"], "input": "more\n", "end": true});
@@ -506,7 +510,8 @@ async fn a_jobs_output_is_told_when_it_grows() {
     let about = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
     ask("initialize", about).await;
     let line = "read line; echo $line";
-    let exec = json!({"name": "exec", "arguments": {"command": line, "background": true}});
+    let arguments = json!({"command": line, "background": true, "keep_stdin": true});
+    let exec = json!({"name": "exec", "arguments": arguments});
     let job = ask("tools/call", exec).await["result"]["structuredContent"].clone();
     ask("resources/subscribe", json!({"uri": job["job_uri"]})).await;
     let send = json!({"action": "input", "id": job["job_id"], "input": "more\n", "end": true});

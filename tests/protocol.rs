@@ -113,7 +113,7 @@ const WORDS: [&str; 30] = [
     "job-1",
 ];
 
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 35] = [
     "name",
     "arguments",
     "command",
@@ -123,6 +123,7 @@ const KEYS: [&str; 34] = [
     "timeout_s",
     "user",
     "background",
+    "keep_stdin",
     "path",
     "content",
     "offset",

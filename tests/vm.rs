@@ -83,6 +83,17 @@ async fn commands_get_what_was_given_and_give_it_back_unchanged() {
         session.stdout("pwd; whoami; ulimit -n").await,
         "/workspace\nsandbox\n65536\n"
     );
+    let result = session.exec(STREAMS).await;
+    assert_eq!(
+        result["stdout"],
+        format!("sandbox\n{}", STREAMED.0),
+        "{result}"
+    );
+    let windows =
+        "for x in 1 2; do\r\n  echo $x\r\ndone\r\ncat <<E >/tmp/e\r\ntext\r\nE\r\nwc -c </tmp/e";
+    assert_eq!(session.stdout(windows).await, "1\n2\n6\n");
+    let names = "hostname -i && stat -c %a /dev/fuse /dev/net/tun";
+    assert_eq!(session.stdout(names).await, "127.0.0.1\n666\n666\n");
     assert_eq!(session.root("whoami").await["stdout"], "root\n");
     assert_eq!(
         session
@@ -102,6 +113,193 @@ async fn commands_get_what_was_given_and_give_it_back_unchanged() {
         .await;
     assert!(refused.contains("command"), "{refused}");
     session.close().await;
+}
+
+/// Standard input and the names of the streams, for a user of the guest; prints `ok` if all is as on any Linux machine.
+const STREAMS: &str = "set -e; id -un; test $(readlink /proc/self/fd/0) = /dev/null; echo out >/dev/stdout; \
+    echo err >/dev/stderr; cat /dev/stdin; echo tee | tee /dev/stderr >/proc/self/fd/1; exec 3>/dev/stdout; \
+    echo three >&3; echo fd >/dev/fd/1; echo ok";
+
+const STREAMED: (&str, &str) = ("out\ntee\nthree\nfd\nok\n", "err\ntee\n");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_finds_what_any_linux_machine_has() {
+    let place = Place::new("debian");
+    let host = place.dir.path().join("gitconfig");
+    std::fs::write(
+        &host,
+        "[user]\n\tname = \"A \\\"B\\\" # é\"\n\temail = a@b.example\n",
+    )
+    .unwrap();
+    let mut server = place.command(&["serve"]);
+    server.env("GIT_CONFIG_GLOBAL", &host);
+    let session = common::Session::over(server).await;
+
+    // The streams have names, whoever opens them, and whoever they were made for.
+    for (line, user, name) in [
+        (STREAMS.to_owned(), "sandbox", "sandbox"),
+        (STREAMS.to_owned(), "root", "root"),
+        (format!("su sandbox -c '{STREAMS}'"), "root", "sandbox"),
+        (format!("sudo -n sh -c '{STREAMS}'"), "sandbox", "root"),
+        (
+            format!("sudo -n -u nobody sh -c '{STREAMS}'"),
+            "sandbox",
+            "nobody",
+        ),
+    ] {
+        let result = session
+            .call("exec", json!({"command": line, "user": user}))
+            .await;
+        assert_eq!(
+            result["stdout"],
+            format!("{name}\n{}", STREAMED.0),
+            "{result}"
+        );
+        assert_eq!(result["stderr"], STREAMED.1, "{line}");
+    }
+    let python =
+        "python3 -c 'import sys; open(\"/dev/stdout\", \"w\").write(open(\"/dev/stdin\").read())'";
+    let result = session
+        .call("exec", json!({"command": python, "stdin": "piped\n"}))
+        .await;
+    assert_eq!(result["stdout"], "piped\n");
+    let job = session
+        .call("exec", json!({"command": STREAMS, "background": true}))
+        .await;
+    let wait = json!({"action": "wait", "id": job["job_id"], "offset": 0});
+    let ended = session.call("job", wait).await;
+    assert!(
+        ended["output"].as_str().unwrap().ends_with("ok\n"),
+        "{ended}"
+    );
+
+    // A search without a path finds, and ends in the background.
+    session.exec("echo needle >/workspace/hay").await;
+    assert_eq!(session.stdout("rg -N needle").await, "hay:needle\n");
+    let job = json!({"command": "rg -N needle", "background": true});
+    let job = session.call("exec", job).await;
+    let wait = json!({"action": "wait", "id": job["job_id"], "offset": 0});
+    assert_eq!(session.call("job", wait).await["output"], "hay:needle\n");
+
+    // The machine's names, and devices that are everybody's.
+    let resolve = "python3 -c 'import socket as s; print(s.gethostbyname(s.gethostname()), s.gethostbyname(\"localhost\"), \
+                   s.getaddrinfo(s.gethostname(), 1, s.AF_INET6)[0][4][0])'; getent hosts $(cat /etc/hostname) >/dev/null && \
+                   stat -c '%a %n' /dev/fuse /dev/net/tun /dev/shm /dev/mqueue /run/lock";
+    assert_eq!(
+        session.stdout(resolve).await,
+        "127.0.0.1 127.0.0.1 ::1\n666 /dev/fuse\n666 /dev/net/tun\n1777 /dev/shm\n1777 /dev/mqueue\n1777 /run/lock\n"
+    );
+    assert_eq!(session.exec("sudo -n true").await["stderr"], "");
+
+    // git takes the workspace as it is, and knows who commits; what is said nearer by wins.
+    let made = "git init -q . && git init -q sub && git add hay && git commit -qm one && git log -1 --format='%an <%ae>'";
+    let who = "A \"B\" # é <a@b.example>\n";
+    assert_eq!(session.stdout(made).await, who);
+    let as_root =
+        "git -C sub status -s && git log -1 --format='%cn <%ce>' && sudo -n git status -s hay";
+    assert_eq!(session.root(as_root).await["stdout"], who);
+    let nearer = "git config user.name Nearer && git commit -q --allow-empty -m two && git log -1 --format=%an";
+    assert_eq!(session.stdout(nearer).await, "Nearer\n");
+    session.call("reboot", json!({})).await;
+    assert_eq!(
+        session.stdout("git config --get-all user.email").await,
+        "a@b.example\n"
+    );
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
+    let place = Place::new("debian");
+    let mut server = place.command(&["serve"]);
+    server.env("SNOWGLOBE_GIT_IDENTITY", "false");
+    let session = common::Session::over(server).await;
+    let nobody = "git config --get user.email";
+    assert_eq!(
+        session.exec(nobody).await["exit_code"],
+        1,
+        "it is switched off"
+    );
+    session
+        .stdout("git init -q . && git config user.name n && git config user.email e && touch a && git add a && git commit -qm a")
+        .await;
+    let commit = "echo x >>a; GIT_EDITOR='touch /tmp/begun; sleep 300;:' git commit -a";
+    let lock = place.workspace.join(".git/index.lock");
+    let result = session
+        .call("exec", json!({"command": commit, "timeout_s": 6}))
+        .await;
+    assert_eq!(
+        (&result["timed_out"], result.get("killed")),
+        (&json!(true), None),
+        "{result}"
+    );
+    assert_eq!(
+        session.stdout("cat /tmp/begun; git status -s").await,
+        " M a\n"
+    );
+    assert!(!lock.exists());
+
+    // Every process is told, in whatever session; what was printed until then is there.
+    let line = "import signal,subprocess,sys,time\nsubprocess.Popen(['sh','-c','trap \\\"echo child; exit\\\" TERM; while :; do sleep 0.1; done'], \
+                start_new_session=True)\nprint('begun')\nsignal.signal(15, lambda *_: sys.exit(print('parent')))\ntime.sleep(300)";
+    let job = json!({"command": format!("python3 -c \"{line}\""), "background": true});
+    let job = session.call("exec", job).await;
+    let id = &job["job_id"];
+    let output = json!({"action": "output", "id": id, "offset": 0});
+    let started = Instant::now();
+    while !session.call("job", output.clone()).await["output"]
+        .as_str()
+        .unwrap()
+        .contains("begun")
+    {
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "output comes as it is printed"
+        );
+    }
+    let kill = json!({"action": "kill", "id": id, "offset": 0});
+    let killed = session.call("job", kill).await;
+    let said = killed["output"].as_str().unwrap();
+    assert!(
+        said.contains("parent\n") && said.contains("child\n"),
+        "{killed}"
+    );
+    assert_eq!(killed["jobs"][0]["state"], "killed");
+
+    // What takes no notice is killed after two seconds, fork bombs too.
+    let bomb = "trap '' TERM; f() { while :; do sleep 0.2 & done; }; f & f & wait";
+    let started = Instant::now();
+    let result = session
+        .call(
+            "exec",
+            json!({"command": format!("bash -c \"{bomb}\""), "timeout_s": 1}),
+        )
+        .await;
+    assert_eq!(
+        (&result["timed_out"], &result["killed"]),
+        (&json!(true), &json!(true))
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        started.elapsed()
+    );
+
+    // The client leaves in the middle of a commit.
+    let arguments = json!({"command": format!("rm /tmp/begun; {commit}")});
+    let arguments = arguments.as_object().cloned().unwrap();
+    let peer = session.client.peer().clone();
+    let call = tokio::spawn(async move {
+        let _ = peer
+            .call_tool(CallToolRequestParams::new("exec").with_arguments(arguments))
+            .await;
+    });
+    while !lock.exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    session.close().await;
+    let _ = call.await;
+    eventually("the lock is gone", 20, || !lock.exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

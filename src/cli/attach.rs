@@ -21,11 +21,11 @@ pub(super) struct Attached {
 impl Attached {
     /// Ends what is ours.
     pub(super) async fn close(self) {
-        self.guest.close().await;
         if let Some((sandbox, closing)) = self.own {
             closing.cancel();
             sandbox.stop().await;
         }
+        self.guest.close().await;
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) async fn guest(
     super::serve::listen(&sandbox, &closing)?;
     let guest = tokio::select! {
         guest = sandbox.guest(progress) => guest,
-        () = super::serve::terminated() => Err(crate::sandbox::SandboxError::Stopped),
+        _ = super::serve::terminated() => Err(crate::sandbox::SandboxError::Stopped),
     };
     match guest {
         Ok(guest) => Ok(Attached {

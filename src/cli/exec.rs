@@ -1,16 +1,17 @@
 //! `snowglobe exec`: one command, its streams passed through, its exit status ours.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
-use snowglobe_init::wire::{Command, ExecRequest, Outcome};
+use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, attach, load, progress, serve, signal_code};
+use super::{Done, attach, load, progress, serve};
 use crate::config::Raw;
 use crate::guest::Output;
+use crate::sandbox::{Command, Exec as Asked, Limit, Outcome, Stdin};
 
 /// Run one command in the sandbox: in the one that runs for this workspace, or in a fresh one that goes afterwards.
 #[derive(Debug, Args)]
@@ -21,7 +22,10 @@ pub(super) struct Exec {
     /// Where to run it; relative to the workspace
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// Kill it, with everything it started, after so many seconds
+    /// Don't read standard input: the command's is /dev/null (in loops that read, as with `ssh -n`)
+    #[arg(short = 'n', long)]
+    no_stdin: bool,
+    /// End it, with everything it started, after so many seconds; 0: never [default: exec_timeout_s]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<f64>,
     /// Always boot a sandbox of its own
@@ -45,53 +49,72 @@ impl Exec {
             Ok([line]) => Command::Shell(line),
             Err(argv) => Command::Argv(argv),
         };
-        let timeout = self
-            .timeout
-            .map(std::time::Duration::try_from_secs_f64)
-            .transpose();
-        let timeout = timeout
-            .map_err(|_| anyhow::anyhow!("use --timeout: expected a number of seconds above 0"))?;
+        let limit = limit(self.timeout)?;
+        let config = load(*self.config)?;
+        let stdin = match self.no_stdin || is_null(std::io::stdin()) {
+            true => Stdin::Null,
+            false => Stdin::Input,
+        };
+        let request = Asked {
+            cwd: self.cwd,
+            user: attach::user(self.root),
+            stdin,
+            limit,
+            ..Asked::new(command)
+        }
+        .request(&config);
         let (steps, shown) = progress::show();
-        let attached = attach::guest(load(*self.config)?, self.fresh, &steps).await;
+        let attached = attach::guest(config, self.fresh, &steps).await;
         shown.finish();
         let attached = attached?;
-        let request = ExecRequest {
-            command,
-            cwd: self.cwd,
-            env: BTreeMap::new(),
-            user: attach::user(self.root),
-            timeout_ms: timeout.map(|timeout| timeout.as_millis() as u64),
-            spill_after: None,
-            pty: None,
-            detach: None,
+        let input: Box<dyn AsyncRead + Send + Unpin> = match stdin {
+            Stdin::Null => Box::new(tokio::io::empty()),
+            Stdin::Input | Stdin::Open => Box::new(tokio::io::stdin()),
         };
         let cancel = CancellationToken::new();
         let mut broken = false;
         let mut pass = |output| broken |= pass_on(&output).is_err();
         let report = tokio::select! {
-            report = attached.guest.exec(request, tokio::io::stdin(), &mut pass, &cancel, None) => Some(report),
-            () = serve::terminated() => None,
+            report = attached.guest.exec(request, input, &mut pass, &cancel, None) => Ok(report),
+            signal = serve::terminated() => Err(signal),
         };
         attached.close().await;
-        let Some(report) = report else {
-            return Ok(ExitCode::from(130));
+        let report = match report {
+            Ok(report) => report?,
+            Err(signal) => return Ok(ExitCode::from(128 + signal)),
         };
-        Ok(match report?.outcome {
-            Outcome::Exited { code } => ExitCode::from(code),
-            Outcome::Signaled { signal } => ExitCode::from(signal_code(&signal)),
-            Outcome::TimedOut => {
-                eprintln!("snowglobe: the command's time was up, and it was killed");
-                ExitCode::from(124)
-            }
-            Outcome::OutOfMemory => {
-                eprintln!(
-                    "snowglobe: the sandbox ran out of memory, and the command was killed; give it more with --memory-mib"
-                );
-                ExitCode::from(137)
-            }
-            Outcome::Cancelled => ExitCode::from(130),
-        })
+        match report.outcome {
+            Outcome::TimedOut => eprintln!(
+                "snowglobe: the command's time was up, and it was ended; give it more with --timeout or exec_timeout_s"
+            ),
+            Outcome::OutOfMemory => eprintln!(
+                "snowglobe: the sandbox ran out of memory, and the command was killed; give it more with --memory-mib"
+            ),
+            Outcome::Exited { .. } | Outcome::Signaled { .. } | Outcome::Cancelled => {}
+        }
+        Ok(ExitCode::from(report.outcome.exit_status()))
     }
+}
+
+/// How long the command may run, by `--timeout`.
+fn limit(seconds: Option<f64>) -> anyhow::Result<Limit> {
+    let Some(seconds) = seconds else {
+        return Ok(Limit::Configured);
+    };
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(Duration::ZERO) => Ok(Limit::Never),
+        Ok(time) => Ok(Limit::After(time)),
+        Err(_) => anyhow::bail!(
+            "use --timeout {seconds}: expected a number of seconds, or 0 for no limit"
+        ),
+    }
+}
+
+/// Whether this is `/dev/null`, which programs tell from a pipe that happens to be empty.
+fn is_null(stream: impl std::os::fd::AsFd) -> bool {
+    let (stream, null) = (rustix::fs::fstat(stream), rustix::fs::stat("/dev/null"));
+    matches!((stream, null), (Ok(stream), Ok(null))
+        if stream.st_mode == null.st_mode && stream.st_rdev == null.st_rdev)
 }
 
 fn pass_on(output: &Output) -> std::io::Result<()> {
@@ -102,5 +125,32 @@ fn pass_on(output: &Output) -> std::io::Result<()> {
             out.flush()
         }
         Output::Stderr(data) => std::io::stderr().lock().write_all(data),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_of_seconds() {
+        assert_eq!(limit(None).unwrap(), Limit::Configured);
+        assert_eq!(limit(Some(0.0)).unwrap(), Limit::Never);
+        assert_eq!(
+            limit(Some(1.5)).unwrap(),
+            Limit::After(Duration::from_millis(1500))
+        );
+        for wrong in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(limit(Some(wrong)).is_err());
+        }
+    }
+
+    #[test]
+    fn only_the_null_device_is_null() {
+        let open = |path| std::fs::File::open(path).unwrap();
+        assert!(is_null(open("/dev/null")));
+        assert!(!is_null(open("/dev/zero")));
+        assert!(!is_null(open("/etc/passwd")));
+        assert!(!is_null(std::io::pipe().unwrap().0));
     }
 }

@@ -136,7 +136,7 @@ async fn watched<T>(
     let (steps, shown) = progress::show();
     let done = tokio::select! {
         done = work(&steps) => Some(done),
-        () = super::serve::terminated() => None,
+        _ = super::serve::terminated() => None,
     };
     shown.finish();
     match done {

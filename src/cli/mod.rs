@@ -119,25 +119,3 @@ fn logging(verbose: u8) {
         .compact()
         .init();
 }
-
-/// The exit code of a program that ended by this signal, as shells give it.
-fn signal_code(signal: &str) -> u8 {
-    let number = match signal {
-        "HUP" => 1,
-        "INT" => 2,
-        "QUIT" => 3,
-        "ILL" => 4,
-        "TRAP" => 5,
-        "ABRT" => 6,
-        "BUS" => 7,
-        "FPE" => 8,
-        "KILL" => 9,
-        "USR1" => 10,
-        "SEGV" => 11,
-        "USR2" => 12,
-        "PIPE" => 13,
-        "ALRM" => 14,
-        _ => 15,
-    };
-    128 + number
-}

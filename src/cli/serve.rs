@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use snowglobe_runner::socket::Address;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
@@ -105,7 +106,7 @@ async fn http(config: Config, address: SocketAddr, over: OverHttp) -> Done {
     tokio::pin!(served);
     tokio::select! {
         () = &mut served => {}
-        () = terminated() => {
+        _ = terminated() => {
             closing.cancel();
             served.await;
         }
@@ -167,7 +168,7 @@ async fn stdio(config: Config) -> Done {
     listen(&sandbox, &closing)?;
     let served = tokio::select! {
         served = mcp::serve_stdio(sandbox.clone()) => served.map_err(anyhow::Error::from),
-        () = terminated() => Ok(()),
+        _ = terminated() => Ok(()),
     };
     closing.cancel();
     sandbox.stop().await;
@@ -202,7 +203,8 @@ pub(super) fn listen(
 ) -> Result<(), SandboxError> {
     let bind = |name: &str| {
         let path = sandbox.instance().dir.join(name);
-        UnixListener::bind(&path).map_err(|source| SandboxError::File {
+        let bound = Address::of(&path).and_then(|address| UnixListener::bind(address.path()));
+        bound.map_err(|source| SandboxError::File {
             operation: "listen on",
             path,
             source,
@@ -240,8 +242,8 @@ async fn carry(sandbox: Arc<Sandbox>, mut stream: tokio::net::UnixStream) {
     }
 }
 
-/// Waits for a signal that asks to end.
-pub(super) async fn terminated() {
+/// Waits for a signal that asks to end; gives its number.
+pub(super) async fn terminated() -> u8 {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
         signal(SignalKind::terminate()),
@@ -251,8 +253,8 @@ pub(super) async fn terminated() {
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-        _ = hup.recv() => {}
+        _ = term.recv() => 15,
+        _ = int.recv() => 2,
+        _ = hup.recv() => 1,
     }
 }

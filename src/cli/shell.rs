@@ -1,17 +1,16 @@
 //! `snowglobe shell`: the sandbox's login shell on this terminal.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use snowglobe_init::wire::{Command, ExecRequest, Outcome, PtySize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, attach, load, progress, signal_code};
+use super::{Done, attach, load, progress};
 use crate::config::Raw;
 use crate::guest::Output;
+use crate::sandbox::{Command, Exec, Limit, PtySize, Stdin};
 
 /// Open a shell in the sandbox that runs for this workspace, or in a fresh one that goes with the shell.
 #[derive(Debug, Args)]
@@ -41,25 +40,24 @@ impl Shell {
             std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
             "open a shell: standard input and output are no terminal; use `snowglobe exec` in scripts"
         );
-        let (steps, shown) = progress::show();
-        let attached = attach::guest(load(*self.config)?, self.fresh, &steps).await;
-        shown.finish();
-        let attached = attached?;
+        let config = load(*self.config)?;
         let (cols, rows) = crossterm::terminal::size().unwrap_or((80, 24));
-        let request = ExecRequest {
-            command: Command::LoginShell,
-            cwd: None,
-            env: BTreeMap::new(),
+        let request = Exec {
             user: attach::user(self.root),
-            timeout_ms: None,
-            spill_after: None,
+            stdin: Stdin::Input,
+            limit: Limit::Never,
             pty: Some(PtySize {
                 term: std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".into()),
                 cols,
                 rows,
             }),
-            detach: None,
-        };
+            ..Exec::new(Command::LoginShell)
+        }
+        .request(&config);
+        let (steps, shown) = progress::show();
+        let attached = attach::guest(config, self.fresh, &steps).await;
+        shown.finish();
+        let attached = attached?;
         crossterm::terminal::enable_raw_mode()?;
         let raw = RawMode;
         let resizes = resizes()?;
@@ -80,11 +78,7 @@ impl Shell {
             .await;
         drop(raw);
         attached.close().await;
-        Ok(match report?.outcome {
-            Outcome::Exited { code } => ExitCode::from(code),
-            Outcome::Signaled { signal } => ExitCode::from(signal_code(&signal)),
-            Outcome::TimedOut | Outcome::OutOfMemory | Outcome::Cancelled => ExitCode::from(130),
-        })
+        Ok(ExitCode::from(report?.outcome.exit_status()))
     }
 }
 

@@ -203,7 +203,7 @@ impl Guest {
         self.request(request, Bytes::new(), &mut |_| ()).await
     }
 
-    /// Runs a command. Cancelling closes its channel, which kills its whole cgroup.
+    /// Runs a command. Cancelling closes its channel, which ends it, and waits no longer.
     pub async fn exec<R>(
         &self,
         request: ExecRequest,
@@ -259,6 +259,7 @@ impl Guest {
                 stdout_file: None,
                 stderr_file: None,
                 left_running: false,
+                killed: false,
             })),
         }
     }
@@ -449,6 +450,7 @@ fn name(request: &Request) -> &'static str {
         Request::Search(_) => "search",
         Request::Freeze => "freeze",
         Request::Thaw => "thaw",
+        Request::End => "end commands",
         Request::Renew { .. } => "renew",
         Request::Status => "status",
         Request::ApplyLayer { .. } => "apply a layer",

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::call::{Notes, Refusal};
 use super::{args, text};
-use crate::sandbox::{Command, Detach, Exec, User};
+use crate::sandbox::{Command, Detach, Exec, Limit, Stdin, User};
 
 /// The longest time a command may be given, in seconds: a day.
 pub(super) const LONGEST_TIMEOUT_S: f64 = 86_400.0;
@@ -34,7 +34,7 @@ pub(super) struct Params {
     cwd: Option<String>,
     /// Environment variables on top of the user's own, name to value
     env: Option<BTreeMap<String, String>>,
-    /// Text for standard input (default: empty)
+    /// All of standard input, as text (default: none, /dev/null)
     stdin: Option<String>,
     /// Filled in by the tool.
     timeout_s: Option<f64>,
@@ -43,6 +43,8 @@ pub(super) struct Params {
     /// Start it as a background job and return at once, for servers and long work; see the tool `job`.
     /// It then has no time limit unless `timeout_s` is given (default false)
     background: Option<bool>,
+    /// With `background`: leave standard input open for action `input` of the tool `job` (default false)
+    keep_stdin: Option<bool>,
     /// Give stdout and stderr as they come; otherwise as a terminal would show them at last, without colours and
     /// what was overwritten (default false)
     raw: Option<bool>,
@@ -83,17 +85,32 @@ pub(super) fn parse(
     let background = params.background.unwrap_or(false);
     let env = params.env.unwrap_or_default();
     check_environment(&env)?;
+    let keep_stdin = params.keep_stdin.unwrap_or(false);
+    if keep_stdin && !background {
+        return Err(Refusal::new(
+            "`keep_stdin` is for `background`: a command that is waited for gets all its input with `stdin`",
+        ));
+    }
+    // An empty text is what clients send that fill in every argument.
+    let input = params.stdin.filter(|text| !text.is_empty());
+    let stdin = match &input {
+        _ if keep_stdin => Stdin::Open,
+        Some(_) => Stdin::Input,
+        None => Stdin::Null,
+    };
+    let timeout = timeout(params.timeout_s, background, default_timeout, &mut notes)?;
     let exec = Exec {
-        command: command(params.command, &mut notes)?,
         cwd: params.cwd.filter(|cwd| !cwd.is_empty()),
         env,
-        stdin: params.stdin.map(Bytes::from).unwrap_or_default(),
-        timeout: timeout(params.timeout_s, background, default_timeout, &mut notes)?,
+        stdin,
+        input: input.map(Bytes::from).unwrap_or_default(),
+        limit: timeout.map_or(Limit::Never, Limit::After),
         detach: background.then_some(Detach::Now),
         user: match params.user {
             Some(Who::Root) => User::Root,
             Some(Who::Sandbox) | None => User::Sandbox,
         },
+        ..Exec::new(command(params.command, &mut notes)?)
     };
     Ok(Asked {
         exec,
@@ -232,8 +249,11 @@ mod tests {
         assert_eq!(exec.command, Command::Shell("a && b".to_owned()));
         assert_eq!(exec.cwd, None);
         assert_eq!(exec.env["N"], "1");
-        assert_eq!(exec.stdin.as_ref(), b"in");
-        assert_eq!(exec.timeout, Some(Duration::from_millis(2500)));
+        assert_eq!(
+            (exec.stdin, exec.input.as_ref()),
+            (Stdin::Input, &b"in"[..])
+        );
+        assert_eq!(exec.limit, Limit::After(Duration::from_millis(2500)));
         assert_eq!(exec.user, User::Root);
         assert!(asked.raw);
         assert_eq!(asked.notes, Notes::default());
@@ -290,7 +310,7 @@ mod tests {
     fn a_time_of_0_is_the_default() {
         let time = |arguments: Value| {
             let asked = asked(arguments).unwrap();
-            (asked.exec.timeout, asked.notes.all().to_vec())
+            (asked.exec.limit.time(MINUTE), asked.notes.all().to_vec())
         };
         assert_eq!(time(json!({"command": "a"})), (Some(MINUTE), vec![]));
         let zero = "`timeout_s` was 0, so the default held: 60.0 s".to_owned();
@@ -302,6 +322,21 @@ mod tests {
         assert!(never.is_none() && said[0].contains("no time limit"));
         let (text, _) = time(json!({"command": "a", "timeout_s": "2 min"}));
         assert_eq!(text, Some(2 * MINUTE));
+    }
+
+    #[test]
+    fn standard_input_is_there_only_where_it_was_sent() {
+        let of = |arguments| asked(arguments).unwrap().exec.stdin;
+        assert_eq!(of(json!({"command": "rg x"})), Stdin::Null);
+        assert_eq!(of(json!({"command": "rg x", "stdin": ""})), Stdin::Null);
+        let job = json!({"command": "rg x", "background": true});
+        assert_eq!(of(job), Stdin::Null);
+        let job = json!({"command": "wc", "background": true, "stdin": "a"});
+        assert_eq!(of(job), Stdin::Input);
+        let job = json!({"command": "cat", "background": true, "keep_stdin": true});
+        assert_eq!(of(job), Stdin::Open);
+        let refused = refusal(json!({"command": "cat", "keep_stdin": true}));
+        assert!(refused.contains("`background`"), "{refused}");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use super::resources::{job_uri, output_uri};
 use super::{job, schema, text};
 use crate::guest::GuestError;
 use crate::sandbox::{
-    Command, Detach, ErrorKind, Exec, ExecEnd, JobInfo, Outcome, Output, Ran, Sandbox, SandboxError,
+    Command, Detach, ErrorKind, Exec, ExecEnd, JobInfo, Outcome, Output, Ran, STOP_GRACE, Sandbox,
+    SandboxError,
 };
 
 pub(super) const NAME: &str = "exec";
@@ -31,8 +32,11 @@ struct Structured {
     /// The signal that ended it, such as SIGSEGV
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<String>,
-    /// Whether it was killed because its time was up
+    /// Whether it was ended because its time was up
     timed_out: bool,
+    /// Whether something of it had not ended 2 s after SIGTERM and was killed
+    #[serde(skip_serializing_if = "is_false")]
+    killed: bool,
     /// Whether it was killed because the VM ran out of memory
     #[serde(skip_serializing_if = "is_false")]
     out_of_memory: bool,
@@ -87,8 +91,9 @@ fn is_false(value: &bool) -> bool {
 pub(super) fn tool(default_timeout: Duration) -> Tool {
     let mut schema = schema::input::<Params>();
     schema["properties"]["timeout_s"]["description"] = format!(
-        "Seconds after which the command and all it started are killed; fractions allowed, at most \
-         {LONGEST_TIMEOUT_S} (default {})",
+        "Seconds after which the command and all it started get SIGTERM; what still runs {} s later is killed. \
+         Fractions allowed, at most {LONGEST_TIMEOUT_S} (default {})",
+        STOP_GRACE.as_secs(),
         default_timeout.as_secs_f64()
     )
     .into();
@@ -120,7 +125,7 @@ pub(super) async fn call(
     let asked = command::parse(tool, arguments, default_timeout)?;
     let (mut exec, raw, mut notes) = (asked.exec, asked.raw, asked.notes);
     let listed = matches!(exec.command, Command::Argv(_));
-    let timeout = exec.timeout.unwrap_or(default_timeout);
+    let timeout = exec.limit.time(default_timeout).unwrap_or(default_timeout);
     let patience = sandbox.config().background_after;
     if exec.detach.is_none() && !call.hears_progress() && timeout > patience {
         // Such a client can't know that the command is alive, and gives up on it after a minute.
@@ -142,7 +147,7 @@ pub(super) async fn call(
     let stderr = stderr.finish(end.stderr_file.as_deref(), end.stderr_bytes);
     if end.outcome == Outcome::Cancelled {
         return Err(Refusal::new(format!(
-            "the command was cancelled after {} and killed with all it started; until then:\n{}",
+            "the command was cancelled after {} and ended with all it started; until then:\n{}",
             text::duration(end.duration),
             streams(&stdout, &stderr)
         )));
@@ -194,10 +199,10 @@ fn failed(error: SandboxError, listed: bool) -> Refusal {
 /// What is to be said of a command that ended, beyond its output and its end.
 fn say_how_it_went(end: &ExecEnd, stdout: &Bounded, stderr: &Bounded, notes: &mut Notes) {
     if end.outcome == Outcome::TimedOut {
-        notes.add(
-            "the command and all it started were killed; pass a longer `timeout_s`, or `background` to start it \
-             as a job",
-        );
+        notes.add(format!(
+            "the command and all it started were {}; pass a longer `timeout_s`, or `background` to start it as a job",
+            job::how_stopped(end.killed)
+        ));
     }
     if end.left_running {
         notes.add("background processes are still running");
@@ -255,7 +260,10 @@ fn went_on(
     let id = &job.id;
     let stdout = stdout.finish(Some(&job.output_file), 0);
     let stderr = stderr.finish(Some(&job.output_file), 0);
-    let ended = job.outcome.as_ref().map(job::ended);
+    let ended = job
+        .outcome
+        .as_ref()
+        .map(|outcome| job::ended(outcome, job.killed));
     let (signal, exit_code) = match &job.outcome {
         Some(Outcome::Exited { code }) => (None, Some(*code)),
         Some(Outcome::Signaled { signal }) => (Some(format!("SIG{signal}")), None),
@@ -286,6 +294,7 @@ fn went_on(
         exit_code,
         signal,
         timed_out: job.outcome == Some(Outcome::TimedOut),
+        killed: job.killed,
         out_of_memory: job.outcome == Some(Outcome::OutOfMemory),
         truncated: stdout.omitted > 0 || stderr.omitted > 0,
         stdout_bytes: None,
@@ -319,6 +328,7 @@ fn as_structured(end: ExecEnd, stdout: Bounded, stderr: Bounded) -> Structured {
         exit_code,
         signal,
         timed_out: end.outcome == Outcome::TimedOut,
+        killed: end.killed,
         out_of_memory: end.outcome == Outcome::OutOfMemory,
         truncated: stdout.omitted > 0 || stderr.omitted > 0,
         stdout_bytes: (stdout.omitted > 0 || stdout.changed).then_some(end.stdout_bytes),
@@ -389,6 +399,7 @@ mod tests {
             stdout_file: None,
             stderr_file: None,
             left_running: false,
+            killed: false,
         }
     }
 
@@ -431,6 +442,7 @@ mod tests {
     fn what_else_is_to_be_said_is_in_the_notes() {
         let mut timed_out = end(Outcome::TimedOut);
         timed_out.left_running = true;
+        timed_out.killed = true;
         timed_out.stdout_file = Some("/var/tmp/out".to_owned());
         let changed = Bounded {
             changed: true,
@@ -441,8 +453,8 @@ mod tests {
         assert_eq!(
             notes.all(),
             [
-                "the command and all it started were killed; pass a longer `timeout_s`, or `background` to start it as \
-                 a job",
+                "the command and all it started were killed, 2 s after SIGTERM, which did not end all of it; pass a \
+                 longer `timeout_s`, or `background` to start it as a job",
                 "background processes are still running",
                 "stdout is shown as a terminal would show it at last; as it came: /var/tmp/out, or `raw`",
                 "stderr is shown as a terminal would show it at last; as it came: `raw`",

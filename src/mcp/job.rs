@@ -18,7 +18,9 @@ use super::exec::changed;
 use super::output::{whole_at_end, whole_at_start};
 use super::terminal::Terminal;
 use super::{args, schema, text};
-use crate::sandbox::{JobAction, JobInfo, JobReport, Outcome, Sandbox, SandboxError, User};
+use crate::sandbox::{
+    JobAction, JobInfo, JobReport, Outcome, STOP_GRACE, Sandbox, SandboxError, User,
+};
 
 pub(super) const NAME: &str = "job";
 
@@ -54,7 +56,7 @@ struct Params {
     limit: Option<u64>,
     /// wait: for how many seconds at most (default 30); a job that still runs then runs on
     timeout_s: Option<f64>,
-    /// input: text for the job's standard input; end a line with a line break
+    /// input: text for the standard input of a job started with `keep_stdin`; end a line with a line break
     input: Option<String>,
     /// input: close standard input afterwards (default false)
     end: Option<bool>,
@@ -122,8 +124,8 @@ pub(super) fn tool() -> Tool {
     Tool::new(
         NAME,
         "Manage background jobs (commands started by exec with `background`, or that became one): list them, \
-         get output from an offset on, wait for the end, kill with everything started, send input. Jobs end \
-         with a reboot or a restored snapshot.",
+         get output from an offset on, wait for the end, kill with everything started (SIGTERM, and 2 s later \
+         SIGKILL), send input. Jobs end with a reboot or a restored snapshot.",
         schema::input::<Params>(),
     )
     .with_title("Manage background jobs")
@@ -489,14 +491,25 @@ pub(super) fn job(info: &JobInfo) -> Job {
     }
 }
 
-/// How a job ended, in words.
-pub(super) fn ended(outcome: &Outcome) -> String {
+/// How what was ended by us ended.
+pub(super) fn how_stopped(killed: bool) -> String {
+    match killed {
+        false => "ended by SIGTERM".to_owned(),
+        true => format!(
+            "killed, {} s after SIGTERM, which did not end all of it",
+            STOP_GRACE.as_secs()
+        ),
+    }
+}
+
+/// How a job ended, in words; `killed` says whether force was needed.
+pub(super) fn ended(outcome: &Outcome, killed: bool) -> String {
     match outcome {
         Outcome::Exited { code } => format!("exit code {code}"),
         Outcome::Signaled { signal } => format!("killed by SIG{signal}"),
-        Outcome::TimedOut => "its time was up, it was killed".to_owned(),
+        Outcome::TimedOut => format!("its time was up: {}", how_stopped(killed)),
         Outcome::OutOfMemory => "killed because the VM ran out of memory".to_owned(),
-        Outcome::Cancelled => "killed".to_owned(),
+        Outcome::Cancelled => how_stopped(killed),
     }
 }
 
@@ -510,7 +523,10 @@ pub(super) fn described(info: &JobInfo) -> String {
     let took = text::duration(Duration::from_millis(info.duration_ms));
     let state = match &info.outcome {
         None => format!("running for {took}"),
-        Some(outcome) => format!("{} after {took}", ended(outcome)),
+        Some(outcome @ (Outcome::TimedOut | Outcome::Cancelled)) => {
+            format!("{}; {took} in all", ended(outcome, info.killed))
+        }
+        Some(outcome) => format!("{} after {took}", ended(outcome, info.killed)),
     };
     format!("job `{}`: {state}: {command}", info.id)
 }
@@ -540,6 +556,7 @@ mod tests {
             takes_input: outcome.is_none(),
             outcome,
             left_running: false,
+            killed: false,
         }
     }
 

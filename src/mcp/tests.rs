@@ -271,6 +271,7 @@ fn parameters_and_results_have_the_names_that_clients_know() {
             "command",
             "cwd",
             "env",
+            "keep_stdin",
             "stdin",
             "timeout_s",
             "user",

@@ -228,6 +228,8 @@ impl<'a> VmUnpacker<'a> {
             disk_bytes: None,
             env: Vec::new(),
             image_user: None,
+            workdir: None,
+            git_identity: None,
             login_keys: Vec::new(),
             run_dir: dir.path().to_owned(),
             link_socket: dir.path().join("link.sock"),

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
-use snowglobe_init::boot::{BootConfig, ImageUser, Link, Root, STAGE_PREFIX, Workspace};
+use snowglobe_init::boot::{
+    BootConfig, GitIdentity, ImageUser, Link, Root, STAGE_PREFIX, Workspace,
+};
 use snowglobe_init::wire::Request;
 use snowglobe_runner::{Disk, DiskFormat, Engine, Share, VmSpec};
 
@@ -76,6 +78,10 @@ pub struct Plan {
     pub env: Vec<(String, String)>,
     /// Whom `sandbox` stands for, where the image names a user of its own.
     pub image_user: Option<ImageUser>,
+    /// Where commands start that name no directory, if not in the workspace.
+    pub workdir: Option<String>,
+    /// Whose commits are made in the guest.
+    pub git_identity: Option<GitIdentity>,
     /// Public keys that may log in as with any SSH server.
     pub login_keys: Vec<String>,
     /// A directory that exists, for the VM's own files.
@@ -273,6 +279,8 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
         disk_bytes: plan.disk_bytes,
         env: plan.env.clone(),
         image_user: plan.image_user.clone(),
+        workdir: plan.workdir.clone(),
+        git_identity: plan.git_identity.clone(),
     };
     vmm::initramfs::write(&initramfs, &parts.init, &boot).map_err(|source| SandboxError::File {
         operation: "write the initramfs",

@@ -14,16 +14,17 @@
 //! when the machine goes. What is deliberately absent: MCP, and anything that prints.
 
 mod base;
+mod command;
 mod error;
 mod feed;
 mod files;
+mod git;
 pub mod instance;
 mod jobs;
 mod look;
 mod machine;
 mod store;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,14 +41,15 @@ use crate::progress::Progress;
 use crate::vmm;
 use base::make_overlay;
 pub use base::{VmUnpacker, image_is_here, image_store};
+pub use command::{Exec, Limit};
 pub use error::SandboxError;
 use instance::Instance;
 pub use look::{Console, Name, workspace_stamp};
 pub use machine::{Machine, Parts, Plan};
 pub use snowglobe_init::wire::{
     Command, Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine,
-    JobAction, JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, PtySize, ReadContent, SearchReport,
-    SearchRequest, Status, User,
+    JobAction, JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, PtySize, ReadContent, STOP_GRACE,
+    SearchReport, SearchRequest, Status, Stdin, User,
 };
 pub use store::{Base, Record, Store, StoreError, check_snapshot_name};
 
@@ -65,25 +67,6 @@ const CONSOLE_LOG: &str = "console.log";
 
 /// How long the end of a VM may lag behind the end of its link.
 const END_GRACE: Duration = Duration::from_secs(2);
-
-/// A command for [`Sandbox::exec`].
-#[derive(Debug, Clone)]
-pub struct Exec {
-    /// What to run.
-    pub command: Command,
-    /// The working directory, absolute or relative to the workspace; absent: the workspace.
-    pub cwd: Option<String>,
-    /// Environment on top of the user's own.
-    pub env: BTreeMap<String, String>,
-    /// Standard input, whole.
-    pub stdin: Bytes,
-    /// When to kill it; absent: never.
-    pub timeout: Option<Duration>,
-    /// Who runs it.
-    pub user: User,
-    /// Whether and when it goes on as a job; absent: never.
-    pub detach: Option<Detach>,
-}
 
 /// What became of a command.
 #[derive(Debug, Clone)]
@@ -111,6 +94,8 @@ pub struct ExecEnd {
     pub stderr_file: Option<String>,
     /// Whether processes it started still run.
     pub left_running: bool,
+    /// Whether something of it did not end when it was told to, and was killed.
+    pub killed: bool,
 }
 
 impl From<ExecReport> for ExecEnd {
@@ -123,6 +108,7 @@ impl From<ExecReport> for ExecEnd {
             stdout_file: report.stdout_file,
             stderr_file: report.stderr_file,
             left_running: report.left_running,
+            killed: report.killed,
         }
     }
 }
@@ -296,6 +282,10 @@ impl Sandbox {
                 (record.base, record.layers, image)
             }
         };
+        let git_identity = match config.git_identity {
+            true => git::identity(&config.workspace).await,
+            false => None,
+        };
         let run = self.store.new_run()?;
         self.view.booting(run.path.join(CONSOLE_LOG));
         let layer = self.store.new_layer();
@@ -332,6 +322,8 @@ impl Sandbox {
             disk_bytes: Some(config.disk_bytes),
             env,
             image_user: base.user.clone(),
+            workdir: base.workdir.clone().filter(|_| !mount),
+            git_identity,
             login_keys: vec![self.instance.login_key.clone()],
             run_dir: run.path.clone(),
             link_socket: self.instance.link_socket(),
@@ -389,7 +381,7 @@ impl Sandbox {
         Ok(self.ready(progress).await?.1)
     }
 
-    /// Runs a command; `output` is called with each piece as it comes. Cancelling kills the command's cgroup.
+    /// Runs a command; `output` is called with each piece as it comes. Cancelling ends the command.
     pub async fn exec(
         self: &Arc<Self>,
         exec: Exec,
@@ -402,28 +394,15 @@ impl Sandbox {
             ready = self.ready(progress) => ready?,
             () = cancel.cancelled() => return Ok(Ran::Ended(never_ran())),
         };
+        let input = std::io::Cursor::new(exec.input.clone());
         let request = ExecRequest {
-            command: exec.command,
-            cwd: exec.cwd.or_else(|| self.workdir(&live)),
-            env: exec.env,
-            user: exec.user,
-            timeout_ms: exec.timeout.map(|timeout| timeout.as_millis() as u64),
             spill_after: Some(SPILL_AFTER),
-            pty: None,
             detach: exec
                 .detach
                 .map(|detach| less_the_wait(detach, called.elapsed())),
+            ..exec.request(&self.config)
         };
-        match guest
-            .run(
-                request,
-                std::io::Cursor::new(exec.stdin),
-                output,
-                cancel,
-                None,
-            )
-            .await
-        {
+        match guest.run(request, input, output, cancel, None).await {
             Ok(crate::guest::Ran::Ended(report)) => Ok(Ran::Ended(report.into())),
             Ok(crate::guest::Ran::Job(job)) => {
                 self.view.changed();
@@ -431,13 +410,6 @@ impl Sandbox {
             }
             Err(error) => Err(self.explain(&live, error).await),
         }
-    }
-
-    /// Where commands start that name no directory: in the workspace, or where there is none of the host's, in the
-    /// directory that the image names.
-    fn workdir(&self, live: &Live) -> Option<String> {
-        let none = self.config.workspace_mode == WorkspaceMode::None;
-        live.base.workdir.clone().filter(|_| none)
     }
 
     async fn request(
@@ -614,11 +586,12 @@ impl Sandbox {
         }
     }
 
-    /// Kills the VM and removes what it left. Idempotent.
+    /// Has commands end in order, then kills the VM and removes what it left. Idempotent.
     pub async fn stop(&self) {
         self.stopping.cancel();
         let old = std::mem::replace(&mut *self.state.lock().await, State::Stopped);
         if let State::Running(live) = old {
+            end_commands(&live).await;
             live.machine.stop().await;
         }
     }
@@ -629,6 +602,19 @@ fn layers(live: &Live) -> Vec<String> {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
         .clone()
+}
+
+/// Gives commands the time to leave the workspace as they should: without half-written files and locks.
+async fn end_commands(live: &Live) {
+    let ended = async {
+        let guest = live.machine.guest().await?;
+        Ok::<_, SandboxError>(guest.ask(&Request::End).await?)
+    };
+    match tokio::time::timeout(STOP_GRACE + END_GRACE, ended).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "commands were not told to end"),
+        Err(_) => tracing::debug!("commands did not end in time"),
+    }
 }
 
 /// Stops everything in a machine where it stands; gives the guest to let it go on, if it could be reached.
@@ -658,6 +644,7 @@ fn never_ran() -> ExecEnd {
         stdout_file: None,
         stderr_file: None,
         left_running: false,
+        killed: false,
     }
 }
 

@@ -62,7 +62,7 @@ async def main(where):
             return await client.call_tool(tool, arguments)
 
         # A job says something once it is listened to.
-        job = await call("exec", command="read line; echo $line", background=True)
+        job = await call("exec", command="read line; echo $line", background=True, keep_stdin=True)
         job = job.structured_content
 
         async def speak():

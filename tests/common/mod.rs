@@ -41,6 +41,7 @@ pub struct Place {
     pub dir: tempfile::TempDir,
     pub workspace: PathBuf,
     pub image: &'static str,
+    runtime: PathBuf,
 }
 
 impl Place {
@@ -51,12 +52,22 @@ impl Place {
             .unwrap();
         let workspace = dir.path().join("workspace");
         std::fs::create_dir(&workspace).unwrap();
-        std::fs::create_dir(dir.path().join("runtime")).unwrap();
+        let runtime = dir.path().join("runtime");
+        std::fs::create_dir(&runtime).unwrap();
         Self {
             dir,
             workspace,
             image,
+            runtime,
         }
+    }
+
+    /// With a runtime directory that leaves no room for a socket's name in an address.
+    pub fn deep(image: &'static str) -> Self {
+        let mut place = Self::new(image);
+        place.runtime = place.runtime.join("d".repeat(120));
+        std::fs::create_dir(&place.runtime).unwrap();
+        place
     }
 
     /// Where images are, and with them what sandboxes keep.
@@ -71,7 +82,7 @@ impl Place {
     }
 
     pub fn runtime_dir(&self) -> PathBuf {
-        self.dir.path().join("runtime")
+        self.runtime.clone()
     }
 
     /// What this place's sandbox keeps.
@@ -238,6 +249,10 @@ pub fn text(result: &CallToolResult) -> String {
         .filter_map(|part| Some(part.as_text()?.text.clone()))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+pub fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Waits until it holds; the test fails when it does not within `seconds`.

@@ -42,6 +42,20 @@ pub struct BootConfig {
     pub env: Vec<(String, String)>,
     /// Whom `sandbox` stands for, where the image names a user of its own.
     pub image_user: Option<ImageUser>,
+    /// Where commands start that name no directory; absent: in the workspace.
+    pub workdir: Option<String>,
+    /// Whose commits are made in the guest, where nothing there says otherwise.
+    pub git_identity: Option<GitIdentity>,
+}
+
+/// What git writes into commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GitIdentity {
+    /// `user.name`.
+    pub name: Option<String>,
+    /// `user.email`.
+    pub email: Option<String>,
 }
 
 /// The user that an image's commands expect to be.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// The tree of all commands.
 #[derive(Debug, Clone)]
 pub struct Tree {
@@ -72,6 +74,23 @@ impl Tree {
             .count() as u64
     }
 
+    /// Sends a signal to what ended commands left running.
+    pub fn signal_leftovers(&self, signal: Signal) {
+        let leftovers = self
+            .leftovers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for dir in leftovers {
+            signal_all(&processes(&dir), signal);
+        }
+    }
+
+    /// Whether any command has a process.
+    pub fn populated(&self) -> bool {
+        populated(&self.dir)
+    }
+
     /// Removes the cgroups of ended commands whose last process has ended by now.
     ///
     /// Only those: the cgroup of a command about to start is empty, too.
@@ -109,7 +128,57 @@ impl Tree {
     }
 }
 
+/// How many cgroups below a command's own are looked into: a guest's root can make any number.
+const MOST_BELOW: usize = 1000;
+
+fn populated(dir: &Path) -> bool {
+    fs::read_to_string(dir.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+/// Every process in a cgroup and in those below it.
+fn processes(dir: &Path) -> Vec<Pid> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop() {
+        let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        let pids = text.lines().filter_map(|line| line.parse().ok());
+        found.extend(pids.filter_map(Pid::from_raw));
+        seen += 1;
+        if seen < MOST_BELOW {
+            let below = fs::read_dir(&dir).into_iter().flatten().flatten();
+            let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            dirs.extend(below.map(|entry| entry.path()));
+        }
+    }
+    found
+}
+
+/// Sends each of these processes a signal, and lets those that are stopped take it.
+fn signal_all(processes: &[Pid], signal: Signal) {
+    for pid in processes {
+        let _ = kill_process(*pid, signal);
+    }
+    for pid in processes {
+        let _ = kill_process(*pid, Signal::CONT);
+    }
+}
+
 impl Cgroup {
+    /// Sends every process in it a signal, whatever session it is in; `first` too, which may not have joined yet. Once:
+    /// what a process starts to clean up behind itself is left alone.
+    pub fn signal(&self, first: Option<Pid>, signal: Signal) {
+        let _ = fs::write(self.dir.join("cgroup.freeze"), "0");
+        let mut processes = processes(&self.dir);
+        if let Some(first) = first
+            && !processes.contains(&first)
+        {
+            processes.push(first);
+        }
+        signal_all(&processes, signal);
+    }
+
     /// Kills every process in it.
     pub fn kill(&self) {
         let _ = fs::write(self.dir.join("cgroup.kill"), "1");
@@ -117,8 +186,7 @@ impl Cgroup {
 
     /// Whether any process is left in it.
     pub fn populated(&self) -> bool {
-        fs::read_to_string(self.dir.join("cgroup.events"))
-            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+        populated(&self.dir)
     }
 
     /// Whether the kernel killed a process of it for want of memory.

@@ -2,17 +2,20 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use russh::server::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf};
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 
 use crate::actor::Actor;
 use crate::exec::{self, Wire};
 use crate::guest::Guest;
-use crate::wire::{EXT_REPORT, ErrorKind, MAX_REQUEST, Report, Request, Status, User, WireError};
+use crate::wire::{
+    EXT_REPORT, ErrorKind, MAX_REQUEST, Report, Request, STOP_GRACE, Status, User, WireError,
+};
 use crate::{edit, files, jobs, layers, machine, search};
 
 /// After how long a freeze ends by itself: a host that is gone must not leave the guest standing still.
@@ -187,6 +190,10 @@ async fn perform(
         }
         Request::Freeze => freeze(guest).await,
         Request::Thaw => thaw(guest).await,
+        Request::End => {
+            end(guest).await;
+            Ok(Report::Done)
+        }
         Request::Renew { clock_ns, entropy } => {
             machine::renew(clock_ns, &entropy).map_err(|e| other("set the clock", &e))?;
             Ok(Report::Done)
@@ -270,6 +277,20 @@ async fn thaw(guest: &Guest) -> Result<Report, WireError> {
             .map_err(|e| other("let the commands go on", &e))?;
     }
     Ok(Report::Done)
+}
+
+/// Ends every command, and what ended ones left running.
+async fn end(guest: &Guest) {
+    guest.ending.cancel();
+    let Some(cgroups) = &guest.cgroups else {
+        return;
+    };
+    cgroups.signal_leftovers(Signal::TERM);
+    // Those that are being ended have their grace, and a little to be killed in after it.
+    let deadline = Instant::now() + STOP_GRACE + Duration::from_millis(200);
+    while cgroups.populated() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn status(guest: &Guest) -> Status {

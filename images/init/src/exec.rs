@@ -1,8 +1,8 @@
 //! Running one command over one channel: its input, its output, its end.
 //!
-//! There is one timer per command. When it is up, or the channel closes, the whole cgroup is killed and what the
-//! pipes still hold is drained. When the command ends by itself, what it left in the background goes on: its
-//! output is read on and dropped, so that it does not die of a closed pipe.
+//! There is one timer per command. When it is up, the channel closes or the machine is to go, the command is ended
+//! ([`Process::stop`]) and what the pipes still hold is drained. When the command ends by itself, what it left in the
+//! background goes on: its output is read on and dropped, so that it does not die of a closed pipe.
 //!
 //! A command that goes on as a job leaves this module: process, streams and timer become the job's ([`jobs`]).
 
@@ -22,11 +22,9 @@ use crate::input::Input;
 use crate::jobs::{self, Running};
 use crate::process::{self, Process};
 use crate::pump::{DRAIN, Pump, Sink};
+use crate::signals;
 use crate::spill::Spill;
-use crate::wire::{Detach, EXT_STDERR, ExecReport, ExecRequest, Outcome, Report, WireError};
-
-/// How long the kernel may take to end a process that was killed.
-pub(crate) const LONGEST_KILL: Duration = Duration::from_secs(5);
+use crate::wire::{Detach, EXT_STDERR, ExecReport, ExecRequest, Outcome, Report, Stdin, WireError};
 
 /// How long a command that is a job from its start is watched for not having started at all.
 const EARLY_END: Duration = Duration::from_millis(300);
@@ -82,22 +80,34 @@ pub(crate) async fn run(
     if let Some(stderr) = process.stderr.take() {
         pumps.push(Pump::start(stderr, sink("stderr", Some(EXT_STDERR))));
     }
-    let stdin = Input::new(process.stdin.take());
+    let mut stdin = Feed {
+        input: Input::new(process.stdin.take()),
+        stays_open: request.stdin == Stdin::Open,
+        complete: false,
+    };
     stdin.push(input);
-    if eof && request.detach != Some(Detach::Now) {
+    if eof {
         stdin.end();
     }
     let timers = Timers {
         timeout: request.timeout_ms.map(Duration::from_millis),
         detach: request.detach.filter(|_| job.is_some()),
     };
-    let ended = wait(&mut process, wire, &stdin, &timers, started).await;
+    let ended = wait(guest, &mut process, wire, &mut stdin, &timers, started).await;
+    let killed = match ended {
+        End::Exit(_) | End::Detached => false,
+        End::TimedOut => stop(&mut process, wire, &gone).await,
+        End::Cancelled => {
+            gone.cancel();
+            process.stop().await
+        }
+    };
     if let (End::Detached, Some(job)) = (&ended, job) {
         detached.cancel();
         let running = Running {
             process,
             pumps,
-            stdin,
+            stdin: stdin.input,
             started,
             timeout: timers.timeout,
         };
@@ -105,9 +115,6 @@ pub(crate) async fn run(
     }
     let duration = started.elapsed();
     drop(stdin);
-    if let End::Cancelled = ended {
-        gone.cancel();
-    }
     drain(&mut pumps, wire, &gone, process.all_gone()).await;
     let outcome = match ended {
         End::Exit(status) => match process.start_error() {
@@ -125,7 +132,43 @@ pub(crate) async fn run(
         stdout_file: pumps[0].file(),
         stderr_file: pumps.get(1).and_then(Pump::file),
         left_running: process.left_running(),
+        killed,
     }))
+}
+
+/// Ends the command. A peer that goes meanwhile takes no more of its output, but does not hasten its end.
+async fn stop(process: &mut Process, wire: &mut Wire, gone: &CancellationToken) -> bool {
+    let stopped = process.stop();
+    tokio::pin!(stopped);
+    tokio::select! {
+        killed = &mut stopped => killed,
+        () = closed(&mut wire.reader) => {
+            gone.cancel();
+            stopped.await
+        }
+    }
+}
+
+/// A command's standard input as it comes from the channel.
+struct Feed {
+    input: Input,
+    /// Whether the channel's end of input leaves it open.
+    stays_open: bool,
+    /// Whether all that the channel brings is there.
+    complete: bool,
+}
+
+impl Feed {
+    fn push(&self, data: Bytes) {
+        self.input.push(data);
+    }
+
+    fn end(&mut self) {
+        self.complete = true;
+        if !self.stays_open {
+            self.input.end();
+        }
+    }
 }
 
 /// How long to see whether a new job ends at once. One that has been running for a while has started.
@@ -176,25 +219,32 @@ pub(crate) async fn after(started: Instant, time: Option<Duration>) {
 }
 
 async fn wait(
+    guest: &Guest,
     process: &mut Process,
     wire: &mut Wire,
-    stdin: &Input,
+    stdin: &mut Feed,
     timers: &Timers,
     started: Instant,
 ) -> End {
     let timer = after(started, timers.timeout);
-    let detach = match timers.detach {
-        Some(Detach::Now) => return End::Detached,
-        Some(Detach::After(time)) => Some(Duration::from_millis(time)),
-        None => None,
-    };
-    let detach = after(started, detach);
+    let at_once = timers.detach == Some(Detach::Now);
+    let detach = after(
+        started,
+        match timers.detach {
+            Some(Detach::Now) => Some(Duration::ZERO),
+            Some(Detach::After(time)) => Some(Duration::from_millis(time)),
+            None => None,
+        },
+    );
     tokio::pin!(timer, detach);
-    let end = loop {
+    loop {
         tokio::select! {
-            status = &mut process.exit => return End::Exit(status.ok()),
-            () = &mut timer => break End::TimedOut,
-            () = &mut detach => return End::Detached,
+            // A job from its start is one even if it has ended by now.
+            status = &mut process.exit, if !at_once => return End::Exit(status.ok()),
+            () = &mut timer => return End::TimedOut,
+            // Not before the channel has brought all its input: nothing more comes by it afterwards.
+            () = &mut detach, if stdin.complete => return End::Detached,
+            () = guest.ending.cancelled() => return End::Cancelled,
             message = wire.reader.wait() => match message {
                 Some(ChannelMsg::Data { data }) => stdin.push(data),
                 // A terminal has no end: only its user's ^D is one.
@@ -207,14 +257,11 @@ async fn wait(
                 Some(ChannelMsg::WindowChange { col_width, row_height, .. }) => {
                     process.resize(col_width as u16, row_height as u16);
                 }
-                Some(ChannelMsg::Close) | None => break End::Cancelled,
+                Some(ChannelMsg::Close) | None => return End::Cancelled,
                 Some(_) => {}
             }
         }
-    };
-    process.kill();
-    let _ = tokio::time::timeout(LONGEST_KILL, &mut process.exit).await;
-    end
+    }
 }
 
 /// How a command that ended by itself did.
@@ -231,41 +278,12 @@ pub(crate) fn outcome(process: &Process, status: Option<ExitStatus>) -> Outcome 
     match status.map(|status| (status.code(), status.signal())) {
         Some((Some(code), _)) => Outcome::Exited { code: code as u8 },
         Some((None, Some(signal))) => Outcome::Signaled {
-            signal: signal_name(signal),
+            signal: signals::name(signal),
         },
         _ => Outcome::Signaled {
             signal: "KILL".into(),
         },
     }
-}
-
-const SIGNALS: &[(&str, Signal)] = &[
-    ("HUP", Signal::HUP),
-    ("INT", Signal::INT),
-    ("QUIT", Signal::QUIT),
-    ("ILL", Signal::ILL),
-    ("TRAP", Signal::TRAP),
-    ("ABRT", Signal::ABORT),
-    ("BUS", Signal::BUS),
-    ("FPE", Signal::FPE),
-    ("KILL", Signal::KILL),
-    ("USR1", Signal::USR1),
-    ("SEGV", Signal::SEGV),
-    ("USR2", Signal::USR2),
-    ("PIPE", Signal::PIPE),
-    ("ALRM", Signal::ALARM),
-    ("TERM", Signal::TERM),
-    ("CONT", Signal::CONT),
-    ("STOP", Signal::STOP),
-    ("TSTP", Signal::TSTP),
-    ("XCPU", Signal::XCPU),
-    ("XFSZ", Signal::XFSZ),
-    ("SYS", Signal::SYS),
-];
-
-fn signal_name(number: i32) -> String {
-    let known = SIGNALS.iter().find(|(_, signal)| signal.as_raw() == number);
-    known.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
 }
 
 /// The name of a signal as SSH sends it.
@@ -289,9 +307,5 @@ pub(crate) fn ssh_name(signal: &russh::Sig) -> &str {
 }
 
 fn to_signal(signal: &russh::Sig) -> Option<Signal> {
-    let name = ssh_name(signal);
-    SIGNALS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, signal)| *signal)
+    Signal::from_named_raw(signals::number(ssh_name(signal))?)
 }

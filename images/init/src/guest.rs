@@ -14,12 +14,15 @@ use crate::jobs::Jobs;
 use crate::reaper::Reaper;
 use crate::users::{self, Account};
 use crate::wire::User;
+use tokio_util::sync::CancellationToken;
 
 /// What commands run in, and what the server knows.
 #[derive(Debug)]
 pub struct Guest {
-    /// Where relative paths begin and commands start.
+    /// Where relative paths begin.
     pub workspace: PathBuf,
+    /// Where commands start that name no directory.
+    pub workdir: PathBuf,
     /// A directory for init's own files, closed to users.
     pub private: PathBuf,
     /// A directory for what users may read of ours: long scripts, long outputs.
@@ -46,6 +49,8 @@ pub struct Guest {
     pub host_key: russh::keys::PrivateKey,
     /// Commands that run in the background.
     pub(crate) jobs: Jobs,
+    /// Fires when the machine is about to go: commands then end.
+    pub(crate) ending: CancellationToken,
     /// Whose turn it is to change a file.
     pub(crate) edits: Mutex<()>,
     /// What is known of the files that were read last.
@@ -81,6 +86,8 @@ pub enum SetupError {
 pub struct Setup {
     /// Where relative paths begin.
     pub workspace: PathBuf,
+    /// Where commands start that name no directory.
+    pub workdir: PathBuf,
     /// A directory for init's own files and for what users may read of ours.
     pub state: PathBuf,
     /// The program that is `snowglobe-enter`.
@@ -131,6 +138,7 @@ impl Guest {
         }
         Ok(Arc::new(Self {
             workspace: setup.workspace,
+            workdir: setup.workdir,
             private,
             shared,
             enter: setup.enter,
@@ -149,6 +157,7 @@ impl Guest {
                 }
             })?,
             jobs: Jobs::default(),
+            ending: CancellationToken::new(),
             edits: Mutex::default(),
             index: Index::default(),
             numbers: AtomicU64::new(1),
@@ -169,6 +178,7 @@ impl Guest {
     ) -> Result<Arc<Self>, SetupError> {
         Self::new(Setup {
             workspace: workspace.to_owned(),
+            workdir: workspace.to_owned(),
             state: state.to_owned(),
             enter: enter.to_owned(),
             cgroups: None,

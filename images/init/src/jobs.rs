@@ -18,14 +18,14 @@ use russh::ChannelMsg;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::exec::{self, LONGEST_KILL, Wire};
+use crate::exec::{self, Wire};
 use crate::guest::Guest;
 use crate::input::Input;
-use crate::process::Process;
+use crate::process::{LONGEST_KILL, Process};
 use crate::pump::{DRAIN, Log, Pump};
 use crate::wire::{
     Command, ErrorKind, ExecRequest, JobAction, JobInfo, JobReport, JobRequest, Outcome, Report,
-    User, WireError,
+    STOP_GRACE, User, WireError,
 };
 
 /// Where output is kept: on the disk, not in memory.
@@ -78,6 +78,7 @@ struct End {
     outcome: Result<Outcome, WireError>,
     duration: Duration,
     left_running: bool,
+    killed: bool,
 }
 
 #[derive(Debug)]
@@ -199,6 +200,7 @@ impl Job {
             output_file: self.reserved.path.to_string_lossy().into_owned(),
             takes_input: end.is_none() && self.stdin.open(),
             left_running: end.as_ref().is_some_and(|end| end.left_running),
+            killed: end.as_ref().is_some_and(|end| end.killed),
             outcome: end.and_then(|end| end.outcome.ok()),
         }
     }
@@ -241,7 +243,7 @@ pub(crate) async fn start(
         Command::LoginShell => "login shell".into(),
     };
     let (sender, end) = watch::channel(None);
-    let kill = CancellationToken::new();
+    let kill = guest.ending.child_token();
     let (started, ago) = (running.started, running.started.elapsed());
     let Running {
         process,
@@ -291,10 +293,7 @@ async fn run(
         () = exec::after(started, timeout) => Ok(Outcome::TimedOut),
         () = kill.cancelled() => Ok(Outcome::Cancelled),
     };
-    if forced.is_ok() {
-        process.kill();
-        let _ = tokio::time::timeout(LONGEST_KILL, &mut process.exit).await;
-    }
+    let killed = forced.is_ok() && process.stop().await;
     let duration = started.elapsed();
     let deadline = Instant::now() + DRAIN;
     for pump in &mut pumps {
@@ -311,6 +310,7 @@ async fn run(
         outcome,
         duration,
         left_running: process.left_running(),
+        killed,
     }
 }
 
@@ -331,7 +331,7 @@ pub(crate) async fn serve(
         },
         JobAction::Kill => {
             job.kill.cancel();
-            job.ended(LONGEST_KILL + DRAIN).await;
+            job.ended(STOP_GRACE + LONGEST_KILL + DRAIN).await;
         }
         JobAction::Input { end } => take_input(&job, end, wire, input, eof).await?,
     }
@@ -371,8 +371,8 @@ async fn take_input(
         return Err(error(
             ErrorKind::InvalidRequest,
             format!(
-                "send input to the job {id}: its standard input is closed; only a command started in the \
-                 background takes input later"
+                "send input to the job {id}: its standard input is closed; start a command that is to get input \
+                 later with `background` and `keep_stdin`"
             ),
         ));
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`boot`]: the configuration a guest is booted with, read from its initramfs;
 //! - [`wire`]: the requests the host sends over the guest link, and their outcomes;
+//! - [`signals`]: what signals are called, and the exit statuses they become;
 //! - [`machine`]: bringing the machine up: mounts, clock, root disk;
 //! - [`link`]: the stream to the host, and [`ssh`]: the server on it;
 //! - [`guest`]: what the server serves: users, workspace, commands, files.
@@ -24,6 +25,7 @@ mod inbox;
 mod input;
 mod jobs;
 pub mod layers;
+mod line_ends;
 pub mod link;
 pub mod machine;
 pub mod nonblocking;
@@ -32,9 +34,12 @@ mod pump;
 pub mod reaper;
 mod relay;
 mod search;
+mod settings;
 pub mod sftp;
 mod shell_line;
+pub mod signals;
 mod spill;
 pub mod ssh;
+mod streams;
 pub mod users;
 pub mod wire;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -12,7 +13,11 @@ use rustix::net::{AddressFamily, SendFlags, SocketType};
 use rustix::time::{ClockId, Timespec};
 
 use crate::boot::{BUILD_ROOT, STAGE_PREFIX};
+use crate::settings;
 use crate::wire::{ErrorKind, WireError};
+
+/// Git's settings for all users; not on the disk, so each boot brings its own.
+const GIT_SETTINGS: &str = "/run/snowglobe.gitconfig";
 
 /// Why the machine could not be brought up.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +99,14 @@ pub fn mount_system() -> Result<(), MachineError> {
         ("stderr", "/proc/self/fd/2"),
     ] {
         let _ = std::os::unix::fs::symlink(target, Path::new("/dev").join(link));
+    }
+    let _ = mount_at("mqueue", "/dev/mqueue", secure, "");
+    // The kernel leaves them to root, and udev, which no image here runs, to everybody.
+    for device in ["fuse", "kvm", "net/tun", "vsock"] {
+        let _ = fs::set_permissions(
+            Path::new("/dev").join(device),
+            fs::Permissions::from_mode(0o666),
+        );
     }
     // The kernel's own node is closed to users; the one of devpts is theirs.
     let _ = fs::remove_file("/dev/ptmx");
@@ -213,29 +226,26 @@ pub fn limit_disk(device: &str, limit: u64) -> Result<(), MachineError> {
 
 /// What every image needs around the commands: mount points, `/tmp`, names, the workspace.
 pub fn furnish(config: &crate::boot::BootConfig) -> Result<(), MachineError> {
-    use std::os::unix::fs::PermissionsExt;
     mount_at(
         "tmpfs",
         "/run",
         MountFlags::NOSUID | MountFlags::NODEV,
         "mode=755,size=25%",
     )?;
-    for dir in ["/tmp", "/var/tmp"] {
+    for dir in ["/tmp", "/var/tmp", "/run/lock"] {
         let made = fs::create_dir_all(dir)
             .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o1777)));
         made.map_err(failed(format!("make {dir}")))?;
     }
-    let _ = fs::create_dir_all("/run/lock");
     crate::users::ensure_sandbox(Path::new("/"), config.image_user.as_ref())
         .map_err(failed("make the user sandbox"))?;
-    let hosts = format!(
-        "127.0.0.1\tlocalhost {0}\n::1\tlocalhost ip6-localhost {0}\n",
-        config.hostname
-    );
-    if fs::read_to_string("/etc/hosts").map_or(true, |hosts| !hosts.contains("localhost")) {
-        let _ = fs::write("/etc/hosts", hosts);
+    // An image in which these can't be written still runs commands.
+    let root = Path::new("/");
+    let _ = settings::names(root, &config.hostname);
+    let _ = settings::git(root, Path::new(GIT_SETTINGS), config.git_identity.as_ref());
+    if let Some(dir) = &config.workdir {
+        let _ = fs::create_dir_all(dir);
     }
-    let _ = fs::write("/etc/hostname", format!("{}\n", config.hostname));
     if let Some(workspace) = &config.workspace {
         mount_workspace(workspace, config.image_user.as_ref())?;
     }

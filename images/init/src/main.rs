@@ -78,10 +78,14 @@ fn mount_root(config: &BootConfig) -> anyhow::Result<Option<PathBuf>> {
 }
 
 async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Result<()> {
+    let workspace: PathBuf = config
+        .workspace
+        .map_or_else(|| "/".into(), |workspace| workspace.path.into());
     let guest: Arc<Guest> = Guest::new(Setup {
-        workspace: config
-            .workspace
-            .map_or_else(|| "/".into(), |workspace| workspace.path.into()),
+        workdir: config
+            .workdir
+            .map_or_else(|| workspace.clone(), PathBuf::from),
+        workspace,
         state: "/run/snowglobe".into(),
         enter: "/proc/self/exe".into(),
         cgroups: Some(Tree::create(Path::new("/sys/fs/cgroup"))?),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command as StdCommand, ExitStatus, Stdio};
+use std::process::{Command as StdCommand, ExitStatus};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
-use rustix::pty::OpenptFlags;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -15,10 +15,18 @@ use tokio::sync::oneshot;
 use crate::cgroup::Cgroup;
 use crate::enter::{ARG0, Entry, plain};
 use crate::guest::Guest;
+use crate::line_ends;
 use crate::nonblocking::Nonblocking;
 use crate::shell_line;
+use crate::streams::{self, Ours};
 use crate::users::Account;
-use crate::wire::{Command, ErrorKind, ExecRequest, PtySize, WireError};
+use crate::wire::{Command, ErrorKind, ExecRequest, STOP_GRACE, WireError};
+
+/// How long the kernel may take to end a process that was killed.
+pub(crate) const LONGEST_KILL: Duration = Duration::from_secs(5);
+
+/// How often at most it is looked whether a command that is to end has ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A longer shell line does not fit a program's argument (128 KiB on Linux) and goes through a file.
 const LONGEST_ARGUMENT: usize = 100 << 10;
@@ -73,6 +81,10 @@ fn environment(
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ("TERM".to_owned(), "dumb".to_owned()),
     ]);
+    if request.pty.is_none() {
+        // Output that Python holds back is not there when somebody looks at a job, and lost when it is killed.
+        env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
+    }
     env.extend(guest.env.iter().cloned());
     // An image's own words for these are about the user it was made for.
     for (name, value) in [
@@ -142,15 +154,16 @@ fn line(
             })
         }
         Command::Shell(text) if text.len() <= LONGEST_ARGUMENT => {
+            let text = line_ends::unix(text);
             let simple = !env.keys().any(|name| shell_line::matters(name));
             Ok(Line {
-                direct: simple.then(|| shell_line::words(text)).flatten(),
-                ..plain_line(vec![shell()?.into(), "-c".into(), text.clone()])
+                direct: simple.then(|| shell_line::words(&text)).flatten(),
+                ..plain_line(vec![shell()?.into(), "-c".into(), text.into_owned()])
             })
         }
         Command::Shell(text) => {
             let path = guest.shared.join(format!("command-{number}.sh"));
-            std::fs::write(&path, text)
+            std::fs::write(&path, line_ends::unix(text).as_bytes())
                 .map_err(|e| not_started("its text could not be kept", &e))?;
             Ok(Line {
                 script: Some(path.clone()),
@@ -160,67 +173,12 @@ fn line(
     }
 }
 
-/// The streams of a command, before it runs: our ends, and its own.
-struct Streams {
-    terminal: Option<OwnedFd>,
-    stdio: [Stdio; 3],
-}
-
-fn streams(pty: Option<&PtySize>, account: &Account) -> io::Result<Streams> {
-    let Some(pty) = pty else {
-        return Ok(Streams {
-            terminal: None,
-            stdio: [Stdio::piped(), Stdio::piped(), Stdio::piped()],
-        });
-    };
-    let master =
-        rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-    rustix::pty::grantpt(&master)?;
-    rustix::pty::unlockpt(&master)?;
-    resize(&master, pty.cols, pty.rows)?;
-    let path = rustix::pty::ptsname(&master, Vec::new())?;
-    let open = || {
-        rustix::fs::open(
-            &path,
-            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-    };
-    let slave = open()?;
-    if let Some(credentials) = &account.credentials {
-        rustix::fs::fchown(
-            &slave,
-            Some(rustix::fs::Uid::from_raw(credentials.uid)),
-            None,
-        )?;
-    }
-    let stdio = [
-        slave.try_clone()?.into(),
-        slave.try_clone()?.into(),
-        slave.into(),
-    ];
-    Ok(Streams {
-        terminal: Some(master),
-        stdio,
-    })
-}
-
-fn resize(terminal: &OwnedFd, cols: u16, rows: u16) -> io::Result<()> {
-    let size = rustix::termios::Winsize {
-        ws_col: cols,
-        ws_row: rows,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    Ok(rustix::termios::tcsetwinsize(terminal, size)?)
-}
-
 /// Starts a command; it runs when this returns, or never will.
 pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, WireError> {
     let account = guest.account(request.user);
     let number = guest.number();
     let cwd = match request.cwd.as_deref() {
-        None | Some("") => guest.workspace.clone(),
+        None | Some("") => guest.workdir.clone(),
         Some(cwd) => guest.places(request.user).find(cwd, &mut Vec::new())?,
     };
     let env = environment(guest, &account, request)?;
@@ -245,8 +203,12 @@ pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, Wir
         arg0: line.arg0,
         direct: line.direct,
     };
-    let streams = streams(request.pty.as_ref(), &account)
-        .map_err(|e| not_started("its terminal could not be made", &e))?;
+    let streams = match &request.pty {
+        Some(pty) => streams::terminal(pty, &account)
+            .map_err(|e| not_started("its terminal could not be made", &e))?,
+        None => streams::pipes(request.stdin, &account)
+            .map_err(|e| not_started("its pipes could not be made", &e))?,
+    };
     let [stdin, stdout, stderr] = streams.stdio;
     let mut command = StdCommand::new(&guest.enter);
     std::os::unix::process::CommandExt::arg0(&mut command, ARG0);
@@ -263,20 +225,19 @@ pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, Wir
         .reaper
         .spawn(&mut command)
         .map_err(|e| not_started("no process could be made", &e))?;
-    // Our copies of the terminal's other side must go, or its end is never seen.
+    // Our copies of its own ends must go, or their end is never seen.
     drop(command);
-    connect(spawned, streams.terminal, cgroup, failed, line.script)
+    connect(spawned, streams.ours, cgroup, failed, line.script)
         .map_err(|e| not_started("its streams could not be used", &e))
 }
 
 fn connect(
     spawned: crate::reaper::Spawned,
-    terminal: Option<OwnedFd>,
+    ours: Ours,
     cgroup: Option<Cgroup>,
     failed: PathBuf,
     script: Option<PathBuf>,
 ) -> io::Result<Process> {
-    let missing = || io::Error::other("a pipe is missing");
     let mut process = Process {
         pid: spawned.pid,
         cgroup,
@@ -288,22 +249,23 @@ fn connect(
         failed,
         script,
     };
-    match terminal {
-        Some(master) => {
+    match ours {
+        Ours::Terminal(master) => {
             process.terminal = Some(master.try_clone()?);
             let (reader, writer) = tokio::io::split(Nonblocking::new(master)?);
             process.stdin = Some(Box::new(writer));
             process.stdout = Box::new(reader);
         }
-        None => {
-            let stdin = OwnedFd::from(spawned.stdin.ok_or_else(missing)?);
-            process.stdin = Some(Box::new(pipe::Sender::from_owned_fd(stdin)?));
-            process.stdout = Box::new(pipe::Receiver::from_owned_fd(
-                spawned.stdout.ok_or_else(missing)?.into(),
-            )?);
-            process.stderr = Some(Box::new(pipe::Receiver::from_owned_fd(
-                spawned.stderr.ok_or_else(missing)?.into(),
-            )?));
+        Ours::Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } => {
+            if let Some(stdin) = stdin {
+                process.stdin = Some(Box::new(pipe::Sender::from_owned_fd(stdin.into())?));
+            }
+            process.stdout = Box::new(pipe::Receiver::from_owned_fd(stdout.into())?);
+            process.stderr = Some(Box::new(pipe::Receiver::from_owned_fd(stderr.into())?));
         }
     }
     Ok(process)
@@ -316,6 +278,51 @@ impl Process {
         serde_json::from_slice(&text).ok()
     }
 
+    fn first(&self) -> Option<Pid> {
+        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+    }
+
+    /// Ends everything it started: first by a signal that programs can act on, and what still runs [`STOP_GRACE`] later
+    /// by force. Gives whether force was needed.
+    pub(crate) async fn stop(&mut self) -> bool {
+        self.ask_to_end();
+        let deadline = Instant::now() + STOP_GRACE;
+        let mut look = Duration::from_millis(1);
+        while self.runs() && Instant::now() < deadline {
+            tokio::time::sleep(look).await;
+            look = (look * 2).min(LOOK);
+        }
+        let forced = self.runs();
+        self.kill();
+        let _ = tokio::time::timeout(LONGEST_KILL, &mut self.exit).await;
+        forced
+    }
+
+    fn ask_to_end(&self) {
+        // What a terminal's closing sends; interactive shells ignore SIGTERM.
+        let signal = match self.terminal {
+            Some(_) => Signal::HUP,
+            None => Signal::TERM,
+        };
+        match &self.cgroup {
+            Some(cgroup) => cgroup.signal(self.first(), signal),
+            None => {
+                self.signal(signal);
+                self.signal(Signal::CONT);
+            }
+        }
+    }
+
+    /// Whether any process of it is left, as far as that can be known.
+    fn runs(&self) -> bool {
+        match &self.cgroup {
+            Some(cgroup) => cgroup.populated(),
+            None => self
+                .first()
+                .is_some_and(|group| rustix::process::test_kill_process_group(group).is_ok()),
+        }
+    }
+
     /// Kills everything it started, however far that went.
     pub(crate) fn kill(&self) {
         match &self.cgroup {
@@ -323,22 +330,22 @@ impl Process {
             None => self.signal(Signal::KILL),
         }
         // It may be so young that it has joined neither cgroup nor group.
-        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = self.first() {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
     }
 
     /// Sends its process group a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
-            let _ = rustix::process::kill_process_group(pid, signal);
+        if let Some(group) = self.first() {
+            let _ = rustix::process::kill_process_group(group, signal);
         }
     }
 
     /// Changes the size of its terminal.
     pub(crate) fn resize(&self, cols: u16, rows: u16) {
         if let Some(terminal) = &self.terminal {
-            let _ = resize(terminal, cols, rows);
+            let _ = streams::resize(terminal, cols, rows);
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{WaitOptions, WaitStatus};
@@ -41,29 +41,22 @@ impl Reaper {
     /// Starts a process.
     pub fn spawn(&self, command: &mut Command) -> io::Result<Spawned> {
         let (sender, exit) = oneshot::channel();
-        let spawned = |child: &mut Child| Spawned {
-            pid: child.id(),
-            stdin: child.stdin.take(),
-            stdout: child.stdout.take(),
-            stderr: child.stderr.take(),
-            exit,
-        };
         match self {
             Self::Init(waiters) => {
                 let mut waiters = waiters.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut child = command.spawn()?;
-                waiters.insert(child.id(), sender);
-                Ok(spawned(&mut child))
+                let pid = command.spawn()?.id();
+                waiters.insert(pid, sender);
+                Ok(Spawned { pid, exit })
             }
             Self::Host => {
                 let mut child = command.spawn()?;
-                let spawned = spawned(&mut child);
+                let pid = child.id();
                 std::thread::spawn(move || {
                     if let Ok(status) = child.wait() {
                         let _ = sender.send(status);
                     }
                 });
-                Ok(spawned)
+                Ok(Spawned { pid, exit })
             }
         }
     }
@@ -74,12 +67,6 @@ impl Reaper {
 pub struct Spawned {
     /// Its process id.
     pub pid: u32,
-    /// Its standard input, if piped.
-    pub stdin: Option<ChildStdin>,
-    /// Its standard output, if piped.
-    pub stdout: Option<ChildStdout>,
-    /// Its standard error, if piped.
-    pub stderr: Option<ChildStderr>,
     /// Gets its status when it has ended.
     pub exit: oneshot::Receiver<ExitStatus>,
 }

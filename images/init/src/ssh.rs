@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::exec::{self, Wire};
 use crate::guest::Guest;
-use crate::wire::{self, Command, ExecReport, ExecRequest, Outcome, PtySize, Report, User};
+use crate::wire::{self, Command, ExecReport, ExecRequest, PtySize, Report, Stdin, User};
 use crate::{control, relay, sftp};
 
 /// Serves one SSH session until it ends.
@@ -133,6 +133,7 @@ impl Connection {
             ),
             env: waiting.env,
             user: self.user,
+            stdin: Stdin::Input,
             timeout_ms: None,
             spill_after: None,
             pty: waiting.pty,
@@ -160,10 +161,9 @@ async fn login_command(guest: Arc<Guest>, mut request: ExecRequest, channel: Cha
     let report = exec::run(&guest, &request, &mut wire, bytes::Bytes::new(), false).await;
     let writer = wire.writer;
     let _ = match report {
-        Ok(Report::Exec(ExecReport {
-            outcome: Outcome::Exited { code },
-            ..
-        })) => writer.exit_status(code.into()).await,
+        Ok(Report::Exec(ExecReport { outcome, .. })) => {
+            writer.exit_status(outcome.exit_status().into()).await
+        }
         Ok(_) => writer.exit_status(255).await,
         Err(error) => {
             let message = format!("snowglobe: failed to {error}\r\n");

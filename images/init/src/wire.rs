@@ -12,10 +12,14 @@
 //! the request's input, up to EOF. The guest answers with data, with extended data of type
 //! [`EXT_STDERR`], and at the end with exactly one [`Report`] as JSON in extended data of type
 //! [`EXT_REPORT`] (which may come in several pieces), then closes the channel. A channel that closes
-//! without a report was cut off. Closing the channel early cancels the request: the command's whole
-//! cgroup is killed.
+//! without a report was cut off. Closing the channel early cancels the request.
+//!
+//! **Ending commands.** A command that is to end (its time is up, it is cancelled, its job is killed) gets SIGTERM, with
+//! everything in its cgroup; on a terminal SIGHUP, as when one is closed. Once all have ended, or after [`STOP_GRACE`],
+//! the cgroup is killed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +51,9 @@ pub fn is_control(before: u8, byte: u8) -> bool {
         _ => byte < 0x20 || byte == 0x7f,
     }
 }
+
+/// How long a command that is to end may take to do so after SIGTERM; what then still runs is killed.
+pub const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// The longest JSON of a request, in bytes.
 pub const MAX_REQUEST: usize = 64 << 20;
@@ -85,6 +92,8 @@ pub enum Request {
     Freeze,
     /// Let the commands go on.
     Thaw,
+    /// End every command and job, in order: the machine is about to go. New ones are ended at once.
+    End,
     /// Set the clock (nanoseconds since the Unix epoch) and mix in fresh entropy (base64).
     Renew {
         /// Nanoseconds since the Unix epoch.
@@ -116,7 +125,7 @@ pub enum Request {
 pub struct ExecRequest {
     /// What to run.
     pub command: Command,
-    /// The working directory; relative to the workspace, which it is if absent.
+    /// The working directory; relative to the workspace; absent: where this guest's commands start.
     pub cwd: Option<String>,
     /// Environment on top of the user's own.
     #[serde(default)]
@@ -124,7 +133,10 @@ pub struct ExecRequest {
     /// Who runs it.
     #[serde(default)]
     pub user: User,
-    /// After how many milliseconds the command's whole cgroup is killed; absent: never.
+    /// Where its standard input comes from; a terminal is its own.
+    #[serde(default)]
+    pub stdin: Stdin,
+    /// After how many milliseconds the command is ended; absent: never.
     pub timeout_ms: Option<u64>,
     /// Keep a copy of the output in guest files once a stream is longer than this many bytes, or holds control
     /// characters ([`is_control`]): then what is shown of it is not what came. Absent: never.
@@ -136,11 +148,24 @@ pub struct ExecRequest {
     pub detach: Option<Detach>,
 }
 
+/// Where a command's standard input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// `/dev/null`: programs that search or filter their input when they have one must not wait for it.
+    #[default]
+    Null,
+    /// The request's input, up to its end.
+    Input,
+    /// The request's input, and what [`JobAction::Input`] adds to it until it says that this was all.
+    Open,
+}
+
 /// When a command becomes a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Detach {
-    /// From its start. Its standard input stays open for [`JobAction::Input`].
+    /// From its start.
     Now,
     /// If it still runs after so many milliseconds.
     After(u64),
@@ -172,9 +197,9 @@ pub enum JobAction {
         /// For how many milliseconds at most.
         timeout_ms: u64,
     },
-    /// Kill its whole cgroup, and wait for its end.
+    /// End it, and wait for its end.
     Kill,
-    /// Add the request's input to its standard input.
+    /// Add the request's input to its standard input, which must be [`Stdin::Open`].
     Input {
         /// Whether that was all.
         end: bool,
@@ -411,6 +436,9 @@ pub struct ExecReport {
     pub stderr_file: Option<String>,
     /// Whether processes that it started were still running when it ended (left alone).
     pub left_running: bool,
+    /// Whether something of it did not end by itself when it was told to, and was killed.
+    #[serde(default)]
+    pub killed: bool,
 }
 
 /// How a command ended: each is its own outcome.
@@ -424,15 +452,28 @@ pub enum Outcome {
     },
     /// A signal ended it.
     Signaled {
-        /// The signal's name without `SIG`, such as `TERM`.
+        /// The signal's name without `SIG`, such as `TERM`; see [`crate::signals`].
         signal: String,
     },
-    /// Its time was up and its cgroup was killed.
+    /// Its time was up and it was ended.
     TimedOut,
     /// The guest ran out of memory and the kernel killed it (or a process of its cgroup, so that it failed).
     OutOfMemory,
-    /// The host closed the channel, or asked for the job's end, and its cgroup was killed.
+    /// The host closed the channel, or asked for the job's end, and it was ended.
     Cancelled,
+}
+
+impl Outcome {
+    /// The exit status by which shells, and `timeout`, say how a command ended.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Exited { code } => *code,
+            Self::Signaled { signal } => crate::signals::exit_status(signal),
+            Self::TimedOut => 124,
+            Self::OutOfMemory => crate::signals::exit_status("KILL"),
+            Self::Cancelled => crate::signals::exit_status("INT"),
+        }
+    }
 }
 
 /// A job and what was asked of it.
@@ -471,6 +512,9 @@ pub struct JobInfo {
     pub outcome: Option<Outcome>,
     /// Whether processes that it started were still running when it ended (left alone).
     pub left_running: bool,
+    /// Whether something of it did not end by itself when it was told to, and was killed.
+    #[serde(default)]
+    pub killed: bool,
 }
 
 /// What was read.

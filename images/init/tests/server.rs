@@ -13,7 +13,7 @@ use snowglobe_init::guest::Guest;
 use snowglobe_init::wire::{
     self, Command, Detach, EditRequest, ErrorKind, ExecReport, ExecRequest, FoundLine, JobAction,
     JobReport, JobRequest, Outcome, PtySize, ReadContent, ReadRequest, ReadWant, Report, Request,
-    SearchReport, SearchRequest, User, WireError, WriteRequest,
+    SearchReport, SearchRequest, Stdin, User, WireError, WriteRequest,
 };
 
 struct AnyServer;
@@ -148,6 +148,7 @@ fn shell(line: &str) -> ExecRequest {
         cwd: None,
         env: BTreeMap::new(),
         user: User::Sandbox,
+        stdin: Stdin::Input,
         timeout_ms: None,
         spill_after: None,
         pty: None,
@@ -247,6 +248,126 @@ async fn a_timeout_ends_every_process_in_time() {
         started.elapsed()
     );
     assert!(!mark.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_time_is_up_can_put_its_things_away() {
+    let world = world();
+    let handle = world.control().await;
+    let lock = world.workspace.join("lock");
+    let line =
+        "touch lock; trap 'echo cleaning; rm lock; exit 0' TERM; while :; do sleep 0.02; done";
+    let mut request = shell(line);
+    request.timeout_ms = Some(300);
+    let (answer, report) = run(&handle, request.clone()).await;
+    assert_eq!((report.outcome, report.killed), (Outcome::TimedOut, false));
+    assert_eq!(answer.stdout, b"cleaning\n");
+    assert!(!lock.exists());
+    assert!(report.duration_ms < 1500, "{} ms", report.duration_ms);
+
+    // What takes no notice, or stands still, is ended all the same.
+    for line in [
+        "trap '' TERM; echo deaf; while :; do sleep 0.05; done",
+        "kill -STOP $$",
+    ] {
+        request.command = Command::Shell(line.into());
+        let (_, report) = run(&handle, request.clone()).await;
+        assert_eq!(report.outcome, Outcome::TimedOut);
+        assert_eq!(report.killed, line.contains("deaf"));
+        let most = wire::STOP_GRACE.as_millis() as u64 + 1300;
+        assert!(report.duration_ms < most, "{} ms", report.duration_ms);
+    }
+
+    // The same for a job that is killed, and for one whose machine goes.
+    let mut request = shell(line);
+    request.detach = Some(Detach::Now);
+    for end in [true, false] {
+        let (_, started) = job(&handle, Request::Exec(request.clone()), b"").await;
+        let id = started.job.id;
+        while !lock.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        match end {
+            true => drop(job(&handle, of_job(&id, JobAction::Kill), b"").await),
+            false => drop(ask(&handle, Request::End, b"").await),
+        }
+        let (_, ended) = job(&handle, of_job(&id, WAIT), b"").await;
+        assert_eq!(ended.job.outcome, Some(Outcome::Cancelled));
+        assert!(!ended.job.killed && !lock.exists());
+        let (data, _) = job(&handle, of_job(&id, output(None)), b"").await;
+        // The shell may say that its own child was told, too.
+        assert!(data.starts_with(b"cleaning\n"));
+    }
+    let (_, report) = run(&handle, shell("sleep 60")).await;
+    assert_eq!(report.outcome, Outcome::Cancelled, "the machine goes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_is_the_null_device_unless_it_is_sent() {
+    let world = world();
+    let handle = world.control().await;
+    let mut request = shell("readlink /proc/self/fd/0; cat; read x; wc -c");
+    request.stdin = Stdin::Null;
+    let (answer, _) = run(&handle, request.clone()).await;
+    assert_eq!(answer.stdout, b"/dev/null\n0\n");
+    request.detach = Some(Detach::Now);
+    let (_, started) = job(&handle, Request::Exec(request.clone()), b"").await;
+    assert!(!started.job.takes_input);
+    let id = started.job.id;
+    let input = JobAction::Input { end: false };
+    let (_, ended) = job(&handle, of_job(&id, WAIT), b"").await;
+    assert_eq!(ended.job.outcome, Some(Outcome::Exited { code: 0 }));
+
+    // What is sent to a job arrives whole, and ends.
+    request.stdin = Stdin::Input;
+    request.command = Command::Shell("wc -c".into());
+    let sent = vec![b'x'; 9_000_000];
+    let (_, started) = job(&handle, Request::Exec(request.clone()), &sent).await;
+    let (_, ended) = job(&handle, of_job(&started.job.id, WAIT), b"").await;
+    assert_eq!(ended.job.outcome, Some(Outcome::Exited { code: 0 }));
+    let (data, _) = job(&handle, of_job(&started.job.id, output(None)), b"").await;
+    assert_eq!(data, b"9000000\n");
+
+    request.stdin = Stdin::Null;
+    request.command = Command::Shell("sleep 60".into());
+    let (_, started) = job(&handle, Request::Exec(request), b"").await;
+    let refused = error(ask(&handle, of_job(&started.job.id, input), b"x").await);
+    assert!(refused.message.contains("`keep_stdin`"), "{refused}");
+    job(&handle, of_job(&started.job.id, JobAction::Kill), b"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_gets_its_streams_and_lines_as_programs_expect_them() {
+    let world = world();
+    let handle = world.control().await;
+    let line = "for s in stdin stdout stderr; do stat -L -c '%F %a' /dev/$s; done\r\n\
+                cat /dev/stdin >/dev/stdout\r\necho e >/dev/stderr\r\n\
+                cat <<X | od -c | head -1\r\na\r\nX\r\n";
+    let answer = ask(&handle, Request::Exec(shell(line)), b"in\n").await;
+    let (out, err) = (answer.stdout, answer.stderr);
+    let pipe = "fifo 666\n";
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        format!("{pipe}{pipe}{pipe}in\n0000000   a  \\r  \\n\n")
+    );
+    assert_eq!(err, b"e\n");
+
+    for (signal, name) in [(31, "SYS"), (24, "XCPU"), (16, "STKFLT"), (36, "RTMIN+2")] {
+        let (_, report) = run(&handle, shell(&format!("kill -{signal} $$"))).await;
+        let signal = name.to_owned();
+        assert_eq!(report.outcome, Outcome::Signaled { signal });
+    }
+    let mut request = shell("echo ${PYTHONUNBUFFERED-unset}");
+    assert_eq!(run(&handle, request.clone()).await.0.stdout, b"1\n");
+    request.env.insert("PYTHONUNBUFFERED".into(), String::new());
+    assert_eq!(run(&handle, request.clone()).await.0.stdout, b"\n");
+    request.env.clear();
+    request.pty = Some(PtySize {
+        term: "dumb".into(),
+        cols: 80,
+        rows: 24,
+    });
+    assert_eq!(run(&handle, request).await.0.stdout, b"unset\r\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -871,6 +992,7 @@ async fn a_job_outlives_its_connection_and_takes_input() {
     let handle = world.control().await;
     let mut request = shell("echo out; echo err >&2; read line; echo got $line; cat; exit 7");
     request.detach = Some(Detach::Now);
+    request.stdin = Stdin::Open;
     let (_, started) = job(&handle, Request::Exec(request), b"").await;
     assert_eq!(started.job.outcome, None);
     assert!(started.job.takes_input);

@@ -1,0 +1,221 @@
+//! Files of the system that every image must have right, whatever it brought: the machine's names, and git's settings.
+//!
+//! What an image has is added to, never replaced. Each boot does this anew; what is there already is left as it is.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::boot::GitIdentity;
+
+/// What `localhost` is called beside that, by family.
+const LOOPBACK: [(&str, &str); 2] = [("127.0.0.1", ""), ("::1", " ip6-localhost ip6-loopback")];
+
+/// Where programs look for names where nothing says it, on systems whose C library would ask a server first.
+const NSSWITCH: &str = "hosts: files dns\n";
+
+/// Puts a text into a file of the system. A link to where nothing can be is replaced.
+fn put(path: &Path, text: &[u8]) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(path, text).or_else(|_| {
+        fs::remove_file(path)?;
+        fs::write(path, text)
+    })
+}
+
+/// Makes the machine's own name resolve, to itself, and `localhost` too.
+pub(crate) fn names(root: &Path, hostname: &str) -> io::Result<()> {
+    let etc = root.join("etc");
+    let hosts = etc.join("hosts");
+    let text = fs::read(&hosts).unwrap_or_default();
+    let missing = missing_hosts(&String::from_utf8_lossy(&text), hostname);
+    if !missing.is_empty() {
+        let line_end: &[u8] = match text.last() {
+            None | Some(b'\n') => b"",
+            Some(_) => b"\n",
+        };
+        put(&hosts, &[&text, line_end, missing.as_bytes()].concat())?;
+    }
+    let nsswitch = etc.join("nsswitch.conf");
+    if fs::read(&nsswitch).is_err() {
+        put(&nsswitch, NSSWITCH.as_bytes())?;
+    }
+    put(&etc.join("hostname"), format!("{hostname}\n").as_bytes())
+}
+
+/// The lines that `/etc/hosts` lacks.
+fn missing_hosts(text: &str, hostname: &str) -> String {
+    let has = |name: &str, v6: bool| {
+        let mut lines = text.lines().map(|line| {
+            let line = line.split('#').next().unwrap_or_default();
+            line.split_whitespace()
+        });
+        lines.any(|mut fields| {
+            fields
+                .next()
+                .is_some_and(|address| address.contains(':') == v6)
+                && fields.any(|field| field.eq_ignore_ascii_case(name))
+        })
+    };
+    let mut missing = String::new();
+    for (address, more) in LOOPBACK {
+        let v6 = address.contains(':');
+        let localhost = if has("localhost", v6) {
+            String::new()
+        } else {
+            format!(" localhost{more}")
+        };
+        let own = if has(hostname, v6) {
+            String::new()
+        } else {
+            format!(" {hostname}")
+        };
+        let names = localhost + &own;
+        if !names.is_empty() {
+            missing += &format!("{address}\t{}\n", names.trim_start());
+        }
+    }
+    missing
+}
+
+/// Where a git that is installed somewhere reads the settings for all users.
+const GIT: [(&str, &str); 2] = [
+    ("usr/bin/git", "etc/gitconfig"),
+    ("usr/local/bin/git", "usr/local/etc/gitconfig"),
+];
+
+/// Gives git its settings for all users, in a file of ours that theirs includes before all else: so an image's own
+/// settings win, and those of users and repositories. `etc/gitconfig` is there for a git that is installed later, too.
+pub(crate) fn git(root: &Path, ours: &Path, identity: Option<&GitIdentity>) -> io::Result<()> {
+    put(ours, git_settings(identity).as_bytes())?;
+    let include = format!("[include]\n\tpath = {}\n", quoted(&ours.to_string_lossy()));
+    for (number, (program, file)) in GIT.into_iter().enumerate() {
+        if number > 0 && !root.join(program).exists() {
+            continue;
+        }
+        let path: PathBuf = root.join(file);
+        let text = fs::read(&path).unwrap_or_default();
+        if !text.starts_with(include.as_bytes()) {
+            put(&path, &[include.as_bytes(), &text].concat())?;
+        }
+    }
+    Ok(())
+}
+
+/// All repositories may be used by all users: the workspace belongs to one user whoever works in it, this machine is
+/// one person's, and what separates it from others is the VM. Naming only those below the workspace takes git 2.46.
+fn git_settings(identity: Option<&GitIdentity>) -> String {
+    let mut text = "[safe]\n\tdirectory = *\n".to_owned();
+    if let Some(identity) = identity {
+        text += "[user]\n";
+        for (key, value) in [("name", &identity.name), ("email", &identity.email)] {
+            if let Some(value) = value {
+                text += &format!("\t{key} = {}\n", quoted(value));
+            }
+        }
+    }
+    text
+}
+
+/// A value as git's configuration takes any text.
+fn quoted(value: &str) -> String {
+    let mut text = String::from('"');
+    for character in value.chars().filter(|character| *character != '\0') {
+        match character {
+            '"' => text.push_str("\\\""),
+            '\\' => text.push_str("\\\\"),
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
+            other => text.push(other),
+        }
+    }
+    text.push('"');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_names_that_are_missing_are_added() {
+        let both = "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback box\n";
+        assert_eq!(missing_hosts("", "box"), both);
+        assert_eq!(missing_hosts(both, "box"), "");
+        assert_eq!(
+            missing_hosts("127.0.0.1 localhost # box\n::1 LocalHost Box\n", "box"),
+            "127.0.0.1\tbox\n"
+        );
+        assert_eq!(
+            missing_hosts("127.0.0.1 localhost\n", "box"),
+            "127.0.0.1\tbox\n::1\tlocalhost ip6-localhost ip6-loopback box\n"
+        );
+        assert!(missing_hosts("10.0.0.1 boxer\n", "box").contains("localhost box"));
+    }
+
+    #[test]
+    fn what_an_image_has_is_kept_and_nothing_comes_twice() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc");
+        fs::create_dir_all(&etc).unwrap();
+        // No line end, a byte that is no UTF-8, and a link to nowhere.
+        fs::write(etc.join("hosts"), b"10.1.2.3 caf\xe9").unwrap();
+        std::os::unix::fs::symlink("/no/such/dir/hostname", etc.join("hostname")).unwrap();
+        fs::write(etc.join("gitconfig"), "[user]\n\tname = Image\n").unwrap();
+        let identity = GitIdentity {
+            name: Some("Host".into()),
+            email: Some("host@example".into()),
+        };
+        let ours = root.path().join("ours");
+        for _ in 0..2 {
+            names(root.path(), "box").unwrap();
+            git(root.path(), &ours, Some(&identity)).unwrap();
+        }
+        let hosts = fs::read(etc.join("hosts")).unwrap();
+        assert!(hosts.starts_with(b"10.1.2.3 caf\xe9\n127.0.0.1\tlocalhost box\n"));
+        assert_eq!(hosts.iter().filter(|byte| **byte == b'\n').count(), 3);
+        assert_eq!(fs::read_to_string(etc.join("hostname")).unwrap(), "box\n");
+        assert!(
+            fs::read_to_string(etc.join("nsswitch.conf"))
+                .unwrap()
+                .contains("files")
+        );
+        let get = |key| read_with_git(&etc.join("gitconfig"), key);
+        assert_eq!(get("user.name"), "Image");
+        assert_eq!(get("user.email"), "host@example");
+        assert_eq!(get("safe.directory"), "*");
+        git(root.path(), &ours, None).unwrap();
+        let text = fs::read_to_string(etc.join("gitconfig")).unwrap();
+        assert_eq!(text.matches("[include]").count(), 1, "{text}");
+        assert!(!fs::read_to_string(&ours).unwrap().contains("user"));
+    }
+
+    fn read_with_git(file: &Path, key: &str) -> String {
+        let git = Command::new("git")
+            .args(["config", "--includes", "-z", "-f"])
+            .arg(file)
+            .args(["--get", key])
+            .output()
+            .unwrap();
+        let value = String::from_utf8(git.stdout).unwrap();
+        value.strip_suffix('\0').unwrap_or_default().to_owned()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn git_reads_any_value_as_it_was(value in "[^\0]{1,20}") {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("gitconfig");
+            let identity = GitIdentity { name: Some(value.clone()), email: None };
+            fs::write(&file, git_settings(Some(&identity))).unwrap();
+            prop_assert_eq!(read_with_git(&file, "user.name"), value);
+        }
+    }
+}
