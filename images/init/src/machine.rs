@@ -241,6 +241,7 @@ pub fn furnish(config: &crate::boot::BootConfig) -> Result<(), MachineError> {
         .map_err(failed("make the user sandbox"))?;
     // An image in which these can't be written still runs commands.
     let root = Path::new("/");
+    let _ = crate::users::ensure_shadow(root);
     let _ = settings::names(root, &config.hostname);
     let _ = settings::git(root, Path::new(GIT_SETTINGS), config.git_identity.as_ref());
     if let Some(dir) = &config.workdir {

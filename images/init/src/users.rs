@@ -150,6 +150,26 @@ pub fn ensure_sandbox(root: &Path, image_user: Option<&ImageUser>) -> io::Result
     Ok(())
 }
 
+/// Gives `sandbox` an account that is in order where accounts are looked up in `/etc/shadow`: `sudo` wants one. It has no
+/// password. An image without that file, or with an entry of its own, is left as it is.
+pub(crate) fn ensure_shadow(root: &Path) -> io::Result<()> {
+    let path = root.join("etc/shadow");
+    let Ok(text) = fs::read_to_string(&path) else {
+        return Ok(());
+    };
+    if text.lines().any(|line| field(line, 0) == "sandbox") {
+        return Ok(());
+    }
+    let line_end = match text.ends_with('\n') || text.is_empty() {
+        true => "",
+        false => "\n",
+    };
+    fs::write(
+        path,
+        format!("{text}{line_end}sandbox:*:19000:0:99999:7:::\n"),
+    )
+}
+
 /// Puts `line` into a file of `name:x:id:…` lines unless one of that name is there.
 fn put_line(path: &Path, name: &str, id: u32, line: &str, root_line: &str) -> io::Result<()> {
     let text = match fs::read_to_string(path) {
