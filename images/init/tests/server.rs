@@ -691,6 +691,70 @@ async fn a_page_comes_at_once_whatever_the_file_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn text_in_any_encoding_is_shown_and_named() {
+    let world = world();
+    let handle = world.control().await;
+    let put = |name: &str, bytes: &[u8]| std::fs::write(world.workspace.join(name), bytes).unwrap();
+    let utf16: Vec<u8> = "\u{feff}eins\r\nzwei ä\n漢字\n"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    put("latin.c", b"/* Ga\xebtan */\nint c\xf4t\xe9;\nlast\n");
+    put("utf16.txt", &utf16);
+    put("bom.txt", b"\xef\xbb\xbfone\ntw\xc3\xb6\n");
+    // What decides comes after all that is looked at first.
+    let mut late = b"int x;\n".repeat(20_000);
+    late.extend(b"caf\xe9\n");
+    put("late.c", &late);
+    put("photo.jpg", b"\xff\xd8\xff\xe0");
+    for (name, offset, shown, named) in [
+        ("latin.c", 2, "int côté;\n", "windows-1252"),
+        (
+            "utf16.txt",
+            1,
+            "eins\r\n",
+            "UTF-16LE with a byte order mark",
+        ),
+        ("utf16.txt", 2, "zwei ä\n", "UTF-16LE"),
+        ("utf16.txt", 3, "漢字\n", "UTF-16LE"),
+        ("bom.txt", 1, "one\n", "UTF-8 with a byte order mark"),
+        ("bom.txt", 2, "twö\n", "UTF-8"),
+        ("late.c", 20_001, "café\n", "windows-1252"),
+    ] {
+        let answer = ask(&handle, read(name, offset, 1), b"").await;
+        assert_eq!(String::from_utf8_lossy(&answer.stdout), shown, "{name}");
+        assert!(notes(&answer).contains(named), "{name}: {answer:?}");
+    }
+    let answer = ask(&handle, read("late.c", 1, 1), b"").await;
+    assert_eq!(
+        (answer.stdout.as_slice(), notes(&answer).as_str()),
+        (b"int x;\n".as_slice(), "")
+    );
+    assert!(matches!(
+        content(&ask(&handle, read("photo.jpg", 1, 1), b"").await),
+        ReadContent::Image { .. }
+    ));
+    // A long line is cut between characters, and no more is sent than was asked for.
+    put("long.txt", &encoding_of_one_byte("съешь же еще этих мягких французских булок да выпей чаю ".repeat(2000)));
+    let answer = ask(&handle, read("long.txt", 1, 1), b"").await;
+    let text = String::from_utf8(answer.stdout.clone()).unwrap();
+    assert!(
+        text.len() <= 10_001 && text.starts_with("съешь же еще"),
+        "{}",
+        text.len()
+    );
+}
+
+/// Windows-1251, for these few letters.
+fn encoding_of_one_byte(text: String) -> Vec<u8> {
+    let byte = |char| match char {
+        'а'..='я' => 0xe0 + (char as u32 - 'а' as u32) as u8,
+        other => other as u8,
+    };
+    text.chars().map(byte).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_follow_each_other_through_a_long_file() {
     let world = world();
     let handle = world.control().await;

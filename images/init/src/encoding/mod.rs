@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use encoding_rs::{DecoderResult, ISO_2022_JP};
 
-pub(crate) use detect::{Content, detect_whole};
+pub(crate) use detect::{Content, detect, detect_whole};
 pub(crate) use reader::TextReader;
 
 /// How much of a file is judged at once.
@@ -55,6 +55,16 @@ impl Encoding {
     /// Whether it is UTF-8, with or without a byte order mark.
     pub(crate) fn is_utf8(self) -> bool {
         self.form == Form::Utf8
+    }
+
+    /// Whether it is UTF-16, where a line break has more than one byte.
+    pub(crate) fn is_utf16(self) -> bool {
+        matches!(self.form, Form::Utf16Le | Form::Utf16Be)
+    }
+
+    /// The same for what comes after the file's beginning.
+    pub(crate) fn after_bom(self) -> Self {
+        Self { bom: false, ..self }
     }
 
     /// Whether the file begins with a byte order mark, which is no part of the text.

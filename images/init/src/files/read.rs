@@ -3,6 +3,9 @@
 //! A page comes at once, however long the file is and whether or not it grows meanwhile: what is read is what was
 //! there when the file was opened. Counting is bounded in time: how many lines there are is told only if that is
 //! known soon, and a page that is too far to be reached is refused, with what was learnt kept for the next try.
+//!
+//! Text is shown as UTF-8 whatever it is in, with a note that names the encoding. In all encodings but UTF-16 a line break
+//! is the byte LF and nothing else is, so a page is found in the bytes and decoded by itself; UTF-16 is decoded first.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
@@ -15,6 +18,7 @@ use rustix::fs::OFlags;
 use super::lines::{Index, Line, Lines, Marks, Passed, Stamp};
 use super::path::Places;
 use super::{kind, list, names, wire};
+use crate::encoding::{Content, Encoding, TextReader, detect, detect_whole};
 use crate::wire::{ErrorKind, ReadContent, ReadReport, ReadRequest, ReadWant, Report, WireError};
 
 /// How much of a file is looked at to tell text from other content, in bytes.
@@ -31,6 +35,12 @@ const REACH: Duration = Duration::from_secs(10);
 
 /// How much of a file of the kernel's own is read, in bytes.
 const KERNELS: usize = 4 << 20;
+
+/// How much of a UTF-16 file is decoded, in bytes.
+const UTF16: usize = 16 << 20;
+
+/// How many bytes of UTF-8 one byte of another encoding may become.
+const GROWTH: usize = 3;
 
 /// The images that clients take.
 const IMAGES: &[&str] = &["image/png", "image/jpeg", "image/gif", "image/webp"];
@@ -210,8 +220,8 @@ fn shown(
     let size = meta.len();
     let head = beginning(&mut file, SNIFF)?;
     let binary = |description: String| Ok(ReadContent::Binary { description });
-    match what(&head) {
-        What::Text => {}
+    let encoding = match what(&head, head.len() < SNIFF) {
+        What::Text(content) => content.encoding(),
         What::Image(media_type) if size <= max_image_bytes => {
             file.seek(SeekFrom::Start(0))?;
             copy(&mut file.take(size), send)?;
@@ -226,7 +236,31 @@ fn shown(
             ));
         }
         What::Other(description) => return binary(description.into()),
+    };
+    let encoding = encoding.unwrap_or(Encoding::UTF_8);
+    if encoding.is_utf16() {
+        let mut content = head;
+        content.append(&mut beginning(&mut file, UTF16 - SNIFF)?);
+        if content.len() >= UTF16 {
+            notes.push(format!(
+                "only the first {} MiB are given, since it is UTF-16; convert it with iconv to read on",
+                UTF16 >> 20
+            ));
+        }
+        notes.push(in_encoding(encoding));
+        let text = encoding.decode(&content).into_owned();
+        let found = lines(Cursor::new(text), &mut Marks::default(), &page)?;
+        return Ok(sent(found, Encoding::UTF_8, true, notes, send));
     }
+    let page = Page {
+        // What is sent is bounded, not what is read.
+        max_bytes: match encoding.is_utf8() {
+            true => page.max_bytes,
+            false => (page.max_bytes / GROWTH).max(1),
+        },
+        ..page
+    };
+    let again = file.try_clone()?;
     let found = if size == 0 {
         // The kernel's own files have no size, and some can be read only once.
         let mut content = head;
@@ -243,15 +277,50 @@ fn shown(
         index.put(stamp, marks);
         found?
     };
-    let text = decoded(found.text, found.cut, notes);
+    let encoding = match std::str::from_utf8(&found.text) {
+        // The beginning was ASCII only: what comes first after it decides.
+        Err(_) if encoding.is_utf8() && size > 0 => verdict(again, size)?,
+        _ => encoding,
+    };
+    if !encoding.is_utf8() || encoding.has_bom() {
+        notes.push(in_encoding(encoding));
+    }
+    Ok(sent(found, encoding, page.first == 1, notes, send))
+}
+
+fn in_encoding(encoding: Encoding) -> String {
+    format!("shown as UTF-8; the file is in {}", encoding.name())
+}
+
+/// The encoding of a file whose beginning does not tell it.
+fn verdict(mut file: File, size: u64) -> io::Result<Encoding> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut text = TextReader::new(file.take(size))?;
+    let until = Instant::now() + REACH;
+    let mut buffer = vec![0; PIECE];
+    while text.content() == Content::Ascii && Instant::now() < until && text.read(&mut buffer)? > 0
+    {
+    }
+    Ok(text.content().encoding().unwrap_or(Encoding::UTF_8))
+}
+
+/// Sends a page that was found; `starts` says that it begins with the file.
+fn sent(
+    found: Found,
+    encoding: Encoding,
+    starts: bool,
+    notes: &mut Vec<String>,
+    send: &mut dyn FnMut(Vec<u8>),
+) -> ReadContent {
+    let text = decoded(&found.text, found.cut, encoding, starts, notes);
     for piece in text.as_bytes().chunks(PIECE) {
         send(piece.to_vec());
     }
-    Ok(ReadContent::Text {
+    ReadContent::Text {
         total_lines: found.total,
         next_offset: found.next,
         cut: found.cut,
-    })
+    }
 }
 
 /// So many bytes at most of what is there now.
@@ -320,53 +389,65 @@ fn page_of(lines: &mut Lines<impl Read + Seek>, page: &Page) -> io::Result<Found
 }
 
 /// The page's bytes as text.
-fn decoded(mut bytes: Vec<u8>, cut: bool, notes: &mut Vec<String>) -> String {
+fn decoded(
+    bytes: &[u8],
+    cut: bool,
+    encoding: Encoding,
+    starts: bool,
+    notes: &mut Vec<String>,
+) -> String {
+    let encoding = match starts {
+        true => encoding,
+        false => encoding.after_bom(),
+    };
+    let mut text = encoding.decode(bytes).into_owned();
     if cut {
-        if let Err(e) = std::str::from_utf8(&bytes)
-            && e.error_len().is_none()
-        {
-            bytes.truncate(e.valid_up_to());
-        }
-        bytes.push(b'\n');
+        // The last character may be cut, too.
+        text.truncate(text.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
+        text.push('\n');
     }
-    match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(e) => {
-            notes.push("some bytes are not UTF-8; they are shown as \u{fffd}".to_owned());
-            String::from_utf8_lossy(e.as_bytes()).into_owned()
-        }
+    let damaged = text.contains(char::REPLACEMENT_CHARACTER)
+        && std::str::from_utf8(bytes).map_or(true, |text| !text.contains('\u{fffd}'));
+    if damaged {
+        notes.push(format!(
+            "some bytes are not {}; they are shown as \u{fffd}",
+            encoding.label()
+        ));
     }
+    text
 }
 
 /// What content is.
 #[derive(Debug, PartialEq, Eq)]
 enum What {
-    Text,
+    Text(Content),
     /// An image of this media type, by its first bytes only.
     Image(&'static str),
     /// Something else, in a word.
     Other(&'static str),
 }
 
-/// Tells by its beginning what content is. Text is text, whatever it begins with.
-fn what(head: &[u8]) -> What {
-    if is_text(head) {
-        return What::Text;
+/// Tells by its beginning what content is; `whole` says that there is no more of it. Text is text, whatever it begins
+/// with. Only where it is neither UTF-8 nor UTF-16, the first bytes of a known format count for more, unless
+/// they are printable themselves.
+fn what(head: &[u8], whole: bool) -> What {
+    let content = match whole {
+        true => detect_whole(head),
+        false => detect(head, false),
+    };
+    let unicode = content
+        .encoding()
+        .is_some_and(|encoding| encoding.is_utf16() || encoding.is_utf8());
+    let printable = head.iter().take(4).all(|byte| (b' '..=b'~').contains(byte));
+    if content != Content::Binary && (unicode || printable) {
+        return What::Text(content);
     }
     match infer::get(head).map(|kind| kind.mime_type()) {
         Some(kind) if IMAGES.contains(&kind) => What::Image(kind),
         Some(kind) => What::Other(kind),
+        None if content != Content::Binary => What::Text(content),
         None => What::Other("binary data"),
     }
-}
-
-fn is_text(head: &[u8]) -> bool {
-    let text = match std::str::from_utf8(head) {
-        Ok(_) => true,
-        // A character may be cut at the end of what was looked at.
-        Err(e) => e.error_len().is_none() && head.len() == SNIFF,
-    };
-    text && !head.contains(&0)
 }
 
 #[cfg(test)]
@@ -386,11 +467,16 @@ mod tests {
             "II*",
             "",
         ] {
-            assert_eq!(what(text.as_bytes()), What::Text, "{text:?}");
+            let ascii = What::Text(Content::Ascii);
+            assert_eq!(what(text.as_bytes(), true), ascii, "{text:?}");
+            let western = [text.as_bytes(), b" caf\xe9\n"].concat();
+            if !text.contains(char::is_control) {
+                assert!(matches!(what(&western, true), What::Text(_)), "{text:?}");
+            }
         }
         let mut cut = vec![b'a'; SNIFF - 1];
         cut.push(0xc3);
-        assert_eq!(what(&cut), What::Text);
+        assert!(matches!(what(&cut, false), What::Text(_)));
     }
 
     #[test]
@@ -410,7 +496,7 @@ mod tests {
             ),
             (b"a\0b", What::Other("binary data")),
         ] {
-            assert_eq!(what(content), kind);
+            assert_eq!(what(content, true), kind);
         }
     }
 }
