@@ -241,7 +241,14 @@ impl Terminal {
     fn second(&mut self, byte: u8, out: Out<'_>) -> bool {
         if !(0x80..=0x9f).contains(&byte) {
             self.end();
-            self.line.add(&[0xc2], out);
+            // What comes next may be left out: the byte after it must not make a control character with this one.
+            let joined = !is_plain(byte) && byte != b'\n';
+            let lone = if joined {
+                "\u{fffd}".as_bytes()
+            } else {
+                &[0xc2]
+            };
+            self.line.add(lone, out);
             if (0xa0..=0xbf).contains(&byte) {
                 self.line.add(&[byte], out);
                 return true;
@@ -540,6 +547,14 @@ mod tests {
             (1_usize..3 * ROW).prop_map(|length| vec![b'-'; length]),
         ];
         prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    #[test]
+    fn what_is_left_out_joins_nothing() {
+        for between in ["\x0e", "\x1b[m", "\u{82}", "\x7f"] {
+            let bytes = [b"a\xc2".as_slice(), between.as_bytes(), b"\x80b"].concat();
+            assert_eq!(plain(&bytes), "a\u{fffd}\u{fffd}b", "{between:?}");
+        }
     }
 
     proptest! {

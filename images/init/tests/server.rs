@@ -735,7 +735,12 @@ async fn text_in_any_encoding_is_shown_and_named() {
         ReadContent::Image { .. }
     ));
     // A long line is cut between characters, and no more is sent than was asked for.
-    put("long.txt", &encoding_of_one_byte("съешь же еще этих мягких французских булок да выпей чаю ".repeat(2000)));
+    put(
+        "long.txt",
+        &encoding_of_one_byte(
+            "съешь же еще этих мягких французских булок да выпей чаю ".repeat(2000),
+        ),
+    );
     let answer = ask(&handle, read("long.txt", 1, 1), b"").await;
     let text = String::from_utf8(answer.stdout.clone()).unwrap();
     assert!(
