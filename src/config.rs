@@ -192,6 +192,8 @@ pub struct Config {
     pub nofile: u64,
     /// The host directory, absolute and canonical.
     pub workspace: PathBuf,
+    /// Whether the user named that directory, or it is the working directory.
+    pub workspace_named: bool,
     /// How `/workspace` is made.
     pub workspace_mode: WorkspaceMode,
     /// Where to start from instead of the clean image.
@@ -574,20 +576,28 @@ impl Config {
             }
         }
         let named = over.workspace.is_some() || raw.workspace.is_some();
-        let mut config = resolve(raw.under(over), &sources.cwd, &dirs)?;
-        config.ignored = ignored;
-        if config.workspace_mode == WorkspaceMode::Mount {
-            let own = [
-                Some(dirs.data),
-                Some(dirs.cache),
-                Some(dirs.runtime),
-                sources
-                    .user_file
-                    .and_then(|file| Some(file.parent()?.to_owned())),
-            ];
-            project::shareable(&config.workspace, named, dirs.home.as_deref(), &own)?;
+        Ok(Self {
+            ignored,
+            workspace_named: named,
+            ..resolve(raw.under(over), &sources.cwd, &dirs)?
+        })
+    }
+
+    /// Whether the workspace may be shared; for whatever starts a sandbox, since all else works anywhere.
+    pub fn check_workspace(&self) -> Result<(), ConfigError> {
+        if self.workspace_mode == WorkspaceMode::None {
+            return Ok(());
         }
-        Ok(config)
+        let config_dir = etcetera::choose_base_strategy()
+            .ok()
+            .map(|dirs| dirs.config_dir().join("snowglobe"));
+        let own = [&self.data_dir, &self.cache_dir, &self.runtime_dir]
+            .into_iter()
+            .cloned()
+            .chain(config_dir);
+        let own: Vec<PathBuf> = own.collect();
+        let home = Self::home();
+        project::shareable(&self.workspace, self.workspace_named, home.as_deref(), &own)
     }
 }
 
@@ -705,13 +715,6 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
             expected: "expected a directory that exists".into(),
         })?;
     let workspace_mode = raw.workspace_mode.unwrap_or_default();
-    if workspace_mode == WorkspaceMode::Mount && workspace == Path::new("/") {
-        return Err(ConfigError::Value {
-            key: "workspace",
-            value: "/".into(),
-            expected: "that would hand the whole host to the sandbox; start in a project directory or set workspace".into(),
-        });
-    }
     let name = match raw.name {
         Some(name) => check_name(name)?,
         None => name_of(&workspace),
@@ -745,6 +748,7 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
             1_048_576,
         )?,
         workspace,
+        workspace_named: false,
         workspace_mode,
         snapshot: raw.snapshot,
         name,
@@ -1022,18 +1026,20 @@ mod tests {
     }
 
     #[test]
-    fn the_root_directory_is_not_a_workspace() {
-        let mut from = Sources {
-            cwd: "/".into(),
-            ..Sources::default()
+    fn what_is_no_project_is_configured_but_not_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |cwd: &str, named: bool| {
+            let mut from = sources(&dir);
+            from.cwd = cwd.into();
+            from.flags.workspace = named.then(|| cwd.into());
+            let config = Config::load(from).unwrap();
+            config.check_workspace().map_err(|error| error.to_string())
         };
-        from.flags.data_dir = Some("/tmp".into());
-        assert!(
-            Config::load(from)
-                .unwrap_err()
-                .to_string()
-                .contains("whole host")
-        );
+        assert!(at("/", true).unwrap_err().contains("own files"));
+        assert!(at("/etc", false).unwrap_err().contains("--workspace"));
+        assert_eq!(at("/etc", true), Ok(()));
+        let project = sources(&dir).cwd;
+        assert_eq!(at(project.to_str().unwrap(), false), Ok(()));
     }
 
     #[test]

@@ -205,9 +205,9 @@ pub fn shareable(
     workspace: &Path,
     named: bool,
     home: Option<&Path>,
-    own: &[Option<PathBuf>],
+    own: &[PathBuf],
 ) -> Result<(), ConfigError> {
-    for own in own.iter().flatten() {
+    for own in own {
         let real = own.canonicalize().unwrap_or_else(|_| own.clone());
         if real.starts_with(workspace) || workspace.starts_with(&real) {
             return Err(ConfigError::OwnFiles {
@@ -466,8 +466,7 @@ mod tests {
         fs::create_dir_all(&data).unwrap();
         fs::create_dir_all(&project).unwrap();
         let check = |workspace: &Path, named: bool| {
-            shareable(workspace, named, Some(&home), &[Some(data.clone())])
-                .map_err(|e| e.to_string())
+            shareable(workspace, named, Some(&home), &[data.clone()]).map_err(|e| e.to_string())
         };
         assert_eq!(check(&project, false), Ok(()));
         for place in [&home, &data, &data.join("images"), dir.path()] {

@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, attach, load, progress, serve};
+use super::{Done, attach, load_to_share, progress, serve};
 use crate::config::Raw;
 use crate::guest::Output;
 use crate::sandbox::{Command, Exec as Asked, Limit, Outcome, Stdin};
@@ -50,7 +50,7 @@ impl Exec {
             Err(argv) => Command::Argv(argv),
         };
         let limit = limit(self.timeout)?;
-        let config = load(*self.config)?;
+        let config = load_to_share(*self.config)?;
         let stdin = match self.no_stdin || is_null(std::io::stdin()) {
             true => Stdin::Null,
             false => Stdin::Input,

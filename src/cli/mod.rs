@@ -102,6 +102,13 @@ fn load(flags: Raw) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// As [`load`], for what starts a sandbox and so shares the workspace.
+fn load_to_share(flags: Raw) -> anyhow::Result<Config> {
+    let config = load(flags)?;
+    config.check_workspace()?;
+    Ok(config)
+}
+
 /// Logs go to standard error; standard output belongs to the protocol and to commands.
 fn logging(verbose: u8) {
     let default = match verbose {

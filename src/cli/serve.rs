@@ -69,7 +69,7 @@ struct OverHttp {
 
 impl Serve {
     pub(super) async fn run(self) -> Done {
-        let config = super::load(*self.config)?;
+        let config = super::load_to_share(*self.config)?;
         match self.http {
             Some(address) => http(config, address, self.over_http).await,
             None => stdio(config).await,

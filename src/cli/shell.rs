@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, attach, load, progress};
+use super::{Done, attach, load_to_share, progress};
 use crate::config::Raw;
 use crate::guest::Output;
 use crate::sandbox::{Command, Exec, Limit, PtySize, Stdin};
@@ -40,7 +40,7 @@ impl Shell {
             std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
             "open a shell: standard input and output are no terminal; use `snowglobe exec` in scripts"
         );
-        let config = load(*self.config)?;
+        let config = load_to_share(*self.config)?;
         let (cols, rows) = crossterm::terminal::size().unwrap_or((80, 24));
         let request = Exec {
             user: attach::user(self.root),
