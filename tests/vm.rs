@@ -240,8 +240,8 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
     assert!(!lock.exists());
 
     // Every process is told, in whatever session; what was printed until then is there.
-    let line = "import signal,subprocess,sys,time\nsubprocess.Popen(['sh','-c','trap \\\"echo child; exit\\\" TERM; while :; do sleep 0.1; done'], \
-                start_new_session=True)\nprint('begun')\nsignal.signal(15, lambda *_: sys.exit(print('parent')))\ntime.sleep(300)";
+    let line = "import signal,subprocess,sys,time\nsignal.signal(15, lambda *_: sys.exit(print('parent')))\nsubprocess.Popen(['sh','-c','trap \\\"echo child; exit\\\" TERM; echo ready; while :; do sleep 0.1; done'], \
+                start_new_session=True)\nprint('begun')\ntime.sleep(300)";
     let job = json!({"command": format!("python3 -c \"{line}\""), "background": true});
     let job = session.call("exec", job).await;
     let id = &job["job_id"];
@@ -250,7 +250,7 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
     while !session.call("job", output.clone()).await["output"]
         .as_str()
         .unwrap()
-        .contains("begun")
+        .contains("ready")
     {
         assert!(
             started.elapsed() < Duration::from_secs(30),

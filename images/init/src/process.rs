@@ -313,13 +313,14 @@ impl Process {
         }
     }
 
-    /// Whether any process of it is left, as far as that can be known.
+    /// Whether any process of it is left; without a cgroup, whether its first one is, since others that have ended count
+    /// among their group until somebody waits for them.
     fn runs(&self) -> bool {
         match &self.cgroup {
             Some(cgroup) => cgroup.populated(),
             None => self
                 .first()
-                .is_some_and(|group| rustix::process::test_kill_process_group(group).is_ok()),
+                .is_some_and(|first| rustix::process::test_kill_process(first).is_ok()),
         }
     }
 
