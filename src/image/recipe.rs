@@ -38,6 +38,8 @@ const WATCH: &str = r#"
 exec 3<&0
 (trap '' TERM; cat <&3 >/dev/null 2>&1; kill -TERM 0) 2>/dev/null &
 watcher=$!
+# Else this shell may say that it was killed, after the recipe's own last words.
+disown $watcher
 bash "$@" </dev/null 3<&-
 status=$?
 kill -KILL $watcher

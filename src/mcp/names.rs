@@ -139,6 +139,7 @@ pub(super) fn meant<'a>(
         return None;
     }
     known
+        .filter(|name| !given(name))
         .map(|name| (strsim::damerau_levenshtein(&unknown, &plain(name)), name))
         .filter(|(slips, name)| *slips <= allowed_slips(plain(name).len().min(unknown.len())))
         .min_by_key(|(slips, _)| *slips)
