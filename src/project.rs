@@ -466,7 +466,8 @@ mod tests {
         fs::create_dir_all(&data).unwrap();
         fs::create_dir_all(&project).unwrap();
         let check = |workspace: &Path, named: bool| {
-            shareable(workspace, named, Some(&home), &[data.clone()]).map_err(|e| e.to_string())
+            shareable(workspace, named, Some(&home), std::slice::from_ref(&data))
+                .map_err(|e| e.to_string())
         };
         assert_eq!(check(&project, false), Ok(()));
         for place in [&home, &data, &data.join("images"), dir.path()] {
