@@ -127,10 +127,7 @@ fn token(path: &Path) -> anyhow::Result<String> {
         .open(path);
     match made {
         Ok(mut file) => {
-            let token: String = rand::random::<[u8; 32]>()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let token = hex::encode(rand::random::<[u8; 32]>());
             writeln!(file, "{token}").with_context(|| about("write"))?;
             eprintln!(
                 "token, shown this once and kept in {}:\n{token}",

@@ -22,7 +22,6 @@ use sha2::{Digest as _, Sha256};
 use super::ImageError;
 use super::error::io_error;
 use super::files::{list, remove_file, sync_dir, try_lock};
-use super::layer::hex;
 use super::reference::is_digest;
 
 /// A blob's digest: `sha256:HEX`.
@@ -37,7 +36,7 @@ impl Digest {
     }
 
     pub(super) fn finish(hash: Sha256) -> Self {
-        Self(format!("sha256:{}", hex(&hash.finalize())))
+        Self(format!("sha256:{}", hex::encode(hash.finalize())))
     }
 
     /// `sha256:HEX`.

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
 use super::blobs::{Blobs, Digest};
-use super::layer::{Compression, hex};
+use super::layer::Compression;
 use super::platform::{architecture, normal};
 
 /// More than any real manifest or configuration has.
@@ -298,7 +298,7 @@ impl Content {
         }
         let kind = if self.plain_root { "root" } else { "layers" };
         let key = format!("{DISK_FORMAT} {} {kind} {chain}", architecture());
-        hex(&Sha256::digest(key)[..16])
+        hex::encode(&Sha256::digest(key)[..16])
     }
 
     /// Every blob it needs.

@@ -301,10 +301,6 @@ fn hash_all(input: &mut impl Read) -> io::Result<Digest> {
     }
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Says how much has been read, ten times a second at most.
 struct Counted<R> {
     input: R,

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
-use super::layer::hex;
 use super::reference::ImageRef;
 
 /// An image's name: `[a-z0-9][a-z0-9._-]{0,63}`, so also a file name that means nothing else.
@@ -62,7 +61,7 @@ impl ImageKey {
         if self.0.parse::<ImageName>().is_ok() {
             return self.0.clone();
         }
-        format!("@{}", hex(&Sha256::digest(&self.0)[..16]))
+        format!("@{}", hex::encode(&Sha256::digest(&self.0)[..16]))
     }
 }
 

@@ -16,7 +16,6 @@ use tokio::process::Command;
 
 use super::content::RunConfig;
 use super::error::io_error;
-use super::layer::hex;
 use super::{ImageError, ImageName, Source};
 use crate::progress::{Progress, Step};
 
@@ -116,7 +115,7 @@ impl Recipe {
         let base = self.base.map_or("", |base| base.script);
         let digest = format!(
             "sha256:{}",
-            hex(&Sha256::digest([base, self.script].concat()))
+            hex::encode(Sha256::digest([base, self.script].concat()))
         );
         Source::Recipe {
             recipe: self.name.to_owned(),

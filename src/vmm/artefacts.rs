@@ -114,10 +114,7 @@ mod tests {
     fn the_kernel_is_the_one_its_lock_names() {
         let cache = tempfile::tempdir().unwrap();
         let elf = std::fs::read(kernel(cache.path()).unwrap()).unwrap();
-        let sum: String = sha2::Sha256::digest(&elf)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        assert_eq!(sum, kernel_sha256());
+        let sum = sha2::Sha256::digest(&elf);
+        assert_eq!(hex::encode(sum), kernel_sha256());
     }
 }
