@@ -222,6 +222,10 @@ pub struct Config {
     pub cache_dir: PathBuf,
     /// Where sockets and keys of running sandboxes are.
     pub runtime_dir: PathBuf,
+    /// Where the user's file is.
+    pub config_dir: Option<PathBuf>,
+    /// The user's home directory, as far as it is known.
+    pub home: Option<PathBuf>,
     /// Environment of every command.
     pub env: Vec<(String, String)>,
     /// The project's file, where it is not in force.
@@ -296,7 +300,7 @@ pub enum ConfigError {
 pub struct Sources {
     /// The working directory.
     pub cwd: PathBuf,
-    /// The user's file, if there is one.
+    /// Where the user's file is, if there is one.
     pub user_file: Option<PathBuf>,
     /// The environment.
     pub env: Vec<(String, String)>,
@@ -313,8 +317,7 @@ impl Sources {
         })?;
         let user_file = etcetera::choose_base_strategy()
             .ok()
-            .map(|dirs| dirs.config_dir().join("snowglobe/config.toml"))
-            .filter(|path| path.exists());
+            .map(|dirs| dirs.config_dir().join("snowglobe/config.toml"));
         let env = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
@@ -378,13 +381,34 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
     }
 }
 
-/// The user's own file.
+/// The user's own file; one that can't be read is an error, not "no file".
 fn read_user(path: &Path) -> Result<Raw, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
-    parse(path, &text, false)
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(path, &text, false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Raw::default()),
+        Err(source) => Err(ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// The layers but the project's, and the directories that they say.
+struct Layers {
+    user: Raw,
+    /// The environment and the flags, which are laid over the project's file.
+    over: Raw,
+    dirs: Dirs,
+}
+
+impl Layers {
+    fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let user = sources.user_file.as_deref().map(read_user);
+        let user = user.transpose()?.unwrap_or_default();
+        let over = read_env(&sources.env)?.under(sources.flags.clone());
+        let dirs = Dirs::resolve(&user, &over, &sources.env)?;
+        Ok(Self { user, over, dirs })
+    }
 }
 
 /// What is wrong with a text, and where, without the text: it may be another file's than was meant.
@@ -539,20 +563,10 @@ fn ranged<T: PartialOrd + std::fmt::Display + Copy>(
 }
 
 impl Config {
-    /// The user's home directory, as far as it is known.
-    pub fn home() -> Option<PathBuf> {
-        let home = etcetera::home_dir().ok()?;
-        Some(home.canonicalize().unwrap_or(home))
-    }
-
-    /// Where images, snapshots and the user's consent are kept.
-    pub fn data_dir(sources: &Sources) -> Result<PathBuf, ConfigError> {
-        let user = match &sources.user_file {
-            Some(path) => read_user(path)?,
-            None => Raw::default(),
-        };
-        let over = read_env(&sources.env)?.under(sources.flags.clone());
-        Ok(Dirs::resolve(&user, &over, &sources.env)?.data)
+    /// Where images, snapshots and the user's consent are kept; and the user's home directory, as far as it is known.
+    pub fn data_dir_and_home(sources: &Sources) -> Result<(PathBuf, Option<PathBuf>), ConfigError> {
+        let dirs = Layers::read(sources)?.dirs;
+        Ok((dirs.data, dirs.home))
     }
 
     /// Whether a project's file can be understood.
@@ -562,12 +576,11 @@ impl Config {
 
     /// Reads every layer and resolves them.
     pub fn load(sources: Sources) -> Result<Self, ConfigError> {
-        let mut raw = Raw::default();
-        if let Some(path) = &sources.user_file {
-            raw = raw.under(read_user(path)?);
-        }
-        let over = read_env(&sources.env)?.under(sources.flags);
-        let dirs = Dirs::resolve(&raw, &over, &sources.env)?;
+        let Layers {
+            user: mut raw,
+            over,
+            dirs,
+        } = Layers::read(&sources)?;
         let mut ignored = None;
         if let Some(file) = project::find(&sources.cwd, dirs.home.as_deref())? {
             match wishes(&file, &raw, &over, &dirs.data)? {
@@ -588,16 +601,14 @@ impl Config {
         if self.workspace_mode == WorkspaceMode::None {
             return Ok(());
         }
-        let config_dir = etcetera::choose_base_strategy()
-            .ok()
-            .map(|dirs| dirs.config_dir().join("snowglobe"));
-        let own = [&self.data_dir, &self.cache_dir, &self.runtime_dir]
+        let own = [&self.data_dir, &self.cache_dir, &self.runtime_dir];
+        let own: Vec<&Path> = own
             .into_iter()
-            .cloned()
-            .chain(config_dir);
-        let own: Vec<PathBuf> = own.collect();
-        let home = Self::home();
-        project::shareable(&self.workspace, self.workspace_named, home.as_deref(), &own)
+            .chain(&self.config_dir)
+            .map(PathBuf::as_path)
+            .collect();
+        let home = self.home.as_deref();
+        project::shareable(&self.workspace, self.workspace_named, home, &own)
     }
 }
 
@@ -660,6 +671,7 @@ fn default_cpus() -> u32 {
 
 /// Where Snowglobe keeps what is its own, and the user's home.
 struct Dirs {
+    config: Option<PathBuf>,
     data: PathBuf,
     cache: PathBuf,
     runtime: PathBuf,
@@ -688,11 +700,13 @@ impl Dirs {
                 _ => std::env::temp_dir()
                     .join(format!("snowglobe-{}", rustix::process::geteuid().as_raw())),
             });
+        let home = etcetera::home_dir().ok();
         Ok(Self {
+            config: dirs.as_ref().map(|d| d.config_dir().join("snowglobe")),
             data: std::path::absolute(&data).unwrap_or(data),
             cache,
             runtime: std::path::absolute(&runtime).unwrap_or(runtime),
-            home: Config::home(),
+            home: home.map(|home| home.canonicalize().unwrap_or(home)),
         })
     }
 }
@@ -778,6 +792,8 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
         data_dir: dirs.data.clone(),
         cache_dir: dirs.cache.clone(),
         runtime_dir: dirs.runtime.clone(),
+        config_dir: dirs.config.clone(),
+        home: dirs.home.clone(),
         env: raw.env,
         ignored: None,
     })
@@ -797,11 +813,7 @@ fn check_name(name: String) -> Result<String, ConfigError> {
 fn name_of(workspace: &Path) -> String {
     use sha2::Digest;
     let hash = sha2::Sha256::digest(workspace.as_os_str().as_encoded_bytes());
-    let hash: String = hash
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = hex::encode(&hash[..4]);
     let base: String = workspace
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
@@ -846,6 +858,20 @@ mod tests {
 
     fn project_file(dir: &tempfile::TempDir, text: &str) {
         std::fs::write(sources(dir).cwd.join(PROJECT_FILE), text).unwrap();
+    }
+
+    #[test]
+    fn a_users_file_that_cannot_be_read_is_not_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut from = sources(&dir);
+        from.user_file = Some(dir.path().join("config/config.toml"));
+        assert!(Config::load(from).is_ok(), "there is none");
+        for odd in [dir.path().to_owned(), "/dev/null/config.toml".into()] {
+            let mut from = sources(&dir);
+            from.user_file = Some(odd.clone());
+            let error = Config::load(from).unwrap_err();
+            assert!(matches!(error, ConfigError::Unreadable { path, .. } if path == odd));
+        }
     }
 
     #[test]

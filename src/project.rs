@@ -205,14 +205,14 @@ pub fn shareable(
     workspace: &Path,
     named: bool,
     home: Option<&Path>,
-    own: &[PathBuf],
+    own: &[&Path],
 ) -> Result<(), ConfigError> {
     for own in own {
-        let real = own.canonicalize().unwrap_or_else(|_| own.clone());
+        let real = real(own);
         if real.starts_with(workspace) || workspace.starts_with(&real) {
             return Err(ConfigError::OwnFiles {
                 path: workspace.to_owned(),
-                own: own.clone(),
+                own: own.to_path_buf(),
             });
         }
     }
@@ -222,6 +222,17 @@ pub fn shareable(
             why,
         }),
         None => Ok(()),
+    }
+}
+
+/// Where a path leads that may not be there yet: what is there of it without links, then the rest.
+fn real(path: &Path) -> PathBuf {
+    let there = path
+        .ancestors()
+        .find_map(|dir| Some((dir, dir.canonicalize().ok()?)));
+    match there {
+        Some((dir, real)) => real.join(path.strip_prefix(dir).unwrap_or(Path::new(""))),
+        None => path.to_owned(),
     }
 }
 
@@ -287,9 +298,7 @@ impl Consent {
         hash.update((path.len() as u64).to_le_bytes());
         hash.update(path);
         hash.update(&file.text);
-        let hash = hash.finalize();
-        let name: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.dir.join(name)
+        self.dir.join(hex::encode(hash.finalize()))
     }
 
     /// Whether this content was allowed in this place.
@@ -466,8 +475,7 @@ mod tests {
         fs::create_dir_all(&data).unwrap();
         fs::create_dir_all(&project).unwrap();
         let check = |workspace: &Path, named: bool| {
-            shareable(workspace, named, Some(&home), std::slice::from_ref(&data))
-                .map_err(|e| e.to_string())
+            shareable(workspace, named, Some(&home), &[&data]).map_err(|e| e.to_string())
         };
         assert_eq!(check(&project, false), Ok(()));
         for place in [&home, &data, &data.join("images"), dir.path()] {
@@ -505,5 +513,11 @@ mod tests {
                 .unwrap_err()
                 .contains("keys")
         );
+        // Own directories that are not there yet, found through a link.
+        let link = dir.path().join("link");
+        symlink(&home, &link).unwrap();
+        let own = link.join("share/snowglobe");
+        assert!(shareable(&home, true, None, &[&own]).is_err());
+        assert!(shareable(&project, true, None, &[&own]).is_ok());
     }
 }

@@ -32,7 +32,7 @@ impl Allow {
             data_dir: self.data_dir,
             ..Raw::default()
         })?;
-        let home = Config::home();
+        let (data_dir, home) = Config::data_dir_and_home(&sources)?;
         let Some(file) = find(&sources.cwd, home.as_deref())? else {
             anyhow::bail!(
                 "find {PROJECT_FILE}: there is none in {} nor in the directories of its repository above it",
@@ -40,7 +40,7 @@ impl Allow {
             );
         };
         let path = file.path.display();
-        let consent = Consent::new(&Config::data_dir(&sources)?);
+        let consent = Consent::new(&data_dir);
         if self.revoke {
             let was = consent.withdraw(&file)?;
             eprintln!(
