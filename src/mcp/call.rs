@@ -66,10 +66,13 @@ impl Notes {
     /// What the guest says: a bounded number of single lines.
     pub(super) fn of_guest(notes: Vec<String>) -> Self {
         const MOST: usize = 20;
-        const LONGEST: usize = 2_000;
+        const LONGEST: usize = 600;
         let line = |note: String| -> String {
-            let words = terminal::plain(note.as_bytes());
-            words.replace('\n', " ").chars().take(LONGEST).collect()
+            let words = terminal::plain(note.as_bytes()).replace('\n', " ");
+            match words.char_indices().nth(LONGEST) {
+                Some((end, _)) => format!("{}…", &words[..end]),
+                None => words,
+            }
         };
         Self(notes.into_iter().take(MOST).map(line).collect())
     }
@@ -311,6 +314,18 @@ mod tests {
         let refused = noted(Refusal::new("\u{1b}[1mno").into_result(), notes(&["one"]));
         assert_eq!(refused.content[0].as_text().unwrap().text, "no\n[one]");
         assert_eq!(refused.structured_content, None);
+    }
+
+    #[test]
+    fn a_guests_notes_are_few_short_lines() {
+        let notes = Notes::of_guest(vec!["é\n".repeat(10_000); 1000]);
+        assert_eq!(notes.all().len(), 20);
+        for note in notes.all() {
+            assert_eq!(note.chars().count(), 601);
+            assert!(!note.contains('\n'));
+        }
+        let short = Notes::of_guest(vec!["short\u{1b}[1m".to_owned()]);
+        assert_eq!(short.all(), ["short"]);
     }
 
     #[test]

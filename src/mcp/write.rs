@@ -88,12 +88,8 @@ pub(super) async fn call(
     } else {
         format!("[wrote {size} to {path}]")
     };
-    let mut said = Notes::default();
-    for note in notes {
-        said.add(note);
-    }
     let done = result(vec![ContentBlock::text(text)], &Structured { path, bytes })?;
-    Ok(noted(done, said))
+    Ok(noted(done, Notes::of_guest(notes)))
 }
 
 fn parse(tool: &Tool, mut arguments: Option<JsonObject>) -> Result<Write, Refusal> {

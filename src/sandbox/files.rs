@@ -15,10 +15,6 @@ use crate::progress::Progress;
 /// The longest image that the guest sends. What shows it makes it smaller where that is too long.
 const IMAGE_BYTES: u64 = 20 << 20;
 
-/// How many notes of the guest's are passed on, and how long each may be, in characters.
-const NOTES: usize = 20;
-const NOTE: usize = 600;
-
 impl Sandbox {
     /// Reads lines (from 1) of a text, `max_bytes` at most, or what may be an image, or a directory.
     pub async fn read(
@@ -76,7 +72,7 @@ impl Sandbox {
                 size,
                 content,
                 data,
-                notes: bounded(notes),
+                notes,
             }),
             (other, _) => Err(unexpected("read", &other).into()),
         }
@@ -96,11 +92,7 @@ impl Sandbox {
             bytes: write.content.len() as u64,
         });
         match self.request(&request, write.content, progress).await? {
-            (Report::Write { path, bytes, notes }, _) => Ok(Written {
-                path,
-                bytes,
-                notes: bounded(notes),
-            }),
+            (Report::Write { path, bytes, notes }, _) => Ok(Written { path, bytes, notes }),
             (other, _) => Err(unexpected("write", &other).into()),
         }
     }
@@ -115,10 +107,7 @@ impl Sandbox {
             .request(&Request::Edit(edit), Bytes::new(), progress)
             .await?
         {
-            (Report::Edit(mut report), _) => {
-                report.notes = bounded(report.notes);
-                Ok(report)
-            }
+            (Report::Edit(report), _) => Ok(report),
             (other, _) => Err(unexpected("edit", &other).into()),
         }
     }
@@ -132,10 +121,9 @@ impl Sandbox {
         let (report, data) = self
             .request(&Request::Search(search), Bytes::new(), progress)
             .await?;
-        let Report::Search(mut report) = report else {
+        let Report::Search(report) = report else {
             return Err(unexpected("search", &report).into());
         };
-        report.notes = bounded(report.notes);
         let lines = data
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
@@ -146,30 +134,5 @@ impl Sandbox {
                 message: error.to_string(),
             })?;
         Ok((report, lines))
-    }
-}
-
-/// The guest's notes, few and short whatever it sends.
-fn bounded(mut notes: Vec<String>) -> Vec<String> {
-    notes.truncate(NOTES);
-    for note in &mut notes {
-        if let Some((end, _)) = note.char_indices().nth(NOTE) {
-            note.truncate(end);
-            note.push('…');
-        }
-    }
-    notes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_guests_notes_are_few_and_short() {
-        let notes = bounded(vec!["é".repeat(10_000); 1000]);
-        assert_eq!(notes.len(), NOTES);
-        assert!(notes.iter().all(|note| note.chars().count() == NOTE + 1));
-        assert_eq!(bounded(vec!["short".to_owned()]), ["short"]);
     }
 }
