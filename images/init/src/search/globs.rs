@@ -1,12 +1,15 @@
 //! Which files a search is about: globs in the forms people write them.
 //!
 //! A glob without a slash names files and directories anywhere below the searched directory. One with a slash is a
-//! path: below that directory, below the workspace, or absolute. A directory means all files below it. Several may
+//! path: below that directory, below the workspace, below somebody's home (`~/`), or absolute. A directory means all files below it. Several may
 //! stand in one text, separated by commas or line breaks; the last one that fits decides.
 
 use std::path::{Path, PathBuf};
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// Where a path leads that begins with `~`, if it does.
+pub(super) type Home<'a> = dyn Fn(&str) -> Option<PathBuf> + 'a;
 
 /// The globs of one search.
 pub(super) struct Globs {
@@ -34,16 +37,21 @@ pub(super) enum Choice {
 
 impl Globs {
     /// Reads the globs of a search below `root`.
-    pub(super) fn new(root: &Path, workspace: &Path, texts: &[String]) -> Result<Self, String> {
+    pub(super) fn new(
+        root: &Path,
+        workspace: &Path,
+        home: &Home,
+        texts: &[String],
+    ) -> Result<Self, String> {
         let mut globs = Vec::new();
         for text in texts {
             let parts = split(text);
             // A name may have a comma in it.
             if parts.len() > 1 {
-                globs.push(One::new(root, workspace, text.trim(), true)?);
+                globs.push(One::new(root, workspace, home, text.trim(), true)?);
             }
             for part in parts {
-                globs.push(One::new(root, workspace, part, false)?);
+                globs.push(One::new(root, workspace, home, part, false)?);
             }
         }
         Ok(Self {
@@ -102,11 +110,19 @@ impl One {
         self.below.is_match(below) || self.absolute.is_match(path)
     }
 
-    fn new(root: &Path, workspace: &Path, text: &str, guess: bool) -> Result<Self, String> {
+    fn new(
+        root: &Path,
+        workspace: &Path,
+        home: &Home,
+        text: &str,
+        guess: bool,
+    ) -> Result<Self, String> {
         let (exclude, pattern) = match text.strip_prefix('!') {
             Some(pattern) => (true, pattern.trim_start()),
             None => (false, text),
         };
+        let at_home = below_home(home, pattern);
+        let pattern = at_home.as_deref().unwrap_or(pattern);
         let directory = pattern.ends_with('/');
         let pattern = pattern.trim_end_matches('/');
         let (mut below, mut absolute) = (GlobSetBuilder::new(), GlobSetBuilder::new());
@@ -161,6 +177,16 @@ fn wrong(text: &str, error: &globset::Error) -> String {
     )
 }
 
+/// The pattern that begins with somebody's home, if it does, as an absolute one.
+fn below_home(home: &Home, pattern: &str) -> Option<String> {
+    let (first, rest) = pattern.split_once('/')?;
+    let home = home(first)?;
+    Some(format!(
+        "{}/{rest}",
+        globset::escape(&home.to_string_lossy())
+    ))
+}
+
 /// The pattern below a directory, as an absolute one without `.` and `..`.
 fn below_base(base: &Path, pattern: &str) -> String {
     let base = globset::escape(&base.to_string_lossy());
@@ -213,8 +239,16 @@ fn split(text: &str) -> Vec<&str> {
 mod tests {
     use super::*;
 
+    fn globs(root: &str, glob: &str) -> Result<Globs, String> {
+        let home = |first: &str| match first {
+            "~" => Some("/home/[me]".into()),
+            _ => None,
+        };
+        Globs::new(Path::new(root), Path::new("/w"), &home, &[glob.to_owned()])
+    }
+
     fn chosen(root: &str, glob: &str, file: &str) -> bool {
-        let globs = Globs::new(Path::new(root), Path::new("/w"), &[glob.to_owned()]);
+        let globs = globs(root, glob);
         globs.unwrap().choose(Path::new(file)) != Choice::Out
     }
 
@@ -249,6 +283,9 @@ mod tests {
             ("/w", "!tests/**", "/w/src/a.rs"),
             ("/w", "*.rs,!tests/**", "/w/src/a.rs"),
             ("/w", "!*.rs,keep.rs", "/w/keep.rs"),
+            ("/home", "~/x/*.rs", "/home/[me]/x/a.rs"),
+            ("/home", "!~/*.rs,*.rs", "/home/[me]/x/a.rs"),
+            ("/w", "~x/*.rs", "/w/~x/a.rs"),
             ("/tmp/[x]", "src/*.rs", "/tmp/[x]/src/a.rs"),
         ] {
             assert!(chosen(root, glob, file), "{glob} below {root}: {file}");
@@ -277,7 +314,7 @@ mod tests {
             "!/w/tests/**",
             "!**/tests/**",
         ] {
-            let globs = Globs::new(Path::new("/w"), Path::new("/w"), &[glob.to_owned()]).unwrap();
+            let globs = globs("/w", glob).unwrap();
             assert!(globs.prunes(Path::new("/w/tests")), "{glob}");
             assert!(!globs.prunes(Path::new("/w/src")), "{glob}");
         }
@@ -286,8 +323,7 @@ mod tests {
     #[test]
     fn a_wrong_glob_is_named() {
         for glob in ["*.{rs", "[a", "x,{a"] {
-            let Err(wrong) = Globs::new(Path::new("/w"), Path::new("/w"), &[glob.to_owned()])
-            else {
+            let Err(wrong) = globs("/w", glob) else {
                 panic!("{glob}");
             };
             assert!(wrong.contains("use the glob \""), "{wrong}");

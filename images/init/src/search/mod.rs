@@ -85,7 +85,13 @@ pub(crate) fn search(
         .canonicalize()
         .unwrap_or_else(|_| workspace.to_owned());
     let pattern = Pattern::new(request).map_err(invalid)?;
-    let globs = Globs::new(&root, &workspace, &request.globs).map_err(invalid)?;
+    let home = |first: &str| {
+        let home = first.strip_prefix('~')?;
+        // What is no name is a part of a pattern.
+        let named = !home.contains(['*', '?', '[', '{', '\\']);
+        named.then(|| places.absolute(first).ok()).flatten()
+    };
+    let globs = Globs::new(&root, &workspace, &home, &request.globs).map_err(invalid)?;
     let mut search = Search {
         hits: vec![0; globs.len()],
         globs: Arc::new(globs),
