@@ -61,7 +61,14 @@ pub(super) fn fit(bytes: Bytes) -> Result<Picture, String> {
     let found = media_type(format)
         .ok_or_else(|| "it is no PNG, JPEG, GIF or WebP image; convert it with exec".to_owned())?;
     let broken = |error: image::ImageError| {
-        let words: String = error.to_string().chars().take(WORDS).collect();
+        // Some decoders tell only their programmers what was wrong.
+        let words = error.to_string();
+        let plain = words.lines().next().filter(|line| !line.contains('{'));
+        let words: String = plain
+            .unwrap_or("it is damaged")
+            .chars()
+            .take(WORDS)
+            .collect();
         format!("it begins as {found} does, but can't be decoded: {words}")
     };
     let image = decode(&bytes, format, found)?.map_err(broken)?;
