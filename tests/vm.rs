@@ -665,12 +665,138 @@ async fn files_are_read_and_written() {
         )
         .await;
     assert_eq!(session.stdout("stat -c '%a %s' bin").await, "755 5\n");
+    // Root reads, and the kernel follows no other user's link in /tmp.
+    session
+        .exec("ln -s /workspace/a/b/hello.txt /tmp/link; ln -s loop /tmp/loop")
+        .await;
+    let linked = session.call("read", json!({"path": "/tmp/link"})).await;
+    assert_eq!(linked["path"], "/workspace/a/b/hello.txt", "{linked}");
+    let looped = session.error("read", json!({"path": "/tmp/loop"})).await;
+    assert!(looped.contains("symbolic links"), "{looped}");
     let missing = session.error("read", json!({"path": "nothing-here"})).await;
     assert!(missing.contains("nothing-here"), "{missing}");
     let refused = session
         .error("write", json!({"path": "/proc/nope/x", "content": ""}))
         .await;
     assert!(refused.contains("/proc/nope"), "{refused}");
+    session.close().await;
+}
+
+/// An access list that lets the user 1234 read, as the kernel keeps it.
+fn access_list() -> Vec<u8> {
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in [
+        (1_u16, 6_u16, u32::MAX),
+        (2, 4, 1234),
+        (4, 4, u32::MAX),
+        (16, 4, u32::MAX),
+        (32, 4, u32::MAX),
+    ] {
+        list.extend(tag.to_le_bytes());
+        list.extend(permissions.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    list
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    const NOTE: &str = "user.note";
+    const LIST: &str = "system.posix_acl_access";
+    let place = Place::new("minimal");
+    let at = |name: &str| place.workspace.join(name);
+    let attribute = |name: &str, attribute: &str| {
+        let mut value = vec![0; 100];
+        let length = rustix::fs::getxattr(at(name), attribute, value.as_mut_slice()).unwrap();
+        value.truncate(length);
+        value
+    };
+    let give = |name: &str, attribute: &str, value: &[u8]| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(at(name), attribute, value, flags).unwrap();
+    };
+    for name in ["plain", "linked", "listed", "noted", "script"] {
+        std::fs::write(at(name), "one old\r\ntwo\n").unwrap();
+    }
+    std::fs::hard_link(at("linked"), at("other name")).unwrap();
+    std::fs::set_permissions(at("script"), PermissionsExt::from_mode(0o755)).unwrap();
+    give("noted", NOTE, b"kept");
+    give("listed", LIST, &access_list());
+    let decomposed = "re\u{301}sume\u{301} 3\u{202f}PM.txt";
+    std::fs::write(at(decomposed), "old\n").unwrap();
+    let long = "ä".repeat(116) + ".rs";
+    std::fs::write(at(&long), "old\n").unwrap();
+
+    let session = place.serve().await;
+    for name in ["plain", "linked", "listed", "noted", "script"] {
+        let edit =
+            json!({"path": name, "old_string": "one old\ntwo", "new_string": "one new\ntwo"});
+        session.call("edit", edit).await;
+        assert_eq!(
+            std::fs::read_to_string(at(name)).unwrap(),
+            "one new\r\ntwo\n",
+            "{name}"
+        );
+    }
+    assert_eq!(
+        std::fs::read_to_string(at("other name")).unwrap(),
+        "one new\r\ntwo\n"
+    );
+    assert_eq!(at("linked").metadata().unwrap().nlink(), 2);
+    assert_eq!(at("script").metadata().unwrap().mode() & 0o777, 0o755);
+    assert_eq!(attribute("noted", NOTE), b"kept");
+    assert_eq!(attribute("listed", LIST), access_list());
+    // A write, too.
+    for name in ["linked", "listed", "noted"] {
+        session
+            .call("write", json!({"path": name, "content": "all new\n"}))
+            .await;
+    }
+    assert_eq!(
+        std::fs::read_to_string(at("other name")).unwrap(),
+        "all new\n"
+    );
+    assert_eq!(attribute("noted", NOTE), b"kept");
+    assert_eq!(attribute("listed", LIST), access_list());
+
+    // By the names that a model types.
+    for (typed, real) in [
+        ("r\u{e9}sum\u{e9} 3 PM.txt", decomposed),
+        (&long, &long),
+        ("~/../../workspace/plain", "plain"),
+        ("file:///workspace/plain", "plain"),
+    ] {
+        let edit = json!({"path": typed, "old_string": "new", "new_string": "newer"});
+        let edit = match real {
+            "plain" => edit,
+            _ => json!({"path": typed, "old_string": "old", "new_string": "newer"}),
+        };
+        session.call("edit", edit).await;
+        let now = std::fs::read_to_string(at(real)).unwrap();
+        assert!(now.contains("newer"), "{typed}: {now}");
+    }
+    let many = std::fs::read_dir(&place.workspace).unwrap().count();
+    assert_eq!(many, 8, "a file was made beside what was meant");
+
+    // Two that add to one file at once, and a program that has it open.
+    std::fs::write(at("log"), "").unwrap();
+    let add = |who: &'static str| {
+        let session = &session;
+        async move {
+            for _ in 0..20 {
+                let line = json!({"path": "log", "content": format!("{who}\n"), "append": true});
+                session.call("write", line).await;
+            }
+        }
+    };
+    let held = session.exec("exec 3>>log; for n in $(seq 20); do echo three >&3; done");
+    let ((), (), held) = tokio::join!(add("one"), add("two"), held);
+    assert_eq!(held["exit_code"], 0, "{held}");
+    let log = std::fs::read_to_string(at("log")).unwrap();
+    for who in ["one", "two", "three"] {
+        assert_eq!(log.lines().filter(|line| *line == who).count(), 20, "{who}");
+    }
     session.close().await;
 }
 

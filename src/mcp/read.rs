@@ -102,10 +102,7 @@ pub(super) async fn call(
 
 /// The result of a call that read this.
 async fn shown(mut read: Read, offset: u64, limit: u64) -> Result<CallToolResult, Refusal> {
-    let mut notes = Notes::default();
-    for note in std::mem::take(&mut read.notes) {
-        notes.add(note);
-    }
+    let mut notes = Notes::of_guest(std::mem::take(&mut read.notes));
     let done = match &read.content {
         ReadContent::Image { .. } => CallToolResult::success(pictured(read, &mut notes).await),
         ReadContent::Binary { description } => {
@@ -189,16 +186,26 @@ fn worded(read: Read, offset: u64, limit: u64, notes: &mut Notes) -> Result<Stru
 
 /// What the line numbers don't show, but an exact text has to match.
 fn line_ends(text: &str) -> Option<String> {
-    let (mut crlf, mut lf) = (false, false);
+    let (mut crlf, mut lf, mut cr) = (false, false, false);
     for line in text.split_inclusive('\n') {
         crlf |= line.ends_with("\r\n");
         lf |= line.ends_with('\n') && !line.ends_with("\r\n");
+        cr |= line.trim_end_matches(['\r', '\n']).contains('\r');
     }
-    match (crlf, lf) {
-        (true, true) => Some("some of these lines end in CRLF, others in LF".to_owned()),
-        (true, false) => Some("these lines end in CRLF".to_owned()),
-        _ => None,
-    }
+    let cr = match cr {
+        true => "some have lone CRs in them, which `edit` takes for line ends, too",
+        false => "",
+    };
+    let ends = match (crlf, lf) {
+        (true, true) => "some of these lines end in CRLF, others in LF",
+        (true, false) => "these lines end in CRLF",
+        _ => "",
+    };
+    let parts: Vec<&str> = [ends, cr]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// Says what there is besides what was given, and how to get it.
@@ -410,7 +417,11 @@ mod tests {
                 .ends_with("\n[these lines end in CRLF]")
         );
         assert!(ends("a\r\nb\n").await.contains("others in LF"));
-        assert_eq!(ends("a\rb\n").await, "     1\ta\rb\n");
+        assert!(
+            ends("a\rb\n")
+                .await
+                .starts_with("     1\ta\rb\n[some have lone CRs")
+        );
     }
 
     #[test]

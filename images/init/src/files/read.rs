@@ -10,10 +10,11 @@
 use std::fs::{self, File, Metadata};
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::lines::{Index, Line, Lines, Marks, Passed, Stamp};
 use super::path::Places;
@@ -54,7 +55,8 @@ pub(crate) fn read(
 ) -> Result<Report, WireError> {
     let mut notes = Vec::new();
     let path = places.find(&request.path, &mut notes)?;
-    let failed = |e: &io::Error| unread(&path, e);
+    let path = followed(path)?;
+    let failed = |e: &io::Error| unread("read", &path, e);
     let meta = fs::metadata(&path).map_err(|e| failed(&e))?;
     let (meta, content) = if meta.is_dir() {
         let content = entries(&path, &request.want, send).map_err(|e| failed(&e))?;
@@ -74,18 +76,31 @@ pub(crate) fn read(
         };
         (meta, content)
     };
-    let resolved = path.canonicalize().unwrap_or(path);
     Ok(Report::Read(ReadReport {
-        path: resolved.to_string_lossy().into_owned(),
+        path: path.to_string_lossy().into_owned(),
         size: meta.len(),
         content,
         notes,
     }))
 }
 
-/// The whole of an ordinary file; nothing if it is longer than `most` bytes.
+/// Where the links of a path lead. The kernel follows no link of another user's in a directory like `/tmp`, not even for
+/// root, who reads.
+fn followed(path: PathBuf) -> Result<PathBuf, WireError> {
+    match path.canonicalize() {
+        Ok(real) => Ok(real),
+        Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Err(unread("read", &path, &e))
+        }
+        // What is not there may be named after all, as what `/proc` links to.
+        Err(_) => Ok(path),
+    }
+}
+
+/// The whole of an ordinary file that is to be edited; nothing if it is longer than `most` bytes.
 pub(crate) fn whole(path: &Path, most: u64) -> Result<Option<Vec<u8>>, WireError> {
-    let meta = fs::metadata(path).map_err(|e| unread(path, &e))?;
+    let failed = |e: &io::Error| unread("edit", path, e);
+    let meta = fs::metadata(path).map_err(|e| failed(&e))?;
     if !meta.is_file() {
         return Err(WireError {
             kind: ErrorKind::WrongKind,
@@ -104,13 +119,13 @@ pub(crate) fn whole(path: &Path, most: u64) -> Result<Option<Vec<u8>>, WireError
                 .saturating_add(1),
         )
     });
-    let content = content.map_err(|e| unread(path, &e))?;
+    let content = content.map_err(|e| failed(&e))?;
     Ok((content.len() as u64 <= most).then_some(content))
 }
 
 /// Why a file could not be read, and what may have been meant.
-fn unread(path: &Path, e: &io::Error) -> WireError {
-    let mut error = wire("read", path, e);
+fn unread(operation: &str, path: &Path, e: &io::Error) -> WireError {
+    let mut error = wire(operation, path, e);
     if error.kind == ErrorKind::NotFound {
         error.message.push_str(&names::near(path));
     }
