@@ -75,12 +75,20 @@ fn without_owner(valid: SetattrValid) -> SetattrValid {
 /// The name under which a file has an ACL.
 const ACL: &[u8] = b"system.posix_acl_access\0";
 
+/// The name under which a directory has an ACL for what is made in it.
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default\0";
+
 /// The names among NUL-terminated ones that the guest may know: those that are [`is_users`], and whether there is an
 /// ACL. That one has no value here, and can't be set: it tells a program in the guest that a copy would lack it.
-fn listed(names: &[u8]) -> Vec<u8> {
+///
+/// The inner file system counts the names of ACLs, `counted` bytes with them, but leaves them out.
+fn listed(names: &[u8], counted: usize) -> Vec<u8> {
+    let left_out = counted.saturating_sub(names.len());
+    let acl = left_out != 0 && left_out != DEFAULT_ACL.len();
     names
         .split_inclusive(|&byte| byte == 0)
-        .filter(|name| is_users(name) || *name == ACL)
+        .filter(|name| is_users(name))
+        .chain(acl.then_some(ACL))
         .flatten()
         .copied()
         .collect()
@@ -290,10 +298,18 @@ impl FileSystem for Guard {
     }
 
     fn listxattr(&self, ctx: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply> {
-        Ok(match self.inner.listxattr(ctx, inode, size)? {
-            ListxattrReply::Names(names) => ListxattrReply::Names(listed(&names)),
-            count @ ListxattrReply::Count(_) => count,
-        })
+        let counted = match self.inner.listxattr(ctx, inode, 0)? {
+            ListxattrReply::Count(counted) if size > 0 && counted > 0 => counted,
+            reply => return Ok(reply),
+        };
+        let names = match self.inner.listxattr(ctx, inode, counted)? {
+            ListxattrReply::Names(names) => listed(&names, counted as usize),
+            reply @ ListxattrReply::Count(_) => return Ok(reply),
+        };
+        match names.len() <= size as usize {
+            true => Ok(ListxattrReply::Names(names)),
+            false => Err(error(libc::ERANGE)),
+        }
     }
 
     fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
@@ -347,15 +363,14 @@ mod tests {
 
     #[test]
     fn only_users_attributes_exist() {
-        assert_eq!(
-            listed(b"user.a\0security.selinux\0user.b\0trusted.x\0"),
-            b"user.a\0user.b\0"
-        );
-        assert_eq!(
-            listed(b"system.posix_acl_access\0system.posix_acl_default\0"),
-            ACL
-        );
-        assert_eq!(listed(b""), b"");
+        let names = b"user.a\0security.selinux\0user.b\0trusted.x\0";
+        let all = names.len();
+        assert_eq!(listed(names, all), b"user.a\0user.b\0");
+        assert_eq!(listed(names, all + DEFAULT_ACL.len()), b"user.a\0user.b\0");
+        let with_acl = [b"user.a\0user.b\0".as_slice(), ACL].concat();
+        assert_eq!(listed(names, all + ACL.len()), with_acl);
+        assert_eq!(listed(names, all + ACL.len() + DEFAULT_ACL.len()), with_acl);
+        assert_eq!(listed(b"", 0), b"");
         assert!(!is_users(b"security.capability") && !is_users(b"system.posix_acl_access"));
     }
 

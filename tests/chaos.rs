@@ -1,0 +1,269 @@
+//! A process of the sandbox is killed at a random moment of whatever it does, again and again. What was said to be done
+//! stays done, what was not is done whole or not at all, nothing runs on, and the next call works.
+//!
+//! `make chaos` does a thousand rounds; SNOWGLOBE_CHAOS_SEED repeats one run's choices.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::{Place, Session, descendants, eventually, request, runs};
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
+use rand::{RngExt, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// How many rounds there are where nothing is said.
+const ROUNDS: u64 = 50;
+
+/// The longest that is waited before a process is killed: more than any deed takes. Most waits are shorter.
+const LONGEST: Duration = Duration::from_millis(2500);
+
+/// What is on the disk, by the number that was written last.
+const MARK: &str = "/home/sandbox/mark";
+
+/// What is done while a process is killed.
+#[derive(Debug, Clone, PartialEq)]
+enum Deed {
+    /// The number on the disk is changed.
+    Mark,
+    /// A file of the workspace is replaced.
+    Write,
+    Save(String),
+    Restore(String),
+    Delete(String),
+    Reboot,
+}
+
+/// What must hold, by what was said to be done.
+#[derive(Debug, Default)]
+struct Known {
+    /// The snapshots, and the number that was on the disk then.
+    saved: BTreeMap<String, u64>,
+    /// Of what was begun, perhaps done: the snapshots that may be there or not.
+    unsure: BTreeMap<String, u64>,
+    /// The number on the disk that runs; nothing after a machine was lost.
+    mark: u64,
+    /// What the workspace's file may hold.
+    written: Vec<String>,
+}
+
+struct Chaos {
+    place: Place,
+    session: Option<Session>,
+    random: StdRng,
+    known: Known,
+    killed: u64,
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().expect("a whole number"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_killed_nothing_is_lost() {
+    let rounds = variable("SNOWGLOBE_CHAOS_ROUNDS").unwrap_or(ROUNDS);
+    let seed = variable("SNOWGLOBE_CHAOS_SEED").unwrap_or_else(rand::random);
+    println!("{rounds} rounds; SNOWGLOBE_CHAOS_SEED={seed} repeats these choices");
+    let mut chaos = Chaos {
+        place: Place::new("minimal"),
+        session: None,
+        random: StdRng::seed_from_u64(seed),
+        known: Known::default(),
+        killed: 0,
+    };
+    for round in 1..=rounds {
+        chaos.round(round).await;
+    }
+    assert!(
+        chaos.killed * 2 > rounds,
+        "only {} of {rounds} rounds killed a process that ran",
+        chaos.killed
+    );
+    chaos.end().await;
+}
+
+impl Chaos {
+    async fn round(&mut self, round: u64) {
+        let deed = self.choose(round);
+        let session = self.ready().await;
+        let pids = descendants(session.pid);
+        let all: Vec<u32> = [session.pid].into_iter().chain(pids).collect();
+        let victim = *all.iter().choose(&mut self.random).unwrap();
+        let wait = LONGEST.mul_f64(self.random.random::<f64>().powi(2));
+        let name = std::fs::read_to_string(format!("/proc/{victim}/comm")).unwrap_or_default();
+        println!(
+            "round {round}: {deed:?}, and {} is killed after {wait:?}",
+            name.trim()
+        );
+        let client = self.session.as_ref().unwrap().client.peer().clone();
+        let (tool, arguments) = call(&deed, round);
+        let done = tokio::spawn(async move {
+            let result = client.call_tool(request(tool, arguments)).await;
+            result.is_ok_and(|result| {
+                result.is_error != Some(true) && exited(&result.structured_content)
+            })
+        });
+        tokio::time::sleep(wait).await;
+        let ran = runs(victim);
+        // A machine that was let go meanwhile is not this round's any more.
+        let _ = kill_process(Pid::from_raw(victim as i32).unwrap(), Signal::KILL);
+        self.killed += u64::from(ran);
+        let server = victim == self.session.as_ref().unwrap().pid;
+        let done = done.await.unwrap();
+        self.learn(&deed, round, done);
+        if server {
+            let _ = self.session.take().unwrap().client.cancel().await;
+            eventually("all that the server started is gone", 10, || {
+                !all.iter().any(|pid| runs(*pid))
+            })
+            .await;
+            eventually("no socket is left", 10, || {
+                std::fs::read_dir(self.place.runtime_dir()).unwrap().count() == 0
+            })
+            .await;
+        }
+        self.check().await;
+    }
+
+    fn choose(&mut self, round: u64) -> Deed {
+        let any = self.known.saved.keys().choose(&mut self.random).cloned();
+        match (self.random.random_range(0..10), any) {
+            (0, _) => Deed::Mark,
+            (1 | 2, _) => Deed::Write,
+            (3, _) => Deed::Reboot,
+            (4 | 5, Some(name)) => Deed::Restore(name),
+            (6, Some(name)) if self.known.saved.len() > 3 => Deed::Delete(name),
+            _ => Deed::Save(format!("s{round}")),
+        }
+    }
+
+    /// A server with a machine that runs, whose disk has the known number.
+    async fn ready(&mut self) -> &Session {
+        if self.session.is_none() {
+            self.session = Some(self.place.serve().await);
+        }
+        let session = self.session.as_ref().unwrap();
+        let mark = format!("cat {MARK} 2>/dev/null || {{ echo 0 >{MARK}; sync; cat {MARK}; }}");
+        self.known.mark = session.stdout(&mark).await.trim().parse().unwrap();
+        session
+    }
+
+    /// What is known now, of what was done or begun.
+    fn learn(&mut self, deed: &Deed, round: u64, done: bool) {
+        let known = &mut self.known;
+        let text = content(round);
+        match deed {
+            Deed::Write if done => known.written = vec![text],
+            Deed::Write => known.written.push(text),
+            Deed::Save(name) if done => {
+                known.saved.insert(name.clone(), known.mark);
+            }
+            Deed::Save(name) => {
+                known.unsure.insert(name.clone(), known.mark);
+            }
+            Deed::Delete(name) => {
+                let mark = known.saved.remove(name).unwrap();
+                if !done {
+                    known.unsure.insert(name.clone(), mark);
+                }
+            }
+            Deed::Mark | Deed::Restore(_) | Deed::Reboot => {}
+        }
+    }
+
+    /// Every promise, by a server that may be the old one or a new one.
+    async fn check(&mut self) {
+        if self.session.is_none() {
+            self.session = Some(self.place.serve().await);
+        }
+        let session = self.session.as_ref().unwrap();
+        let list = session.call("snapshot", json!({"action": "list"})).await;
+        let listed: Vec<&str> = list["snapshots"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["name"].as_str().unwrap())
+            .collect();
+        for name in self.known.saved.keys() {
+            assert!(listed.contains(&name.as_str()), "{name} is lost: {list}");
+        }
+        for (name, mark) in std::mem::take(&mut self.known.unsure) {
+            if listed.contains(&name.as_str()) {
+                self.known.saved.insert(name, mark);
+            }
+        }
+        for name in &listed {
+            assert!(
+                self.known.saved.contains_key(*name),
+                "{name} is from nowhere"
+            );
+        }
+        if !self.known.written.is_empty() {
+            let now = std::fs::read_to_string(self.place.workspace.join("file")).unwrap();
+            assert!(
+                self.known.written.contains(&now),
+                "the workspace's file is none that was written: {} bytes",
+                now.len()
+            );
+            self.known.written = vec![now];
+        }
+        // Any of them is what it was; and the machine that comes of it works.
+        let Some((name, mark)) = self.known.saved.iter().choose(&mut self.random) else {
+            return;
+        };
+        session
+            .call("snapshot", json!({"action": "restore", "name": name}))
+            .await;
+        let now = session.stdout(&format!("cat {MARK}")).await;
+        assert_eq!(now.trim(), mark.to_string(), "{name}");
+    }
+
+    async fn end(mut self) {
+        let session = self.session.take().unwrap();
+        for name in self.known.saved.keys() {
+            session
+                .call("snapshot", json!({"action": "delete", "name": name}))
+                .await;
+        }
+        session.close().await;
+        // What the killed left is swept when the next one begins.
+        let session = self.place.serve().await;
+        session.exec("true").await;
+        let all = descendants(session.pid);
+        session.close().await;
+        eventually("nothing runs on", 10, || !all.iter().any(|pid| runs(*pid))).await;
+        for part in ["layers", "run"] {
+            let left = std::fs::read_dir(self.place.store().join(part)).unwrap();
+            assert_eq!(left.count(), 0, "{part}: something is left");
+        }
+    }
+}
+
+/// Whether a command that ran ended well; other results say nothing of that.
+fn exited(result: &Option<Value>) -> bool {
+    let code = result.as_ref().and_then(|result| result.get("exit_code"));
+    code.is_none_or(|code| *code == 0)
+}
+
+/// What is written in a round: longer than a page, so that a torn file would show.
+fn content(round: u64) -> String {
+    format!("{round}\n").repeat(20_000)
+}
+
+fn call(deed: &Deed, round: u64) -> (&'static str, Value) {
+    match deed {
+        Deed::Mark => (
+            "exec",
+            json!({"command": format!("echo {round} >{MARK}.new && sync && mv {MARK}.new {MARK} && sync")}),
+        ),
+        Deed::Write => ("write", json!({"path": "file", "content": content(round)})),
+        Deed::Save(name) => ("snapshot", json!({"action": "save", "name": name})),
+        Deed::Restore(name) => ("snapshot", json!({"action": "restore", "name": name})),
+        Deed::Delete(name) => ("snapshot", json!({"action": "delete", "name": name})),
+        Deed::Reboot => ("reboot", json!({})),
+    }
+}

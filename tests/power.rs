@@ -1,0 +1,75 @@
+//! The two halves of a power cut, which `tests/kvm_host.rs` puts together on an emulated host: one saves snapshots until the
+//! power goes, the other looks at what is left of them. Only what was written out to the disk is.
+
+mod common;
+
+use std::time::Duration;
+
+use common::Place;
+use serde_json::json;
+
+/// A file that nobody writes out, which the cut must lose: else it was none.
+fn not_written_out() -> std::path::PathBuf {
+    Place::data_dir().join("not-written-out")
+}
+
+fn place() -> Place {
+    Place::named("minimal", "power")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes the host's power; tests/kvm_host.rs runs it on one of its own"]
+async fn saves_until_the_power_goes() {
+    let after = std::env::var("SNOWGLOBE_TEST_CUT_AFTER_MS").expect("when the power goes");
+    let after = Duration::from_millis(after.parse().expect("milliseconds"));
+    let place = place();
+    let session = place.serve().await;
+    for round in 1.. {
+        session.exec(&format!("echo {round} >~/mark")).await;
+        if round == 3 {
+            std::fs::write(not_written_out(), "x").unwrap();
+            std::thread::spawn(move || {
+                std::thread::sleep(after);
+                std::fs::write("/proc/sysrq-trigger", "b").unwrap();
+            });
+        }
+        session
+            .call(
+                "snapshot",
+                json!({"action": "save", "name": format!("s{round}")}),
+            )
+            .await;
+        println!("saved s{round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "looks for what was saved before the power went; tests/kvm_host.rs runs it there"]
+async fn what_was_saved_is_there() {
+    let saved = std::env::var("SNOWGLOBE_TEST_SAVED").expect("what was saved");
+    let left = std::fs::read(not_written_out()).unwrap_or_default();
+    assert!(left.is_empty(), "the power cut lost nothing at all");
+    let place = place();
+    let session = place.serve().await;
+    let list = session.call("snapshot", json!({"action": "list"})).await;
+    let listed: Vec<&str> = list["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect();
+    for name in saved.split(' ') {
+        assert!(listed.contains(&name), "{name} is lost: {list}");
+    }
+    // One that was not said to be saved may be there; then it is whole.
+    for name in listed {
+        session
+            .call("snapshot", json!({"action": "restore", "name": name}))
+            .await;
+        assert_eq!(
+            session.stdout("cat ~/mark").await,
+            format!("{}\n", &name[1..])
+        );
+    }
+    session.close().await;
+}
