@@ -25,7 +25,10 @@ const start = async () => {
   model.on({ predicate: (request) => ours(request, "exec") && next(request) }, (request) => {
     saw.tools = names(request);
     const { tool, arguments: given } = next(request);
-    return { toolCalls: [{ name: ours(request, tool), arguments: JSON.stringify(given) }] };
+    // A client without sessions is told the sandbox's handle, to be passed from then on.
+    const handle = JSON.stringify(request.messages).match(/sb-[0-9a-f]{32}/)?.[0];
+    const all = handle ? { ...given, sandbox: handle } : given;
+    return { toolCalls: [{ name: ours(request, tool), arguments: JSON.stringify(all) }] };
   });
   model.on({ predicate: () => true }, () => ({ content: "the model is done" }));
   await model.start();
