@@ -170,6 +170,9 @@ pub(super) fn accepted(desk: &Desk, requested: &SubscriptionFilter) -> Subscript
 }
 
 /// Tells of changes until the client or the server ends the stream.
+///
+/// The library answers before it comes here, so a change between the answer and the first look can't be known: each
+/// resource is told of once, and then when it changes.
 pub(super) async fn listen(desk: &Arc<Desk>, context: &SubscriptionContext) {
     let accepted = context.accepted();
     let mut watched: Vec<(String, Last)> = Vec::new();
@@ -180,11 +183,7 @@ pub(super) async fn listen(desk: &Arc<Desk>, context: &SubscriptionContext) {
         watched.push((uri.clone(), Last::default()));
     }
     let desk = Arc::downgrade(desk);
-    for (uri, last) in &mut watched {
-        last.is_news(&now(&desk, uri).await);
-    }
     loop {
-        tokio::time::sleep(EVERY).await;
         for (uri, last) in &mut watched {
             if !last.is_news(&now(&desk, uri).await) {
                 continue;
@@ -199,6 +198,7 @@ pub(super) async fn listen(desk: &Arc<Desk>, context: &SubscriptionContext) {
                 Err(_) => return,
             }
         }
+        tokio::time::sleep(EVERY).await;
     }
 }
 

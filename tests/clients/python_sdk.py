@@ -74,8 +74,11 @@ async def main(where):
             updated = await asyncio.wait_for(updates.get(), 30)
         else:
             async with client.listen(resource_subscriptions=[job["job_uri"]]) as events:
+                events = aiter(events)
+                # How it stands is told at once, then what changes.
+                await asyncio.wait_for(anext(events), 30)
                 await speak()
-                updated = str((await asyncio.wait_for(anext(aiter(events)), 30)).uri)
+                updated = str((await asyncio.wait_for(anext(events), 30)).uri)
 
         # A person is asked before the machine is given up: the first time it says no.
         declined = await call("reboot")
