@@ -89,6 +89,51 @@ fn kvm_is_seen_to_work_and_krun_is_chosen() {
     on_a_kvm_host(120, &[], &format!("cd $TMPDIR && {check}"));
 }
 
+/// A host whose power goes while snapshots are saved, and then that host again.
+fn a_power_cut(engine: &str, cut_after_ms: u64) {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let host = |test: &str, variables: &[(&str, &str)]| {
+        let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kvm-host/run");
+        let line = suite("power", &format!("--include-ignored --nocapture {test}"));
+        let output = Command::new(run)
+            .args(["--limit", "240", "--disk"])
+            .arg(dir.path().join("disk"))
+            .args(["bash", "-c", &line])
+            .env("SNOWGLOBE_ENGINE", engine)
+            .env("SNOWGLOBE_ACCEL", "kvm")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .expect("bash runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+        (output.status, said)
+    };
+    let after = cut_after_ms.to_string();
+    let (status, said) = host("saves_until", &[("SNOWGLOBE_TEST_CUT_AFTER_MS", &after)]);
+    assert_eq!(status.code(), Some(HOST_FAILED), "the power did not go");
+    let saved: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("saved "))
+        .collect();
+    assert!(saved.len() >= 2, "the power went too early");
+    let (status, _) = host(
+        "what_was_saved",
+        &[("SNOWGLOBE_TEST_SAVED", &saved.join(" "))],
+    );
+    assert!(status.success());
+}
+
+#[test]
+fn a_power_cut_loses_no_snapshot_on_krun() {
+    a_power_cut("krun", 40);
+}
+
+#[test]
+fn a_power_cut_loses_no_snapshot_on_qemu() {
+    a_power_cut("qemu", 150);
+}
+
 #[test]
 fn a_host_that_fails_is_told_from_a_program_that_does() {
     for (line, status, said) in [

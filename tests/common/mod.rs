@@ -42,6 +42,7 @@ pub struct Place {
     pub workspace: PathBuf,
     pub image: &'static str,
     runtime: PathBuf,
+    fixed: Option<&'static str>,
 }
 
 impl Place {
@@ -59,7 +60,15 @@ impl Place {
             workspace,
             image,
             runtime,
+            fixed: None,
         }
+    }
+
+    /// Whose sandbox has this name, whatever directory it is; what is kept for it is found again.
+    pub fn named(image: &'static str, name: &'static str) -> Self {
+        let mut place = Self::new(image);
+        place.fixed = Some(name);
+        place
     }
 
     /// With a runtime directory that leaves no room for a socket's name in an address.
@@ -92,15 +101,12 @@ impl Place {
     }
 
     pub fn name(&self) -> String {
-        format!(
-            "test-{}",
-            self.dir
-                .path()
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .replace("snowglobe-test-", "")
-        )
+        let dir = self.dir.path().file_name().unwrap().to_string_lossy();
+        let name = self.fixed.map_or_else(
+            || dir.replace("snowglobe-test-", ""),
+            |fixed| fixed.to_owned(),
+        );
+        format!("test-{name}")
     }
 
     /// The program with this place's settings.
@@ -165,7 +171,7 @@ pub struct Session {
     pub pid: u32,
 }
 
-fn request(tool: &'static str, arguments: Value) -> CallToolRequestParams {
+pub fn request(tool: &'static str, arguments: Value) -> CallToolRequestParams {
     CallToolRequestParams::new(tool)
         .with_arguments(arguments.as_object().cloned().unwrap_or_default())
 }
