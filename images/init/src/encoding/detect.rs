@@ -33,7 +33,8 @@ impl Content {
 /// Judges the beginning of a file; `whole` says that there is no more of it.
 pub(crate) fn detect(head: &[u8], whole: bool) -> Content {
     let encoded = |form, bom| Content::Text(Encoding { form, bom });
-    if head.starts_with(UTF8_BOM) && !head.contains(&0) {
+    let zero = memchr::memchr(0, head).is_some();
+    if head.starts_with(UTF8_BOM) && !zero {
         return encoded(Form::Utf8, true);
     }
     for (mark, form) in [(b"\xff\xfe", Form::Utf16Le), (b"\xfe\xff", Form::Utf16Be)] {
@@ -43,7 +44,7 @@ pub(crate) fn detect(head: &[u8], whole: bool) -> Content {
             return encoded(form, true);
         }
     }
-    if !head.contains(&0) {
+    if !zero {
         let verdict = detect_later(head, whole);
         // All of its bytes are ASCII's.
         let japanese = verdict == Content::Ascii
@@ -89,7 +90,7 @@ pub(crate) fn detect_whole(bytes: &[u8]) -> Content {
 /// Judges a piece that has no byte order mark and starts at a character.
 pub(super) fn detect_later(piece: &[u8], whole: bool) -> Content {
     let text = |form| Content::Text(Encoding { form, bom: false });
-    if piece.contains(&0) {
+    if memchr::memchr(0, piece).is_some() {
         return Content::Binary;
     }
     if piece.is_ascii() {
@@ -103,6 +104,9 @@ pub(super) fn detect_later(piece: &[u8], whole: bool) -> Content {
 
 /// Whether it is UTF-8: all of it, or so much that what is not must be damage.
 fn is_utf8(piece: &[u8], whole: bool) -> bool {
+    if std::str::from_utf8(piece).is_ok() {
+        return true;
+    }
     let (mut valid, mut invalid) = (0, 0);
     let mut chunks = piece.utf8_chunks().peekable();
     while let Some(chunk) = chunks.next() {

@@ -106,7 +106,12 @@ impl Encoding {
     /// The text, without a byte order mark; what is no text in this encoding becomes U+FFFD.
     pub(crate) fn decode(self, bytes: &[u8]) -> Cow<'_, str> {
         if self.form == Form::Utf8 {
-            return String::from_utf8_lossy(&bytes[self.bom_length()..]);
+            let bytes = &bytes[self.bom_length()..];
+            // Looking for damage takes ten times as long as finding none.
+            return match std::str::from_utf8(bytes) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => String::from_utf8_lossy(bytes),
+            };
         }
         let mut text = String::with_capacity(bytes.len());
         self.walk(bytes, &mut |piece| text.push_str(piece.text));
