@@ -30,9 +30,10 @@ fn refuse(message: impl Into<String>) -> Checked {
     Err(StartError::new("spec", message))
 }
 
-/// Checks what the spec says. Pure.
-pub(crate) fn words(spec: &VmSpec) -> Checked {
+/// Checks what the spec says, given how many descriptors were handed on. Pure.
+pub(crate) fn words(spec: &VmSpec, handed_on: usize) -> Checked {
     numbers(spec)?;
+    descriptors(spec, handed_on)?;
     names(spec)?;
     paths(spec)
 }
@@ -125,6 +126,17 @@ fn numbers(spec: &VmSpec) -> Checked {
         ));
     }
     Ok(())
+}
+
+/// The descriptors. Pure.
+fn descriptors(spec: &VmSpec, handed_on: usize) -> Checked {
+    let mut opened = spec.shares.iter().filter_map(|share| share.opened);
+    match opened.find(|opened| *opened >= handed_on) {
+        Some(opened) => refuse(format!(
+            "a share is descriptor {opened} of those that were handed on, and {handed_on} were"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The names. Pure.
@@ -260,6 +272,10 @@ fn disk(disk: &Disk) -> Checked {
 
 fn share(share: &Share) -> Checked {
     let path = share.path.display();
+    if share.opened.is_some() {
+        // It is what it is, wherever its path leads by now.
+        return Ok(());
+    }
     match std::fs::metadata(&share.path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(StartError::new(

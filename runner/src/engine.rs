@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::Child;
+use std::time::Duration;
 
 /// A running engine.
 pub(crate) trait Engine {
@@ -32,6 +33,18 @@ pub(crate) trait Engine {
     /// this fails.
     fn freeze_disk(&mut self, layer: &Path) -> Result<(), String>;
 
+    /// How long that may take; absent: as long as copying takes.
+    fn freeze_limit(&self) -> Option<Duration>;
+
+    /// Looks whether the host still takes what the guest writes, where the engine is not told. To be called at least
+    /// as often as this says, which is never where it is absent.
+    fn look(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
+        Ok((None, None))
+    }
+
+    /// Has a stalled VM try again; gives whether that is of any use yet.
+    fn try_again(&mut self) -> io::Result<bool>;
+
     /// Whether the guest itself ended the machine.
     fn guest_ended_it(&self) -> bool;
 
@@ -46,6 +59,10 @@ pub(crate) enum Notice {
     Ready,
     /// The first disk was frozen, or was not.
     Frozen(Result<Frozen, String>),
+    /// The VM stands still, since the host can't take what it writes.
+    Stalled(String),
+    /// The VM has written all that it may.
+    Full,
 }
 
 /// How a disk was frozen.

@@ -11,6 +11,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// The argument, up to a number, that tells the runner how many descriptors it is handed on, from 3 on. Without it there
+/// are none.
+pub const DESCRIPTORS: &str = "--descriptors=";
+
 /// Everything needed to start one VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +45,10 @@ pub struct VmSpec {
     pub link_port: u32,
     /// The file that receives the guest's console.
     pub console_log: PathBuf,
+    /// How large a disk's file may grow before the VM is ended; absent: as large as its disk. Only qemu heeds it: in
+    /// krun the same process writes the shares, whose files have no bound.
+    #[serde(default)]
+    pub max_layer_bytes: Option<u64>,
     /// Files and directories to remove, with all they hold, when the VM has ended.
     pub remove: Vec<PathBuf>,
     /// What else to remove when the parent vanished: standard input ended with no [`Action::Stop`] before.
@@ -108,6 +116,9 @@ pub struct Share {
     pub tag: String,
     /// The host directory.
     pub path: PathBuf,
+    /// Which of the descriptors handed on to the runner ([`DESCRIPTORS`]) it is; absent: its path is looked up.
+    #[serde(default)]
+    pub opened: Option<usize>,
     /// The uid and gid in the guest that everything in it seems to belong to. On the host, what the guest makes
     /// belongs to whoever runs the runner.
     pub guest_id: u32,
@@ -140,6 +151,10 @@ pub enum Action {
         /// How many lines at most.
         lines: usize,
     },
+    /// Have the engine's process stand still, whatever it or its guest does.
+    Pause,
+    /// Have it go on.
+    Resume,
     /// Kill the VM and leave.
     Stop,
 }
@@ -162,6 +177,13 @@ pub enum Event {
         /// The last lines of the console and of the engine's own messages.
         console: Vec<String>,
     },
+    /// The VM stands still, because the host can't take what it writes. It goes on by itself.
+    Stalled {
+        /// What the host lacks.
+        reason: String,
+    },
+    /// A VM that was stalled goes on.
+    Resumed,
     /// The VM ended; the runner leaves.
     Exited {
         /// Whether it ended by itself in an orderly way (power off).

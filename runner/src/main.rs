@@ -10,7 +10,7 @@
 //! probe      whether this host's KVM runs guests
 //! share      a shared directory: server, guard and sandbox
 //! console    the console's last lines and its log
-//! removal    what is removed when the VM ends
+//! removal    what is removed when the VM ends;  stall: what is done while the host's disk is full
 //! process    sessions, namespaces, and dying with one's parent;  fence: Landlock;  cgroup: bounds
 //! ```
 
@@ -27,6 +27,7 @@ mod qmp;
 mod reach;
 mod removal;
 mod share;
+mod stall;
 mod talk;
 mod tsc;
 mod vm;
@@ -35,14 +36,23 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    match (args.next().as_deref(), args.next(), args.next()) {
-        (None, ..) => {
-            if let Err(error) = process::prepare() {
+    let first = args.next();
+    let descriptors = match first.as_deref() {
+        None => Some(0),
+        Some(first) => first
+            .strip_prefix(snowglobe_runner::DESCRIPTORS)
+            .and_then(|count| count.parse().ok()),
+    };
+    if let Some(count) = descriptors {
+        return match process::prepare(count) {
+            Ok(opened) => vm::run(opened),
+            Err(error) => {
                 eprintln!("snowglobe-runner: failed to prepare this process: {error}");
-                return ExitCode::FAILURE;
+                ExitCode::FAILURE
             }
-            vm::run()
-        }
+        };
+    }
+    match (first.as_deref(), args.next(), args.next()) {
         (Some(share::ARGUMENT), Some(order), None) => share::serve(&order),
         (Some(krun::ARGUMENT), Some(order), None) => krun::run(&order),
         (Some(probe::ARGUMENT), None, _) => found(probe::probe()),

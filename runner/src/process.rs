@@ -7,7 +7,7 @@
 //! the *thread* that made the child ends: children are made on the main thread only.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
@@ -18,10 +18,30 @@ use rustix::fs::Mode;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 use rustix::thread::UnshareFlags;
 
-/// Prepares this process; to be called first of all, with no other thread running.
-pub(crate) fn prepare() -> io::Result<()> {
+/// The most descriptors that are handed on.
+const MOST_HANDED_ON: usize = 16;
+
+/// Prepares this process; to be called first of all, with no other thread running. Gives the first `descriptors` that
+/// it was handed on beside the standard ones.
+pub(crate) fn prepare(descriptors: usize) -> io::Result<Vec<OwnedFd>> {
+    if descriptors > MOST_HANDED_ON {
+        return Err(io::Error::other("it is handed on too many descriptors"));
+    }
+    let first = 3 + descriptors as libc::c_uint;
     // SAFETY: nothing in this process owns a descriptor from 3 on yet; they were left open by the parent.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
+    let mut handed_on = Vec::new();
+    for number in (3..).take(descriptors) {
+        // SAFETY: a number that is open is the parent's to hand on, and nothing here owns it; one that is not is
+        // refused by the call, and nothing is made of it.
+        unsafe {
+            let shut = libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
+            if shut != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            handed_on.push(OwnedFd::from_raw_fd(number));
+        }
+    }
     // Refused only to the leader of a process group, which a shell makes of its jobs; then there is one already.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
@@ -33,7 +53,7 @@ pub(crate) fn prepare() -> io::Result<()> {
             maximum: Some(0),
         },
     )?;
-    Ok(())
+    Ok(handed_on)
 }
 
 /// How far a child stands back when there is more to do than processors to do it.

@@ -14,7 +14,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::{Value, json};
 use snowglobe_runner::{Accel, Disk, DiskFormat, VmSpec};
 
@@ -39,6 +41,12 @@ const WITHOUT_ON_KVM: &str = ",pit=off,pic=off";
 /// The machine's places for devices, in the order in which the guest finds what is in them. The one left out, 3, has
 /// interrupt 8, which is the clock's; with both of them there the guest's kernel does without the clock.
 const PLACES: [u8; 7] = [7, 6, 5, 4, 2, 1, 0];
+
+/// How long putting a layer on a disk may take.
+const FREEZE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a write beyond [`VmSpec::max_layer_bytes`] fails with.
+const TOO_LARGE: &str = "File too large";
 
 /// What the guest is forbidden to make QEMU do.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -123,7 +131,9 @@ impl Qemu {
         let Some(messages) = child.stderr.take() else {
             return Err(StartError::new("qemu", "its standard error is missing"));
         };
+        let id = Pid::from_child(&child);
         let finish = || -> io::Result<Qmp> {
+            bound_files(id, spec)?;
             rustix::io::ioctl_fionbio(&messages, true)?;
             Qmp::new(qmp)
         };
@@ -134,7 +144,7 @@ impl Qemu {
                 let _ = child.wait();
                 return Err(StartError::new(
                     "qemu",
-                    format!("prepare its control socket: {error}"),
+                    format!("bound its files and prepare its control socket: {error}"),
                 ));
             }
         };
@@ -211,6 +221,15 @@ impl Engine for Qemu {
                 Message::Shutdown(reason) => {
                     self.guest_ended_it = reason.starts_with("guest-") && reason != "guest-panic"
                 }
+                Message::BlockError { reason, .. } if reason == TOO_LARGE => {
+                    notices.push(Notice::Full);
+                }
+                Message::BlockError { reason, no_space } => {
+                    notices.push(Notice::Stalled(match no_space {
+                        true => "the host's disk is full".to_owned(),
+                        false => format!("the host's disk can't be written ({reason})"),
+                    }))
+                }
                 Message::Greeting | Message::Other => {}
             }
         }
@@ -237,6 +256,15 @@ impl Engine for Qemu {
         Ok(())
     }
 
+    fn freeze_limit(&self) -> Option<Duration> {
+        Some(FREEZE_LIMIT)
+    }
+
+    fn try_again(&mut self) -> io::Result<bool> {
+        self.ask("cont", json!({}))?;
+        Ok(true)
+    }
+
     fn guest_ended_it(&self) -> bool {
         self.guest_ended_it
     }
@@ -244,6 +272,20 @@ impl Engine for Qemu {
     fn explain(&self, messages: &[String]) -> StartError {
         explain(&self.binary, messages)
     }
+}
+
+/// Bounds every file that QEMU writes, the guest's memory being one of them.
+fn bound_files(qemu: Pid, spec: &VmSpec) -> io::Result<()> {
+    let Some(bytes) = spec.max_layer_bytes else {
+        return Ok(());
+    };
+    let most = Some(bytes.max(u64::from(spec.memory_mib) << 20));
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    rustix::process::prlimit(Some(qemu), Resource::Fsize, limit)?;
+    Ok(())
 }
 
 /// How QEMU is shut off: it has no use for capabilities but where only they open the files' directories.
@@ -420,7 +462,11 @@ fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString>
         arg("-blockdev", &block_node(number, disk).to_string());
         arg(
             "-device",
-            &format!("virtio-blk-device,drive=disk{number}{}", place()),
+            &format!(
+                "virtio-blk-device,drive=disk{number}{}{}",
+                errors(disk),
+                place()
+            ),
         );
     }
     for (number, (share, fd)) in spec.shares.iter().zip(FIRST_SHARE_FD..).enumerate() {
@@ -456,6 +502,14 @@ fn kernel_command_line(spec: &VmSpec, tsc_khz: Option<u64>) -> String {
         .chain(tsc.as_deref())
         .chain(spec.kernel_args.iter().map(String::as_str));
     parts.collect::<Vec<_>>().join(" ")
+}
+
+/// What a failed write means: the guest stands still until it can be made, instead of losing its file system.
+fn errors(disk: &Disk) -> &'static str {
+    match disk.read_only {
+        true => "",
+        false => ",werror=stop,rerror=report",
+    }
 }
 
 fn block_node(number: usize, disk: &Disk) -> Value {
@@ -512,12 +566,14 @@ mod tests {
             shares: vec![Share {
                 tag: "workspace".into(),
                 path: "/w".into(),
+                opened: None,
                 guest_id: 1000,
             }],
             link_socket: "/s".into(),
             link_name: "link".into(),
             link_port: 0,
             console_log: "/c".into(),
+            max_layer_bytes: None,
             remove: Vec::new(),
             remove_if_orphaned: Vec::new(),
         }

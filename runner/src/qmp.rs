@@ -26,6 +26,13 @@ pub(crate) enum Message {
     },
     /// The machine stops, for this reason (such as `guest-shutdown`).
     Shutdown(String),
+    /// The disk could not be written, so the machine stands still.
+    BlockError {
+        /// What the system said.
+        reason: String,
+        /// Whether room is what it lacks.
+        no_space: bool,
+    },
     /// Something else.
     Other,
 }
@@ -140,6 +147,14 @@ fn parse(line: &[u8]) -> io::Result<Message> {
             Message::Shutdown(reason.to_owned())
         }
         Raw {
+            event: Some(event),
+            data: Some(data),
+            ..
+        } if event == "BLOCK_IO_ERROR" && data["action"] == "stop" => Message::BlockError {
+            reason: data["reason"].as_str().unwrap_or_default().to_owned(),
+            no_space: data["nospace"] == true,
+        },
+        Raw {
             greeting: Some(_), ..
         } => Message::Greeting,
         _ => Message::Other,
@@ -178,6 +193,19 @@ mod tests {
             Message::Shutdown("guest-reset".into())
         );
         assert_eq!(parse(r#"{"event": "RESUME"}"#), Message::Other);
+        let failed = |action: &str| {
+            parse(&format!(
+                r#"{{"event": "BLOCK_IO_ERROR", "data": {{"device": "", "node-name": "disk0", "operation": "write", "action": "{action}", "nospace": true, "reason": "No space left on device"}}}}"#
+            ))
+        };
+        assert_eq!(failed("report"), Message::Other);
+        assert_eq!(
+            failed("stop"),
+            Message::BlockError {
+                reason: "No space left on device".into(),
+                no_space: true
+            }
+        );
     }
 
     #[test]

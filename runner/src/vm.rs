@@ -11,13 +11,14 @@
 //! an [`End`] that the loop returns; nothing else stops it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, Signal};
 use snowglobe_runner::{Action, Answer, Command, Engine as Chosen, Event, Share, VmSpec, socket};
 
 use crate::cgroup::Cgroup;
@@ -25,6 +26,7 @@ use crate::console::{Lines, Log};
 use crate::engine::{Engine, Frozen, Notice, StartError};
 use crate::removal::{self, Removal};
 use crate::share::{STAGE as SHARE_STAGE, Server};
+use crate::stall::{Stall, Step};
 use crate::talk::{Input, reply, say};
 use crate::{check, krun, process, qemu, share};
 
@@ -55,6 +57,7 @@ enum End {
 struct Freeze {
     id: u64,
     layer: PathBuf,
+    until: Option<Instant>,
 }
 
 struct Vm {
@@ -69,10 +72,13 @@ struct Vm {
     /// The first disk's newest layer.
     top: Option<PathBuf>,
     freeze: Option<Freeze>,
+    stall: Stall,
+    /// When the engine wants to look at the host's disk again.
+    look: Option<Instant>,
 }
 
-/// Reads a spec and runs it; returns when all is gone.
-pub(crate) fn run() -> ExitCode {
+/// Reads a spec and runs it with what was handed on; returns when all is gone.
+pub(crate) fn run(handed_on: Vec<OwnedFd>) -> ExitCode {
     let mut input = Input::default();
     let line = match input.wait_for_line() {
         Ok(Some(line)) => line,
@@ -99,7 +105,7 @@ pub(crate) fn run() -> ExitCode {
             );
         }
     };
-    if let Err(error) = check::words(&spec).and_then(|()| check::owners(&spec)) {
+    if let Err(error) = check::words(&spec, handed_on.len()).and_then(|()| check::owners(&spec)) {
         // A spec that is wrong may be wrong about what to remove.
         return fail(&error, Vec::new());
     }
@@ -108,8 +114,7 @@ pub(crate) fn run() -> ExitCode {
     let started = checked.and_then(|link| {
         // Not before: another VM's socket is not this one's to remove.
         removal.add(&spec.link_socket);
-        removal.add(&krun::socket_directory(&spec.link_socket));
-        Vm::start(&spec, link)
+        Vm::start(&spec, link, &handed_on)
     });
     match started {
         Ok(mut vm) => {
@@ -140,6 +145,9 @@ fn fail(error: &StartError, console: Vec<String>) -> ExitCode {
 
 /// A stream on which something arrives when this process is told to end.
 fn catch_signals() -> io::Result<UnixStream> {
+    // A write beyond the bound on an engine's files is to fail, not to kill it; children inherit that.
+    // SAFETY: to ignore a signal runs no code of this program's.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let (ours, theirs) = UnixStream::pair()?;
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
@@ -185,9 +193,13 @@ fn bounds(spec: &VmSpec, mut processes: impl Iterator<Item = u32>) -> Option<Cgr
 }
 
 /// Starts a server for each share; gives the connections to them.
-fn serve(shares: &[Share], servers: &mut Vec<Server>) -> Result<Vec<UnixStream>, StartError> {
-    let start = |spec| {
-        let (server, connection) = share::start(spec)?;
+fn serve(
+    shares: &[Share],
+    handed_on: &[OwnedFd],
+    servers: &mut Vec<Server>,
+) -> Result<Vec<UnixStream>, StartError> {
+    let start = |spec: &Share| {
+        let (server, connection) = share::start(spec, share::directory(spec, handed_on)?)?;
         servers.push(server);
         Ok(connection)
     };
@@ -195,19 +207,19 @@ fn serve(shares: &[Share], servers: &mut Vec<Server>) -> Result<Vec<UnixStream>,
 }
 
 impl Vm {
-    fn start(spec: &VmSpec, link: UnixListener) -> Result<Self, StartError> {
+    fn start(spec: &VmSpec, link: UnixListener, handed_on: &[OwnedFd]) -> Result<Self, StartError> {
         let log = Log::create(&spec.console_log).map_err(StartError::io(
             "console",
             format!("make the log {}", spec.console_log.display()),
         ))?;
         let mut shares = Vec::new();
         let engine: Result<Box<dyn Engine>, StartError> = match &spec.engine {
-            Chosen::Qemu { binary, accel } => serve(&spec.shares, &mut shares)
+            Chosen::Qemu { binary, accel } => serve(&spec.shares, handed_on, &mut shares)
                 .and_then(|connections| qemu::Qemu::start(spec, binary, *accel, link, connections))
                 .map(|engine| Box::new(engine) as _),
             // It serves the shares itself, and makes its own socket.
             Chosen::Krun => give_up(link, &spec.link_socket)
-                .and_then(|()| krun::Krun::start(spec))
+                .and_then(|()| krun::Krun::start(spec, handed_on))
                 .map(|engine| Box::new(engine) as _),
         };
         let mut engine = match engine {
@@ -233,6 +245,8 @@ impl Vm {
                 .filter(|disk| !disk.read_only)
                 .map(|disk| disk.path.clone()),
             freeze: None,
+            stall: Stall::default(),
+            look: Some(Instant::now()),
         })
     }
 
@@ -244,24 +258,21 @@ impl Vm {
             Err(error) => return End::Broken("runner", format!("watch the engine: {error}")),
         };
         loop {
-            let limit = match self.started {
-                Some(_) => None,
-                None => match START_LIMIT.checked_sub(begun.elapsed()) {
-                    Some(left) => Some(left),
-                    None => {
-                        return End::Broken(
-                            self.engine.name(),
-                            format!("it was not ready within {} s", START_LIMIT.as_secs()),
-                        );
-                    }
-                },
-            };
+            if let Some(late) = self.late(begun) {
+                return End::Broken(self.engine.name(), late);
+            }
+            let limit = self.limit(begun);
             let ready = match self.wait(input, signals, engine_ended.as_fd(), limit) {
                 Ok(ready) => ready,
                 Err(error) => return End::Broken("runner", format!("wait for events: {error}")),
             };
             self.read_streams();
-            if let Err(error) = self.heed_engine(removal) {
+            match self.heed_engine(removal) {
+                Ok(None) => {}
+                Ok(Some(end)) => return end,
+                Err(error) => return End::Broken(self.engine.name(), error.to_string()),
+            }
+            if let Err(error) = self.heed_room() {
                 return End::Broken(self.engine.name(), error.to_string());
             }
             if ready.engine_ended {
@@ -279,6 +290,31 @@ impl Vm {
                 return end;
             }
         }
+    }
+
+    /// What the engine should have done by now.
+    fn late(&self, begun: Instant) -> Option<String> {
+        if self.started.is_none() && begun.elapsed() >= START_LIMIT {
+            return Some(format!(
+                "it was not ready within {} s",
+                START_LIMIT.as_secs()
+            ));
+        }
+        let until = self.freeze.as_ref()?.until?;
+        (Instant::now() >= until).then(|| "it did not freeze the disk in time".into())
+    }
+
+    /// How long nothing is to be done if nothing happens.
+    fn limit(&self, begun: Instant) -> Option<Duration> {
+        let now = Instant::now();
+        let start = self.started.is_none().then_some(begun + START_LIMIT);
+        let freeze = self.freeze.as_ref().and_then(|freeze| freeze.until);
+        [start, freeze, self.look]
+            .into_iter()
+            .flatten()
+            .map(|at| at.saturating_duration_since(now))
+            .chain(self.stall.left(now))
+            .min()
     }
 
     /// Waits until there is something to do.
@@ -334,9 +370,14 @@ impl Vm {
         bytes
     }
 
-    fn heed_engine(&mut self, removal: &mut Removal) -> io::Result<()> {
+    fn heed_engine(&mut self, removal: &mut Removal) -> io::Result<Option<End>> {
         for notice in self.engine.notices()? {
             match notice {
+                Notice::Stalled(reason) => self.stalled(reason),
+                Notice::Full => {
+                    let why = "its disk layer has grown as far as it may (disk_gib)";
+                    return Ok(Some(End::Broken("disk", why.into())));
+                }
                 Notice::Ready => {
                     self.started = Some(Instant::now());
                     say(&Event::Started {
@@ -344,6 +385,36 @@ impl Vm {
                     });
                 }
                 Notice::Frozen(result) => self.frozen(result, removal),
+            }
+        }
+        Ok(None)
+    }
+
+    fn stalled(&mut self, reason: String) {
+        if self.stall.failed(Instant::now()) {
+            say(&Event::Stalled { reason });
+        }
+    }
+
+    /// Looks after a VM for which the host has no room, and lets it go on when that may be of use.
+    fn heed_room(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        if self.look.is_some_and(|at| now >= at) {
+            let (notice, again) = self.engine.look()?;
+            self.look = again.map(|after| now + after);
+            if let Some(Notice::Stalled(reason)) = notice {
+                self.stalled(reason);
+            }
+        }
+        match self.stall.due(now) {
+            Step::Wait => {}
+            Step::Try => match self.engine.try_again()? {
+                true => self.stall.tried(now),
+                false => self.stall.put_off(now),
+            },
+            Step::GoesOn => {
+                self.stall.over();
+                say(&Event::Resumed);
             }
         }
         Ok(())
@@ -398,6 +469,22 @@ impl Vm {
                 }
                 Ok(Command {
                     id,
+                    action: action @ (Action::Pause | Action::Resume),
+                }) => {
+                    let signal = match action {
+                        Action::Pause => Signal::STOP,
+                        _ => Signal::CONT,
+                    };
+                    let engine = Pid::from_child(self.engine.child());
+                    let sent = rustix::process::kill_process(engine, signal);
+                    reply(
+                        id,
+                        sent.map(|()| Answer::Done)
+                            .map_err(|error| format!("signal the engine: {error}")),
+                    );
+                }
+                Ok(Command {
+                    id,
                     action: Action::FreezeDisk { layer },
                 }) => {
                     if let Err(why) = self.begin_freeze(id, &layer) {
@@ -422,6 +509,9 @@ impl Vm {
         if self.freeze.is_some() {
             return Err("it is being frozen already".into());
         }
+        if self.stall.is() {
+            return Err("the VM stands still, because the host can't take what it writes".into());
+        }
         if !layer.is_absolute() {
             return Err(format!("{} is not an absolute path", layer.display()));
         }
@@ -434,12 +524,16 @@ impl Vm {
         self.freeze = Some(Freeze {
             id,
             layer: layer.to_owned(),
+            until: self
+                .engine
+                .freeze_limit()
+                .map(|limit| Instant::now() + limit),
         });
         Ok(())
     }
 
     fn frozen(&mut self, result: Result<Frozen, String>, removal: &mut Removal) {
-        let Some(Freeze { id, layer }) = self.freeze.take() else {
+        let Some(Freeze { id, layer, .. }) = self.freeze.take() else {
             return;
         };
         let frozen = match (result, &mut self.top) {
@@ -475,7 +569,7 @@ impl Vm {
             eprintln!("snowglobe-runner: warning: the engine's last messages are not understood");
         }
         self.shares.iter_mut().for_each(end_share);
-        if let Some(Freeze { id, layer }) = self.freeze.take() {
+        if let Some(Freeze { id, layer, .. }) = self.freeze.take() {
             abandon(id, &layer, "the VM ended");
         }
         if !orphaned {

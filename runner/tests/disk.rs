@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::Vm;
-use snowglobe_runner::{Action, Answer, Disk, DiskFormat};
+use rustix::mount::{MountFlags, UnmountFlags};
+use snowglobe_runner::{Action, Answer, Disk, DiskFormat, Event};
 
 const SIZE: u64 = 64 << 20;
 
@@ -222,4 +223,97 @@ fn what_the_guest_frees_is_freed_on_the_host() {
 
 fn allocated(path: &Path) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap()) * 512
+}
+
+/// A small file system of its own.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: PathBuf, mib: u32) -> Self {
+        fs::create_dir(&path).unwrap();
+        let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
+        rustix::mount::mount(
+            "small",
+            &path,
+            "tmpfs",
+            MountFlags::empty(),
+            size.as_c_str(),
+        )
+        .expect("a tmpfs can be mounted, which takes root");
+        Self(path)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_vm_stands_still_while_the_hosts_disk_is_full_and_goes_on_with_room() {
+    let mut vm = Vm::new();
+    let small = Small::mount(vm.path("small"), 24);
+    let (layer, ballast) = (small.0.join("layer"), small.0.join("ballast"));
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&layer)
+        .arg(SIZE.to_string())
+        .status();
+    assert!(made.unwrap().success());
+    fs::write(&ballast, vec![1; 16 << 20]).unwrap();
+    vm.spec.disks = vec![Disk {
+        path: layer.clone(),
+        format: DiskFormat::Qcow2,
+        read_only: false,
+        backing: Vec::new(),
+    }];
+    let (mut runner, mut guest, _) = vm.boot();
+    // 16 MiB that are no zeroes, where there are 8.
+    guest.send("yes 0123456789abcdef | head -c 16777216 >/wanted; dd if=/wanted of=/dev/vda bs=65536 conv=fsync 2>&1");
+    match runner.event() {
+        Event::Stalled { reason } => assert_eq!(reason, "the host's disk is full"),
+        other => panic!("{other:?}"),
+    }
+    let frozen = runner.order(Action::FreezeDisk {
+        layer: small.0.join("next"),
+    });
+    let why = frozen.unwrap_err();
+    assert!(why.contains("stands still"), "{why}");
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(runner.event(), Event::Resumed);
+    let (status, said) = guest.answer();
+    assert_eq!(status, 0, "{said}");
+    guest.run("echo 3 >/proc/sys/vm/drop_caches; head -c 16777216 /dev/vda | cmp - /wanted");
+    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    check(&layer);
+}
+
+#[test]
+fn a_layer_that_has_grown_as_far_as_it_may_ends_the_vm() {
+    let mut vm = Vm::new();
+    let layer = vm.path("layer");
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&layer)
+        .arg((1_u64 << 30).to_string())
+        .status();
+    assert!(made.unwrap().success());
+    vm.spec.disks = vec![Disk {
+        path: layer.clone(),
+        format: DiskFormat::Qcow2,
+        read_only: false,
+        backing: Vec::new(),
+    }];
+    // The guest's memory is a file of the engine's, too.
+    let most = u64::from(vm.spec.memory_mib) << 20;
+    vm.spec.max_layer_bytes = Some(1 << 20);
+    let (runner, mut guest, _) = vm.boot();
+    guest.send("yes 0123456789abcdef | dd of=/dev/vda bs=1M iflag=fullblock count=1000 conv=fsync");
+    let (clean, reason, _) = runner.exited();
+    assert!(
+        !clean && reason.contains("grown as far as it may"),
+        "{reason}"
+    );
+    assert!(layer.metadata().unwrap().len() <= most);
 }

@@ -230,3 +230,30 @@ fn the_engine_holds_no_more_than_it_needs() {
         assert_ne!(of(&pid.to_string()), of("self"), "{space}");
     }
 }
+
+#[test]
+fn a_vm_that_is_paused_stands_still_and_can_go_on_or_be_stopped() {
+    let vm = Vm::new();
+    let mut runner = vm.run();
+    let Event::Started { pid } = runner.event() else {
+        panic!("the VM did not start");
+    };
+    let mut guest = runner.connect();
+    guest.run("true");
+    let is_stopped = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(')').unwrap().1.trim().starts_with('T')
+    };
+    assert_eq!(runner.order(Action::Pause), Ok(Answer::Done));
+    guest.send("echo here");
+    while !is_stopped() {
+        std::thread::yield_now();
+    }
+    assert_eq!(runner.order(Action::Resume), Ok(Answer::Done));
+    assert_eq!(guest.answer(), (0, "here\n".into()));
+    assert!(!is_stopped());
+    assert_eq!(runner.order(Action::Pause), Ok(Answer::Done));
+    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert!(runner.end().success());
+    assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
+}

@@ -260,3 +260,24 @@ fn a_vm_whose_share_broke_ends_rather_than_hangs() {
     let (clean, reason, _) = runner.exited();
     assert!(!clean && reason.contains("workspace"), "{reason}");
 }
+
+#[test]
+fn a_share_that_was_handed_on_is_the_same_wherever_its_path_leads() {
+    for user in users() {
+        let mut vm = Vm::new();
+        vm.user = user;
+        let (shared, moved, elsewhere) = (vm.share(), vm.path("moved"), vm.path("elsewhere"));
+        fs::write(shared.join("mine"), "mine").unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("other"), "other").unwrap();
+        vm.handed_on = Some(fs::File::open(&shared).unwrap().into());
+        vm.spec.shares[0].opened = Some(0);
+        fs::rename(&shared, &moved).unwrap();
+        symlink(&elsewhere, &shared).unwrap();
+        let (_runner, mut guest) = mounted(&vm);
+        assert_eq!(guest.run("ls /mnt; cat /mnt/mine"), "mine\nmine");
+        guest.run("echo written >/mnt/new; ls /mnt/.. >/dev/null");
+        assert_eq!(fs::read(moved.join("new")).unwrap(), b"written\n");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
+    }
+}

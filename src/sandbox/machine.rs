@@ -316,6 +316,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
             .map(|path| Share {
                 tag: WORKSPACE_TAG.into(),
                 path: path.clone(),
+                opened: None,
                 guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
             })
             .collect(),
@@ -323,6 +324,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
         link_name: LINK_NAME.into(),
         link_port: LINK_PORT,
         console_log: plan.run_dir.join(super::CONSOLE_LOG),
+        max_layer_bytes: None,
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
     })

@@ -20,7 +20,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use super::calls;
 use super::ffi::{Context, KrunError};
-use super::{CONSOLE_FD, Order};
+use super::{CONSOLE_FD, HAND_OVER_FD, Order, SHARE_FD, SOCKET, SOCKET_DIRECTORY};
 use crate::fence::{Fence, Right};
 use crate::process;
 
@@ -90,13 +90,24 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     let console = unsafe { OwnedFd::from_raw_fd(CONSOLE_FD) };
     process::raise_open_files().map_err(isolation("raise the limit of open files"))?;
     let spec = &order.spec;
+    // SAFETY: the runner gave this process the socket as that number, and nothing else uses it.
+    let hand_over = unsafe { OwnedFd::from_raw_fd(HAND_OVER_FD) };
+    if order.shared {
+        // SAFETY: the runner gave this process the first share's directory as that number, and nothing else uses it.
+        let share = unsafe { OwnedFd::from_raw_fd(SHARE_FD) };
+        // The mount namespace takes the working directory along, where a descriptor would stay behind.
+        rustix::process::fchdir(&share)
+            .map_err(|error| isolation("enter the share")(error.into()))?;
+    }
     let guest_id = spec.shares.first().map_or(0, |share| share.guest_id);
     process::enter_user_namespace_as(guest_id, UnshareFlags::NEWNS | process::ISOLATED)
         .map_err(isolation("enter a user namespace"))?;
     if let Some(runner) = rustix::process::Pid::from_raw(order.runner) {
         process::die_with(runner).map_err(isolation("be tied to the runner"))?;
     }
-    own_root(&places(order))?;
+    let socket = own_root(&places(order))?;
+    give(&hand_over, &socket).map_err(isolation("hand over the link's directory"))?;
+    drop((hand_over, socket));
     drop_capabilities().map_err(isolation("drop capabilities"))?;
 
     let context = Context::new()?;
@@ -110,7 +121,7 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     for share in &spec.shares {
         context.add_share(&share.tag, &share.path)?;
     }
-    context.add_vsock(spec.link_port, &order.socket)?;
+    context.add_vsock(spec.link_port, &Path::new(SOCKET_DIRECTORY).join(SOCKET))?;
     context.add_serial(console)?;
 
     fence(order)
@@ -130,6 +141,8 @@ fn kernel_command_line(order: &Order) -> String {
 struct Place {
     path: PathBuf,
     right: Right,
+    /// Whether it is the working directory, whatever is at its path by now.
+    here: bool,
 }
 
 /// What the machine needs of the host's files, what is within other places after these.
@@ -138,6 +151,7 @@ fn places(order: &Order) -> Vec<Place> {
     let place = |path: &Path, right| Place {
         path: path.to_owned(),
         right,
+        here: false,
     };
     let mut places = vec![
         place(Path::new(KVM), Right::Device),
@@ -145,9 +159,6 @@ fn places(order: &Order) -> Vec<Place> {
         place(&spec.kernel, Right::Read),
         place(&spec.initramfs, Right::Read),
     ];
-    if let Some(directory) = order.socket.parent() {
-        places.push(place(directory, Right::Make));
-    }
     for disk in &spec.disks {
         let right = if disk.read_only {
             Right::Read
@@ -157,24 +168,25 @@ fn places(order: &Order) -> Vec<Place> {
         places.push(place(&disk.path, right));
         places.extend(disk.backing.iter().map(|path| place(path, Right::Read)));
     }
-    places.extend(
-        spec.shares
-            .iter()
-            .map(|share| place(&share.path, Right::All)),
-    );
+    places.extend(spec.shares.iter().enumerate().map(|(number, share)| Place {
+        here: number == 0,
+        ..place(&share.path, Right::All)
+    }));
     places.sort_by(|a, b| a.path.cmp(&b.path));
     places.dedup_by(|a, b| a.path == b.path);
     places
 }
 
 fn fence(order: &Order) -> Fence {
-    places(order).iter().fold(Fence::default(), |fence, place| {
-        fence.allow(&place.path, place.right)
-    })
+    let fence = Fence::default().allow(SOCKET_DIRECTORY, Right::Make);
+    places(order)
+        .iter()
+        .fold(fence, |fence, place| fence.allow(&place.path, place.right))
 }
 
-/// Makes a root directory of the places, and nothing else, this process's own.
-fn own_root(places: &[Place]) -> Result<(), MachineError> {
+/// Makes a root directory of the places and of one for the link's socket, and nothing else, this process's own; gives
+/// the latter.
+fn own_root(places: &[Place]) -> Result<OwnedFd, MachineError> {
     let step = |what: &str| isolation(what.to_owned());
     rustix::mount::mount_change(
         "/",
@@ -186,7 +198,7 @@ fn own_root(places: &[Place]) -> Result<(), MachineError> {
     // The places may be below it, so they are opened before they are hidden.
     let opened = places
         .iter()
-        .map(|place| open_tree(&place.path))
+        .map(open_tree)
         .collect::<Result<Vec<_>, _>>()?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount(
@@ -200,25 +212,61 @@ fn own_root(places: &[Place]) -> Result<(), MachineError> {
     for (place, tree) in places.iter().zip(opened) {
         attach(root, place, &tree)?;
     }
-    let enter = || -> rustix::io::Result<()> {
+    let enter = || -> rustix::io::Result<OwnedFd> {
+        let link = root.join(SOCKET_DIRECTORY.trim_start_matches('/'));
+        rustix::fs::mkdir(&link, rustix::fs::Mode::RWXU)?;
+        // Room for the socket and nothing else, whatever the guest does with it.
+        rustix::mount::mount(
+            "link",
+            &link,
+            "tmpfs",
+            flags,
+            c"mode=700,size=4k,nr_inodes=4",
+        )?;
+        let socket = rustix::fs::open(
+            &link,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
         rustix::process::chdir(root)?;
         // The old root ends up on top of the new one, from where it is taken.
         rustix::process::pivot_root(".", ".")?;
         rustix::mount::unmount(".", UnmountFlags::DETACH)?;
         rustix::process::chdir("/")?;
-        rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, c"")
+        rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, c"")?;
+        Ok(socket)
     };
     enter().map_err(|error| step("enter its root directory")(error.into()))
 }
 
-/// A mount of its own of what is at `path`.
-fn open_tree(path: &Path) -> Result<OwnedFd, MachineError> {
+/// Gives the runner a descriptor.
+fn give(to: &OwnedFd, descriptor: &OwnedFd) -> io::Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let given = [std::os::fd::AsFd::as_fd(descriptor)];
+    ancillary.push(SendAncillaryMessage::ScmRights(&given));
+    rustix::net::sendmsg(
+        to,
+        &[io::IoSlice::new(&[0])],
+        &mut ancillary,
+        SendFlags::empty(),
+    )?;
+    Ok(())
+}
+
+/// A mount of its own of a place.
+fn open_tree(place: &Place) -> Result<OwnedFd, MachineError> {
     use rustix::mount::OpenTreeFlags;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
+    let path = match place.here {
+        true => Path::new("."),
+        false => &place.path,
+    };
     rustix::mount::open_tree(rustix::fs::CWD, path, flags)
-        .map_err(|error| isolation(format!("take {}", path.display()))(error.into()))
+        .map_err(|error| isolation(format!("take {}", place.path.display()))(error.into()))
 }
 
 /// Puts a place into the new root, at its own path.

@@ -3,10 +3,10 @@
 //! A process, not a thread, because libkrun ends the whole process with its guest, and because only a process can be
 //! shut off ([`machine`]). Its descriptors are 3, the console, and the three standard ones.
 //!
-//! The guest link is a vsock port, which libkrun offers on a socket of its own making, in a directory that is made
-//! for it beside the link's path, or where that would be too long for a socket, in /tmp; the link's path itself is a
-//! symbolic link to there. The machine is ready once that
-//! socket is there: then the guest's kernel has found the device.
+//! The guest link is a vsock port, which libkrun offers on a socket of its own making. A guest that breaks out of libkrun
+//! can write where that socket is, so that is a tiny file system of the machine's own, and nothing of the host's: the
+//! machine hands its directory over, and the link's path is a symbolic link to there, through the runner's descriptor. The
+//! machine is ready once the socket is there: then the guest's kernel has found the device.
 //!
 //! libkrun can't put a new layer on a disk while the guest runs. So a disk is frozen by copying its newest layer
 //! while the whole process is stopped: what the guest has flushed is in the file by then.
@@ -15,23 +15,22 @@ mod calls;
 mod ffi;
 mod machine;
 
-use std::fs::{self, DirBuilder};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::VmSpec;
-use snowglobe_runner::socket::MAX_PATH;
 
 use crate::engine::{Engine, Frozen, Notice, StartError};
 use crate::process::{self, Confinement};
+use crate::share;
 
 pub(crate) use machine::run;
 
@@ -41,8 +40,17 @@ pub(crate) const ARGUMENT: &str = "krun";
 /// The name of the socket that libkrun makes.
 const SOCKET: &str = "link";
 
+/// Where the machine has it.
+const SOCKET_DIRECTORY: &str = "/snowglobe-link";
+
 /// The console's number in the machine's process.
 const CONSOLE_FD: i32 = 3;
+
+/// The first share's directory's number there.
+const SHARE_FD: i32 = 5;
+
+/// The number there of the socket by which the machine hands over its directory.
+const HAND_OVER_FD: i32 = 4;
 
 /// What the machine's process is told, as its second argument.
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,27 +58,8 @@ struct Order {
     spec: VmSpec,
     /// The runner's process id.
     runner: i32,
-    /// Where the link's socket is to be made.
-    socket: PathBuf,
-}
-
-/// The directory in which libkrun makes the socket: beside the link's path, or with a name made of that path where it
-/// would be too long.
-pub(crate) fn socket_directory(link: &Path) -> PathBuf {
-    let mut name = link.as_os_str().to_owned();
-    name.push(".d");
-    let beside = PathBuf::from(name);
-    if beside.join(SOCKET).as_os_str().len() <= MAX_PATH {
-        return beside;
-    }
-    let mut hasher = DefaultHasher::new();
-    link.hash(&mut hasher);
-    Path::new("/tmp").join(format!("snowglobe-{:016x}.d", hasher.finish()))
-}
-
-/// The socket behind the link's path.
-pub(crate) fn socket(link: &Path) -> PathBuf {
-    socket_directory(link).join(SOCKET)
+    /// Whether the first share is [`SHARE_FD`].
+    shared: bool,
 }
 
 /// A running machine.
@@ -79,14 +68,20 @@ pub(crate) struct Krun {
     child: Child,
     console: UnixStream,
     messages: ChildStderr,
-    /// Watches the socket's directory, until the machine is ready; then says that a copy is made.
+    /// Says that the socket's directory is handed over, then what becomes of that, and once the machine is ready, that
+    /// a copy is made.
     control: OwnedFd,
+    /// The socket's directory.
+    directory: Option<OwnedFd>,
+    link: PathBuf,
     phase: Phase,
     top: Option<PathBuf>,
 }
 
 #[derive(Debug)]
 enum Phase {
+    /// The socket's directory is not known yet.
+    Preparing,
     /// The socket isn't there yet.
     Starting,
     Running,
@@ -96,22 +91,46 @@ enum Phase {
 
 const STAGE: &str = "krun";
 
+/// How often the host's disk is looked at where it has plenty of room, and where not.
+const SELDOM: Duration = Duration::from_secs(2);
+const OFTEN: Duration = Duration::from_millis(100);
+
+/// The room on a file system, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    free: u64,
+    all: u64,
+}
+
+impl Room {
+    /// Whether so little is left that what the guest writes next may not fit.
+    fn is_short(self) -> bool {
+        self.free < (self.all / 20).min(256 << 20)
+    }
+
+    /// Whether a guest takes long to fill it.
+    fn is_plenty(self) -> bool {
+        self.free > 16 << 30
+    }
+}
+
 impl Krun {
     /// Starts the machine. The link's path must be free.
-    pub(crate) fn start(spec: &VmSpec) -> Result<Self, StartError> {
-        let directory = socket_directory(&spec.link_socket);
-        let control = link(&spec.link_socket, &directory).map_err(StartError::io(
-            "guest link",
-            format!("make {}", directory.display()),
-        ))?;
+    pub(crate) fn start(spec: &VmSpec, handed_on: &[OwnedFd]) -> Result<Self, StartError> {
+        let failed = |what: &'static str| StartError::io(STAGE, what);
+        let (control, hand_over) = UnixStream::pair()
+            .and_then(|(ours, theirs)| {
+                ours.set_nonblocking(true)?;
+                Ok((ours, theirs))
+            })
+            .map_err(failed("make a socket"))?;
         let order = Order {
             spec: spec.clone(),
             runner: rustix::process::getpid().as_raw_nonzero().get(),
-            socket: socket(&spec.link_socket),
+            shared: !spec.shares.is_empty(),
         };
         let order = serde_json::to_string(&order)
             .map_err(|error| StartError::new(STAGE, format!("tell the machine: {error}")))?;
-        let failed = |what: &'static str| StartError::io(STAGE, what);
         let (console, theirs) = UnixStream::pair().map_err(failed("make the console"))?;
         console
             .set_nonblocking(true)
@@ -123,7 +142,11 @@ impl Krun {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         // It shuts itself off from the host, further than can be done before it runs.
-        let spawned = process::spawn(command, Confinement::None, None, vec![theirs.into()]);
+        let mut fds = vec![OwnedFd::from(theirs), hand_over.into()];
+        if let Some(first) = spec.shares.first() {
+            fds.push(share::directory(first, handed_on)?);
+        }
+        let spawned = process::spawn(command, Confinement::None, None, fds);
         let (mut child, _) = spawned.map_err(failed("start its process"))?;
         let messages = child
             .stderr
@@ -138,8 +161,10 @@ impl Krun {
                 child,
                 console,
                 messages,
-                control,
-                phase: Phase::Starting,
+                control: control.into(),
+                directory: None,
+                link: spec.link_socket.clone(),
+                phase: Phase::Preparing,
                 top: spec
                     .disks
                     .first()
@@ -154,8 +179,57 @@ impl Krun {
         }
     }
 
+    /// The room where the newest layer is.
+    fn room(&self) -> Option<Room> {
+        let stat = rustix::fs::statvfs(self.top.as_ref()?).ok()?;
+        Some(Room {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            all: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    /// Takes the socket's directory, once it is handed over; gives whether it was.
+    fn take_directory(&mut self) -> io::Result<bool> {
+        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let received = rustix::net::recvmsg(
+            &self.control,
+            &mut [io::IoSliceMut::new(&mut byte)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        match received {
+            Ok(_) => {}
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        let mut handed_over = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let Some(directory) = handed_over.next() else {
+            // The machine has ended, which is noticed elsewhere.
+            return Ok(false);
+        };
+        let runner = rustix::process::getpid().as_raw_nonzero();
+        let within = PathBuf::from(format!("/proc/{runner}/fd/{}", directory.as_raw_fd()));
+        let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&news, &within, inotify::WatchFlags::CREATE)?;
+        std::os::unix::fs::symlink(within.join(SOCKET), &self.link)?;
+        self.control = news;
+        self.directory = Some(directory);
+        Ok(true)
+    }
+
     /// Whether the socket is there; takes the news of its directory.
     fn socket_made(&self) -> io::Result<bool> {
+        if let Some(directory) = &self.directory
+            && rustix::fs::statat(directory, SOCKET, rustix::fs::AtFlags::empty()).is_ok()
+        {
+            return Ok(true);
+        }
         let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
         let mut news = inotify::Reader::new(&self.control, &mut buffer);
         loop {
@@ -197,19 +271,6 @@ impl Krun {
     }
 }
 
-/// Makes the directory for the socket, and the link to where it will be; gives what says when it is.
-fn link(path: &Path, directory: &Path) -> io::Result<OwnedFd> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    DirBuilder::new().mode(0o700).create(directory)?;
-    let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&news, directory, inotify::WatchFlags::CREATE)?;
-    std::os::unix::fs::symlink(directory.join(SOCKET), path)?;
-    Ok(news)
-}
-
 impl Engine for Krun {
     fn name(&self) -> &'static str {
         "krun"
@@ -232,7 +293,11 @@ impl Engine for Krun {
     }
 
     fn notices(&mut self) -> io::Result<Vec<Notice>> {
+        if matches!(self.phase, Phase::Preparing) && self.take_directory()? {
+            self.phase = Phase::Starting;
+        }
         Ok(match self.phase {
+            Phase::Preparing => None,
             Phase::Starting => {
                 let ready = self.socket_made()?;
                 if ready {
@@ -270,6 +335,39 @@ impl Engine for Krun {
         self.control = ours.into();
         self.phase = Phase::Copying(copy);
         Ok(())
+    }
+
+    fn freeze_limit(&self) -> Option<Duration> {
+        None
+    }
+
+    /// libkrun hands a failed write to the guest, whose file system is lost with it. So the machine is stopped before
+    /// the host's disk is full, if that can be seen.
+    fn look(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
+        let Some(room) = self.room() else {
+            return Ok((None, None));
+        };
+        let again = Some(match room.is_plenty() {
+            true => SELDOM,
+            false => OFTEN,
+        });
+        if !room.is_short() || !matches!(self.phase, Phase::Running) {
+            return Ok((None, again));
+        }
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::STOP)?;
+        let reason = format!(
+            "the host's disk is almost full ({} MiB are left)",
+            room.free >> 20
+        );
+        Ok((Some(Notice::Stalled(reason)), again))
+    }
+
+    fn try_again(&mut self) -> io::Result<bool> {
+        let room = self.room().is_none_or(|room| !room.is_short());
+        if room {
+            rustix::process::kill_process(Pid::from_child(&self.child), Signal::CONT)?;
+        }
+        Ok(room)
     }
 
     fn guest_ended_it(&self) -> bool {

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::Share;
 
@@ -31,6 +32,7 @@ pub(crate) const STAGE: &str = "workspace share";
 /// What the serving process is told, as its second argument.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
+    /// The directory is another descriptor of the process's; its path is for messages.
     share: Share,
     /// The runner's process id.
     runner: i32,
@@ -49,21 +51,38 @@ pub(crate) struct Server {
     pub(crate) messages: ChildStderr,
 }
 
-/// Starts to serve `share`; gives the connection by which the engine talks to the server. The engine need not wait
-/// for the server to be ready: what it says first is read then.
-pub(crate) fn start(share: &Share) -> Result<(Server, UnixStream), StartError> {
+/// The directory of a share: what was handed on, else what is at its path now.
+pub(crate) fn directory(share: &Share, handed_on: &[OwnedFd]) -> Result<OwnedFd, StartError> {
+    let opened = match share.opened.and_then(|number| handed_on.get(number)) {
+        Some(directory) => directory.try_clone(),
+        None => rustix::fs::open(
+            &share.path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(Into::into),
+    };
+    let opened = opened.and_then(|directory| {
+        let stat = rustix::fs::fstat(&directory)?;
+        match rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+            true => Ok(directory),
+            false => Err(rustix::io::Errno::NOTDIR.into()),
+        }
+    });
+    opened.map_err(StartError::io(
+        STAGE,
+        format!("open {}", share.path.display()),
+    ))
+}
+
+/// Starts to serve `share`, which is `directory`; gives the connection by which the engine talks to the server. The
+/// engine need not wait for the server to be ready: what it says first is read then.
+pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixStream), StartError> {
     let failed =
         |what: &str| StartError::io(STAGE, format!("serve {}: {what}", share.path.display()));
     let (listener, connection) = connection().map_err(failed("make its socket"))?;
-    let share_path = share
-        .path
-        .canonicalize()
-        .map_err(failed("resolve its path"))?;
     let order = Order {
-        share: Share {
-            path: share_path,
-            ..share.clone()
-        },
+        share: share.clone(),
         runner: rustix::process::getpid().as_raw_nonzero().get(),
     };
     let order =
@@ -75,7 +94,8 @@ pub(crate) fn start(share: &Share) -> Result<(Server, UnixStream), StartError> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     // It shuts itself off from the host, further than can be done before it runs.
-    let spawned = process::spawn(command, Confinement::None, None, vec![listener.into()]);
+    let fds = vec![listener.into(), directory];
+    let spawned = process::spawn(command, Confinement::None, None, fds);
     let (mut child, _) = spawned.map_err(failed("start its server"))?;
     match watch(&mut child) {
         Ok((ended, messages)) => Ok((

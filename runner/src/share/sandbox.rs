@@ -9,34 +9,35 @@
 //! What can't be had is said once on standard error. [`super::guard`] holds in any case.
 
 use std::io;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use crate::fence::{Fence, Right};
 use crate::process;
 
-/// Enters the sandbox around `share`, with one thread running; gives the directory's path within.
-pub(super) fn enter(share: &Path) -> io::Result<String> {
-    let root = match own_root(share) {
-        Ok(()) => "/".to_owned(),
+/// Enters the sandbox around `share`, with one thread running; gives the directory's path within. No path outside is
+/// looked up for that.
+pub(super) fn enter(share: OwnedFd) -> io::Result<&'static str> {
+    rustix::process::fchdir(&share)?;
+    drop(share);
+    let root = match own_root() {
+        Ok(()) => "/",
         Err(why) => {
             eprintln!("share: warning: no mount namespace of its own ({why})");
-            let path = share
-                .to_str()
-                .ok_or_else(|| io::Error::other("its path is not UTF-8"))?;
-            path.to_owned()
+            "."
         }
     };
-    if let Err(why) = Fence::default().allow(&root, Right::All).enter() {
+    if let Err(why) = Fence::default().allow(root, Right::All).enter() {
         eprintln!("share: warning: no Landlock ({why})");
     }
     drop_capabilities()?;
     Ok(root)
 }
 
-fn own_root(share: &Path) -> io::Result<()> {
+/// Makes the working directory the root. A new mount namespace takes it along, where a descriptor would stay behind.
+fn own_root() -> io::Result<()> {
     let flags = UnshareFlags::NEWNS | process::ISOLATED;
     if rustix::process::geteuid().is_root() {
         // Without a user namespace: in one, root could not open what belongs to others.
@@ -49,8 +50,16 @@ fn own_root(share: &Path) -> io::Result<()> {
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )?;
-    rustix::mount::mount_bind_recursive(share, share)?;
-    rustix::process::chdir(share)?;
+    let tree = rustix::mount::open_tree(
+        rustix::fs::CWD,
+        ".",
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE,
+    )?;
+    let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, "", rustix::fs::CWD, ".", whole)?;
+    rustix::process::fchdir(&tree)?;
     // The old root ends up on top of the new one, from where it is taken.
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;

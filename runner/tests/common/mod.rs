@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,9 +16,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use snowglobe_runner::{Accel, Action, Answer, Command as Order, Engine, Event, Share, VmSpec};
+use snowglobe_runner::{
+    Accel, Action, Answer, Command as Order, DESCRIPTORS, Engine, Event, Share, VmSpec,
+};
 use tempfile::TempDir;
 
 /// How long anything may take: the machine may be busy with other things.
@@ -114,6 +118,8 @@ pub(crate) struct Vm {
     pub(crate) spec: VmSpec,
     /// The user who runs the runner, where it is not who runs the tests.
     pub(crate) user: Option<u32>,
+    /// What the runner is handed on.
+    pub(crate) handed_on: Option<OwnedFd>,
 }
 
 impl Vm {
@@ -137,6 +143,7 @@ impl Vm {
             link_name: "test".into(),
             link_port: 1,
             console_log: path("console"),
+            max_layer_bytes: None,
             remove: Vec::new(),
             remove_if_orphaned: Vec::new(),
         };
@@ -144,6 +151,7 @@ impl Vm {
             directory,
             spec,
             user: None,
+            handed_on: None,
         }
     }
 
@@ -163,6 +171,7 @@ impl Vm {
         let path = self.path("shared");
         fs::create_dir(&path).unwrap();
         self.spec.shares.push(Share {
+            opened: None,
             tag: "workspace".into(),
             path: path.clone(),
             guest_id: 1000,
@@ -188,6 +197,14 @@ impl Vm {
     pub(crate) fn run_with(&self, input: Stdio) -> Runner {
         let mut command = Command::new(RUNNER);
         command.stdin(input).stdout(Stdio::piped());
+        if let Some(handed_on) = &self.handed_on {
+            let mapping = FdMapping {
+                parent_fd: handed_on.try_clone().unwrap(),
+                child_fd: 3,
+            };
+            command.arg(format!("{DESCRIPTORS}1"));
+            command.fd_mappings(vec![mapping]).unwrap();
+        }
         if let Some(user) = self.user {
             let everything = Command::new("chown")
                 .args(["-R", &format!("{user}:{user}")])
@@ -324,6 +341,11 @@ impl Guest {
     /// Have the guest's shell run a line; its status and what it wrote.
     pub(crate) fn try_run(&mut self, line: &str) -> (i32, String) {
         self.send(line);
+        self.answer()
+    }
+
+    /// The status and the output of the line that was sent.
+    pub(crate) fn answer(&mut self) -> (i32, String) {
         let mut output = Vec::new();
         let mut byte = [0];
         loop {
@@ -349,7 +371,7 @@ impl Guest {
 }
 
 /// A process whose end is waited for, whoever's child it is.
-pub(crate) struct Watched(Option<std::os::fd::OwnedFd>);
+pub(crate) struct Watched(Option<OwnedFd>);
 
 impl Watched {
     pub(crate) fn new(pid: u32) -> Self {
