@@ -353,7 +353,7 @@ async fn file(
 ) -> Result<Found, Unread> {
     let read = sandbox.bytes(path, offset, limit, &work.progress).await?;
     match read.content {
-        ReadContent::Directory { .. } => {
+        ReadContent::Directory { entries: all } => {
             let entries: Vec<DirEntry> = read
                 .data
                 .split(|byte| *byte == b'\n')
@@ -363,6 +363,12 @@ async fn file(
                 .map_err(|error| {
                     Unread::Failed(format!("failed to read the directory's listing: {error}"))
                 })?;
+            if entries.len() as u64 != all {
+                return Err(Unread::Failed(format!(
+                    "failed to read {path}: its {all} entries are more than a resource holds; page through them \
+                     with the tool `read`"
+                )));
+            }
             Found::json(&entries)
         }
         ReadContent::Binary { description } => Err(Unread::Failed(format!(

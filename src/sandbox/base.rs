@@ -296,7 +296,7 @@ impl<'a> VmUnpacker<'a> {
 async fn read_text(guest: &Guest, path: &str) -> String {
     let want = ReadWant::Bytes {
         offset: 0,
-        limit: Some(ACCOUNTS_BYTES),
+        limit: ACCOUNTS_BYTES,
     };
     let path = format!("{BUILD_ROOT}/{path}");
     let request = Request::Read(ReadRequest {

@@ -42,7 +42,6 @@ impl Sandbox {
         limit: u64,
         progress: &Progress,
     ) -> Result<Read, SandboxError> {
-        let limit = Some(limit);
         self.read_as(path, ReadWant::Bytes { offset, limit }, progress)
             .await
     }

@@ -58,6 +58,12 @@ pub const STOP_GRACE: Duration = Duration::from_secs(2);
 /// The longest JSON of a request, in bytes.
 pub const MAX_REQUEST: usize = 64 << 20;
 
+/// How many bytes of a directory's entries are sent at most.
+pub const MAX_LISTING: u64 = 4 << 20;
+
+/// How long a search takes at most.
+pub const MAX_SEARCH_TIME: Duration = Duration::from_secs(40);
+
 /// Who does what is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -263,8 +269,8 @@ pub enum ReadWant {
     Bytes {
         /// Where to start.
         offset: u64,
-        /// How many at most; absent: to the end.
-        limit: Option<u64>,
+        /// How many at most.
+        limit: u64,
     },
 }
 
@@ -554,7 +560,7 @@ pub enum ReadContent {
         /// A word for what it seems to be, such as `ELF executable`.
         description: String,
     },
-    /// A directory, sent as one JSON [`DirEntry`] per line, sorted by name.
+    /// A directory, sent as one JSON [`DirEntry`] per line, sorted by name, [`MAX_LISTING`] bytes at most.
     Directory {
         /// How many entries it has.
         entries: u64,

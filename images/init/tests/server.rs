@@ -1014,7 +1014,7 @@ async fn a_large_read_that_is_given_up_leaves_nothing_waiting() {
     for _ in 0..3 {
         let whole = read(ReadWant::Bytes {
             offset: 0,
-            limit: None,
+            limit: u64::MAX,
         });
         let mut channel = send(&handle, &whole, b"").await;
         while !matches!(channel.wait().await, Some(ChannelMsg::Data { .. })) {}
@@ -1022,7 +1022,7 @@ async fn a_large_read_that_is_given_up_leaves_nothing_waiting() {
     }
     let part = read(ReadWant::Bytes {
         offset: 0,
-        limit: Some(10),
+        limit: 10,
     });
     assert_eq!(ask(&handle, part, b"").await.stdout, [0; 10]);
 }

@@ -20,7 +20,9 @@ use super::lines::{Index, Line, Lines, Marks, Passed, Stamp};
 use super::path::Places;
 use super::{kind, list, names, wire};
 use crate::encoding::{Content, Encoding, TextReader, detect, detect_whole};
-use crate::wire::{ErrorKind, ReadContent, ReadReport, ReadRequest, ReadWant, Report, WireError};
+use crate::wire::{
+    ErrorKind, MAX_LISTING, ReadContent, ReadReport, ReadRequest, ReadWant, Report, WireError,
+};
 
 /// How much of a file is looked at to tell text from other content, in bytes.
 const SNIFF: usize = 64 << 10;
@@ -153,9 +155,14 @@ fn entries(path: &Path, want: &ReadWant, send: &mut dyn FnMut(Vec<u8>)) -> io::R
         ReadWant::Bytes { .. } => (0, u64::MAX),
     };
     let as_usize = |number| usize::try_from(number).unwrap_or(usize::MAX);
+    let mut room = MAX_LISTING;
     for entry in entries.iter().skip(as_usize(skip)).take(as_usize(take)) {
         let mut line = serde_json::to_vec(entry).unwrap_or_default();
         line.push(b'\n');
+        let Some(left) = room.checked_sub(line.len() as u64) else {
+            break;
+        };
+        room = left;
         send(line);
     }
     Ok(ReadContent::Directory {
@@ -166,11 +173,11 @@ fn entries(path: &Path, want: &ReadWant, send: &mut dyn FnMut(Vec<u8>)) -> io::R
 fn bytes(
     mut file: File,
     offset: u64,
-    limit: Option<u64>,
+    limit: u64,
     send: &mut dyn FnMut(Vec<u8>),
 ) -> io::Result<ReadContent> {
     file.seek(SeekFrom::Start(offset))?;
-    copy(&mut file.take(limit.unwrap_or(u64::MAX)), send)?;
+    copy(&mut file.take(limit), send)?;
     Ok(ReadContent::Bytes)
 }
 

@@ -25,10 +25,7 @@ use self::pattern::Pattern;
 use self::source::Source;
 use crate::encoding::{Content, TextReader};
 use crate::files::Places;
-use crate::wire::{ErrorKind, Report, SearchReport, SearchRequest, WireError};
-
-/// How long a search may take.
-const LONGEST: Duration = Duration::from_secs(40);
+use crate::wire::{ErrorKind, MAX_SEARCH_TIME, Report, SearchReport, SearchRequest, WireError};
 
 /// How long hidden and ignored files are looked through for what a glob names.
 const LONGEST_HIDDEN: Duration = Duration::from_secs(10);
@@ -103,7 +100,7 @@ pub(crate) fn search(
             file: PathBuf::new(),
             limit: request.limit,
             room: request.max_bytes,
-            until: Instant::now() + LONGEST,
+            until: Instant::now() + MAX_SEARCH_TIME,
             report: SearchReport {
                 notes,
                 ..SearchReport::default()
