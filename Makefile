@@ -5,7 +5,7 @@
 #   make install   builds what is installed and puts it below PREFIX (/usr/local); needs only what building needs
 #
 # Also: make build, make image (the default image), make agents (real agents as clients), make bench (the
-# figures), make chaos (kills at a thousand moments), make fuzz, make bundle
+# figures), make chaos (kills at a thousand moments), make fuzz, make deny, make bundle
 
 SHELL := /bin/bash
 PREFIX ?= /usr/local
@@ -17,7 +17,7 @@ ROOTS := $(or $(CARGO_TARGET_DIR),target)/images
 # Every build asks for the whole workspace, so that cargo compiles each crate once, with one set of features.
 BUILD := cargo build --workspace --bins
 
-.PHONY: demo test agents bench chaos fuzz build compile setup image install files bundle
+.PHONY: demo test agents bench chaos deny fuzz build compile setup image install files bundle
 
 demo: image
 	$(BIN)/examples/demo
@@ -46,6 +46,10 @@ bench: image
 chaos: image
 	SNOWGLOBE_CHAOS_ROUNDS=1000 cargo test --release --workspace --test chaos -- --nocapture
 	SNOWGLOBE_CHAOS_ROUNDS=500 cargo test --release --workspace --test images -- --nocapture killed_at_any_moment
+
+# Needs `cargo install cargo-deny`, and the network for the RustSec database; what needs neither, the tests look at.
+deny:
+	cargo deny check
 
 # Each target for a minute; needs `cargo install cargo-fuzz`, and stable Rust will do.
 fuzz:

@@ -94,6 +94,9 @@ async fn commands_get_what_was_given_and_give_it_back_unchanged() {
     assert_eq!(session.stdout(windows).await, "1\n2\n6\n");
     let names = "hostname -i && stat -c %a /dev/fuse /dev/net/tun";
     assert_eq!(session.stdout(names).await, "127.0.0.1\n666\n666\n");
+    // No way out of the machine: nothing but the loopback, for root, too.
+    let devices = session.root("ls /sys/class/net; ip -o link | wc -l").await;
+    assert_eq!(devices["stdout"], "lo\n1\n", "{devices}");
     assert_eq!(session.root("whoami").await["stdout"], "root\n");
     assert_eq!(
         session
