@@ -55,6 +55,7 @@ deny:
 fuzz:
 	cargo fuzz run reference --sanitizer none -- -max_total_time=60
 	cargo fuzz run layer --sanitizer none -- -max_total_time=60 -rss_limit_mb=4096
+	cargo fuzz run link --sanitizer none -- -max_total_time=60 -rss_limit_mb=512
 
 build: setup compile
 

@@ -2,7 +2,15 @@
 //!
 //! A [`Guest`] is connected or lost, and a lost one stays lost: every later request says so at once, and its
 //! owner makes a new one. What is deliberately absent: any reconnecting of its own, and any knowledge of the VM.
+//!
+//! The guest is hostile. Each request has [`bounds`]: how much may come for it, and how long it may take. [`guard`]
+//! bounds all else. A guest that goes beyond one is a [`Violation`]: the link is dropped, and the VM's owner, who waits
+//! for that ([`Guest::violated`]), ends the VM.
 
+mod bounds;
+mod call;
+mod error;
+mod guard;
 mod identity;
 mod link;
 
@@ -10,81 +18,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use russh::client;
-use russh::{ChannelMsg, ChannelWriteHalf, Disconnect, Preferred};
+use russh::{Channel, ChannelStream, Disconnect, Preferred, client};
 use snowglobe_init::wire::{
-    self, ExecReport, ExecRequest, JobInfo, JobReport, Outcome, Report, Request, WireError,
+    self, ExecReport, ExecRequest, JobInfo, JobReport, Outcome, Report, Request,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use call::Call;
+pub use error::{GuestError, unexpected};
+pub use guard::Violation;
+use guard::{Attached, Guard, Guarded, Watch};
 pub use identity::{Identity, KeyError, VmKeys, generate as generate_key};
 pub use link::{connect, synchronize};
 
-/// How long a guest may take to answer a cancelled or timed-out command before the host gives up waiting.
-const REPORT_GRACE: Duration = Duration::from_secs(5);
+/// How many messages of a channel are held for whoever reads it. A guest can fill this with the longest packets.
+const QUEUE: usize = 64;
 
-/// The longest report that is taken, in bytes.
-const LONGEST_REPORT: usize = 16 << 20;
+/// How often a guest that sends nothing is asked for a sign of life.
+const HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// Why the guest did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum GuestError {
-    /// The link's socket could not be reached.
-    #[error("reach the guest link at {path}")]
-    Unreachable {
-        /// The socket.
-        path: std::path::PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The link broke.
-    #[error("reach the guest: the link is gone")]
-    Lost,
-    /// The guest at the other end is not the one that was booted.
-    #[error("trust the guest: its host key is not the one it was booted with")]
-    WrongHostKey,
-    /// The guest refused our key.
-    #[error("log in to the guest as `{user}`: it refused the key")]
-    Refused {
-        /// Who wanted in.
-        user: String,
-    },
-    /// SSH itself failed.
-    #[error("speak SSH with the guest: {0}")]
-    Ssh(russh::Error),
-    /// The guest answered something that can't be understood.
-    #[error("understand the guest's answer to `{operation}`: {message}")]
-    Protocol {
-        /// What was asked.
-        operation: &'static str,
-        /// What is wrong with the answer.
-        message: String,
-    },
-    /// The guest says why it could not be done.
-    #[error(transparent)]
-    Guest(#[from] WireError),
-}
+/// How long that may take: longer than an engine stands still while its disk is copied.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(600);
 
-impl From<russh::Error> for GuestError {
-    fn from(error: russh::Error) -> Self {
-        match error {
-            russh::Error::UnknownKey => Self::WrongHostKey,
-            russh::Error::Disconnect
-            | russh::Error::HUP
-            | russh::Error::SendError
-            | russh::Error::IO(_) => Self::Lost,
-            other => Self::Ssh(other),
-        }
-    }
-}
-
-impl GuestError {
-    /// Whether the connection is no longer of use.
-    pub fn is_lost(&self) -> bool {
-        !matches!(self, Self::Guest(_) | Self::Protocol { .. })
-    }
-}
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// One piece of a request's output, in the order it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,26 +62,13 @@ pub enum Ran {
     Job(JobInfo),
 }
 
-/// Accepts the pinned host key and no other.
-#[derive(Debug)]
-pub struct Pinned(russh::keys::PublicKey);
-
-impl client::Handler for Pinned {
-    type Error = russh::Error;
-
-    async fn check_server_key(
-        &mut self,
-        key: &russh::keys::PublicKeyOrCertificate,
-    ) -> Result<bool, Self::Error> {
-        Ok(
-            matches!(key, russh::keys::PublicKeyOrCertificate::PublicKey { key, .. } if key.key_data() == self.0.key_data()),
-        )
-    }
-}
-
 /// A connected guest. Cheap to share; every request has a channel of its own.
 pub struct Guest {
-    handle: client::Handle<Pinned>,
+    handle: Arc<client::Handle<Watch>>,
+    guard: Guard,
+    /// Ends what watches over the connection.
+    _alive: DropGuard,
+    gone: CancellationToken,
 }
 
 impl std::fmt::Debug for Guest {
@@ -144,8 +89,8 @@ fn client_config() -> client::Config {
             ..Preferred::default()
         },
         window_size: 16 << 20,
-        maximum_packet_size: 65_535,
-        channel_buffer_size: 256,
+        maximum_packet_size: guard::LONGEST_PACKET,
+        channel_buffer_size: QUEUE,
         inactivity_timeout: None,
         limits: russh::Limits::new(1 << 30, 1 << 30, Duration::from_secs(24 * 3600)),
         ..client::Config::default()
@@ -158,20 +103,55 @@ impl Guest {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let pinned = Pinned(identity.host_key.clone());
-        let mut handle = client::connect_stream(Arc::new(client_config()), stream, pinned).await?;
-        let key = russh::keys::PrivateKeyWithHashAlg::new(identity.key.clone(), None);
-        if !handle.authenticate_publickey(user, key).await?.success() {
-            return Err(GuestError::Refused {
-                user: user.to_owned(),
-            });
-        }
-        Ok(Self { handle })
+        let guard = Guard::default();
+        let watch = Watch {
+            key: identity.host_key.clone(),
+            guard: guard.clone(),
+        };
+        let stream = Guarded::new(stream, guard.clone());
+        let login = async {
+            let mut handle =
+                client::connect_stream(Arc::new(client_config()), stream, watch).await?;
+            let key = russh::keys::PrivateKeyWithHashAlg::new(identity.key.clone(), None);
+            match handle.authenticate_publickey(user, key).await?.success() {
+                true => Ok(handle),
+                false => Err(GuestError::Refused {
+                    user: user.to_owned(),
+                }),
+            }
+        };
+        let handle = login.await.map_err(|error| blame(&guard, error))?;
+        let gone = CancellationToken::new();
+        let guest = Self {
+            handle: Arc::new(handle),
+            guard,
+            _alive: gone.clone().drop_guard(),
+            gone,
+        };
+        tokio::spawn(
+            guest
+                .gone
+                .clone()
+                .run_until_cancelled_owned(heartbeat(guest.handle.clone(), guest.guard.clone())),
+        );
+        Ok(guest)
     }
 
     /// Whether the connection is gone.
     pub fn is_lost(&self) -> bool {
-        self.handle.is_closed()
+        self.guard.is_broken() || self.handle.is_closed()
+    }
+
+    /// Waits until the guest does what init never does; gives nothing when this is dropped before.
+    pub fn violated(&self) -> impl Future<Output = Option<Violation>> + Send + 'static {
+        let (guard, gone) = (self.guard.clone(), self.gone.clone());
+        async move {
+            tokio::select! {
+                () = guard.broken() => {}
+                () = gone.cancelled() => {}
+            }
+            guard.violation()
+        }
     }
 
     /// Sends a request with its whole input; `output` is called with each piece as it comes.
@@ -181,21 +161,13 @@ impl Guest {
         input: Bytes,
         output: &mut (dyn FnMut(Output) + Send),
     ) -> Result<Report, GuestError> {
-        let call = Call::open(self, request, std::io::Cursor::new(input)).await?;
-        call.finish(output).await
-    }
-
-    /// As [`Guest::request`], with the input read from a stream while the request runs.
-    pub async fn request_from<R>(
-        &self,
-        request: &Request,
-        input: R,
-        output: &mut (dyn FnMut(Output) + Send),
-    ) -> Result<Report, GuestError>
-    where
-        R: AsyncRead + Unpin + Send + 'static,
-    {
-        Call::open(self, request, input).await?.finish(output).await
+        let bounds = bounds::of(request, input.len() as u64);
+        let input = std::io::Cursor::new(input);
+        let answered = async {
+            let call = Call::open(self, request, input, bounds.data).await?;
+            call.finish(output).await
+        };
+        within(bounds.time, call::name(request), answered).await
     }
 
     /// Sends a request that has no output of interest.
@@ -241,16 +213,21 @@ impl Guest {
         R: AsyncRead + Unpin + Send + 'static,
     {
         let started = std::time::Instant::now();
-        let mut call = Call::open(self, &Request::Exec(request), input).await?;
-        if let Some(resizes) = resizes {
-            call.forward_resizes(resizes);
-        }
-        tokio::select! {
-            report = call.finish(output) => match report? {
+        let request = Request::Exec(request);
+        let bounds = bounds::of(&request, 0);
+        let answered = async {
+            let mut call = Call::open(self, &request, input, bounds.data).await?;
+            if let Some(resizes) = resizes {
+                call.forward_resizes(resizes);
+            }
+            match call.finish(output).await? {
                 Report::Exec(report) => Ok(Ran::Ended(report)),
                 Report::Job(report) => Ok(Ran::Job(report.job)),
                 other => Err(unexpected("exec", &other)),
-            },
+            }
+        };
+        tokio::select! {
+            ran = within(bounds.time, "exec", answered) => ran,
             () = cancel.cancelled() => Ok(Ran::Ended(ExecReport {
                 outcome: Outcome::Cancelled,
                 duration_ms: started.elapsed().as_millis() as u64,
@@ -268,11 +245,10 @@ impl Guest {
     pub async fn attach(
         &self,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, GuestError> {
-        let channel = self
+        let opening = self
             .handle
-            .channel_open_direct_streamlocal(wire::ATTACH_SOCKET)
-            .await?;
-        Ok(channel.into_stream())
+            .channel_open_direct_streamlocal(wire::ATTACH_SOCKET);
+        self.stream("attach", opening).await
     }
 
     /// A stream to a port on the guest's loopback.
@@ -280,181 +256,84 @@ impl Guest {
         &self,
         port: u16,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, GuestError> {
-        let channel = self
-            .handle
-            .channel_open_direct_tcpip("127.0.0.1", port.into(), "127.0.0.1", 0)
-            .await?;
-        Ok(channel.into_stream())
+        let opening =
+            self.handle
+                .channel_open_direct_tcpip("127.0.0.1", port.into(), "127.0.0.1", 0);
+        self.stream("forward", opening).await
+    }
+
+    async fn stream(
+        &self,
+        operation: &'static str,
+        opening: impl Future<Output = Result<Channel<client::Msg>, russh::Error>>,
+    ) -> Result<Attached<ChannelStream<client::Msg>>, GuestError> {
+        self.guard.open();
+        let opened = async {
+            let channel = opening.await;
+            channel.map_err(|error| blame(&self.guard, error.into()))
+        };
+        let channel = within(Some(bounds::LATE), operation, opened).await?;
+        Ok(Attached::new(channel.into_stream(), self.guard.clone()))
     }
 
     /// One round trip on the connection, nothing else.
     pub async fn ping(&self) -> Result<(), GuestError> {
-        Ok(self.handle.send_ping().await?)
+        self.guard.open();
+        let answered = async { Ok(self.handle.send_ping().await?) };
+        within(Some(bounds::LATE), "ping", answered).await
     }
 
-    /// Says goodbye.
+    /// Says goodbye, if the guest takes it.
     pub async fn close(&self) {
-        let _ = self
-            .handle
-            .disconnect(Disconnect::ByApplication, "", "")
-            .await;
+        let said = self.handle.disconnect(Disconnect::ByApplication, "", "");
+        let _ = tokio::time::timeout(GOODBYE, said).await;
     }
 }
 
-/// An answer of the wrong kind.
-pub fn unexpected(operation: &'static str, report: &Report) -> GuestError {
-    GuestError::Protocol {
-        operation,
-        message: format!("unexpected report {report:?}"),
+/// Gives up a connection whose guest shows no sign of life, which ends requests without a deadline, too.
+async fn heartbeat(handle: Arc<client::Handle<Watch>>, guard: Guard) {
+    loop {
+        let before = guard.received();
+        tokio::time::sleep(HEARTBEAT).await;
+        if guard.received() != before {
+            continue;
+        }
+        guard.open();
+        match tokio::time::timeout(SIGN_OF_LIFE, handle.send_ping()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => return guard.give_up(),
+        }
     }
 }
 
-/// A request under way. Dropping it closes its channel.
-struct Call {
+/// How long a command's answer may take, by what its request says; absent: any time.
+pub fn patience(request: &ExecRequest) -> Option<Duration> {
+    bounds::of(&Request::Exec(request.clone()), 0).time
+}
+
+/// The reason behind a broken link, where the guest is it.
+fn blame(guard: &Guard, error: GuestError) -> GuestError {
+    match guard.violation() {
+        Some(violation) => GuestError::Violation(violation),
+        None => error,
+    }
+}
+
+/// Waits for an answer, no longer than `time`.
+pub async fn within<T, E: From<GuestError>>(
+    time: Option<Duration>,
     operation: &'static str,
-    reader: russh::ChannelReadHalf,
-    writer: Arc<ChannelWriteHalf<client::Msg>>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-    ended: bool,
-}
-
-impl Call {
-    async fn open<R>(guest: &Guest, request: &Request, input: R) -> Result<Self, GuestError>
-    where
-        R: AsyncRead + Unpin + Send + 'static,
-    {
-        let channel = guest.handle.channel_open_session().await?;
-        let (reader, writer) = channel.split();
-        let writer = Arc::new(writer);
-        let mut call = Self {
-            operation: name(request),
-            reader,
-            writer: writer.clone(),
-            tasks: Vec::new(),
-            ended: false,
-        };
-        let body = serde_json::to_vec(request).map_err(|e| GuestError::Protocol {
-            operation: call.operation,
-            message: e.to_string(),
-        })?;
-        let mut head = Vec::with_capacity(body.len() + 4);
-        head.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
-        head.extend_from_slice(&body);
-        writer.request_subsystem(false, wire::SUBSYSTEM).await?;
-        // Input is sent beside the reading of output: a command that answers before it has read all must not block.
-        call.tasks.push(tokio::spawn(async move {
-            let sent = async {
-                writer.data_bytes(head).await?;
-                writer.data(input).await?;
-                writer.eof().await
-            };
-            if let Err(error) = sent.await {
-                tracing::debug!(%error, "the guest took no more input");
-            }
-        }));
-        Ok(call)
-    }
-
-    fn forward_resizes(&mut self, mut resizes: tokio::sync::mpsc::Receiver<(u16, u16)>) {
-        let writer = self.writer.clone();
-        self.tasks.push(tokio::spawn(async move {
-            while let Some((cols, rows)) = resizes.recv().await {
-                if writer
-                    .window_change(cols.into(), rows.into(), 0, 0)
-                    .await
-                    .is_err()
-                {
-                    break;
-                }
-            }
-        }));
-    }
-
-    /// Collects output until the guest reports.
-    async fn finish(
-        mut self,
-        output: &mut (dyn FnMut(Output) + Send),
-    ) -> Result<Report, GuestError> {
-        let mut report = Vec::new();
-        while let Some(message) = self.reader.wait().await {
-            match message {
-                ChannelMsg::Data { data } => output(Output::Stdout(data)),
-                ChannelMsg::ExtendedData {
-                    data,
-                    ext: wire::EXT_STDERR,
-                } => output(Output::Stderr(data)),
-                ChannelMsg::ExtendedData {
-                    data,
-                    ext: wire::EXT_REPORT,
-                } if report.len() + data.len() <= LONGEST_REPORT => report.extend_from_slice(&data),
-                ChannelMsg::ExtendedData {
-                    ext: wire::EXT_REPORT,
-                    ..
-                } => {
-                    return Err(GuestError::Protocol {
-                        operation: self.operation,
-                        message: format!("its report is longer than {LONGEST_REPORT} bytes"),
-                    });
-                }
-                ChannelMsg::Close => {
-                    self.ended = true;
-                    break;
-                }
-                ChannelMsg::Failure => {
-                    return Err(GuestError::Protocol {
-                        operation: self.operation,
-                        message: "it refused the request".into(),
-                    });
-                }
-                _ => {}
-            }
-        }
-        if report.is_empty() {
-            return Err(GuestError::Lost);
-        }
-        match serde_json::from_slice(&report) {
-            Ok(Report::Error(error)) => Err(GuestError::Guest(error)),
-            Ok(report) => Ok(report),
-            Err(error) => Err(GuestError::Protocol {
-                operation: self.operation,
-                message: error.to_string(),
-            }),
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-        if !self.ended
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let writer = self.writer.clone();
-            runtime.spawn(async move {
-                let _ = tokio::time::timeout(REPORT_GRACE, writer.close()).await;
-            });
-        }
-    }
-}
-
-fn name(request: &Request) -> &'static str {
-    match request {
-        Request::Exec(_) => "exec",
-        Request::Job(_) => "job",
-        Request::Jobs => "list jobs",
-        Request::Read(_) => "read",
-        Request::Write(_) => "write",
-        Request::Edit(_) => "edit",
-        Request::Search(_) => "search",
-        Request::Freeze => "freeze",
-        Request::Thaw => "thaw",
-        Request::End => "end commands",
-        Request::Renew { .. } => "renew",
-        Request::Status => "status",
-        Request::ApplyLayer { .. } => "apply a layer",
-        Request::FinishRoot => "finish the root",
-        Request::PowerOff => "power off",
-    }
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let Some(time) = time else {
+        return answer.await;
+    };
+    let late = GuestError::NoAnswer {
+        operation,
+        seconds: time.as_secs(),
+    };
+    tokio::time::timeout(time, answer)
+        .await
+        .unwrap_or_else(|_| Err(late.into()))
 }

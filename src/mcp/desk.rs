@@ -18,7 +18,7 @@ use super::call::Refusal;
 use super::text;
 use crate::config::{Config, WorkspaceMode};
 use crate::progress::Progress;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxError};
 
 /// The name of the argument that carries a handle.
 pub(super) const HANDLE: &str = "sandbox";
@@ -51,6 +51,8 @@ struct Place {
     lost: bool,
     uses: usize,
     since: Instant,
+    /// Whether its guest is being asked whether somebody is at work in it.
+    asked: bool,
 }
 
 impl Place {
@@ -81,7 +83,7 @@ impl Pool {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(every) => {
-                        of_task.stop_idle().await;
+                        of_task.stop_idle();
                         of_task.forget();
                     }
                     () = closing.cancelled() => break,
@@ -123,6 +125,7 @@ impl Pool {
             lost,
             uses: 1,
             since: Instant::now(),
+            asked: false,
         };
         table.insert(handle.clone(), place);
         Ok(Lease {
@@ -192,32 +195,39 @@ impl Pool {
         }
     }
 
-    async fn stop_idle(&self) {
-        let idle: Vec<(String, Instant, Arc<Sandbox>)> = self
-            .table()
-            .iter()
-            .filter(|(_, place)| place.uses == 0 && place.since.elapsed() >= self.limits.idle)
-            .filter_map(|(handle, place)| {
-                Some((handle.clone(), place.since, place.sandbox.clone()?))
-            })
-            .collect();
-        for (handle, since, sandbox) in idle {
-            // Somebody's server or build is at work in it.
-            let jobs = sandbox.jobs(&Progress::none()).await.unwrap_or_default();
-            if jobs.iter().any(|job| job.outcome.is_none()) {
-                continue;
+    /// Looks after each idle sandbox on its own: one whose guest does not answer holds up no other.
+    fn stop_idle(self: &Arc<Self>) {
+        for (handle, place) in &mut *self.table() {
+            let idle = place.uses == 0 && !place.asked && place.since.elapsed() >= self.limits.idle;
+            if let Some(sandbox) = place.sandbox.clone().filter(|_| idle) {
+                place.asked = true;
+                let (pool, handle, since) = (self.clone(), handle.clone(), place.since);
+                tokio::spawn(async move { pool.stop_if_idle(&handle, since, sandbox).await });
             }
-            let had_system = sandbox.processes().await.is_some();
-            let mut table = self.table();
-            let Some(place) = table.get_mut(&handle).filter(|place| place.is_idle(since)) else {
-                continue;
-            };
-            place.sandbox = None;
-            place.lost |= had_system;
-            place.since = Instant::now();
-            tracing::info!("stopping a sandbox without calls");
-            stop(sandbox);
         }
+    }
+
+    /// Stops a sandbox in which nobody is at work. A guest that does not answer is at work for nobody; one that stands
+    /// still for want of room will go on.
+    async fn stop_if_idle(&self, handle: &str, since: Instant, sandbox: Arc<Sandbox>) {
+        let busy = match sandbox.jobs(&Progress::none()).await {
+            Ok(jobs) => jobs.iter().any(|job| job.outcome.is_none()),
+            Err(error) => matches!(error, SandboxError::Stalled(_)),
+        };
+        let had_system = sandbox.processes().await.is_some();
+        let mut table = self.table();
+        let Some(place) = table.get_mut(handle) else {
+            return;
+        };
+        place.asked = false;
+        if busy || !place.is_idle(since) {
+            return;
+        }
+        place.sandbox = None;
+        place.lost |= had_system;
+        place.since = Instant::now();
+        tracing::info!("stopping a sandbox without calls");
+        stop(sandbox);
     }
 
     /// Gives up places without a sandbox: those that nobody asked for in a long time, and those that are too many.
@@ -240,9 +250,9 @@ impl Pool {
     /// Stops all of them.
     pub(super) async fn stop(&self) {
         let all: Vec<Place> = self.table().drain().map(|(_, place)| place).collect();
-        for sandbox in all.into_iter().filter_map(|place| place.sandbox) {
-            sandbox.stop().await;
-        }
+        let sandboxes = all.into_iter().filter_map(|place| place.sandbox);
+        let stopping = sandboxes.map(|sandbox| async move { sandbox.stop().await });
+        futures_util::future::join_all(stopping).await;
     }
 }
 

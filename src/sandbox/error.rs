@@ -39,6 +39,12 @@ pub enum SandboxError {
         "finish: the connection to the guest broke, which ended what ran in the foreground; the next call makes a new one"
     )]
     LinkBroke,
+    /// The host can't take what the VM writes.
+    #[error(
+        "finish: {0}, so the sandbox stands still. It goes on by itself, with its jobs, seconds after the host has room \
+         again; this call is over, and a command that it waited for ends then"
+    )]
+    Stalled(String),
     /// The sandbox is being closed.
     #[error("use the sandbox: it is being closed")]
     Stopped,

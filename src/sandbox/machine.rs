@@ -1,7 +1,8 @@
 //! One booted VM and its guest: from a plan to a machine that answers, and no way back.
 //!
 //! A [`Machine`] is alive until its VM ends. Its connection to the guest may break and is made anew at the next
-//! call. Dropping it kills the VM; [`Machine::stop`] also waits until its files are gone.
+//! call. Dropping it kills the VM; [`Machine::stop`] also waits until its files are gone. A guest that breaks the rules
+//! of its link has its VM ended at once, whether anybody is calling or not.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ const LINK_NAME: &str = "snowglobe.link";
 
 /// The vsock port that carries it, on engines with vsock.
 const LINK_PORT: u32 = 1024;
+
+/// How long a broken connection may take to be made anew.
+const RECONNECT: Duration = Duration::from_secs(20);
 
 /// How long to wait before trying a vsock again that nobody listens at yet.
 const LISTENING_SOON: Duration = Duration::from_millis(5);
@@ -100,7 +104,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Machine {
     /// The VM.
-    pub vm: Vm,
+    pub vm: Arc<Vm>,
     /// The VM's keys.
     pub keys: VmKeys,
     /// How long it took from the start to the first answer.
@@ -122,16 +126,25 @@ impl Machine {
         progress.say("starting the VM");
         let link = link(&parts.engine);
         let spec = spec(parts, &plan, &keys, &link)?;
-        let vm = Vm::start(&parts.runner, &spec).await?;
+        let vm = Arc::new(Vm::start(&parts.runner, &spec).await?);
         progress.say("booting the guest");
         let guest = tokio::select! {
             guest = tokio::time::timeout(plan.timeout, connect(&plan.link_socket, &link, &keys)) => guest,
             end = vm.ended() => {
                 return Err(SandboxError::Boot { stage: stage(&end.console), problem: end.to_string() });
             }
+            reason = vm.stalled() => {
+                return Err(SandboxError::Boot { stage: "disk".into(), problem: format!("{reason}; make room there") });
+            }
         };
         let guest = match guest {
             Ok(Ok(guest)) => guest,
+            Ok(Err(guest::GuestError::Violation(violation))) => {
+                return Err(SandboxError::Boot {
+                    stage: "guest link".into(),
+                    problem: format!("the guest {violation}, so its VM was ended"),
+                });
+            }
             // A link that breaks during the boot breaks because the VM ended; that says why.
             Ok(Err(error)) => {
                 let ended = tokio::time::timeout(Duration::from_secs(2), vm.ended()).await;
@@ -150,6 +163,7 @@ impl Machine {
             "the guest is up after {:.1} s",
             boot_time.as_secs_f64()
         ));
+        end_with_violation(&vm, &guest);
         Ok(Self {
             vm,
             keys,
@@ -160,28 +174,59 @@ impl Machine {
         })
     }
 
-    /// The guest, connected again if the connection was lost.
+    /// The guest, connected again if the connection was lost. Takes no longer than [`RECONNECT`], however many wait.
     pub async fn guest(&self) -> Result<Arc<Guest>, SandboxError> {
+        tokio::time::timeout(RECONNECT, self.connected())
+            .await
+            .unwrap_or_else(|_| Err(guest::GuestError::Lost.into()))
+    }
+
+    async fn connected(&self) -> Result<Arc<Guest>, SandboxError> {
         let mut guest = self.guest.lock().await;
-        if guest.is_lost() {
-            if let Some(end) = self.vm.end() {
-                return Err(SandboxError::Died(end.to_string()));
-            }
-            tracing::info!("the guest link was lost; connecting anew");
-            let again = tokio::time::timeout(
-                Duration::from_secs(20),
-                connect(&self.link_socket, &self.link, &self.keys),
-            )
-            .await;
-            *guest = Arc::new(again.map_err(|_| guest::GuestError::Lost)??);
+        if !guest.is_lost() {
+            return Ok(guest.clone());
         }
-        Ok(guest.clone())
+        if let Some(end) = self.vm.end() {
+            return Err(SandboxError::Died(end.to_string()));
+        }
+        tracing::info!("the guest link was lost; connecting anew");
+        match connect(&self.link_socket, &self.link, &self.keys).await {
+            Ok(again) => {
+                end_with_violation(&self.vm, &again);
+                *guest = Arc::new(again);
+                Ok(guest.clone())
+            }
+            Err(guest::GuestError::Violation(violation)) => {
+                self.vm.stop_because(untrusted(&violation)).await;
+                Err(guest::GuestError::Violation(violation).into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Kills the VM and waits until its files are gone. Idempotent.
     pub async fn stop(&self) {
         self.vm.stop().await;
     }
+}
+
+/// Ends the VM once its guest does what init never does.
+fn end_with_violation(vm: &Arc<Vm>, guest: &Guest) {
+    let (vm, violated) = (Arc::downgrade(vm), guest.violated());
+    tokio::spawn(async move {
+        if let Some(violation) = violated.await
+            && let Some(vm) = vm.upgrade()
+        {
+            vm.stop_because(untrusted(&violation)).await;
+        }
+    });
+}
+
+/// How a VM ended whose guest did such a thing.
+fn untrusted(violation: &guest::Violation) -> String {
+    format!(
+        "it was ended because its guest {violation}; something in it has taken the place of init"
+    )
 }
 
 /// The device that an engine carries the guest link by.
@@ -206,7 +251,10 @@ async fn connect(
         };
         match stream {
             // A serial port holds what is said until somebody listens; a vsock hangs up.
-            Err(_) if matches!(link, Link::Vsock { .. }) => {
+            Err(error)
+                if matches!(link, Link::Vsock { .. })
+                    && !matches!(error, guest::GuestError::Violation(_)) =>
+            {
                 tokio::time::sleep(LISTENING_SOON).await;
             }
             stream => break stream?,
@@ -324,10 +372,16 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
         link_name: LINK_NAME.into(),
         link_port: LINK_PORT,
         console_log: plan.run_dir.join(super::CONSOLE_LOG),
-        max_layer_bytes: None,
+        max_layer_bytes: plan.disk_bytes.map(layer_bound),
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
     })
+}
+
+/// How large a layer may grow of whose disk so many bytes may be used: what is freed comes back in whole clusters only,
+/// and the layer's tables and the file system's take room, too.
+fn layer_bound(disk_bytes: u64) -> u64 {
+    disk_bytes.saturating_mul(2).saturating_add(4 << 30)
 }
 
 /// Fresh random bytes for a guest, base64.

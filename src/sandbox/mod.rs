@@ -11,7 +11,10 @@
 //!
 //! Invariants: there is one owner, [`Sandbox`]; nobody else keeps a copy of its state. Whoever changes the VM holds
 //! the state's lock for as long as that takes; commands only borrow the machine, so they run side by side, and end
-//! when the machine goes. What is deliberately absent: MCP, and anything that prints.
+//! when the machine goes. Whoever holds the lock gives it up when the sandbox is stopped, and waits for a guest only so
+//! long: a guest that does not answer can be rebooted and stopped as any other ([`turnover`]).
+//! A machine that ended between calls is not replaced unseen: the next call is told, the one after that boots.
+//! What is deliberately absent: MCP, and anything that prints.
 
 mod base;
 mod command;
@@ -24,19 +27,21 @@ mod jobs;
 mod look;
 mod machine;
 mod store;
+mod turnover;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use snowglobe_init::wire::{ExecRequest, Report, Request};
 use snowglobe_runner::{Action, Answer, DiskFormat};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, WorkspaceMode};
 pub use crate::guest::Output;
-use crate::guest::{Guest, GuestError, unexpected};
+use crate::guest::{self, Guest, GuestError, unexpected};
 use crate::progress::Progress;
 use crate::vmm;
 use base::make_overlay;
@@ -58,9 +63,6 @@ pub const WORKSPACE: &str = "/workspace";
 
 /// Output longer than this (bytes, per stream) is kept whole in a guest file.
 const SPILL_AFTER: u64 = 10_000;
-
-/// The most that a request may bring, in bytes.
-const LONGEST_ANSWER: usize = 64 << 20;
 
 /// The console's file among a VM's own.
 const CONSOLE_LOG: &str = "console.log";
@@ -184,6 +186,8 @@ struct Live {
     layers: std::sync::Mutex<Vec<String>>,
     /// Set when this VM makes way for another: what its commands then are told.
     replaced: std::sync::OnceLock<&'static str>,
+    /// Whether a call was told that this VM ended.
+    told: AtomicBool,
     // A disk in use is not to be removed.
     _image: base::ImageHold,
 }
@@ -249,9 +253,17 @@ impl Sandbox {
         let boot = tokio::spawn(async move {
             let mut state = sandbox.state.clone().lock_owned().await;
             match &*state {
-                State::Running(live) if live.machine.vm.end().is_none() => return Ok(live.clone()),
+                State::Running(live) => match live.machine.vm.end() {
+                    None => return Ok(live.clone()),
+                    Some(end) if !live.told.load(Ordering::Relaxed) => {
+                        let error = sandbox.died(live, &end);
+                        *state = State::Off;
+                        return Err(error);
+                    }
+                    Some(_) => *state = State::Off,
+                },
                 State::Stopped => return Err(SandboxError::Stopped),
-                State::Running(_) | State::Off => *state = State::Off,
+                State::Off => {}
             }
             let from = sandbox
                 .config
@@ -339,8 +351,16 @@ impl Sandbox {
             base,
             layers: std::sync::Mutex::new(layers),
             replaced: std::sync::OnceLock::new(),
+            told: AtomicBool::new(false),
             _image: image,
         })
+    }
+
+    /// What the call is told that finds the VM ended.
+    fn died(&self, live: &Live, end: &vmm::VmEnd) -> SandboxError {
+        live.told.store(true, Ordering::Relaxed);
+        self.view.died(&end.to_string());
+        SandboxError::Died(end.to_string())
     }
 
     /// What an error of the guest link means for the call it ended.
@@ -354,10 +374,7 @@ impl Sandbox {
         }
         match end {
             _ if self.stopping.is_cancelled() => SandboxError::Stopped,
-            Ok(end) => {
-                self.view.died(&end.to_string());
-                SandboxError::Died(end.to_string())
-            }
+            Ok(end) => self.died(live, &end),
             Err(_) if matches!(error, GuestError::Lost) => SandboxError::LinkBroke,
             Err(_) => error.into(),
         }
@@ -368,12 +385,54 @@ impl Sandbox {
         progress: &Progress,
     ) -> Result<(Arc<Live>, Arc<Guest>), SandboxError> {
         let live = self.live(progress).await?;
-        let guest = match live.machine.guest().await {
-            Ok(guest) => guest,
-            Err(SandboxError::Guest(error)) => return Err(self.explain(&live, error).await),
-            Err(error) => return Err(error),
-        };
+        let guest = self.guest_of(&live).await?;
         Ok((live, guest))
+    }
+
+    /// A machine's guest, or why it can't be reached.
+    async fn guest_of(&self, live: &Live) -> Result<Arc<Guest>, SandboxError> {
+        match live.machine.guest().await {
+            Err(SandboxError::Guest(error)) => Err(self.explain(live, error).await),
+            Err(SandboxError::Died(_)) => {
+                let end = live.machine.vm.ended().await;
+                Err(self.died(live, &end))
+            }
+            other => other,
+        }
+    }
+
+    /// An answer of the guest's, or why there is none.
+    async fn answer<T>(
+        &self,
+        live: &Live,
+        answer: impl Future<Output = Result<T, GuestError>>,
+    ) -> Result<T, SandboxError> {
+        tokio::select! {
+            answer = answer => match answer {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(self.explain(live, error).await),
+            },
+            // It stands still, so nothing will come.
+            reason = live.machine.vm.stalled() => Err(SandboxError::Stalled(reason)),
+        }
+    }
+
+    /// The state's lock, for as long as the sandbox is not being stopped.
+    async fn lock(&self) -> Result<OwnedMutexGuard<State>, SandboxError> {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => Err(SandboxError::Stopped),
+            state = self.state.clone().lock_owned() => Ok(state),
+        }
+    }
+
+    /// Does something while the state's lock is held, until the sandbox is stopped.
+    async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, SandboxError>>,
+    ) -> Result<T, SandboxError> {
+        let done = self.stopping.run_until_cancelled(work).await;
+        done.unwrap_or(Err(SandboxError::Stopped))
     }
 
     /// Boots if need be, and gives the guest.
@@ -390,8 +449,8 @@ impl Sandbox {
         progress: &Progress,
     ) -> Result<Ran, SandboxError> {
         let called = std::time::Instant::now();
-        let (live, guest) = tokio::select! {
-            ready = self.ready(progress) => ready?,
+        let live = tokio::select! {
+            live = self.live(progress) => live?,
             () = cancel.cancelled() => return Ok(Ran::Ended(never_ran())),
         };
         let input = std::io::Cursor::new(exec.input.clone());
@@ -402,14 +461,20 @@ impl Sandbox {
                 .map(|detach| less_the_wait(detach, called.elapsed())),
             ..exec.request(&self.config)
         };
-        match guest.run(request, input, output, cancel, None).await {
-            Ok(crate::guest::Ran::Ended(report)) => Ok(Ran::Ended(report.into())),
-            Ok(crate::guest::Ran::Job(job)) => {
-                self.view.changed();
-                Ok(Ran::Job(job))
-            }
-            Err(error) => Err(self.explain(&live, error).await),
-        }
+        let ran = async {
+            let guest = self.guest_of(&live).await?;
+            let ran = guest.run(request.clone(), input, output, cancel, None);
+            self.answer(&live, ran).await
+        };
+        Ok(
+            match guest::within(guest::patience(&request), "exec", ran).await? {
+                guest::Ran::Ended(report) => Ran::Ended(report.into()),
+                guest::Ran::Job(job) => {
+                    self.view.changed();
+                    Ran::Job(job)
+                }
+            },
+        )
     }
 
     async fn request(
@@ -419,23 +484,15 @@ impl Sandbox {
         progress: &Progress,
     ) -> Result<(Report, Bytes), SandboxError> {
         let (live, guest) = self.ready(progress).await?;
-        let (mut data, mut sent) = (Vec::new(), 0);
+        let mut data = Vec::new();
         let mut collect = |output| {
             if let Output::Stdout(bytes) = output {
-                sent += bytes.len();
-                if sent <= LONGEST_ANSWER {
-                    data.extend_from_slice(&bytes);
-                }
+                data.extend_from_slice(&bytes);
             }
         };
-        match guest.request(request, input, &mut collect).await {
-            Ok(_) if sent > LONGEST_ANSWER => Err(SandboxError::Guest(GuestError::Protocol {
-                operation: "request",
-                message: format!("it sent {sent} bytes; expected {LONGEST_ANSWER} at most"),
-            })),
-            Ok(report) => Ok((report, data.into())),
-            Err(error) => Err(self.explain(&live, error).await),
-        }
+        let answer = guest.request(request, input, &mut collect);
+        let report = self.answer(&live, answer).await?;
+        Ok((report, data.into()))
     }
 
     /// How the guest is doing.
@@ -465,21 +522,21 @@ impl Sandbox {
     ) -> Result<Snapshot, SandboxError> {
         self.store.check_free(name)?;
         let (_, guest) = self.ready(progress).await?;
-        let state = self.state.lock().await;
+        let state = self.lock().await?;
         let State::Running(live) = &*state else {
             return Err(SandboxError::Stopped);
         };
         progress.say("pausing what runs");
-        if let Err(error) = guest.ask(&Request::Freeze).await {
-            return Err(self.explain(live, error).await);
-        }
-        let switched = self.freeze_disk(live).await;
-        // Thawed whatever came of it; a guest that can't be reached thaws by itself.
-        let thawed = guest.ask(&Request::Thaw).await;
-        let frozen = switched?;
-        if let Err(error) = thawed {
-            tracing::warn!(%error, "the guest did not confirm that it goes on");
-        }
+        let freezing = async {
+            self.answer(live, guest.ask(&Request::Freeze)).await?;
+            let switched = self.freeze_disk(live).await;
+            // Thawed whatever came of it; a guest that can't be reached thaws by itself.
+            if let Err(error) = guest.ask(&Request::Thaw).await {
+                tracing::warn!(%error, "the guest did not confirm that it goes on");
+            }
+            switched
+        };
+        let frozen = self.unless_stopped(freezing).await?;
         let saved = self.store.save(name, live.base.clone(), frozen)?;
         self.view.changed();
         Ok(saved.into())
@@ -544,57 +601,6 @@ impl Sandbox {
     pub async fn reboot(self: &Arc<Self>, progress: &Progress) -> Result<(), SandboxError> {
         self.replace(From_::Clean, "rebooted", progress).await
     }
-
-    async fn replace(
-        self: &Arc<Self>,
-        from: From_,
-        what: &'static str,
-        progress: &Progress,
-    ) -> Result<(), SandboxError> {
-        let mut state = self.state.lock().await;
-        let old = match &*state {
-            State::Running(live) if live.machine.vm.end().is_none() => Some(live.clone()),
-            State::Stopped => return Err(SandboxError::Stopped),
-            State::Running(_) | State::Off => None,
-        };
-        // What runs in the old one must not go on changing the workspace beside the new one.
-        let paused = match &old {
-            Some(live) => pause(live).await,
-            None => None,
-        };
-        let booted = tokio::select! {
-            booted = self.boot(from, progress) => self.view.booted(booted),
-            () = self.stopping.cancelled() => Err(SandboxError::Stopped),
-        };
-        match booted {
-            Ok(live) => {
-                *state = State::Running(Arc::new(live));
-                if let Some(old) = old {
-                    let _ = old.replaced.set(what);
-                    old.machine.stop().await;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                if let (Some(live), Some(guest)) = (&old, paused) {
-                    self.view.booting(live.run.path.join(CONSOLE_LOG));
-                    self.instance.set_keys(&live.machine.keys)?;
-                    let _ = guest.ask(&Request::Thaw).await;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Has commands end in order, then kills the VM and removes what it left. Idempotent.
-    pub async fn stop(&self) {
-        self.stopping.cancel();
-        let old = std::mem::replace(&mut *self.state.lock().await, State::Stopped);
-        if let State::Running(live) = old {
-            end_commands(&live).await;
-            live.machine.stop().await;
-        }
-    }
 }
 
 fn layers(live: &Live) -> Vec<String> {
@@ -602,26 +608,6 @@ fn layers(live: &Live) -> Vec<String> {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
         .clone()
-}
-
-/// Gives commands the time to leave the workspace as they should: without half-written files and locks.
-async fn end_commands(live: &Live) {
-    let ended = async {
-        let guest = live.machine.guest().await?;
-        Ok::<_, SandboxError>(guest.ask(&Request::End).await?)
-    };
-    match tokio::time::timeout(STOP_GRACE + END_GRACE, ended).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "commands were not told to end"),
-        Err(_) => tracing::debug!("commands did not end in time"),
-    }
-}
-
-/// Stops everything in a machine where it stands; gives the guest to let it go on, if it could be reached.
-async fn pause(live: &Live) -> Option<Arc<Guest>> {
-    let guest = live.machine.guest().await.ok()?;
-    guest.ask(&Request::Freeze).await.ok()?;
-    Some(guest)
 }
 
 /// Who waits for a command waited for the boot, too.

@@ -15,11 +15,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use snowglobe_runner::{Action, Answer, Command, Engine, Event, VmSpec};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Why a VM could not be started or asked.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,9 @@ pub enum VmmError {
     /// The runner refused a command.
     #[error("{0}")]
     Refused(String),
+    /// The runner does not answer.
+    #[error("get an answer of the VM's runner within {} s", .0.as_secs())]
+    NoAnswer(Duration),
     /// No engine can run here.
     #[error("find an engine that can run here: {0}")]
     NoEngine(String),
@@ -145,6 +150,15 @@ pub fn choose(config: &crate::config::Config, host: &host::Host) -> Result<Engin
 
 type Replies = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>>;
 
+/// How long the runner may take to say something that it knows.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long it may take to end a VM and remove its files before it is killed, which ends the VM, too.
+const STOPPING: Duration = Duration::from_secs(10);
+
+/// How long a VM may stand still for want of room before those who wait for it are told.
+const STALL: Duration = Duration::from_secs(1);
+
 /// A VM, running or ended.
 #[derive(Debug)]
 pub struct Vm {
@@ -153,6 +167,10 @@ pub struct Vm {
     next_id: AtomicU64,
     end: watch::Receiver<Option<VmEnd>>,
     gone: watch::Receiver<bool>,
+    stalled: watch::Receiver<Option<String>>,
+    /// Why it was ended, where that is known here only.
+    because: OnceLock<String>,
+    kill: CancellationToken,
     /// The runner's process id.
     pub runner_pid: u32,
     /// The engine's process id.
@@ -182,10 +200,21 @@ impl Vm {
         let replies = Replies::default();
         let (end_sender, end) = watch::channel(None);
         let (gone_sender, gone) = watch::channel(false);
+        let (stall_sender, stalled) = watch::channel(None);
         let (start_sender, started) = oneshot::channel();
-        tokio::spawn(listen(stdout, replies.clone(), start_sender, end_sender));
+        tokio::spawn(listen(
+            stdout,
+            replies.clone(),
+            start_sender,
+            stall_sender,
+            end_sender,
+        ));
+        let kill = CancellationToken::new();
+        let killed = kill.clone();
         tokio::spawn(async move {
-            let _ = child.wait().await;
+            if killed.run_until_cancelled(child.wait()).await.is_none() {
+                let _ = child.kill().await;
+            }
             let _ = gone_sender.send(true);
         });
         let engine_pid = match started.await {
@@ -215,13 +244,29 @@ impl Vm {
             next_id: AtomicU64::new(1),
             end,
             gone,
+            stalled,
+            because: OnceLock::new(),
+            kill,
             runner_pid,
             engine_pid,
         })
     }
 
-    /// Has the runner do something.
+    /// Has the runner do something. What only takes it a moment has a deadline.
     pub async fn command(&self, action: Action) -> Result<Answer, VmmError> {
+        let answer = match &action {
+            // The runner bounds what depends on the engine; the host's disk takes the time it takes.
+            Action::FreezeDisk { .. } => return self.send(action).await,
+            Action::Console { .. } | Action::Pause | Action::Resume | Action::Stop => {
+                self.send(action)
+            }
+        };
+        tokio::time::timeout(ANSWER, answer)
+            .await
+            .unwrap_or(Err(VmmError::NoAnswer(ANSWER)))
+    }
+
+    async fn send(&self, action: Action) -> Result<Answer, VmmError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         lock(&self.replies).insert(id, sender);
@@ -242,30 +287,72 @@ impl Vm {
 
     /// How it ended, if it has.
     pub fn end(&self) -> Option<VmEnd> {
-        self.end.borrow().clone()
+        self.end.borrow().clone().map(|end| self.explained(end))
+    }
+
+    fn explained(&self, end: VmEnd) -> VmEnd {
+        match self.because.get() {
+            Some(reason) => VmEnd {
+                reason: reason.clone(),
+                ..end
+            },
+            None => end,
+        }
     }
 
     /// Waits until it has ended.
     pub async fn ended(&self) -> VmEnd {
         let mut end = self.end.clone();
-        match end.wait_for(Option::is_some).await {
+        let end = match end.wait_for(Option::is_some).await {
             Ok(end) => end.clone().unwrap_or_else(unknown_end),
             Err(_) => unknown_end(),
+        };
+        self.explained(end)
+    }
+
+    /// Waits until it stands still for want of something of the host's, and has for a moment; gives what that is.
+    pub async fn stalled(&self) -> String {
+        let mut stalled = self.stalled.clone();
+        loop {
+            let Ok(Some(reason)) = stalled.wait_for(Option::is_some).await.map(|r| r.clone())
+            else {
+                // No more is heard of it: it has ended.
+                return std::future::pending().await;
+            };
+            let goes_on = stalled.wait_for(Option::is_none);
+            if !matches!(tokio::time::timeout(STALL, goes_on).await, Ok(Ok(_))) {
+                return reason;
+            }
         }
     }
 
-    /// Kills it and waits until its files are gone. Idempotent.
+    /// Kills it and waits until its files are gone. Idempotent. Depends neither on the guest nor on the engine, and on
+    /// the runner only for as long as it may take.
     pub async fn stop(&self) {
-        if let Some(mut stdin) = self.stdin.lock().await.take() {
-            // Said, not only shown by hanging up: a parent that vanishes leaves more behind than one that stops a VM.
-            let _ = stdin
-                .write_all(&line(&Command {
-                    id: 0,
-                    action: Action::Stop,
-                }))
-                .await;
+        let mut gone = self.gone.clone();
+        let stopped = async {
+            if let Some(mut stdin) = self.stdin.lock().await.take() {
+                // Said, not only shown by hanging up: a parent that vanishes leaves more behind than one that stops a VM.
+                let _ = stdin
+                    .write_all(&line(&Command {
+                        id: 0,
+                        action: Action::Stop,
+                    }))
+                    .await;
+            }
+            let _ = gone.wait_for(|gone| *gone).await;
+        };
+        if tokio::time::timeout(STOPPING, stopped).await.is_err() {
+            tracing::warn!("the VM's runner did not end in time and is killed");
+            self.kill.cancel();
+            let _ = self.gone.clone().wait_for(|gone| *gone).await;
         }
-        let _ = self.gone.clone().wait_for(|gone| *gone).await;
+    }
+
+    /// As [`Vm::stop`]; everybody is told that it ended for this reason.
+    pub async fn stop_because(&self, reason: String) {
+        let _ = self.because.set(reason);
+        self.stop().await;
     }
 }
 
@@ -293,6 +380,7 @@ async fn listen(
     stdout: tokio::process::ChildStdout,
     replies: Replies,
     started: oneshot::Sender<Event>,
+    stalled: watch::Sender<Option<String>>,
     end: watch::Sender<Option<VmEnd>>,
 ) {
     let mut started = Some(started);
@@ -304,6 +392,14 @@ async fn listen(
                 if let Some(sender) = lock(&replies).remove(&id) {
                     let _ = sender.send(result);
                 }
+            }
+            Ok(Event::Stalled { reason }) => {
+                tracing::warn!("the VM stands still: {reason}");
+                stalled.send_replace(Some(reason));
+            }
+            Ok(Event::Resumed) => {
+                tracing::info!("the VM goes on");
+                stalled.send_replace(None);
             }
             Ok(Event::Exited {
                 clean,
@@ -327,5 +423,6 @@ async fn listen(
         }
     }
     let _ = end.send(Some(last.unwrap_or_else(unknown_end)));
+    stalled.send_replace(None);
     lock(&replies).clear();
 }

@@ -1,0 +1,245 @@
+//! How much a guest may send for a request, and how long it may take. Pure; the guest is hostile.
+//!
+//! A request that says how much it wants gets that and [`BESIDE`] more. A command's output is passed on piece by
+//! piece and bounded by whoever keeps it, so it has no bound here. A command without a time limit has no deadline
+//! either: [`super::Guest`] asks the guest for a sign of life meanwhile.
+
+use std::time::Duration;
+
+use snowglobe_init::wire::{
+    Detach, ExecRequest, JobAction, MAX_LISTING, MAX_SEARCH_TIME, ReadWant, Request, STOP_GRACE,
+};
+
+/// The longest report, in bytes.
+pub(super) const LONGEST_REPORT: u64 = 1 << 20;
+
+/// What may come beside the data that was asked for, in bytes.
+pub(super) const BESIDE: u64 = 64 << 10;
+
+/// How long the answer may lag behind the time that the request itself names.
+pub(super) const LATE: Duration = Duration::from_secs(5);
+
+/// How long an answer may take that names no time.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a build VM may take to write all of a new root to its disk.
+const FLUSH: Duration = Duration::from_secs(1800);
+
+/// The slowest transfer that is waited for, in bytes a second: a translated guest on a busy host manages ten times that.
+const SLOWEST: u64 = 256 << 10;
+
+/// The bounds of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// The most bytes beside the report; absent: any number.
+    pub(super) data: Option<u64>,
+    /// The longest time until the report; absent: any time.
+    pub(super) time: Option<Duration>,
+}
+
+/// The bounds of a request that is sent with `input` bytes.
+pub(super) fn of(request: &Request, input: u64) -> Bounds {
+    let data = match request {
+        Request::Exec(_) => None,
+        _ => Some(wanted(request).saturating_add(BESIDE)),
+    };
+    let time = time(request).map(|time| time + transfer(input) + transfer(wanted(request)));
+    Bounds { data, time }
+}
+
+/// How many bytes of data the request asks for.
+fn wanted(request: &Request) -> u64 {
+    match request {
+        Request::Read(read) => match read.want {
+            ReadWant::Lines {
+                max_bytes,
+                max_image_bytes,
+                ..
+            } => max_bytes.max(max_image_bytes).max(MAX_LISTING),
+            ReadWant::Bytes { limit, .. } => limit.max(MAX_LISTING),
+        },
+        Request::Search(search) => search.max_bytes,
+        Request::Job(job) => match job.action {
+            JobAction::Output { limit, .. } => limit,
+            JobAction::Wait { .. } | JobAction::Kill | JobAction::Input { .. } => 0,
+        },
+        Request::Exec(_)
+        | Request::Jobs
+        | Request::Write(_)
+        | Request::Edit(_)
+        | Request::Freeze
+        | Request::Thaw
+        | Request::End
+        | Request::Renew { .. }
+        | Request::Status
+        | Request::ApplyLayer { .. }
+        | Request::FinishRoot
+        | Request::PowerOff => 0,
+    }
+}
+
+/// How long the request itself may take.
+fn time(request: &Request) -> Option<Duration> {
+    Some(match request {
+        Request::Exec(exec) => limit(exec)? + LATE,
+        Request::Job(job) => match job.action {
+            JobAction::Wait { timeout_ms } => Duration::from_millis(timeout_ms) + LATE,
+            JobAction::Output { .. } | JobAction::Kill | JobAction::Input { .. } => ANSWER,
+        },
+        Request::Search(_) => MAX_SEARCH_TIME + ANSWER,
+        Request::Thaw | Request::PowerOff => LATE,
+        Request::End => STOP_GRACE + LATE,
+        Request::ApplyLayer { bytes, .. } => ANSWER + transfer(*bytes),
+        Request::FinishRoot => FLUSH,
+        Request::Jobs
+        | Request::Read(_)
+        | Request::Write(_)
+        | Request::Edit(_)
+        | Request::Freeze
+        | Request::Renew { .. }
+        | Request::Status => ANSWER,
+    })
+}
+
+/// When a command has ended or become a job, by what its request says.
+fn limit(exec: &ExecRequest) -> Option<Duration> {
+    let ends = exec.timeout_ms.map(Duration::from_millis);
+    let leaves = exec.detach.map(|detach| match detach {
+        Detach::Now => ANSWER,
+        Detach::After(ms) => Duration::from_millis(ms),
+    });
+    match (ends, leaves) {
+        (Some(ends), Some(leaves)) => Some(ends.min(leaves)),
+        (ends, leaves) => ends.or(leaves),
+    }
+}
+
+fn transfer(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use snowglobe_init::wire::{
+        Command, EditRequest, JobRequest, ReadRequest, SearchRequest, Stdin, User, WriteRequest,
+    };
+
+    use super::*;
+
+    fn exec(timeout_ms: Option<u64>, detach: Option<Detach>) -> Request {
+        Request::Exec(ExecRequest {
+            command: Command::Shell("x".into()),
+            cwd: None,
+            env: Default::default(),
+            user: User::Root,
+            stdin: Stdin::Null,
+            timeout_ms,
+            spill_after: None,
+            pty: None,
+            detach,
+        })
+    }
+
+    fn job(action: JobAction) -> Request {
+        let id = "j".into();
+        Request::Job(JobRequest { id, action })
+    }
+
+    fn read(want: ReadWant) -> Request {
+        Request::Read(ReadRequest {
+            path: "x".into(),
+            user: User::Root,
+            want,
+        })
+    }
+
+    #[test]
+    fn a_command_ends_five_seconds_after_its_limit_at_the_latest() {
+        let time = |timeout, detach| of(&exec(timeout, detach), 0).time;
+        assert_eq!(time(Some(3000), None), Some(Duration::from_secs(8)));
+        assert_eq!(
+            time(Some(90_000), Some(Detach::After(2000))),
+            Some(Duration::from_secs(7))
+        );
+        assert_eq!(
+            time(Some(1000), Some(Detach::After(2000))),
+            Some(Duration::from_secs(6))
+        );
+        assert_eq!(time(None, None), None);
+        assert_eq!(time(None, Some(Detach::Now)), Some(ANSWER + LATE));
+    }
+
+    /// Any request but a command.
+    fn request() -> impl Strategy<Value = Request> {
+        let text = || "[a-z]{0,8}";
+        prop_oneof![
+            prop::sample::select(vec![
+                Request::Jobs,
+                Request::Freeze,
+                Request::Thaw,
+                Request::End,
+                Request::Status,
+                Request::FinishRoot,
+                Request::PowerOff,
+            ]),
+            (any::<u64>(), any::<u64>()).prop_map(|(offset, limit)| job(JobAction::Output {
+                offset: Some(offset),
+                limit
+            })),
+            any::<u64>().prop_map(|timeout_ms| job(JobAction::Wait { timeout_ms })),
+            Just(job(JobAction::Kill)),
+            any::<bool>().prop_map(|end| job(JobAction::Input { end })),
+            any::<(u64, u64, u64, u64)>().prop_map(
+                |(offset, limit, max_bytes, max_image_bytes)| read(ReadWant::Lines {
+                    offset,
+                    limit,
+                    max_bytes,
+                    max_image_bytes
+                })
+            ),
+            any::<(u64, u64)>().prop_map(|(offset, limit)| read(ReadWant::Bytes { offset, limit })),
+            (text(), any::<u64>()).prop_map(|(path, bytes)| Request::Write(WriteRequest {
+                path,
+                user: User::Root,
+                mode: None,
+                append: false,
+                bytes
+            })),
+            text().prop_map(|path| Request::Edit(EditRequest {
+                path,
+                user: User::Root,
+                old: String::new(),
+                new: String::new(),
+                all: false
+            })),
+            (text(), any::<u64>()).prop_map(|(pattern, max_bytes)| Request::Search(
+                SearchRequest {
+                    pattern,
+                    literal: false,
+                    ignore_case: false,
+                    path: String::new(),
+                    user: User::Root,
+                    globs: Vec::new(),
+                    context: 0,
+                    limit: 1,
+                    max_bytes
+                }
+            )),
+            any::<u64>().prop_map(|bytes| Request::ApplyLayer {
+                whiteouts: true,
+                offset: 0,
+                bytes
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_question_has_a_bound_and_a_deadline(request in request(), input: u64) {
+            let bounds = of(&request, input);
+            prop_assert_eq!(bounds.data, Some(wanted(&request).saturating_add(BESIDE)));
+            prop_assert!(bounds.time.is_some_and(|time| time >= LATE));
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! One request under way, on a channel of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::{ChannelMsg, ChannelWriteHalf, client};
+use snowglobe_init::wire::{self, Report, Request};
+use tokio::io::AsyncRead;
+
+use super::bounds::LONGEST_REPORT;
+use super::guard::Guard;
+use super::{Guest, GuestError, Output, Violation, blame};
+
+/// How long closing a channel may take.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// A request under way. Dropping it closes its channel.
+pub(super) struct Call {
+    operation: &'static str,
+    reader: russh::ChannelReadHalf,
+    writer: Arc<ChannelWriteHalf<client::Msg>>,
+    guard: Guard,
+    /// How much data may still come; absent: any.
+    room: Option<u64>,
+    /// How much may come in all.
+    most: u64,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    ended: bool,
+}
+
+impl Call {
+    /// Sends a request, for which `most` bytes of data may come.
+    pub(super) async fn open<R>(
+        guest: &Guest,
+        request: &Request,
+        input: R,
+        most: Option<u64>,
+    ) -> Result<Self, GuestError>
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+    {
+        let blamed = |error: russh::Error| blame(&guest.guard, error.into());
+        guest.guard.open();
+        let channel = tokio::select! {
+            opened = guest.handle.channel_open_session() => opened.map_err(blamed)?,
+            () = guest.guard.broken() => return Err(blame(&guest.guard, GuestError::Lost)),
+        };
+        let (reader, writer) = channel.split();
+        let writer = Arc::new(writer);
+        let mut call = Self {
+            operation: name(request),
+            reader,
+            writer: writer.clone(),
+            guard: guest.guard.clone(),
+            room: most,
+            most: most.unwrap_or(u64::MAX),
+            tasks: Vec::new(),
+            ended: false,
+        };
+        let body = serde_json::to_vec(request).map_err(|e| GuestError::Protocol {
+            operation: call.operation,
+            message: e.to_string(),
+        })?;
+        let mut head = Vec::with_capacity(body.len() + 4);
+        head.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
+        head.extend_from_slice(&body);
+        writer
+            .request_subsystem(false, wire::SUBSYSTEM)
+            .await
+            .map_err(blamed)?;
+        // Input is sent beside the reading of output: a command that answers before it has read all must not block.
+        call.tasks.push(tokio::spawn(async move {
+            let sent = async {
+                writer.data_bytes(head).await?;
+                writer.data(input).await?;
+                writer.eof().await
+            };
+            if let Err(error) = sent.await {
+                tracing::debug!(%error, "the guest took no more input");
+            }
+        }));
+        Ok(call)
+    }
+
+    pub(super) fn forward_resizes(&mut self, mut resizes: tokio::sync::mpsc::Receiver<(u16, u16)>) {
+        let writer = self.writer.clone();
+        self.tasks.push(tokio::spawn(async move {
+            while let Some((cols, rows)) = resizes.recv().await {
+                if writer
+                    .window_change(cols.into(), rows.into(), 0, 0)
+                    .await
+                    .is_err()
+                {
+                    break;
+                }
+            }
+        }));
+    }
+
+    /// Collects output until the guest reports.
+    pub(super) async fn finish(
+        mut self,
+        output: &mut (dyn FnMut(Output) + Send),
+    ) -> Result<Report, GuestError> {
+        let mut report = Vec::new();
+        loop {
+            let message = tokio::select! {
+                message = self.reader.wait() => message,
+                () = self.guard.broken() => None,
+            };
+            match message {
+                Some(ChannelMsg::Data { data }) => {
+                    self.take(data.len())?;
+                    output(Output::Stdout(data));
+                }
+                Some(ChannelMsg::ExtendedData {
+                    data,
+                    ext: wire::EXT_REPORT,
+                }) => {
+                    if (report.len() + data.len()) as u64 > LONGEST_REPORT {
+                        return Err(self.violated(Violation::Report {
+                            operation: self.operation,
+                            limit: LONGEST_REPORT,
+                        }));
+                    }
+                    report.extend_from_slice(&data);
+                }
+                Some(ChannelMsg::ExtendedData { data, ext }) => {
+                    self.take(data.len())?;
+                    if ext == wire::EXT_STDERR {
+                        output(Output::Stderr(data));
+                    }
+                }
+                Some(ChannelMsg::Close) => {
+                    self.ended = true;
+                    break;
+                }
+                Some(ChannelMsg::Failure) => {
+                    return Err(GuestError::Protocol {
+                        operation: self.operation,
+                        message: "it refused the request".into(),
+                    });
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        if report.is_empty() {
+            return Err(blame(&self.guard, GuestError::Lost));
+        }
+        match serde_json::from_slice(&report) {
+            Ok(Report::Error(error)) => Err(GuestError::refusal(error)),
+            Ok(report) => Ok(report),
+            Err(error) => Err(GuestError::Protocol {
+                operation: self.operation,
+                message: error.to_string(),
+            }),
+        }
+    }
+
+    /// Counts what came against what may come.
+    fn take(&mut self, bytes: usize) -> Result<(), GuestError> {
+        let Some(room) = &mut self.room else {
+            return Ok(());
+        };
+        match room.checked_sub(bytes as u64) {
+            Some(left) => {
+                *room = left;
+                Ok(())
+            }
+            None => Err(self.violated(Violation::Data {
+                operation: self.operation,
+                limit: self.most,
+            })),
+        }
+    }
+
+    fn violated(&self, violation: Violation) -> GuestError {
+        self.guard.violated(violation.clone());
+        blame(&self.guard, GuestError::Violation(violation))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        if self.ended {
+            return;
+        }
+        self.guard.forsake();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let writer = self.writer.clone();
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(CLOSING, writer.close()).await;
+            });
+        }
+    }
+}
+
+/// A request's name in messages.
+pub(super) fn name(request: &Request) -> &'static str {
+    match request {
+        Request::Exec(_) => "exec",
+        Request::Job(_) => "job",
+        Request::Jobs => "list jobs",
+        Request::Read(_) => "read",
+        Request::Write(_) => "write",
+        Request::Edit(_) => "edit",
+        Request::Search(_) => "search",
+        Request::Freeze => "freeze",
+        Request::Thaw => "thaw",
+        Request::End => "end commands",
+        Request::Renew { .. } => "renew",
+        Request::Status => "status",
+        Request::ApplyLayer { .. } => "apply a layer",
+        Request::FinishRoot => "finish the root",
+        Request::PowerOff => "power off",
+    }
+}

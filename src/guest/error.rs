@@ -1,0 +1,106 @@
+//! Why the guest did not do what was asked.
+
+use std::path::PathBuf;
+
+use snowglobe_init::wire::{Report, WireError};
+
+use super::Violation;
+
+/// The longest message of the guest's that is passed on, in characters.
+const LONGEST_MESSAGE: usize = 8_000;
+
+/// Why the guest did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The link's socket could not be reached.
+    #[error("reach the guest link at {path}")]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The link broke.
+    #[error("reach the guest: the link is gone")]
+    Lost,
+    /// The guest does what init never does, so the link was dropped.
+    #[error("trust the guest: it {0}")]
+    Violation(Violation),
+    /// The guest does not answer.
+    #[error(
+        "get the guest's answer to `{operation}` within {seconds} s: it is stuck or far too busy; wait, or call \
+         `reboot` for a fresh one"
+    )]
+    NoAnswer {
+        /// What was asked.
+        operation: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The guest at the other end is not the one that was booted.
+    #[error("trust the guest: its host key is not the one it was booted with")]
+    WrongHostKey,
+    /// The guest refused our key.
+    #[error("log in to the guest as `{user}`: it refused the key")]
+    Refused {
+        /// Who wanted in.
+        user: String,
+    },
+    /// SSH itself failed.
+    #[error("speak SSH with the guest: {0}")]
+    Ssh(russh::Error),
+    /// The guest answered something that can't be understood.
+    #[error("understand the guest's answer to `{operation}`: {message}")]
+    Protocol {
+        /// What was asked.
+        operation: &'static str,
+        /// What is wrong with the answer.
+        message: String,
+    },
+    /// The guest says why it could not be done.
+    #[error(transparent)]
+    Guest(#[from] WireError),
+}
+
+impl From<russh::Error> for GuestError {
+    fn from(error: russh::Error) -> Self {
+        match error {
+            russh::Error::UnknownKey => Self::WrongHostKey,
+            russh::Error::Disconnect
+            | russh::Error::HUP
+            | russh::Error::SendError
+            | russh::Error::IO(_) => Self::Lost,
+            other => Self::Ssh(other),
+        }
+    }
+}
+
+impl GuestError {
+    /// Whether the connection is no longer of use.
+    pub fn is_lost(&self) -> bool {
+        !matches!(
+            self,
+            Self::Guest(_) | Self::Protocol { .. } | Self::NoAnswer { .. }
+        )
+    }
+
+    /// What a guest's refusal says, however long it is.
+    pub(super) fn refusal(mut error: WireError) -> Self {
+        shorten(&mut error.message);
+        Self::Guest(error)
+    }
+}
+
+fn shorten(message: &mut String) {
+    if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
+        message.truncate(end);
+        message.push('…');
+    }
+}
+
+/// An answer of the wrong kind.
+pub fn unexpected(operation: &'static str, report: &Report) -> GuestError {
+    let mut message = format!("unexpected report {report:?}");
+    shorten(&mut message);
+    GuestError::Protocol { operation, message }
+}

@@ -1,0 +1,467 @@
+//! What a guest may do to its link beside answering requests: next to nothing.
+//!
+//! Every byte that comes has to belong to a request. The bytes read from the link are counted; what a request's
+//! channel brought is taken off again, with what its messages cost, and what remains must stay below [`BESIDE`]. So
+//! one rule bounds whatever else SSH knows: banners, global requests, key exchanges, answers that nobody asked for.
+//! Memory is bounded by that and by the channels' queues, for the library reads no further while one is full.
+//!
+//! A guest that breaks a rule has broken out of init: there is a [`Violation`], the link ends at once, and the owner
+//! of the VM ends that. A link never recovers from a violation, and only the first one counts.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use russh::client::{self, ChannelOpenHandle, Msg, Session};
+use russh::keys::{PublicKey, PublicKeyOrCertificate};
+use russh::{Channel, ChannelId};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// The most bytes that may come beside what requests brought, in the life of a link.
+const BESIDE: u64 = 1 << 20;
+
+/// The most that a message costs beside its data: header, padding, authentication code.
+const MESSAGE: u64 = 96;
+
+/// What a channel costs beside its messages.
+const CHANNEL: u64 = 1 << 10;
+
+/// Of how many bytes written one may come back, as window adjustments.
+const ANSWERED: u64 = 32;
+
+/// The longest packet that is asked for, in bytes.
+pub(super) const LONGEST_PACKET: u32 = 65_535;
+
+/// The most that may still come for a request that was given up: what its window allowed, with what messages cost. The
+/// library has forgotten the channel by then.
+const ON_ITS_WAY: u64 = 32 << 20;
+
+/// What a guest did that init never does. Reads well after "the guest".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// The link's first line did not come.
+    #[error("sent {sent} bytes without the line that begins the link")]
+    NoBeginning {
+        /// How many bytes came.
+        sent: u64,
+    },
+    /// More data than was asked for.
+    #[error("sent more than the {limit} bytes that `{operation}` had asked for")]
+    Data {
+        /// What was asked.
+        operation: &'static str,
+        /// The bound.
+        limit: u64,
+    },
+    /// A report that is too long.
+    #[error("sent a report on `{operation}` of more than {limit} bytes")]
+    Report {
+        /// What was asked.
+        operation: &'static str,
+        /// The bound.
+        limit: u64,
+    },
+    /// A channel of the guest's.
+    #[error("opened a channel of its own (`{0}`)")]
+    Channel(&'static str),
+    /// A packet that is too long.
+    #[error("sent a packet of {0} bytes; {LONGEST_PACKET} is the longest")]
+    Packet(usize),
+    /// More than a link needs.
+    #[error("sent more than {BESIDE} bytes that belong to no request")]
+    Chatter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    violation: OnceLock<Violation>,
+    broken: CancellationToken,
+    /// Bytes read from the link.
+    read: AtomicU64,
+    /// Bytes that may be read.
+    granted: AtomicU64,
+}
+
+/// One link's rules, shared by all that watch over them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Guard(Arc<State>);
+
+impl Guard {
+    /// Ends the link; the first violation counts.
+    pub(super) fn violated(&self, violation: Violation) {
+        tracing::error!("the guest {violation}; its link is dropped");
+        let _ = self.0.violation.set(violation);
+        self.0.broken.cancel();
+    }
+
+    /// Ends the link without blaming the guest.
+    pub(super) fn give_up(&self) {
+        self.0.broken.cancel();
+    }
+
+    /// The rule that the guest broke, if it did.
+    pub(super) fn violation(&self) -> Option<Violation> {
+        self.0.violation.get().cloned()
+    }
+
+    /// Whether the link was ended by this.
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.broken.is_cancelled()
+    }
+
+    /// Waits until the link is ended by this.
+    pub(super) async fn broken(&self) {
+        self.0.broken.cancelled().await;
+    }
+
+    /// Grants what one more channel needs, or one more question to the connection itself.
+    pub(super) fn open(&self) {
+        self.grant(CHANNEL);
+    }
+
+    /// How many bytes have come.
+    pub(super) fn received(&self) -> u64 {
+        self.0.read.load(Ordering::Relaxed)
+    }
+
+    /// Nobody listens to a channel any more.
+    pub(super) fn forsake(&self) {
+        self.grant(ON_ITS_WAY);
+    }
+
+    fn grant(&self, bytes: u64) {
+        self.0.granted.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn count(&self, bytes: usize) -> io::Result<()> {
+        let read = self.0.read.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        if read > self.0.granted.load(Ordering::Relaxed) + BESIDE {
+            self.violated(Violation::Chatter);
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    /// A message brought data on a channel.
+    fn brought(&self, bytes: usize) {
+        if bytes > LONGEST_PACKET as usize {
+            self.violated(Violation::Packet(bytes));
+        }
+        self.grant(bytes as u64 + MESSAGE);
+    }
+
+    /// Refuses a channel of the guest's: whoever opens one is not init.
+    fn refuse(&self, kind: &'static str) -> Result<(), russh::Error> {
+        self.violated(Violation::Channel(kind));
+        Err(russh::Error::Disconnect)
+    }
+}
+
+/// A stream to something in the guest; what still comes once it is dropped is no violation.
+#[derive(Debug)]
+pub(super) struct Attached<S> {
+    stream: S,
+    guard: Guard,
+}
+
+impl<S> Attached<S> {
+    pub(super) fn new(stream: S, guard: Guard) -> Self {
+        Self { stream, guard }
+    }
+}
+
+impl<S> Drop for Attached<S> {
+    fn drop(&mut self) {
+        self.guard.forsake();
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Attached<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Attached<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A link that ends with a violation, and whose bytes are counted.
+#[derive(Debug)]
+pub(super) struct Guarded<S> {
+    stream: S,
+    guard: Guard,
+    broken: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<S> Guarded<S> {
+    /// Puts `stream` under `guard`.
+    pub(super) fn new(stream: S, guard: Guard) -> Self {
+        let broken = Box::pin(guard.0.broken.clone().cancelled_owned());
+        Self {
+            stream,
+            guard,
+            broken,
+        }
+    }
+
+    /// Whether the link has ended; has the task woken when it does.
+    fn ended(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.broken.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.ended(cx)?;
+        let before = buf.filled().len();
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        Poll::Ready(self.guard.count(buf.filled().len() - before))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.ended(cx)?;
+        let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
+        self.guard.grant(written as u64 / ANSWERED);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ended(cx)?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// What SSH calls back: it takes the pinned host key and no other, and no channel of the guest's.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// The host key.
+    pub(super) key: PublicKey,
+    /// The link's rules.
+    pub(super) guard: Guard,
+}
+
+impl client::Handler for Watch {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        key: &PublicKeyOrCertificate,
+    ) -> Result<bool, russh::Error> {
+        Ok(
+            matches!(key, PublicKeyOrCertificate::PublicKey { key, .. } if key.key_data() == self.key.key_data()),
+        )
+    }
+
+    async fn data(
+        &mut self,
+        _: ChannelId,
+        data: &[u8],
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.brought(data.len());
+        Ok(())
+    }
+
+    async fn extended_data(
+        &mut self,
+        _: ChannelId,
+        _: u32,
+        data: &[u8],
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.brought(data.len());
+        Ok(())
+    }
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        _: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.refuse("session")
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        _: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.refuse("agent")
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.refuse("x11")
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.refuse("direct-tcpip")
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.refuse("direct-streamlocal")
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.refuse("forwarded-tcpip")
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard.refuse("forwarded-streamlocal")
+    }
+
+    async fn should_accept_unknown_server_channel(&mut self, _: ChannelId, _: &str) -> bool {
+        self.guard
+            .violated(Violation::Channel("of an unknown kind"));
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_belongs_to_no_request_ends_the_link() {
+        let guard = Guard::default();
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let mut link = Guarded::new(ours, guard.clone());
+        let guest = tokio::spawn(async move {
+            while tokio::io::AsyncWriteExt::write_all(&mut theirs, &[0; 1000])
+                .await
+                .is_ok()
+            {}
+        });
+        let (mut buffer, mut read) = (vec![0; 1000], 0);
+        while let Ok(bytes) = link.read(&mut buffer).await {
+            read += bytes as u64;
+        }
+        assert!((BESIDE - 1000..=BESIDE).contains(&read), "{read}");
+        assert_eq!(guard.violation(), Some(Violation::Chatter));
+        guard.violated(Violation::Packet(0));
+        assert_eq!(
+            guard.violation(),
+            Some(Violation::Chatter),
+            "the first counts"
+        );
+        drop(link);
+        guest.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_given_up_wakes_who_waits_for_it() {
+        let guard = Guard::default();
+        let (ours, _theirs) = tokio::io::duplex(16);
+        let mut link = Guarded::new(ours, guard.clone());
+        let waiting = tokio::spawn(async move { link.read_u8().await });
+        tokio::task::yield_now().await;
+        guard.give_up();
+        assert!(waiting.await.unwrap().is_err());
+        assert_eq!(guard.violation(), None);
+    }
+
+    #[test]
+    fn what_was_on_its_way_for_a_request_that_was_given_up_is_forgiven() {
+        let guard = Guard::default();
+        guard.forsake();
+        for _ in 0..(ON_ITS_WAY + BESIDE) / 60_000 {
+            guard.count(60_000).unwrap();
+        }
+        guard.count(60_000).unwrap_err();
+        assert_eq!(guard.violation(), Some(Violation::Chatter));
+    }
+
+    proptest! {
+        /// However long it goes on and however small its pieces are.
+        #[test]
+        fn a_guest_that_only_answers_never_breaks_a_rule(messages in prop::collection::vec(0..40_000_usize, 1..400)) {
+            let guard = Guard::default();
+            for bytes in messages {
+                // A header, padding up to a block and an authentication code.
+                guard.count(bytes + 9 + 4 + 5 + 16 + 16).unwrap();
+                guard.brought(bytes);
+            }
+            prop_assert!(!guard.is_broken());
+        }
+    }
+}

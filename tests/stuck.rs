@@ -1,0 +1,223 @@
+//! Guests, engines and disks that don't do as they should, with a real VM: nothing waits for them for long.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Place, Session, descendants, eventually, runs};
+use rmcp::model::{
+    CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
+    Request,
+};
+use rmcp::service::PeerRequestOptions;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+
+/// Has every thread of init stand still, for as long as the job runs.
+const SEIZE: &str = "exec python3 -c '
+import ctypes, os, time
+ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+for thread in os.listdir(\"/proc/1/task\"):
+    for request in 0x4206, 0x4207:
+        if ptrace(request, int(thread), 0, 0): raise OSError(ctypes.get_errno())
+time.sleep(1000)
+'";
+
+async fn seize(session: &Session) {
+    let job = json!({"command": SEIZE, "user": "root", "background": true});
+    // Init may be stopped before it has answered.
+    let _ = session.raw("exec", job).await;
+    let exec = json!({"command": "true", "timeout_s": 0.1});
+    while session.raw("exec", exec.clone()).await.is_error != Some(true) {}
+}
+
+/// A command of a guest that does not answer: it ends with an error, and in time.
+async fn unanswered(session: &Session) {
+    let began = Instant::now();
+    let exec = json!({"command": "true", "timeout_s": 3});
+    let said = session.error("exec", exec).await;
+    assert!(
+        said.contains("`exec` within 8 s") && said.contains("`reboot`"),
+        "{said}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+/// Sends SIGTERM to the server: it and all below are gone in three seconds.
+async fn terminate(session: &Session) {
+    let below = descendants(session.pid);
+    assert!(below.len() >= 2, "{below:?}");
+    kill_process(pid(session.pid), Signal::TERM).unwrap();
+    let began = Instant::now();
+    eventually("server, runner and engine are gone", 20, || {
+        !runs(session.pid) && !below.iter().any(|pid| runs(*pid))
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(number as i32).unwrap()
+}
+
+/// The engine among the processes below the server.
+fn engine(session: &Session) -> u32 {
+    let is_engine = |pid: &u32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.starts_with("qemu-system")
+    };
+    let below = descendants(session.pid);
+    below.into_iter().find(is_engine).expect("qemu runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_or_an_engine_that_is_stuck_is_rebooted_and_stopped_as_any_other() {
+    let place = Place::new("debian");
+    let session = place.serve().await;
+    session.exec("echo kept >kept").await;
+    seize(&session).await;
+    unanswered(&session).await;
+    let began = Instant::now();
+    session.call("reboot", json!({})).await;
+    eprintln!("rebooted a wedged guest in {:?}", began.elapsed());
+    assert_eq!(session.stdout("cat kept").await, "kept\n");
+
+    kill_process(pid(engine(&session)), Signal::STOP).unwrap();
+    unanswered(&session).await;
+    session.call("reboot", json!({})).await;
+    assert_eq!(session.stdout("cat kept").await, "kept\n");
+
+    seize(&session).await;
+    terminate(&session).await;
+    let left = std::fs::read_dir(place.store().join("layers")).unwrap();
+    assert_eq!(left.count(), 0, "a layer is left");
+}
+
+/// Has the server give up a call that prints without end.
+async fn give_up(session: &Session) {
+    let arguments = json!({"command": "touch /tmp/began; exec yes", "timeout_s": 600});
+    let call =
+        CallToolRequestParams::new("exec").with_arguments(arguments.as_object().cloned().unwrap());
+    let handle = session
+        .client
+        .send_cancellable_request(
+            ClientRequest::CallToolRequest(Request::new(call)),
+            PeerRequestOptions::no_options(),
+        )
+        .await
+        .unwrap();
+    while session.exec("rm /tmp/began").await["exit_code"] != 0 {}
+    let given_up = CancelledNotificationParam::new(Some(handle.id.clone()), None);
+    let given_up = CancelledNotification::new(given_up).into();
+    session.client.send_notification(given_up).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_nobody_wants_any_more_is_no_offence_and_a_stopped_engine_goes_with_its_server()
+{
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let first = session.stdout(boot).await;
+    for _ in 0..4 {
+        give_up(&session).await;
+        assert_eq!(session.stdout(boot).await, first, "it is another machine");
+        // One that joined by the server's own link, and is killed.
+        let mut joined = place.command(&["exec", "yes"]);
+        let mut joined = joined.stdout(Stdio::piped()).spawn().unwrap();
+        let mut some = [0; 100_000];
+        let mut out = joined.stdout.take().unwrap();
+        out.read_exact(&mut some).await.unwrap();
+        joined.kill().await.unwrap();
+        assert_eq!(session.stdout(boot).await, first, "it is another machine");
+    }
+    kill_process(pid(engine(&session)), Signal::STOP).unwrap();
+    terminate(&session).await;
+}
+
+/// A small file system of its own, which goes with this.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: &Path, mib: u32) -> Self {
+        use rustix::mount::{MountFlags, mount};
+        let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
+        mount("small", path, "tmpfs", MountFlags::empty(), size.as_c_str())
+            .expect("a tmpfs can be mounted, which takes root");
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// What a call is told; an engine that can't be told of a failed write stops before there is one.
+fn full(said: &str) -> bool {
+    said.contains("the host's disk is full") || said.contains("the host's disk is almost full")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
+    let place = Place::new("minimal");
+    let layers = place.store().join("layers");
+    std::fs::create_dir_all(&layers).unwrap();
+    let small = Small::mount(&layers, 160);
+    let session = place.serve().await;
+    session.exec("true").await;
+    // Not before: what is no layer is swept away at the start.
+    let ballast = small.0.join("ballast");
+    std::fs::write(&ballast, vec![1; 128 << 20]).unwrap();
+    let job = json!({
+        "command": "yes 0123456789abcdef | head -c 67108864 >/var/tmp/wanted; sync; sha1sum </var/tmp/wanted",
+        "background": true,
+    });
+    let job = session.call("exec", job).await;
+    let began = Instant::now();
+    let said = session
+        .error("exec", json!({"command": "sleep 100", "timeout_s": 100}))
+        .await;
+    assert!(full(&said), "{said}");
+    eprintln!("named after {:?}: {said}", began.elapsed());
+    let began = Instant::now();
+    let said = session.error("exec", json!({"command": "true"})).await;
+    assert!(full(&said), "{said}");
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    let said = session
+        .error("snapshot", json!({"action": "save", "name": "full"}))
+        .await;
+    assert!(full(&said), "{said}");
+
+    std::fs::remove_file(&ballast).unwrap();
+    let wait = json!({"action": "wait", "id": job["job_id"], "timeout_s": 50, "offset": 0});
+    let mut ended = session.raw("job", wait.clone()).await;
+    let until = Instant::now() + Duration::from_secs(20);
+    while ended.is_error == Some(true) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        ended = session.raw("job", wait.clone()).await;
+    }
+    let ended = ended.structured_content.expect("the job is there");
+    assert_eq!(ended["jobs"][0]["exit_code"], 0, "{ended}");
+    let sum = session
+        .stdout("yes 0123456789abcdef | head -c 67108864 | sha1sum")
+        .await;
+    assert_eq!(ended["output"], sum.as_str());
+    session.close().await;
+}
