@@ -22,6 +22,7 @@ use serde::Deserialize;
 use crate::image::{ImageRef, Registries};
 pub use crate::project::PROJECT_FILE;
 use crate::project::{self, Bounds, Consent, Ignored, ProjectFile};
+use crate::workspace::WorkspaceDir;
 
 /// The keys that the project's file may set.
 pub const PROJECT_KEYS: &[&str] = &[
@@ -192,6 +193,8 @@ pub struct Config {
     pub nofile: u64,
     /// The host directory, absolute and canonical.
     pub workspace: PathBuf,
+    /// That directory, opened, where it is shared.
+    pub workspace_dir: WorkspaceDir,
     /// Whether the user named that directory, or it is the working directory.
     pub workspace_named: bool,
     /// How `/workspace` is made.
@@ -729,6 +732,16 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
             expected: "expected a directory that exists".into(),
         })?;
     let workspace_mode = raw.workspace_mode.unwrap_or_default();
+    let workspace_dir = match workspace_mode {
+        WorkspaceMode::None => WorkspaceDir::default(),
+        WorkspaceMode::Mount => {
+            WorkspaceDir::open(&workspace).map_err(|error| ConfigError::Value {
+                key: "workspace",
+                value: workspace.display().to_string(),
+                expected: format!("it can't be opened ({error})"),
+            })?
+        }
+    };
     let name = match raw.name {
         Some(name) => check_name(name)?,
         None => name_of(&workspace),
@@ -762,6 +775,7 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
             1_048_576,
         )?,
         workspace,
+        workspace_dir,
         workspace_named: false,
         workspace_mode,
         snapshot: raw.snapshot,

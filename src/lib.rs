@@ -10,7 +10,8 @@
 //! - [`image`]: root disks: importing, building, the store;
 //! - [`doctor`]: what works on this host;
 //! - [`config`]: what the user set, resolved once;
-//! - [`project`]: the project's own file, and whether what it says counts.
+//! - [`project`]: the project's own file, and whether what it says counts;
+//! - [`workspace`]: the shared directory, opened once.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -24,6 +25,7 @@ pub mod progress;
 pub mod project;
 pub mod sandbox;
 pub mod vmm;
+pub mod workspace;
 
 /// An error with its sources on one line, none of them twice. A fragment that reads well after "failed to".
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {

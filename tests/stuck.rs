@@ -221,3 +221,27 @@ async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
     assert_eq!(ended["output"], sum.as_str());
     session.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workspace_is_the_directory_that_it_was_at_the_start() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    let (moved, elsewhere) = (
+        place.dir.path().join("moved"),
+        place.dir.path().join("elsewhere"),
+    );
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("secret"), "secret").unwrap();
+    session.exec("echo mine >mine").await;
+    std::fs::rename(&place.workspace, &moved).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &place.workspace).unwrap();
+    session.call("reboot", json!({})).await;
+    assert_eq!(session.stdout("ls; echo new >new").await, "mine\n");
+    assert_eq!(std::fs::read(moved.join("new")).unwrap(), b"new\n");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 1);
+    let listed = session.client.list_all_resources().await.unwrap();
+    let names: Vec<_> = listed.iter().map(|resource| resource.uri.clone()).collect();
+    assert!(!names.iter().any(|uri| uri.contains("secret")), "{names:?}");
+    assert!(names.iter().any(|uri| uri.contains("mine")), "{names:?}");
+    session.close().await;
+}

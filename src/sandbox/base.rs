@@ -21,6 +21,7 @@ use crate::image::{
 };
 use crate::progress::Progress;
 use crate::vmm::{self, artefacts, host::Host};
+use crate::workspace::WorkspaceDir;
 
 /// The most that is kept of an image's lists of users and groups.
 const ACCOUNTS_BYTES: u64 = 256 << 10;
@@ -223,6 +224,7 @@ impl<'a> VmUnpacker<'a> {
             build: true,
             feed: Some(feed.path.clone()),
             workspace: None,
+            workspace_dir: WorkspaceDir::default(),
             workspace_path: None,
             nofile: 65_536,
             disk_bytes: None,

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::{Sandbox, SandboxError};
-use crate::config::{Config, WorkspaceMode};
+use crate::config::Config;
 
 /// How much of the console's end is shown, in bytes.
 const CONSOLE: u64 = 256 << 10;
@@ -155,11 +155,9 @@ pub fn workspace_stamp(config: &Config, path: &str) -> Option<(u64, i64, i64, u6
 
 /// A directory of the workspace on the host, reached without following links.
 fn opened(config: &Config, dir: &str) -> Option<OwnedFd> {
-    if config.workspace_mode != WorkspaceMode::Mount {
-        return None;
-    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at = rustix::fs::open(&config.workspace, flags, Mode::empty()).ok()?;
+    let root = config.workspace_dir.dir()?;
+    let mut at = rustix::fs::openat(root, ".", flags, Mode::empty()).ok()?;
     for part in dir.split('/').filter(|part| !part.is_empty()) {
         if matches!(part, "." | "..") {
             return None;

@@ -19,6 +19,7 @@ use super::SandboxError;
 use crate::guest::{self, Guest, VmKeys};
 use crate::progress::Progress;
 use crate::vmm::{self, Vm};
+use crate::workspace::WorkspaceDir;
 
 /// The name of the virtio-serial port that carries the guest link.
 const LINK_NAME: &str = "snowglobe.link";
@@ -72,6 +73,8 @@ pub struct Plan {
     pub feed: Option<PathBuf>,
     /// The host directory shared as the workspace.
     pub workspace: Option<PathBuf>,
+    /// That directory, opened: the path is for messages only.
+    pub workspace_dir: WorkspaceDir,
     /// Whether there is a workspace at all.
     pub workspace_path: Option<String>,
     /// Open files per command.
@@ -126,7 +129,14 @@ impl Machine {
         progress.say("starting the VM");
         let link = link(&parts.engine);
         let spec = spec(parts, &plan, &keys, &link)?;
-        let vm = Arc::new(Vm::start(&parts.runner, &spec).await?);
+        let opened = plan.workspace_dir.duplicate();
+        let opened = opened.map_err(|source| SandboxError::File {
+            operation: "hand on the workspace",
+            path: plan.workspace.clone().unwrap_or_default(),
+            source,
+        })?;
+        let vm = Vm::start(&parts.runner, &spec, opened.into_iter().collect()).await?;
+        let vm = Arc::new(vm);
         progress.say("booting the guest");
         let guest = tokio::select! {
             guest = tokio::time::timeout(plan.timeout, connect(&plan.link_socket, &link, &keys)) => guest,
@@ -364,7 +374,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
             .map(|path| Share {
                 tag: WORKSPACE_TAG.into(),
                 path: path.clone(),
-                opened: None,
+                opened: plan.workspace_dir.dir().map(|_| 0),
                 guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
             })
             .collect(),

@@ -329,6 +329,7 @@ impl Sandbox {
             build: false,
             feed: None,
             workspace: mount.then(|| config.workspace.clone()),
+            workspace_dir: config.workspace_dir.clone(),
             workspace_path: Some(WORKSPACE.into()),
             nofile: config.nofile,
             disk_bytes: Some(config.disk_bytes),

@@ -12,13 +12,15 @@ mod krun;
 mod qemu;
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use snowglobe_runner::{Action, Answer, Command, Engine, Event, VmSpec};
+use command_fds::{CommandFdExt, FdMapping};
+use snowglobe_runner::{Action, Answer, Command, DESCRIPTORS, Engine, Event, VmSpec};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -178,18 +180,36 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts the VM; returns once its engine runs (the guest is still booting then).
-    pub async fn start(runner: &Path, spec: &VmSpec) -> Result<Self, VmmError> {
+    /// Starts the VM; returns once its engine runs (the guest is still booting then). What `opened` holds is handed
+    /// on to the runner, where the spec's shares name it by its place in there.
+    pub async fn start(
+        runner: &Path,
+        spec: &VmSpec,
+        opened: Vec<OwnedFd>,
+    ) -> Result<Self, VmmError> {
         let spawn = |source| VmmError::Spawn {
             path: runner.to_owned(),
             source,
         };
-        let mut child = tokio::process::Command::new(runner)
+        let mut command = tokio::process::Command::new(runner);
+        command
+            .arg(format!("{DESCRIPTORS}{}", opened.len()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .map_err(spawn)?;
+            .stderr(Stdio::inherit());
+        let mappings = opened
+            .into_iter()
+            .zip(3..)
+            .map(|(parent_fd, child_fd)| FdMapping {
+                parent_fd,
+                child_fd,
+            });
+        command
+            .fd_mappings(mappings.collect())
+            .map_err(|error| spawn(std::io::Error::other(error)))?;
+        let mut child = command.spawn().map_err(spawn)?;
+        // The descriptors are the child's now.
+        drop(command);
         let runner_pid = child.id().unwrap_or_default();
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(spawn(std::io::Error::other("its pipes are missing")));
