@@ -22,6 +22,7 @@ mod error;
 mod feed;
 mod files;
 mod git;
+mod header;
 pub mod instance;
 mod jobs;
 mod look;
@@ -307,15 +308,11 @@ impl Sandbox {
         };
         let mut backing: Vec<_> = layers.iter().map(|layer| self.store.layer(layer)).collect();
         backing.push(base.disk.clone());
+        let size = self.check_layers(&base, &layers)?;
         layers.push(layer.clone());
         run.set_layers(&layers)?;
         let disk = self.store.layer(&layer);
-        let size = std::fs::metadata(&base.disk).map_err(|source| SandboxError::File {
-            operation: "read the size of the image's disk",
-            path: base.disk.clone(),
-            source,
-        })?;
-        make_overlay(&under, format, size.len(), &disk).await?;
+        make_overlay(&under, format, size, &disk).await?;
         let mount = config.workspace_mode == WorkspaceMode::Mount;
         let mut env = base.env.clone();
         env.extend(config.env.clone());
@@ -538,9 +535,36 @@ impl Sandbox {
             switched
         };
         let frozen = self.unless_stopped(freezing).await?;
+        // The VM wrote it: what is wrong with it is better known before something is to stand on it.
+        self.check_layers(&live.base, &frozen)?;
         let saved = self.store.save(name, live.base.clone(), frozen)?;
         self.view.changed();
         Ok(saved.into())
+    }
+
+    /// Checks that each layer stands on the one before it, and the first on the image's disk; gives that one's size.
+    fn check_layers(&self, base: &Base, layers: &[String]) -> Result<u64, SandboxError> {
+        let disk = std::fs::metadata(&base.disk).map_err(|source| SandboxError::File {
+            operation: "read the size of the image's disk",
+            path: base.disk.clone(),
+            source,
+        })?;
+        let size = disk.len();
+        let (mut below, mut format) = (base.disk.clone(), DiskFormat::Raw);
+        for layer in layers {
+            let path = self.store.layer(layer);
+            let stands_on = header::Below {
+                path: &below,
+                format,
+                size,
+            };
+            header::check(&path, stands_on).map_err(|problem| StoreError::Layer {
+                path: path.clone(),
+                problem,
+            })?;
+            (below, format) = (path, DiskFormat::Qcow2);
+        }
+        Ok(size)
     }
 
     /// Freezes the running VM's disk; gives the layers that are frozen now.

@@ -56,6 +56,14 @@ pub enum StoreError {
         /// What is wrong.
         problem: String,
     },
+    /// A layer is not what was written here.
+    #[error("stand on the disk layer {path}: it {problem}; nothing was started on it")]
+    Layer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// What tells which layers are needed makes no sense.
     #[error("find out which layers are needed: {path} {problem}; move it away if nothing needs it")]
     Unclear {
