@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use snowglobe_init::wire::{
-    Detach, ExecRequest, JobAction, MAX_LISTING, MAX_SEARCH_TIME, ReadWant, Request, STOP_GRACE,
+    Detach, ExecRequest, JobAction, MAX_FREEZE, MAX_LISTING, MAX_SEARCH_TIME, ReadWant, Request,
+    STOP_GRACE,
 };
 
 /// The longest report, in bytes.
@@ -20,7 +21,7 @@ pub(super) const BESIDE: u64 = 64 << 10;
 pub(super) const LATE: Duration = Duration::from_secs(5);
 
 /// How long an answer may take that names no time.
-const ANSWER: Duration = Duration::from_secs(60);
+pub(super) const ANSWER: Duration = Duration::from_secs(60);
 
 /// How long a build VM may take to write all of a new root to its disk.
 const FLUSH: Duration = Duration::from_secs(1800);
@@ -87,6 +88,8 @@ fn time(request: &Request) -> Option<Duration> {
             JobAction::Output { .. } | JobAction::Kill | JobAction::Input { .. } => ANSWER,
         },
         Request::Search(_) => MAX_SEARCH_TIME + ANSWER,
+        // One that is confirmed later has ended by itself.
+        Request::Freeze => MAX_FREEZE,
         Request::Thaw | Request::PowerOff => LATE,
         Request::End => STOP_GRACE + LATE,
         Request::ApplyLayer { bytes, .. } => ANSWER + transfer(*bytes),
@@ -95,7 +98,6 @@ fn time(request: &Request) -> Option<Duration> {
         | Request::Read(_)
         | Request::Write(_)
         | Request::Edit(_)
-        | Request::Freeze
         | Request::Renew { .. }
         | Request::Status => ANSWER,
     })

@@ -120,7 +120,9 @@ impl Guest {
                 }),
             }
         };
-        let handle = login.await.map_err(|error| blame(&guard, error))?;
+        let handle = within(Some(bounds::ANSWER), "log in", login)
+            .await
+            .map_err(|error| blame(&guard, error))?;
         let gone = CancellationToken::new();
         let guest = Self {
             handle: Arc::new(handle),

@@ -14,12 +14,10 @@ use crate::actor::Actor;
 use crate::exec::{self, Wire};
 use crate::guest::Guest;
 use crate::wire::{
-    EXT_REPORT, ErrorKind, MAX_REQUEST, Report, Request, STOP_GRACE, Status, User, WireError,
+    EXT_REPORT, ErrorKind, MAX_FREEZE, MAX_REQUEST, Report, Request, STOP_GRACE, Status, User,
+    WireError,
 };
 use crate::{edit, files, jobs, layers, machine, search};
-
-/// After how long a freeze ends by itself: a host that is gone must not leave the guest standing still.
-const LONGEST_FREEZE: Duration = Duration::from_secs(30);
 
 /// How many pieces of input wait for a slow disk before the link does.
 const INPUT_PIECES: usize = 64;
@@ -257,7 +255,7 @@ async fn freeze(guest: &Arc<Guest>) -> Result<Report, WireError> {
         }
         let guest = guest.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(LONGEST_FREEZE).await;
+            tokio::time::sleep(MAX_FREEZE).await;
             if guest.freeze_count() == number {
                 let _ = cgroups.freeze(false).await;
             }

@@ -61,6 +61,9 @@ pub const MAX_REQUEST: usize = 64 << 20;
 /// How many bytes of a directory's entries are sent at most.
 pub const MAX_LISTING: u64 = 4 << 20;
 
+/// After how long a freeze ends by itself: a host that is gone must not leave the guest standing still.
+pub const MAX_FREEZE: Duration = Duration::from_secs(30);
+
 /// How long a search takes at most.
 pub const MAX_SEARCH_TIME: Duration = Duration::from_secs(40);
 
@@ -94,7 +97,7 @@ pub enum Request {
     /// Search files; output: one JSON [`FoundLine`] per line; answer: [`Report::Search`].
     Search(SearchRequest),
     /// Stop every command where it stands (cgroup freezer) and put all that was written on the disk;
-    /// answer: [`Report::Done`]. Until [`Request::Thaw`], or for 30 s at most, nothing runs.
+    /// answer: [`Report::Done`]. Until [`Request::Thaw`], or for [`MAX_FREEZE`], nothing runs.
     Freeze,
     /// Let the commands go on.
     Thaw,
