@@ -80,6 +80,12 @@ fn the_tools_hold_on_krun() {
 }
 
 #[test]
+fn a_machine_of_krun_is_shut_off_and_stands_still_while_the_disk_is_full() {
+    let tests = "--include-ignored a_machine_of_krun a_full_disk";
+    on_a_kvm_host(400, &[("SNOWGLOBE_ENGINE", "krun")], &suite("stuck", tests));
+}
+
+#[test]
 fn kvm_is_seen_to_work_and_krun_is_chosen() {
     let check = format!(
         "{} && {} doctor --image minimal >report; cat report; grep -E '^ok +engine krun ' report",
