@@ -20,14 +20,19 @@ pub(super) const BESIDE: u64 = 64 << 10;
 /// How long the answer may lag behind the time that the request itself names.
 pub(super) const LATE: Duration = Duration::from_secs(5);
 
-/// How long an answer may take that names no time.
-pub(super) const ANSWER: Duration = Duration::from_secs(60);
+/// How long an answer may take that names no time. With what a read may bring, less than the minute after which clients
+/// give a call up.
+pub(super) const ANSWER: Duration = Duration::from_secs(40);
 
-/// How long a build VM may take to write all of a new root to its disk.
+/// How long a build VM may take to write a layer, or all of a new root, to its disk.
 const FLUSH: Duration = Duration::from_secs(1800);
 
-/// The slowest transfer that is waited for, in bytes a second: a translated guest on a busy host manages ten times that.
-const SLOWEST: u64 = 256 << 10;
+/// The slowest transfer that is waited for, in bytes a second: a translated guest on a busy host manages several times
+/// that.
+const SLOWEST: u64 = 2 << 20;
+
+/// The same for a layer that is unpacked: small files take long.
+const SLOWEST_LAYER: u64 = 256 << 10;
 
 /// The bounds of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +92,12 @@ fn time(request: &Request) -> Option<Duration> {
             JobAction::Wait { timeout_ms } => Duration::from_millis(timeout_ms) + LATE,
             JobAction::Output { .. } | JobAction::Kill | JobAction::Input { .. } => ANSWER,
         },
-        Request::Search(_) => MAX_SEARCH_TIME + ANSWER,
+        Request::Search(_) => MAX_SEARCH_TIME + 3 * LATE,
         // One that is confirmed later has ended by itself.
         Request::Freeze => MAX_FREEZE,
         Request::Thaw | Request::PowerOff => LATE,
         Request::End => STOP_GRACE + LATE,
-        Request::ApplyLayer { bytes, .. } => ANSWER + transfer(*bytes),
+        Request::ApplyLayer { bytes, .. } => FLUSH + Duration::from_secs(bytes / SLOWEST_LAYER),
         Request::FinishRoot => FLUSH,
         Request::Jobs
         | Request::Read(_)
@@ -154,6 +159,18 @@ mod tests {
             user: User::Root,
             want,
         })
+    }
+
+    #[test]
+    fn a_read_that_nobody_answers_ends_before_its_client_gives_up() {
+        let want = ReadWant::Lines {
+            offset: 1,
+            limit: 2000,
+            max_bytes: 40_000,
+            max_image_bytes: 20 << 20,
+        };
+        let time = of(&read(want), 0).time.unwrap();
+        assert!(time < Duration::from_secs(60), "{time:?}");
     }
 
     #[test]
