@@ -4,11 +4,14 @@
 mod common;
 mod impostor;
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use common::http::Served;
 use common::{Place, Session, descendants, eventually, runs};
 use impostor::Play;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// The most memory that the server may ever have used, in KiB.
 const MEMORY: u64 = 100 << 10;
@@ -108,6 +111,91 @@ async fn a_guest_that_never_answers_holds_up_nothing() {
     let began = Instant::now();
     eventually("server and VM are gone", 10, || {
         !runs(session.pid) && !below.iter().any(|pid| runs(*pid))
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+/// A server over HTTP whose guests never answer.
+async fn serve_http() -> Served {
+    let place = Place::new("minimal");
+    let libexec = impostor::libexec(place.dir.path(), "plays_the_guest", Play::Silence);
+    let idle = ["--idle-stop-s", "1", "--max-sandboxes", "3"];
+    let mut server = place
+        .command(&[&["serve", "--http", "127.0.0.1:0", "--no-token"], &idle[..]].concat())
+        .env("SNOWGLOBE_LIBEXEC", libexec)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line = lines.next_line().await.unwrap().expect("it says where");
+        if let Some(url) = line.strip_prefix("serving MCP at http://") {
+            break url.trim_end_matches("/mcp").to_owned();
+        }
+    };
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Served {
+        place,
+        server,
+        address,
+        token: String::new(),
+    }
+}
+
+/// A call that gets a sandbox of its own.
+async fn call(served: &Served) -> String {
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Accept", "application/json, text/event-stream"),
+        ("MCP-Protocol-Version", "2026-07-28"),
+        ("Mcp-Method", "tools/call"),
+        ("Mcp-Name", "exec"),
+    ];
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let arguments = json!({"command": "true", "timeout_s": 0.1});
+    let params = json!({"name": "exec", "arguments": arguments, "_meta": meta});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+    let body = body.to_string();
+    served.request("POST", "/mcp", &headers, &body).await.1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_sandboxes_whose_guests_do_not_answer_are_stopped_side_by_side() {
+    let mut served = serve_http().await;
+    let said = tokio::join!(call(&served), call(&served), call(&served));
+    for said in [said.0, said.1, said.2] {
+        assert!(said.contains("within 5 s"), "{said}");
+    }
+    // Each is asked for its jobs for 40 s; one after the other would take two minutes.
+    let until = Instant::now() + Duration::from_secs(60);
+    while !served
+        .request("GET", "/healthz", &[], "")
+        .await
+        .1
+        .contains("sandboxes 0")
+    {
+        assert!(Instant::now() < until, "the idle ones are not stopped");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tokio::join!(call(&served), call(&served), call(&served));
+    let server = served.server.id().unwrap();
+    let below = descendants(server);
+    assert!(below.len() >= 3, "{below:?}");
+    let pid = rustix::process::Pid::from_raw(server as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let began = Instant::now();
+    assert!(served.server.wait().await.unwrap().success());
+    eventually("all VMs are gone", 10, || {
+        !below.iter().any(|pid| runs(*pid))
     })
     .await;
     assert!(
