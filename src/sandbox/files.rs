@@ -8,6 +8,7 @@ use snowglobe_init::wire::{
     SearchReport, SearchRequest, User, WriteRequest,
 };
 
+use super::ahead::{Follows, Page};
 use super::{Read, Sandbox, SandboxError, Write, Written};
 use crate::guest::{GuestError, unexpected};
 use crate::progress::Progress;
@@ -25,13 +26,39 @@ impl Sandbox {
         max_bytes: u64,
         progress: &Progress,
     ) -> Result<Read, SandboxError> {
-        let want = ReadWant::Lines {
+        let page = Page {
+            path,
             offset,
             limit,
             max_bytes,
+        };
+        if let Some(follows) = self.ahead.follows(&page) {
+            match follows {
+                Follows::Here(read) if self.runs().await => return Ok(read),
+                _ => {}
+            }
+            let stretch = self.lines(&page.stretch(), progress).await?;
+            if let Some(read) = self.ahead.stretch_came(&page, stretch) {
+                return Ok(read);
+            }
+        }
+        let read = self.lines(&page, progress).await?;
+        self.ahead.came(&page, &read);
+        Ok(read)
+    }
+
+    async fn lines(
+        self: &Arc<Self>,
+        page: &Page<'_>,
+        progress: &Progress,
+    ) -> Result<Read, SandboxError> {
+        let want = ReadWant::Lines {
+            offset: page.offset,
+            limit: page.limit,
+            max_bytes: page.max_bytes,
             max_image_bytes: IMAGE_BYTES,
         };
-        self.read_as(path, want, progress).await
+        self.read_as(page.path, want, progress).await
     }
 
     /// A file's bytes from `offset` on, `limit` at most; or a directory's entries.

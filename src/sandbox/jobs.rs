@@ -11,7 +11,7 @@ use crate::progress::Progress;
 
 impl Sandbox {
     /// Whether a machine runs: nothing is booted to find out that it has no jobs.
-    async fn runs(&self) -> bool {
+    pub(super) async fn runs(&self) -> bool {
         matches!(&*self.state.lock().await, State::Running(live) if live.machine.vm.end().is_none())
     }
 

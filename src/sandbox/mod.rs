@@ -16,6 +16,7 @@
 //! A machine that ended between calls is not replaced unseen: the next call is told, the one after that boots.
 //! What is deliberately absent: MCP, and anything that prints.
 
+mod ahead;
 mod base;
 mod command;
 mod error;
@@ -207,6 +208,7 @@ pub struct Sandbox {
     state: Arc<Mutex<State>>,
     stopping: CancellationToken,
     view: look::View,
+    ahead: ahead::Ahead,
 }
 
 /// Where a new VM's disk starts.
@@ -231,6 +233,7 @@ impl Sandbox {
             state: Arc::new(Mutex::new(State::Off)),
             stopping: CancellationToken::new(),
             view: look::View::default(),
+            ahead: ahead::Ahead::default(),
         }))
     }
 
@@ -447,6 +450,7 @@ impl Sandbox {
         progress: &Progress,
     ) -> Result<Ran, SandboxError> {
         let called = std::time::Instant::now();
+        self.ahead.forget();
         let live = tokio::select! {
             live = self.live(progress) => live?,
             () = cancel.cancelled() => return Ok(Ran::Ended(never_ran())),
@@ -481,6 +485,7 @@ impl Sandbox {
         input: Bytes,
         progress: &Progress,
     ) -> Result<(Report, Bytes), SandboxError> {
+        self.ahead.forget();
         let (live, guest) = self.ready(progress).await?;
         let mut data = Vec::new();
         let mut collect = |output| {

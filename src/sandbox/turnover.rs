@@ -40,6 +40,7 @@ impl Sandbox {
         match self.unless_stopped(booting).await {
             Ok(live) => {
                 *state = State::Running(Arc::new(live));
+                self.ahead.forget();
                 if let Some(old) = old {
                     let _ = old.replaced.set(what);
                     old.machine.stop().await;
