@@ -36,7 +36,6 @@ async fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let (workspace, runtime) = (dir.path().join("workspace"), dir.path().join("runtime"));
     std::fs::create_dir(&workspace)?;
-    std::fs::create_dir(&runtime)?;
     let program = std::env::current_exe()?
         .with_file_name("../snowglobe")
         .canonicalize()?;
@@ -164,14 +163,13 @@ async fn exec(client: &Client, command: &str, user: &str) -> anyhow::Result<()> 
 
 /// Joins the server's sandbox, as `snowglobe exec` does.
 async fn join(runtime: &Path) -> anyhow::Result<Guest> {
-    let running = instance::running(runtime)
+    let running = instance::running(runtime)?
         .into_iter()
         .next()
         .context("the server's sandbox runs")?;
-    let read = |file: &str| std::fs::read_to_string(running.dir.join(file));
-    let known = read("known_hosts")?;
+    let known = running.read("known_hosts")?;
     let host_key = known.trim().split_once(' ').context("a known host")?.1;
-    let identity = Identity::decode(&read("control_ed25519")?, host_key)?;
+    let identity = Identity::decode(&running.read("control_ed25519")?, host_key)?;
     Ok(Guest::login(
         guest::connect(&running.ssh_socket()).await?,
         &identity,

@@ -374,7 +374,6 @@ fn main() -> anyhow::Result<()> {
     }
     let calls: usize = first.map_or(Ok(20_000), |calls| calls.parse())?;
     let dir = tempfile::tempdir()?;
-    std::fs::create_dir_all(dir.path().join("run"))?;
     println!("{calls} calls each of a tool that does nothing, one after the other");
     for round in ["first", "again"] {
         for (ours, who) in [(false, "bare rmcp"), (true, "snowglobe")] {

@@ -139,9 +139,7 @@ fn main() {
         dir: tempfile::tempdir().unwrap(),
         program,
     };
-    for part in ["workspace", "runtime"] {
-        std::fs::create_dir(bench.path(part)).unwrap();
-    }
+    std::fs::create_dir(bench.path("workspace")).unwrap();
     let registry = Registry::start(&Wish::default());
     for megabytes in [30, 500] {
         let layout = bench.path(&format!("layout-{megabytes}"));

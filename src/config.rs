@@ -699,7 +699,8 @@ impl Dirs {
         let runtime = variable(env, "SNOWGLOBE_RUNTIME_DIR")
             .map(PathBuf::from)
             .unwrap_or_else(|| match variable(env, "XDG_RUNTIME_DIR") {
-                Some(dir) if Path::new(dir).is_dir() => Path::new(dir).join("snowglobe"),
+                // After `sudo` it may be another user's.
+                Some(dir) if is_own_dir(Path::new(dir)) => Path::new(dir).join("snowglobe"),
                 _ => std::env::temp_dir()
                     .join(format!("snowglobe-{}", rustix::process::geteuid().as_raw())),
             });
@@ -712,6 +713,13 @@ impl Dirs {
             home: home.map(|home| home.canonicalize().unwrap_or(home)),
         })
     }
+}
+
+fn is_own_dir(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = rustix::process::geteuid().as_raw();
+    path.metadata()
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == own)
 }
 
 fn variable<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {

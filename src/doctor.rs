@@ -10,7 +10,7 @@ use crate::config::{AccelChoice, Config, EngineChoice};
 use crate::image::reference::HUB;
 use crate::image::registry::login_trouble;
 use crate::image::{ImageError, ImageRef};
-use crate::sandbox::image_store;
+use crate::sandbox::{image_store, runtime::RuntimeDir};
 use crate::vmm::{
     self, Lack, artefacts,
     host::{self, Host},
@@ -97,7 +97,14 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         ),
     });
     checks.push(writable("data", &config.data_dir));
-    checks.push(writable("runtime", &config.runtime_dir));
+    checks.push(match RuntimeDir::make(&config.runtime_dir) {
+        Ok(runtime) => writable("runtime", runtime.path()),
+        Err(error) => Check::problem(
+            "runtime",
+            format!("failed to {}", crate::describe(&error)),
+            "remove it if it is not yours, or choose another place",
+        ),
+    });
     checks.push(
         match std::fs::read_to_string("/proc/sys/user/max_user_namespaces") {
             Ok(max) if max.trim() == "0" => Check::note(

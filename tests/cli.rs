@@ -5,6 +5,7 @@ mod common;
 use std::process::{Command, Stdio};
 
 use common::{Place, eventually};
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_boots_runs_and_leaves_with_the_commands_status() {
@@ -252,6 +253,162 @@ async fn the_users_own_ssh_attaches_to_the_running_sandbox() {
     assert_eq!(code, 125);
     assert!(err.contains("not-there"), "{err}");
     session.close().await;
+}
+
+/// Who owns the runtime directory is believed by whatever reads it: so each of its readers and writers looks first.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone() {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    let place = Place::new("minimal");
+    let at = |name: &str| place.dir.path().join(name);
+    common::private_dir(&at("private"));
+    symlink(at("private"), at("link")).unwrap();
+    std::fs::create_dir(at("open")).unwrap();
+    std::fs::set_permissions(at("open"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut cases = vec![(at("link"), "link"), (at("open"), "mode 0755")];
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        common::private_dir(&at("other"));
+        chown(at("other"), Some(12_345), Some(12_345)).unwrap();
+        cases.push((at("other"), "user 12345"));
+    }
+    let tar = at("root.tar");
+    let packed = Command::new("tar")
+        .arg("-cf")
+        .arg(&tar)
+        .args(["-C", "/bin", "busybox"])
+        .status();
+    assert!(packed.unwrap().success());
+    let data = at("data");
+    let token = at("token").to_string_lossy().into_owned();
+    let subcommands: [&[&str]; 10] = [
+        &["exec", "--", "true"],
+        &["exec", "--fresh", "--", "true"],
+        &["ssh-config"],
+        &["ssh-proxy", "0123abcd"],
+        &["snapshot", "save", "a"],
+        &["snapshot", "restore", "a"],
+        &["serve"],
+        &["serve", "--http", "127.0.0.1:0", "--token-file", &token],
+        &["image", "import", "never-made", tar.to_str().unwrap()],
+        &["doctor"],
+    ];
+    for (dir, says) in &cases {
+        // What an attacker leaves there, for whoever reads it.
+        let instance = dir.join("0123abcd");
+        common::private_dir(&instance);
+        let lock = std::fs::File::create(instance.join("lock")).unwrap();
+        lock.lock().unwrap();
+        let info = json!({"name": place.name(), "workspace": place.workspace, "pid": 1, "image": "minimal",
+                          "id": "$(touch owned)", "started": "2026-01-02T03:04:05Z"});
+        std::fs::write(instance.join("instance.json"), info.to_string()).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(instance.join("ssh.sock")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        for arguments in subcommands {
+            let mut command = place.command(arguments);
+            command
+                .env("SNOWGLOBE_DATA_DIR", &data)
+                .env("SNOWGLOBE_RUNTIME_DIR", dir);
+            let output = command.stdin(Stdio::null()).output().await.unwrap();
+            let said = common::lossy(&[output.stdout, output.stderr].concat());
+            assert!(!output.status.success(), "{arguments:?}: {said}");
+            assert!(
+                said.contains(says) && said.contains("SNOWGLOBE_RUNTIME_DIR"),
+                "{arguments:?}: {said}"
+            );
+        }
+        assert!(listener.accept().is_err(), "somebody talked to it");
+        std::fs::remove_dir_all(&instance).unwrap();
+    }
+    // In one's own directory, a name that is no id is no instance.
+    for id in ["$(touch owned)", "0123ABCD", "../0123abc"] {
+        let (code, _, err) = place.run(&["ssh-proxy", id]).await;
+        assert!(
+            code != 0 && err.contains("eight hexadecimal digits"),
+            "{err}"
+        );
+    }
+    assert!(!place.workspace.join("owned").exists());
+    if is_root {
+        // The other way round: another user does not read root's.
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid=12345",
+            "--regid=12345",
+            "--clear-groups",
+            common::PROGRAM,
+            "ssh-config",
+        ]);
+        let output = command
+            .current_dir("/")
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .env("SNOWGLOBE_RUNTIME_DIR", place.runtime_dir())
+            .output()
+            .unwrap();
+        assert!(
+            !output.status.success() && output.stdout.is_empty(),
+            "{output:?}"
+        );
+    }
+}
+
+/// What the guest writes into the project's file reaches no registry before a person has allowed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projects_file_causes_no_packet_until_it_is_allowed() {
+    let place = Place::new("minimal");
+    let data = place.dir.path().join("data");
+    let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = registry.local_addr().unwrap();
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = registry.accept().await {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            use tokio::io::AsyncWriteExt;
+            let _ = stream
+                .write_all(
+                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                )
+                .await;
+        }
+    });
+    let asked = || asked.load(std::sync::atomic::Ordering::SeqCst);
+    let file = place.workspace.join("snowglobe.toml");
+    std::fs::write(&file, format!("image = '{address}/exfil/secret:tag'")).unwrap();
+    let run = async |arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        command
+            .env_remove("SNOWGLOBE_IMAGE")
+            .env("SNOWGLOBE_DATA_DIR", &data)
+            .env("NO_PROXY", "*")
+            .stdin(Stdio::null());
+        let output = command.output().await.unwrap();
+        (output.status.success(), common::lossy(&output.stderr))
+    };
+    for arguments in [
+        &["exec", "--", "true"] as &[_],
+        &["ssh-config"],
+        &["image", "ls"],
+        &["snapshot", "list"],
+        &["doctor"],
+    ] {
+        let (_, err) = run(arguments).await;
+        assert!(
+            err.contains("not in force") && err.contains("snowglobe allow"),
+            "{arguments:?}: {err}"
+        );
+    }
+    assert_eq!(asked(), 0, "the registry was asked");
+    let (allowed, err) = run(&["allow", "--yes"]).await;
+    assert!(allowed && asked() == 0, "{err}");
+    let (_, err) = run(&["exec", "--", "true"]).await;
+    assert!(asked() > 0 && !err.contains("not in force"), "{err}");
+    // Another content is another file.
+    let before = asked();
+    std::fs::write(&file, format!("image = '{address}/exfil/another:tag'")).unwrap();
+    let (_, err) = run(&["exec", "--", "true"]).await;
+    assert!(err.contains("not in force") && asked() == before, "{err}");
 }
 
 /// A tmux session of this test's own, on a server of its own.

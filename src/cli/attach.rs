@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::guest::{Guest, Identity};
 use crate::progress::Progress;
 use crate::sandbox::instance::{self, Running};
-use crate::sandbox::{Sandbox, User};
+use crate::sandbox::{Sandbox, SandboxError, User};
 
 /// A guest to work in, and what keeps it.
 pub(super) struct Attached {
@@ -30,12 +30,11 @@ impl Attached {
 }
 
 /// The running sandbox of this workspace, newest first.
-pub(super) fn find(config: &Config) -> Option<Running> {
-    instance::running(&config.runtime_dir)
-        .into_iter()
-        .find(|running| {
-            running.info.name == config.name && running.info.workspace == config.workspace
-        })
+pub(super) fn find(config: &Config) -> Result<Option<Running>, SandboxError> {
+    let running = instance::running(&config.runtime_dir)?;
+    Ok(running.into_iter().find(|running| {
+        running.info.name == config.name && running.info.workspace == config.workspace
+    }))
 }
 
 /// Joins the running sandbox of this workspace, or boots one.
@@ -44,8 +43,8 @@ pub(super) async fn guest(
     fresh: bool,
     progress: &Progress,
 ) -> anyhow::Result<Attached> {
-    if !fresh && let Some(running) = find(&config) {
-        progress.say(format!("joining the running sandbox {}", running.info.id));
+    if !fresh && let Some(running) = find(&config)? {
+        progress.say(format!("joining the running sandbox {}", running.id));
         return Ok(Attached {
             guest: Arc::new(join(&running).await?),
             own: None,
@@ -56,7 +55,7 @@ pub(super) async fn guest(
     super::serve::listen(&sandbox, &closing)?;
     let guest = tokio::select! {
         guest = sandbox.guest(progress) => guest,
-        _ = super::serve::terminated() => Err(crate::sandbox::SandboxError::Stopped),
+        _ = super::serve::terminated() => Err(SandboxError::Stopped),
     };
     match guest {
         Ok(guest) => Ok(Attached {
@@ -72,19 +71,19 @@ pub(super) async fn guest(
 
 async fn join(running: &Running) -> anyhow::Result<Guest> {
     let stream = crate::guest::connect(&running.ssh_socket()).await?;
-    let read = |file: &str| std::fs::read_to_string(running.dir.join(file));
     // The first connection makes the guest boot, and only then its host key is known.
-    let identity = wait_for_identity(&read).await?;
+    let identity = wait_for_identity(running).await?;
     Ok(Guest::login(stream, &identity, "snowglobe").await?)
 }
 
-async fn wait_for_identity(
-    read: &impl Fn(&str) -> std::io::Result<String>,
-) -> anyhow::Result<Identity> {
+async fn wait_for_identity(running: &Running) -> anyhow::Result<Identity> {
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(120);
     loop {
-        if let Some((_, host_key)) = read("known_hosts")?.trim().split_once(' ') {
-            return Ok(Identity::decode(&read("control_ed25519")?, host_key)?);
+        if let Some((_, host_key)) = running.read("known_hosts")?.trim().split_once(' ') {
+            return Ok(Identity::decode(
+                &running.read("control_ed25519")?,
+                host_key,
+            )?);
         }
         anyhow::ensure!(
             tokio::time::Instant::now() < deadline,

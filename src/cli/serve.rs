@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Done;
 use crate::config::{Config, Raw};
 use crate::progress::Progress;
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::sandbox::{Sandbox, SandboxError, runtime::RuntimeDir};
 use crate::{mcp, vmm};
 
 /// Arguments of `snowglobe serve`.
@@ -78,6 +78,8 @@ impl Serve {
 }
 
 async fn http(config: Config, address: SocketAddr, over: OverHttp) -> Done {
+    // Sandboxes are made later; that none can be is said now.
+    RuntimeDir::make(&config.runtime_dir)?;
     announce(&config);
     let token = match over.no_token {
         true => None,

@@ -96,7 +96,7 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
 
 /// Has the running sandbox do it, and shows what it says.
 async fn call(config: &Config, action: &str, name: &str) -> anyhow::Result<()> {
-    let running = attach::find(config).ok_or_else(|| {
+    let running = attach::find(config)?.ok_or_else(|| {
         anyhow::anyhow!(
             "{action} the snapshot `{name}`: no sandbox runs for {}; start one first",
             config.workspace.display()

@@ -1,5 +1,6 @@
 //! `snowglobe ssh-config` and the proxy behind it: the user's own `ssh`, `scp`, `sftp` and editors.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -7,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Done, attach, load};
 use crate::config::{Config, Raw};
-use crate::sandbox::instance::{self, Running, SSH_HOST};
+use crate::sandbox::instance::{self, Id, Running, SSH_HOST};
 
 /// Print a configuration for your own ssh, good for as long as the sandbox of this workspace runs.
 #[derive(Debug, Args)]
@@ -17,7 +18,7 @@ pub(super) struct SshConfig {
 }
 
 fn running(config: &Config) -> anyhow::Result<Running> {
-    attach::find(config).ok_or_else(|| {
+    attach::find(config)?.ok_or_else(|| {
         anyhow::anyhow!(
             "find a running sandbox for {}: none runs; an MCP client starts one, and so does `snowglobe shell`",
             config.workspace.display()
@@ -29,32 +30,62 @@ impl SshConfig {
     pub(super) fn run(self) -> Done {
         let config = load(*self.config)?;
         let running = running(&config)?;
-        let program = std::env::current_exe()?;
-        let dir = running.dir.display();
-        let mut out = String::new();
-        for (host, user) in [
-            (SSH_HOST.to_owned(), "sandbox"),
-            (format!("{SSH_HOST}-root"), "root"),
-        ] {
-            out.push_str(&format!(
-                "Host {host}\n  User {user}\n  HostKeyAlias {SSH_HOST}\n  ProxyCommand \"{}\" ssh-proxy {}\n  \
-                 IdentityFile \"{dir}/id_ed25519\"\n  IdentitiesOnly yes\n  UserKnownHostsFile \"{dir}/known_hosts\"\n  \
-                 GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n",
-                program.display(),
-                running.info.id
-            ));
-        }
-        out.push_str("# use it:  snowglobe ssh-config >ssh.conf; ssh -F ssh.conf snowglobe\n");
-        std::io::Write::write_all(&mut std::io::stdout(), out.as_bytes())?;
+        let text = configuration(&std::env::current_exe()?, &running)?;
+        std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What the user's own ssh is to be told.
+fn configuration(program: &Path, running: &Running) -> anyhow::Result<String> {
+    let (program, id) = (for_shell(program)?, &running.id);
+    let key = word(&running.dir.join("id_ed25519"))?;
+    let hosts = word(&running.dir.join("known_hosts"))?;
+    let mut out = String::new();
+    for (host, user) in [
+        (SSH_HOST.to_owned(), "sandbox"),
+        (format!("{SSH_HOST}-root"), "root"),
+    ] {
+        out.push_str(&format!(
+            "Host {host}\n  User {user}\n  HostKeyAlias {SSH_HOST}\n  ProxyCommand {program} ssh-proxy {id}\n  \
+             IdentityFile {key}\n  IdentitiesOnly yes\n  UserKnownHostsFile {hosts}\n  \
+             GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n"
+        ));
+    }
+    out.push_str("# use it:  snowglobe ssh-config >ssh.conf; ssh -F ssh.conf snowglobe\n");
+    Ok(out)
+}
+
+/// A path that an ssh configuration can name. Within quotes ssh still expands `%` and `${`, of which only the first
+/// can be escaped, and its versions differ in what a backslash means.
+fn nameable(path: &Path) -> anyhow::Result<String> {
+    let text = path.to_str().filter(|text| {
+        !text.contains("${") && !text.contains(|c: char| c.is_control() || matches!(c, '"' | '\\'))
+    });
+    match text {
+        Some(text) => Ok(text.replace('%', "%%")),
+        None => anyhow::bail!(
+            "name {path:?} in an ssh configuration: it holds a control character, a quotation mark, a backslash or \
+             `${{`, or is not UTF-8; have Snowglobe and its runtime directory (SNOWGLOBE_RUNTIME_DIR) elsewhere"
+        ),
+    }
+}
+
+/// A path as one word of a configuration's line.
+fn word(path: &Path) -> anyhow::Result<String> {
+    Ok(format!("\"{}\"", nameable(path)?))
+}
+
+/// A path as one word of the line that ssh has a shell run.
+fn for_shell(path: &Path) -> anyhow::Result<String> {
+    Ok(format!("'{}'", nameable(path)?.replace('\'', "'\\''")))
 }
 
 /// Carry one SSH connection to a running sandbox.
 #[derive(Debug, Args)]
 pub(super) struct SshProxy {
     /// The instance, as ssh-config names it
-    instance: String,
+    instance: Id,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -62,9 +93,9 @@ pub(super) struct SshProxy {
 impl SshProxy {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
-        let found = instance::running(&config.runtime_dir)
+        let found = instance::running(&config.runtime_dir)?
             .into_iter()
-            .find(|running| running.info.id == self.instance);
+            .find(|running| running.id == self.instance);
         let running = found.ok_or_else(|| {
             anyhow::anyhow!("reach the sandbox {}: it no longer runs", self.instance)
         })?;
@@ -79,5 +110,108 @@ impl SshProxy {
         tokio::io::copy(&mut from, &mut stdout).await?;
         stdout.flush().await?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sandbox::instance::Info;
+
+    fn running(dir: PathBuf) -> Running {
+        Running {
+            id: "0123abcd".parse().unwrap(),
+            dir,
+            info: Info {
+                name: "n".into(),
+                workspace: "/w".into(),
+                pid: 1,
+                image: "i".into(),
+                started: jiff::Timestamp::UNIX_EPOCH,
+            },
+        }
+    }
+
+    /// The user's own ssh takes the words for what they are, and runs nothing that is in them.
+    #[test]
+    fn ssh_itself_takes_each_word_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir
+            .path()
+            .join("a %h 'b' $(touch owned) `touch owned` #; $HOME");
+        std::fs::create_dir(&odd).unwrap();
+        let program = odd.join("snow globe");
+        std::fs::write(&program, "#!/bin/sh\necho \"$0|$*\" >\"${0%/*}/called\"\n").unwrap();
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, all).unwrap();
+        let file = dir.path().join("ssh.conf");
+        std::fs::write(
+            &file,
+            configuration(&program, &running(odd.clone())).unwrap(),
+        )
+        .unwrap();
+        let output = Command::new("ssh")
+            .arg("-F")
+            .arg(&file)
+            .args(["snowglobe", "true"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "nothing answers there");
+        let called = std::fs::read_to_string(odd.join("called")).unwrap();
+        assert_eq!(
+            called,
+            format!("{}|ssh-proxy 0123abcd\n", program.display())
+        );
+        assert!(!dir.path().join("owned").exists());
+        let shown = Command::new("ssh")
+            .arg("-G")
+            .arg("-F")
+            .arg(&file)
+            .arg("snowglobe")
+            .output();
+        let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+        let identities: Vec<_> = shown
+            .lines()
+            .filter(|line| line.starts_with("identityfile"))
+            .collect();
+        assert_eq!(identities.len(), 1, "{identities:?}");
+        assert!(identities[0].contains("$(touch owned)"), "{identities:?}");
+    }
+
+    #[test]
+    fn what_can_not_be_quoted_is_refused() {
+        for path in [
+            "/a\nProxyCommand x",
+            "/a\"b",
+            "/a\\",
+            "/${HOME}",
+            "/a\u{1b}",
+        ] {
+            for refused in [word(Path::new(path)), for_shell(Path::new(path))] {
+                let error = refused.unwrap_err().to_string();
+                assert!(error.contains("SNOWGLOBE_RUNTIME_DIR"), "{error}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_word_never_ends_before_its_end(path in "/\\PC{0,20}") {
+            if let Ok(word) = word(Path::new(&path)) {
+                let inner = &word[1..word.len() - 1];
+                prop_assert!(!inner.contains(['"', '\\', '\n']));
+                prop_assert_eq!(inner.replace("%%", ""), path.replace('%', ""));
+            }
+            if let Ok(word) = for_shell(Path::new(&path)) {
+                let said = Command::new("sh").arg("-c").arg(format!("printf %s {word}")).output().unwrap();
+                prop_assert_eq!(String::from_utf8(said.stdout).unwrap(), path.replace('%', "%%"));
+            }
+        }
     }
 }

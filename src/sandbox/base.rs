@@ -10,6 +10,7 @@ use snowglobe_runner::{Accel, DiskFormat, Engine};
 
 use super::feed::{Feed, Pieces};
 use super::machine::{Machine, Parts, Plan};
+use super::runtime::RuntimeDir;
 use super::store::{Base, Record};
 use super::{SandboxError, instance};
 use crate::config::Config;
@@ -196,17 +197,17 @@ impl<'a> VmUnpacker<'a> {
         progress: &Progress,
     ) -> Result<Unpacked, SandboxError> {
         let parts = parts(self.config)?;
-        instance::runtime_dir(&self.config.runtime_dir)?;
+        let runtime = RuntimeDir::make(&self.config.runtime_dir)?;
         // Removes what was left by one that was killed before it had a runner, which would have.
-        let _ = instance::running(&self.config.runtime_dir);
+        instance::running(runtime.path())?;
         let temporary = |source| SandboxError::File {
             operation: "make a directory in",
-            path: self.config.runtime_dir.clone(),
+            path: runtime.path().to_owned(),
             source,
         };
         let dir = tempfile::Builder::new()
-            .prefix("build-")
-            .tempdir_in(&self.config.runtime_dir)
+            .prefix(instance::BUILD)
+            .tempdir_in(runtime.path())
             .map_err(temporary)?;
         let _held = instance::hold(dir.path()).map_err(temporary)?;
         let feed = Feed::create(disk).map_err(|source| SandboxError::File {

@@ -9,29 +9,71 @@
 //!                     /known_hosts     the guest's host key; written anew at each boot
 //! ```
 //!
-//! The directory lives as long as its owner holds `lock`; a dead one's is passed over and removed.
+//! The directory lives as long as its owner holds `lock`; a dead one's is passed over and removed. An instance's id is
+//! its directory's name, eight hexadecimal digits, whatever a file in it says; other directories are no instances.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read as _, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use serde::{Deserialize, Serialize};
 
 use super::SandboxError;
+use super::runtime::RuntimeDir;
 use crate::guest::VmKeys;
 use crate::presence;
 
 /// The host name under which the user's ssh knows the guest.
 pub const SSH_HOST: &str = "snowglobe";
 
+/// The longest of an instance's own files that is read, in bytes.
+const LONGEST_FILE: u64 = 64 << 10;
+
+/// The beginning of the name of a directory that images are built in.
+pub(super) const BUILD: &str = "build-";
+
+/// An instance's id: eight hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Id(String);
+
+impl Id {
+    fn new() -> Self {
+        Self(format!("{:08x}", rand::random::<u32>()))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Id {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        match text.len() == 8 && text.bytes().all(digit) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!(
+                "{text:?} is no instance's id: expected eight hexadecimal digits, as `snowglobe ssh-config` prints them"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What a running sandbox says about itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Info {
-    /// Its instance's id.
-    pub id: String,
     /// The sandbox's name.
     pub name: String,
     /// The workspace on the host.
@@ -47,6 +89,8 @@ pub struct Info {
 /// A running sandbox seen from another process.
 #[derive(Debug, Clone)]
 pub struct Running {
+    /// Its id.
+    pub id: Id,
     /// Its directory.
     pub dir: PathBuf,
     /// What it says about itself.
@@ -63,6 +107,21 @@ impl Running {
     pub fn mcp_socket(&self) -> PathBuf {
         self.dir.join("mcp.sock")
     }
+
+    /// The text of a file of its own.
+    pub fn read(&self, file: &str) -> io::Result<String> {
+        read(&self.dir.join(file))
+    }
+}
+
+/// A small file's text, not by a link.
+fn read(path: &Path) -> io::Result<String> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let mut text = String::new();
+    file.take(LONGEST_FILE).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// This process's own directory.
@@ -71,7 +130,7 @@ pub struct Instance {
     /// Where it is.
     pub dir: PathBuf,
     /// Its id.
-    pub id: String,
+    pub id: Id,
     /// The public key that may log in, one line.
     pub login_key: String,
     _lock: File,
@@ -90,37 +149,12 @@ fn private_file(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(new, path)
 }
 
-/// Makes the runtime directory, and refuses one that belongs to somebody else.
-pub fn runtime_dir(path: &Path) -> Result<(), SandboxError> {
-    let fail = |source| SandboxError::File {
-        operation: "use the runtime directory",
-        path: path.to_owned(),
-        source,
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(fail)?;
-    let meta = fs::symlink_metadata(path).map_err(fail)?;
-    if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
-        return Err(fail(io::Error::other(
-            "it belongs to somebody else; set SNOWGLOBE_RUNTIME_DIR",
-        )));
-    }
-    if meta.mode() & 0o077 != 0 {
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .map_err(fail)?;
-    }
-    Ok(())
-}
-
 impl Instance {
     /// Makes the directory of a sandbox that starts in this process.
     pub fn create(config: &crate::config::Config) -> Result<Self, SandboxError> {
-        runtime_dir(&config.runtime_dir)?;
-        let id = format!("{:08x}", rand::random::<u32>());
-        let dir = config.runtime_dir.join(&id);
+        let runtime = RuntimeDir::make(&config.runtime_dir)?;
+        let id = Id::new();
+        let dir = runtime.path().join(id.as_str());
         let fail = |source| SandboxError::File {
             operation: "make the directory",
             path: dir.clone(),
@@ -131,7 +165,6 @@ impl Instance {
             DirBuilder::new().mode(0o700).create(&dir)?;
             let lock = hold(&dir)?;
             let info = Info {
-                id: id.clone(),
                 name: config.name.clone(),
                 workspace: config.workspace.clone(),
                 pid: std::process::id(),
@@ -206,25 +239,102 @@ fn public_line(key: &PrivateKey) -> Result<String, SandboxError> {
 }
 
 /// Every sandbox that runs now, newest first. What the dead left is removed.
-pub fn running(runtime_dir: &Path) -> Vec<Running> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(runtime_dir).into_iter().flatten().flatten() {
-        let dir = entry.path();
-        let lock = dir.join("lock");
-        // One without a lock is in the making, or belongs to something else.
-        match presence::is_name(&lock).and_then(|there| Ok((there, presence::is_held(&lock)?))) {
-            Ok((true, true)) => {}
-            Ok((true, false)) => {
-                let _ = fs::remove_dir_all(&dir);
-                continue;
-            }
-            Ok((false, _)) | Err(_) => continue,
+pub fn running(runtime_dir: &Path) -> Result<Vec<Running>, SandboxError> {
+    let Some(runtime) = RuntimeDir::open(runtime_dir)? else {
+        return Ok(Vec::new());
+    };
+    let names = runtime.directories();
+    let names = names.map_err(|source| SandboxError::File {
+        operation: "list",
+        path: runtime.path().to_owned(),
+        source,
+    })?;
+    let mut found: Vec<Running> = names
+        .iter()
+        .filter_map(|name| look(&runtime, name))
+        .collect();
+    found.sort_by_key(|running| std::cmp::Reverse(running.info.started));
+    Ok(found)
+}
+
+/// The sandbox that has a directory, if it lives.
+fn look(runtime: &RuntimeDir, name: &str) -> Option<Running> {
+    let id = name.parse::<Id>();
+    if id.is_err() && !name.starts_with(BUILD) {
+        return None;
+    }
+    let dir = runtime.path().join(name);
+    let lock = dir.join("lock");
+    // One without a lock is in the making, or belongs to something else.
+    match presence::is_name(&lock).and_then(|there| Ok((there, presence::is_held(&lock)?))) {
+        Ok((true, true)) => {}
+        Ok((true, false)) => {
+            let _ = runtime.remove(name);
+            return None;
         }
-        let text = fs::read(dir.join("instance.json")).unwrap_or_default();
-        if let Ok(info) = serde_json::from_slice(&text) {
-            found.push(Running { dir, info });
+        Ok((false, _)) | Err(_) => return None,
+    }
+    let info = serde_json::from_str(&read(&dir.join("instance.json")).ok()?).ok()?;
+    Some(Running {
+        id: id.ok()?,
+        dir,
+        info,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn instance(runtime: &Path, name: &str) -> File {
+        let dir = runtime.join(name);
+        DirBuilder::new().mode(0o700).create(&dir).unwrap();
+        let info = serde_json::json!({
+            "id": "$(touch /tmp/owned)", "name": "n", "workspace": "/w", "pid": 1, "image": "i",
+            "started": "2026-01-02T03:04:05Z",
+        });
+        fs::write(dir.join("instance.json"), info.to_string()).unwrap();
+        hold(&dir).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_the_directorys_name_whatever_its_file_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = RuntimeDir::make(&dir.path().join("run")).unwrap();
+        let names = ["0123abcd", "$(reboot)", "0123ABCD", "0123abcde", "a b"];
+        let _held = names.map(|name| instance(runtime.path(), name));
+        drop(instance(runtime.path(), "deadbeef"));
+        let found = running(runtime.path()).unwrap();
+        let ids: Vec<_> = found.iter().map(|running| running.id.as_str()).collect();
+        assert_eq!(ids, ["0123abcd"]);
+        assert!(
+            !runtime.path().join("deadbeef").exists(),
+            "its owner is dead"
+        );
+        assert!(
+            runtime.path().join("$(reboot)").exists(),
+            "it is not ours to remove"
+        );
+    }
+
+    #[test]
+    fn own_files_are_read_without_links_and_never_whole_if_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("long"), "x".repeat(LONGEST_FILE as usize + 9)).unwrap();
+        assert_eq!(read(&at("long")).unwrap().len() as u64, LONGEST_FILE);
+        std::os::unix::fs::symlink(at("long"), at("link")).unwrap();
+        assert!(read(&at("link")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn ids_hold_nothing_but_eight_digits(text in "[0-9a-fA-F]{7,9}|.{0,10}") {
+            let is_id = text.parse::<Id>().is_ok();
+            let digits = text.len() == 8 && text.chars().all(|c| "0123456789abcdef".contains(c));
+            prop_assert_eq!(is_id, digits);
         }
     }
-    found.sort_by_key(|running: &Running| std::cmp::Reverse(running.info.started));
-    found
 }

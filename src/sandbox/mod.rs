@@ -28,6 +28,7 @@ pub mod instance;
 mod jobs;
 mod look;
 mod machine;
+pub mod runtime;
 mod store;
 mod turnover;
 

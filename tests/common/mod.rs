@@ -54,7 +54,7 @@ impl Place {
         let workspace = dir.path().join("workspace");
         std::fs::create_dir(&workspace).unwrap();
         let runtime = dir.path().join("runtime");
-        std::fs::create_dir(&runtime).unwrap();
+        private_dir(&runtime);
         Self {
             dir,
             workspace,
@@ -75,7 +75,7 @@ impl Place {
     pub fn deep(image: &'static str) -> Self {
         let mut place = Self::new(image);
         place.runtime = place.runtime.join("d".repeat(120));
-        std::fs::create_dir(&place.runtime).unwrap();
+        private_dir(&place.runtime);
         place
     }
 
@@ -163,6 +163,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(self.store());
     }
+}
+
+/// Makes a directory that nobody else can enter.
+pub fn private_dir(path: &std::path::Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o700).create(path).unwrap();
 }
 
 /// A connected client.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::common::PROGRAM;
+use crate::common::{PROGRAM, private_dir};
 
 pub struct Home {
     pub dir: tempfile::TempDir,
@@ -15,9 +15,10 @@ impl Home {
             .prefix("snowglobe-images-")
             .tempdir()
             .unwrap();
-        for part in ["workspace", "runtime", "config/snowglobe", "docker", "bin"] {
+        for part in ["workspace", "config/snowglobe", "docker", "bin"] {
             std::fs::create_dir_all(dir.path().join(part)).unwrap();
         }
+        private_dir(&dir.path().join("runtime"));
         Self { dir }
     }
 
