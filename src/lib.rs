@@ -11,8 +11,11 @@
 //! - [`doctor`]: what works on this host;
 //! - [`config`]: what the user set, resolved once;
 //! - [`project`]: the project's own file, and whether what it says counts;
+//! - [`shown`]: what is printed, made fit for it;
 //! - [`workspace`]: the shared directory, opened once.
 #![forbid(unsafe_code)]
+// What is printed goes through `shown`.
+#![warn(clippy::print_stderr)]
 
 pub mod cli;
 pub mod config;
@@ -24,6 +27,7 @@ mod presence;
 pub mod progress;
 pub mod project;
 pub mod sandbox;
+pub mod shown;
 pub mod vmm;
 pub mod workspace;
 

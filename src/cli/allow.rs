@@ -43,8 +43,8 @@ impl Allow {
         let consent = Consent::new(&data_dir);
         if self.revoke {
             let was = consent.withdraw(&file)?;
-            eprintln!(
-                "snowglobe: {path} {}",
+            say!(
+                "{path} {}",
                 if was {
                     "is allowed no longer"
                 } else {
@@ -55,21 +55,17 @@ impl Allow {
         }
         Config::check_project(&file)?;
         if !self.yes {
-            eprintln!("snowglobe: {path} says:");
+            say!("{path} says:");
             for line in file.text.lines() {
-                // Escaped, since the guest may have written it.
-                eprintln!(
-                    "    {}",
-                    line.escape_debug().to_string().replace("\\\"", "\"")
-                );
+                tell!("    {line}");
             }
             if !confirmed()? {
-                eprintln!("snowglobe: nothing is allowed");
+                say!("nothing is allowed");
                 return Ok(ExitCode::FAILURE);
             }
         }
         consent.give(&file)?;
-        eprintln!("snowglobe: allowed; it holds for sandboxes that start from now on");
+        say!("allowed; it holds for sandboxes that start from now on");
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -81,7 +77,7 @@ fn confirmed() -> anyhow::Result<bool> {
             "ask whether to allow it: standard input is no terminal; pass --yes to allow it unasked"
         );
     }
-    eprint!("Allow this? [y/N] ");
+    write!(std::io::stderr(), "Allow this? [y/N] ")?;
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Done, load};
 use crate::config::Raw;
-use crate::doctor;
+use crate::{doctor, shown};
 
 /// Say what works on this host, and what to do about what does not.
 #[derive(Debug, Args)]
@@ -24,10 +24,10 @@ impl Doctor {
         let config = load(*self.config)?;
         let checks = doctor::checks(&config).await;
         let works = doctor::works(&checks);
-        let mut out = std::io::stdout().lock();
+        let mut out = shown::out();
         if self.json {
             let report = serde_json::json!({"works": works, "checks": checks});
-            writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+            writeln!(out, "{}", shown::json(&report)?)?;
         } else {
             out.write_all(doctor::report(&checks).as_bytes())?;
         }

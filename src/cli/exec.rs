@@ -84,11 +84,11 @@ impl Exec {
             Err(signal) => return Ok(ExitCode::from(128 + signal)),
         };
         match report.outcome {
-            Outcome::TimedOut => eprintln!(
-                "snowglobe: the command's time was up, and it was ended; give it more with --timeout or exec_timeout_s"
+            Outcome::TimedOut => say!(
+                "the command's time was up, and it was ended; give it more with --timeout or exec_timeout_s"
             ),
-            Outcome::OutOfMemory => eprintln!(
-                "snowglobe: the sandbox ran out of memory, and the command was killed; give it more with --memory-mib"
+            Outcome::OutOfMemory => say!(
+                "the sandbox ran out of memory, and the command was killed; give it more with --memory-mib"
             ),
             Outcome::Exited { .. } | Outcome::Signaled { .. } | Outcome::Cancelled => {}
         }

@@ -115,7 +115,7 @@ impl Image {
             Action::Rm { images } => {
                 for image in images {
                     store.remove(&key(&store, &image)?)?;
-                    eprintln!("snowglobe: removed {image}");
+                    say!("removed {image}");
                 }
                 store.prune(false)?;
             }
@@ -158,7 +158,7 @@ async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::R
     })
     .await?;
     if before.is_some_and(|before| before.record == image.record) {
-        eprintln!("snowglobe: {} is up to date", image.record.key);
+        say!("{} is up to date", image.record.key);
         return Ok(());
     }
     finish(config, store, &image)
@@ -184,10 +184,7 @@ async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> any
             .await
     })
     .await?;
-    eprintln!(
-        "snowglobe: pushed {key} as {to} ({})",
-        image.record.content.manifest
-    );
+    say!("pushed {key} as {to} ({})", image.record.content.manifest);
     Ok(())
 }
 
@@ -234,8 +231,8 @@ async fn build(
 }
 
 fn finish(config: &Config, store: &ImageStore, image: &ImageInfo) -> anyhow::Result<()> {
-    eprintln!(
-        "snowglobe: image {} is ready ({} on disk)",
+    say!(
+        "image {} is ready ({} on disk)",
         image.record.key,
         human_bytes(image.disk.bytes)
     );
@@ -243,7 +240,7 @@ fn finish(config: &Config, store: &ImageStore, image: &ImageInfo) -> anyhow::Res
         .make_room(config.image_store_bytes, &image.record.key)?
         .images
     {
-        eprintln!("snowglobe: removed {gone} to make room (image_store_gib)");
+        say!("removed {gone} to make room (image_store_gib)");
     }
     Ok(())
 }
@@ -264,13 +261,11 @@ async fn save(store: &ImageStore, image: &str, target: &str) -> anyhow::Result<(
 fn prune(store: &ImageStore, all: bool) -> anyhow::Result<()> {
     let pruned = store.prune(all)?;
     for image in &pruned.images {
-        eprintln!("snowglobe: removed {image}");
+        say!("removed {image}");
     }
     if pruned.fetching {
-        eprintln!(
-            "snowglobe: another snowglobe fetches an image just now, so layers were left alone"
-        );
+        say!("another snowglobe fetches an image just now, so layers were left alone");
     }
-    eprintln!("snowglobe: freed {}", human_bytes(pruned.bytes));
+    say!("freed {}", human_bytes(pruned.bytes));
     Ok(())
 }

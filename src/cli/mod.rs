@@ -1,5 +1,15 @@
 //! The command line: one file per subcommand, arguments as syntax here, as a resolved [`Config`] from there on.
 
+/// Says something on standard error, as the program.
+macro_rules! say {
+    ($($what:tt)*) => { crate::shown::say(format_args!($($what)*)) };
+}
+
+/// Says something on standard error as it is.
+macro_rules! tell {
+    ($($what:tt)*) => { crate::shown::print(format_args!($($what)*)) };
+}
+
 mod allow;
 mod attach;
 mod doctor;
@@ -16,6 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, Raw, Sources};
+use crate::shown::Shown;
 
 /// A computer of its own for a coding agent: an MCP server whose tools act inside a microVM.
 #[derive(Debug, Parser)]
@@ -97,7 +108,7 @@ pub fn run() -> Done {
 fn load(flags: Raw) -> anyhow::Result<Config> {
     let config = Config::load(Sources::of_process(flags)?)?;
     if let Some(ignored) = &config.ignored {
-        eprintln!("snowglobe: {ignored}");
+        say!("{ignored}");
     }
     Ok(config)
 }
@@ -120,8 +131,9 @@ fn logging(verbose: u8) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        // Colours would be taken for what others wrote.
+        .with_writer(|| Shown::new(std::io::stderr()))
+        .with_ansi(false)
         .with_target(false)
         .compact()
         .init();

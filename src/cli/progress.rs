@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::progress::{Progress, Step};
+use crate::shown;
 
 /// A reporter whose steps are shown on standard error until the guard is dropped or finished.
 pub(super) fn show() -> (Progress, Shown) {
@@ -32,7 +33,7 @@ pub(super) fn show() -> (Progress, Shown) {
                 Some(_) => {}
                 None if terminal => draw(&shown, &step),
                 None if step.message != last => {
-                    eprintln!("snowglobe: {}", step.message);
+                    say!("{}", shown::line(&step.message));
                     last.clone_from(&step.message);
                 }
                 None => {}
@@ -78,7 +79,7 @@ fn draw(bar: &ProgressBar, step: &Step) {
     if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style);
     }
-    bar.set_message(step.message.clone());
+    bar.set_message(shown::line(&step.message).into_owned());
 }
 
 /// Steps being shown. Must be finished before anything else is printed.

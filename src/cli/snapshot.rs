@@ -11,6 +11,7 @@ use super::{Done, attach, load};
 use crate::config::{Config, Raw};
 use crate::image::human_bytes;
 use crate::sandbox::Store;
+use crate::shown;
 
 /// Save, list, restore and delete snapshots of this workspace's sandbox.
 #[derive(Debug, Args)]
@@ -56,7 +57,7 @@ impl Snapshot {
             Action::List { json } => list(&store, json)?,
             Action::Delete { name } => {
                 let gone = store.delete(&name)?;
-                eprintln!("snowglobe: deleted {name} ({})", human_bytes(gone.bytes));
+                say!("deleted {name} ({})", human_bytes(gone.bytes));
             }
             Action::Save { name } => call(&config, "save", &name).await?,
             Action::Restore { name } => call(&config, "restore", &name).await?,
@@ -68,17 +69,17 @@ impl Snapshot {
 fn list(store: &Store, json: bool) -> anyhow::Result<()> {
     use std::io::Write;
     let records = store.list()?;
-    let mut out = std::io::stdout().lock();
+    let mut out = shown::out();
     if json {
         let rows: Vec<_> = records
             .iter()
             .map(|r| serde_json::json!({"name": r.name, "bytes": r.bytes, "created": r.created, "image": r.base.image}))
             .collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+        writeln!(out, "{}", shown::json(&rows)?)?;
         return Ok(());
     }
     if records.is_empty() {
-        eprintln!("snowglobe: no snapshots yet");
+        say!("no snapshots yet");
         return Ok(());
     }
     writeln!(out, "{:<24} {:>10}  {:<20}  IMAGE", "NAME", "SIZE", "SAVED")?;
@@ -88,7 +89,7 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
             out,
             "{name:<24} {size:>10}  {:<20}  {}",
             record.created.strftime("%Y-%m-%d %H:%M UTC").to_string(),
-            record.base.image
+            shown::line(&record.base.image)
         )?;
     }
     Ok(())
@@ -122,6 +123,6 @@ async fn call(config: &Config, action: &str, name: &str) -> anyhow::Result<()> {
         // It speaks as an error already.
         anyhow::bail!("{}", text.trim_start_matches("failed to "));
     }
-    eprintln!("{text}");
+    tell!("{text}");
     Ok(())
 }

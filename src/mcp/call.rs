@@ -21,6 +21,7 @@ use super::pace::Pace;
 use super::{terminal, text};
 use crate::progress::{Progress, Step};
 use crate::sandbox::SandboxError;
+use crate::shown;
 
 /// The name of the structured form's field with what is said beyond the data.
 pub(super) const NOTES: &str = "notes";
@@ -41,7 +42,7 @@ impl Refusal {
     /// What the client gets. The guest may have its part in the words.
     pub(super) fn into_result(self) -> CallToolResult {
         let words = terminal::plain(self.0.as_bytes());
-        CallToolResult::error(vec![ContentBlock::text(words)])
+        CallToolResult::error(vec![ContentBlock::text(shown::text(&words))])
     }
 
     /// What is said.
@@ -68,7 +69,7 @@ impl Notes {
         const MOST: usize = 20;
         const LONGEST: usize = 600;
         let line = |note: String| -> String {
-            let words = terminal::plain(note.as_bytes()).replace('\n', " ");
+            let words = shown::line(&terminal::plain(note.as_bytes())).into_owned();
             match words.char_indices().nth(LONGEST) {
                 Some((end, _)) => format!("{}…", &words[..end]),
                 None => words,
@@ -79,7 +80,7 @@ impl Notes {
 
     /// A note is a fragment, without brackets and without a full stop.
     pub(super) fn add(&mut self, note: impl Into<String>) {
-        self.0.push(note.into());
+        self.0.push(shown::line(&note.into()).into_owned());
     }
 
     #[cfg(test)]
@@ -261,7 +262,7 @@ impl Call {
         let Some(token) = &self.token else { return };
         let report = pace.report(Instant::now());
         let param = ProgressNotificationParam::new(token.clone(), report.value)
-            .with_message(report.message);
+            .with_message(shown::line(&report.message));
         tokio::select! {
             biased;
             () = self.unwanted() => {}

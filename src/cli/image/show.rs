@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::image::{ImageError, ImageInfo, ImageKey, ImageStore, human_bytes};
+use crate::shown;
 
 fn layers(image: &ImageInfo) -> u64 {
     image
@@ -42,29 +43,25 @@ pub(super) fn inspect(store: &ImageStore, key: &ImageKey) -> anyhow::Result<()> 
         }
         .into());
     };
-    writeln!(
-        std::io::stdout().lock(),
-        "{}",
-        serde_json::to_string_pretty(&json(&image))?
-    )?;
+    writeln!(shown::out(), "{}", shown::json(&json(&image))?)?;
     Ok(())
 }
 
 pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
     let images = store.list()?;
-    let mut out = std::io::stdout().lock();
+    let mut out = shown::out();
     if as_json {
         let rows: Vec<_> = images.iter().map(json).collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+        writeln!(out, "{}", shown::json(&rows)?)?;
         return Ok(());
     }
     if images.is_empty() {
-        eprintln!("snowglobe: no images yet; `snowglobe image build debian` makes the default one");
+        say!("no images yet; `snowglobe image build debian` makes the default one");
         return Ok(());
     }
     let width = images
         .iter()
-        .map(|image| image.record.key.as_str().len())
+        .map(|image| shown::line(image.record.key.as_str()).chars().count())
         .max()
         .unwrap_or(0)
         .max(12);
@@ -77,11 +74,11 @@ pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
         writeln!(
             out,
             "{:<width$}  {:>9}  {:>9}  {:<16}  {}{}",
-            image.record.key.as_str(),
+            shown::line(image.record.key.as_str()),
             human_bytes(image.disk.bytes),
             human_bytes(layers(image)),
             image.last_used.strftime("%Y-%m-%d %H:%M").to_string(),
-            image.record.source,
+            shown::line(&image.record.source.to_string()),
             if image.users.is_empty() {
                 ""
             } else {
@@ -90,8 +87,8 @@ pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
         )?;
     }
     let usage = store.usage()?;
-    eprintln!(
-        "snowglobe: {} in all: disks {}, layers {} (those that images share are counted once)",
+    say!(
+        "{} in all: disks {}, layers {} (those that images share are counted once)",
         human_bytes(usage.total()),
         human_bytes(usage.disks),
         human_bytes(usage.blobs)

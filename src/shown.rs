@@ -1,0 +1,208 @@
+//! The one place where text is made fit to be printed.
+//!
+//! Guests, registries, manifests and projects' files have their part in errors, progress, tables and logs. A terminal
+//! would obey what they write: colours, titles, the cursor, its answers to questions; a reader would be deceived by
+//! characters that turn the direction of text or can't be seen. So whatever this program prints goes through here,
+//! and such a character comes out as its number, `\u{1b}`. What a person asked to see raw (the streams of `exec` and
+//! `shell`) does not.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, Write};
+
+/// Whether a terminal would obey a character, or a reader not see it for what it is.
+fn is_unfit(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        // Marks, embeddings, overrides and isolates that turn the direction of text.
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            true
+        }
+        // Line breaks of which not every program knows.
+        '\u{2028}' | '\u{2029}' => true,
+        // What has no width and no use in a message; joiners have one.
+        '\u{180e}'
+        | '\u{200b}'
+        | '\u{2060}'..='\u{2064}'
+        | '\u{206a}'..='\u{206f}'
+        | '\u{feff}' => true,
+        '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => true,
+        c => c.is_control(),
+    }
+}
+
+fn replaced(
+    text: &str,
+    unfit: impl Fn(char) -> bool,
+    with: impl Fn(char, &mut String),
+) -> Cow<'_, str> {
+    let Some(first) = text.find(&unfit) else {
+        return Cow::Borrowed(text);
+    };
+    let mut shown = text[..first].to_owned();
+    for c in text[first..].chars() {
+        match unfit(c) {
+            true => with(c, &mut shown),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Text of any number of lines.
+pub fn text(text: &str) -> Cow<'_, str> {
+    replaced(text, is_unfit, |c, shown| shown.extend(c.escape_default()))
+}
+
+/// Text that is part of a line.
+pub fn line(text: &str) -> Cow<'_, str> {
+    let breaks = |c| is_unfit(c) || matches!(c, '\n' | '\t');
+    replaced(text, breaks, |c, shown| match c {
+        '\n' | '\t' => shown.push(' '),
+        c => shown.extend(c.escape_default()),
+    })
+}
+
+/// A value as JSON that means the same and prints nothing unfit: outside of its strings there is none.
+pub fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
+    let text = serde_json::to_string_pretty(value)?;
+    let shown = replaced(&text, is_unfit, |c, shown| {
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            shown.push_str(&format!("\\u{unit:04x}"));
+        }
+    });
+    Ok(shown.into_owned())
+}
+
+/// Writes text where it is printed. Pieces may end in the middle of a character.
+#[derive(Debug)]
+pub struct Shown<W: Write> {
+    to: W,
+    rest: Vec<u8>,
+}
+
+impl<W: Write> Shown<W> {
+    /// Writes to `to`.
+    pub fn new(to: W) -> Self {
+        Self {
+            to,
+            rest: Vec::new(),
+        }
+    }
+}
+
+impl<W: Write> Write for Shown<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.rest.extend_from_slice(bytes);
+        let cut = match std::str::from_utf8(&self.rest) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => self.rest.len(),
+        };
+        let whole: Vec<u8> = self.rest.drain(..cut).collect();
+        let whole = String::from_utf8_lossy(&whole);
+        self.to.write_all(text(&whole).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl<W: Write> Drop for Shown<W> {
+    fn drop(&mut self) {
+        if !self.rest.is_empty() {
+            // Nobody is left to be told that it failed.
+            let _ = self.to.write_all("\u{fffd}".as_bytes());
+        }
+    }
+}
+
+/// Standard output, for tables.
+pub fn out() -> Shown<io::StdoutLock<'static>> {
+    Shown::new(io::stdout().lock())
+}
+
+/// Says something on standard error, a line or more. Where that is closed there is nobody to hear it.
+pub fn print(what: fmt::Arguments<'_>) {
+    let what = format!("{what}\n");
+    let _ = io::stderr().lock().write_all(text(&what).as_bytes());
+}
+
+/// As [`print`], for a person who runs the program: with its name before it.
+pub fn say(what: fmt::Arguments<'_>) {
+    print(format_args!("snowglobe: {what}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_shown_as_its_number() {
+        for (from, to) in [
+            ("plain é 日本 עברית 👩‍💻\n\tx", "plain é 日本 עברית 👩‍💻\n\tx"),
+            ("\u{1b}]0;title\u{7}", "\\u{1b}]0;title\\u{7}"),
+            ("\u{9b}31m\u{7f}\0", "\\u{9b}31m\\u{7f}\\u{0}"),
+            ("a\r\nb\rc", "a\\r\nb\\rc"),
+            ("user\u{202e}gpj.exe", "user\\u{202e}gpj.exe"),
+            (
+                "a\u{2028}b\u{feff}\u{e0041}",
+                "a\\u{2028}b\\u{feff}\\u{e0041}",
+            ),
+        ] {
+            assert_eq!(text(from), to);
+        }
+        assert_eq!(line("a\nb\tc\u{1b}"), "a b c\\u{1b}");
+        let value = serde_json::json!({"a\u{202e}": "\u{1b}\u{9b}\u{e0041}\n"});
+        let shown = json(&value).unwrap();
+        assert_eq!(shown.find(is_unfit), None, "{shown}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            value
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_unfit_comes_out_and_what_is_fit_stays(
+            chars in prop::collection::vec(prop_oneof![any::<char>(), (0u32..0xa0).prop_map(|c| char::from_u32(c).unwrap()),
+                prop::sample::select(vec!['\u{202e}', '\u{2069}', '\u{1b}', '\n', 'é'])], 0..60),
+            cuts in prop::collection::vec(0usize..200, 0..5),
+        ) {
+            let given: String = chars.into_iter().collect();
+            let shown = text(&given);
+            prop_assert_eq!(shown.find(is_unfit), None);
+            prop_assert_eq!(text(&shown), shown.clone());
+            let fit: String = given.chars().filter(|c| !is_unfit(*c)).collect();
+            prop_assert!(given.contains(is_unfit) || shown == fit);
+            prop_assert!(!line(&given).contains(['\n', '\t']));
+            // However it is cut, it is written the same.
+            let mut written = Vec::new();
+            {
+                let mut writer = Shown::new(&mut written);
+                let (mut from, bytes) = (0, given.as_bytes());
+                let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+                cuts.sort();
+                for cut in cuts.into_iter().chain([bytes.len()]) {
+                    writer.write_all(&bytes[from..cut]).unwrap();
+                    from = cut;
+                }
+            }
+            prop_assert_eq!(String::from_utf8(written).unwrap(), shown);
+        }
+
+        #[test]
+        fn bytes_that_are_no_text_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let mut written = Vec::new();
+            let mut writer = Shown::new(&mut written);
+            for piece in bytes.chunks(3) {
+                writer.write_all(piece).unwrap();
+            }
+            drop(writer);
+            prop_assert_eq!(String::from_utf8(written).unwrap().find(is_unfit), None);
+        }
+    }
+}
