@@ -24,6 +24,7 @@ pub mod guest;
 pub mod image;
 pub mod mcp;
 mod presence;
+mod private;
 pub mod progress;
 pub mod project;
 pub mod sandbox;

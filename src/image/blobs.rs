@@ -23,6 +23,7 @@ use super::ImageError;
 use super::error::io_error;
 use super::files::{list, remove_file, sync_dir, try_lock};
 use super::reference::is_digest;
+use crate::private;
 
 /// A blob's digest: `sha256:HEX`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -100,9 +101,22 @@ impl Blobs {
             partial: images.join("partial"),
         };
         for path in [&blobs.whole, &blobs.partial] {
-            fs::create_dir_all(path).map_err(io_error("make the directory", path))?;
+            private::dir(path).map_err(io_error("make the directory", path))?;
         }
         Ok(blobs)
+    }
+
+    /// The directory they are in.
+    pub(super) fn dir(&self) -> &Path {
+        &self.whole
+    }
+
+    /// How much of a blob is still to come.
+    pub(super) fn missing(&self, digest: &Digest, size: u64) -> u64 {
+        match self.size(digest) == Some(size) {
+            true => 0,
+            false => size.saturating_sub(self.partial_size(digest).unwrap_or(0)),
+        }
     }
 
     /// Where a blob is, or would be.
@@ -196,7 +210,7 @@ impl Blobs {
         let digest = Digest::finish(hash);
         let publish = || {
             file.as_file()
-                .set_permissions(PermissionsExt::from_mode(0o444))?;
+                .set_permissions(PermissionsExt::from_mode(private::COMPLETE))?;
             file.as_file().sync_all()?;
             file.persist(self.path(&digest))?;
             sync_dir(&self.whole)
@@ -350,7 +364,7 @@ impl Partial {
         }
         let publish = || {
             self.file
-                .set_permissions(PermissionsExt::from_mode(0o444))?;
+                .set_permissions(PermissionsExt::from_mode(private::COMPLETE))?;
             self.file.sync_all()?;
             fs::rename(&self.path, &self.whole)?;
             sync_dir(self.whole.parent().unwrap_or(Path::new(".")))

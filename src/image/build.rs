@@ -14,8 +14,9 @@ use super::registry::{Pulled, Registries};
 use super::store::Building;
 use super::{
     DiskId, DiskRecord, ImageError, ImageInfo, ImageKey, ImageName, ImageRecord, ImageRef,
-    ImageStore, LayerSource, Processor, Recipe, Source, Unpacker, template,
+    ImageStore, LayerSource, Processor, Recipe, Source, Unpacker, room, template,
 };
+use crate::private;
 use crate::progress::Progress;
 
 impl ImageStore {
@@ -179,6 +180,12 @@ impl ImageStore {
     ) -> Result<ImageInfo, ImageError> {
         progress.say(format!("reading {}", path.display()));
         let path = path.canonicalize().map_err(io_error("read", path))?;
+        if let Ok(meta) = path.metadata()
+            && meta.is_file()
+        {
+            let doing = format!("import {}", path.display());
+            room::check(&doing, meta.len(), self.blobs().dir())?;
+        }
         // Before it is read: what changes meanwhile counts as changed.
         let stamp = Stamp::of(&path).unwrap_or_default();
         let _fetching = self.fetching()?;
@@ -352,6 +359,9 @@ impl ImageStore {
         progress: &Progress,
     ) -> Result<(PathBuf, DiskRecord), ImageError> {
         let raw = building.dir.join("root.raw");
+        let needs = content.layers.iter().map(|layer| layer.bytes);
+        let needs = needs.fold(0u64, u64::saturating_add);
+        room::check("unpack the image", needs, &building.dir)?;
         progress.say("making an empty disk");
         let path = raw.clone();
         blocking(move || template::instantiate(&path).map_err(io_error("make the disk", &path)))
@@ -391,7 +401,7 @@ fn is_current(image: &ImageInfo) -> bool {
 fn seal(path: &Path) -> Result<u64, ImageError> {
     let seal = || {
         let file = File::options().write(true).open(path)?;
-        fs::set_permissions(path, PermissionsExt::from_mode(0o444))?;
+        fs::set_permissions(path, PermissionsExt::from_mode(private::COMPLETE))?;
         file.sync_all()?;
         Ok(file.metadata()?.blocks() * 512)
     };

@@ -58,6 +58,22 @@ pub enum ImageError {
         human_bytes(MAX_UNPACKED)
     )]
     TooLarge,
+    /// The file system has no room for it.
+    #[error(
+        "{doing}: it takes at least {}, and the file system of {} has {} left; make room (`snowglobe image prune --all`), \
+         or keep images elsewhere (data_dir)",
+        human_bytes(*.needs), .dir.display(), human_bytes(*.free)
+    )]
+    NoRoom {
+        /// What was to be done to what.
+        doing: String,
+        /// How many bytes it takes.
+        needs: u64,
+        /// How many there are.
+        free: u64,
+        /// Where.
+        dir: PathBuf,
+    },
     /// A disk that something stands on is gone.
     #[error(
         "find the root disk {0}: it is no longer among the images; what stands on it can't be used any more"

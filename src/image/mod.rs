@@ -28,6 +28,7 @@ pub mod recipe;
 mod record;
 pub mod reference;
 pub mod registry;
+mod room;
 pub mod store;
 pub mod template;
 pub mod user;

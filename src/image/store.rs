@@ -38,7 +38,7 @@ use super::record::FORMAT;
 use super::reference::RegistryRef;
 use super::uses::{self, ImageHandle};
 use super::{DiskId, DiskRecord, ImageError, ImageKey, ImageRecord, ImageRef, Recipe};
-use crate::presence;
+use crate::{presence, private};
 
 /// Something that stands on a disk without anybody running: a snapshot, a kept overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,9 +116,9 @@ impl ImageStore {
     /// The store under the data directory; made where it is not there. Leftovers of builds that were killed go.
     pub fn new(data_dir: &Path, references: References) -> Result<Self, ImageError> {
         let dir = data_dir.join("images");
-        for part in ["names", "disks", "uses", "building", "locks"] {
-            let path = dir.join(part);
-            fs::create_dir_all(&path).map_err(io_error("make the directory", &path))?;
+        let parts = ["names", "disks", "uses", "building", "locks"].map(|part| dir.join(part));
+        for path in [&dir].into_iter().chain(&parts) {
+            private::dir(path).map_err(io_error("make the directory", path))?;
         }
         let blobs = Blobs::new(&dir)?;
         let store = Self {
@@ -426,7 +426,7 @@ impl ImageStore {
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
         let dir = self.dir.join("building").join(file);
-        let made = remove_dir(&dir).and_then(|()| fs::create_dir(&dir));
+        let made = remove_dir(&dir).and_then(|()| private::new_dir(&dir));
         made.map_err(io_error("make the directory", &dir))?;
         Ok(Building {
             dir,

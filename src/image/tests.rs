@@ -181,7 +181,7 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
     let meta = handle.disk().metadata().unwrap();
     assert_eq!(
         (meta.len(), meta.permissions().mode() & 0o777),
-        (template::DISK_BYTES, 0o444)
+        (template::DISK_BYTES, 0o400)
     );
     assert_eq!(content(handle.disk()), "hello");
     assert_eq!(

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use bytes::Bytes;
-use futures_util::StreamExt;
-use oci_client::client::BlobResponse;
 use oci_client::errors::OciDistributionError;
 use tokio::sync::mpsc;
 
@@ -13,6 +11,7 @@ use super::super::ImageError;
 use super::super::blobs::{Blobs, Digest, Partial};
 use super::RegistryError;
 use super::endpoint::Endpoint;
+use super::reader::Blob;
 
 /// How often a step that gets nowhere is tried again.
 const RETRIES: usize = 4;
@@ -117,18 +116,12 @@ async fn attempt(
     let mut done = partial.done();
     (wanted.report)(done);
     if done < wanted.size {
-        let request = endpoint.client.pull_blob_stream_partial(
-            &endpoint.reference,
-            wanted.digest.as_str(),
-            done,
-            None,
-        );
-        let mut stream = match request.await {
-            Ok(BlobResponse::Partial(stream)) => stream,
-            Ok(BlobResponse::Full(stream)) => {
+        let mut response = match endpoint.reader.blob(wanted.digest.as_str(), done).await {
+            Ok(Blob::Rest(response)) => response,
+            Ok(Blob::Whole(response)) => {
                 partial.restart()?;
                 done = 0;
-                stream
+                response
             }
             Err(OciDistributionError::ServerError { code: 416, .. }) => {
                 partial.restart()?;
@@ -146,9 +139,10 @@ async fn attempt(
             Ok::<_, ImageError>(partial)
         });
         let mut broke = None;
-        while let Some(piece) = stream.next().await {
-            let piece = match piece {
-                Ok(piece) => piece,
+        loop {
+            let piece = match response.chunk().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
                 Err(error) => {
                     broke = Some(error);
                     break;
@@ -164,9 +158,8 @@ async fn attempt(
         drop(sender);
         partial = writer.await.map_err(ImageError::unpack)??;
         if let Some(error) = broke {
-            // The library checks whole answers itself; ours is the check that counts.
             if partial.done() < wanted.size {
-                return Err(explain(OciDistributionError::IoError(error)));
+                return Err(explain(OciDistributionError::RequestError(error)));
             }
         } else if partial.done() < wanted.size {
             return Err(endpoint.unreachable("its answer ended early").into());

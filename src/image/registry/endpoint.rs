@@ -11,10 +11,10 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
 
 use super::super::blobs::Digest;
-use super::super::content::MAX_JSON;
 use super::super::reference::RegistryRef;
 use super::credentials::{self, Login};
 use super::error::Shown;
+use super::reader::{Reach, Reader};
 use super::{Registries, RegistryError};
 use crate::progress::Progress;
 
@@ -22,8 +22,6 @@ use crate::progress::Progress;
 const CONNECT: Duration = Duration::from_secs(20);
 /// How long it may say nothing in the middle of an answer.
 const STALL: Duration = Duration::from_secs(30);
-/// How long a manifest may take to come in.
-const MANIFEST: Duration = Duration::from_secs(60);
 
 const ACCEPT: &[&str] = &[
     manifest::OCI_IMAGE_INDEX_MEDIA_TYPE,
@@ -32,9 +30,12 @@ const ACCEPT: &[&str] = &[
     manifest::IMAGE_MANIFEST_MEDIA_TYPE,
 ];
 
+/// What we say of ourselves.
+pub(super) const USER_AGENT: &str = concat!("snowglobe/", env!("CARGO_PKG_VERSION"));
+
 /// A host, ready to be asked.
 pub(super) struct Endpoint {
-    pub(super) client: Client,
+    pub(super) reader: Reader,
     pub(super) reference: Reference,
     login: Login,
     /// The image, for a person.
@@ -42,7 +43,7 @@ pub(super) struct Endpoint {
     pub(super) host: String,
 }
 
-fn use_ring() {
+pub(super) fn use_ring() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Fails where somebody chose before us: then theirs is used.
@@ -87,27 +88,20 @@ impl Endpoint {
                 Reference::with_tag(host.clone(), repository, tag.unwrap_or("latest").to_owned())
             }
         };
-        let http = registries.is_http(&host);
-        let config = ClientConfig {
-            protocol: if http {
-                ClientProtocol::Http
-            } else {
-                ClientProtocol::Https
-            },
-            extra_root_certificates: certificates(registries, &host)?,
-            platform_resolver: None,
-            connect_timeout: Some(CONNECT),
-            read_timeout: Some(STALL),
-            use_monolithic_push: true,
-            user_agent: concat!("snowglobe/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
+        let reach = Reach {
+            host: reference.resolve_registry(),
+            repository: reference.repository(),
+            http: registries.is_http(&host),
+            vouching: &certificates(registries, &host)?,
+            connect: CONNECT,
+            stall: STALL,
         };
-        let client = Client::try_from(config).map_err(|e| RegistryError::Settings {
+        let reader = Reader::new(&reach, &login.auth).map_err(|e| RegistryError::Settings {
             host: host.clone(),
             problem: e.to_string(),
         })?;
         Ok(Self {
-            client,
+            reader,
             reference,
             login,
             image: image.to_string(),
@@ -133,59 +127,59 @@ impl Endpoint {
         }
     }
 
-    /// Makes itself known, as far as the host wants that.
-    pub(super) async fn log_in(&self, operation: RegistryOperation) -> Result<(), RegistryError> {
-        let done = self
-            .client
-            .auth(&self.reference, &self.login.auth, operation)
-            .await;
-        done.map(|_| ()).map_err(|e| self.explain(e))
+    /// The library's client, which pushes, known to the host as far as that wants it.
+    pub(super) async fn pusher(&self, registries: &Registries) -> Result<Client, RegistryError> {
+        let pem = |data| Certificate {
+            encoding: CertificateEncoding::Pem,
+            data,
+        };
+        let vouching = certificates(registries, &self.host)?;
+        let config = ClientConfig {
+            protocol: match registries.is_http(&self.host) {
+                true => ClientProtocol::Http,
+                false => ClientProtocol::Https,
+            },
+            extra_root_certificates: vouching.into_iter().map(pem).collect(),
+            platform_resolver: None,
+            connect_timeout: Some(CONNECT),
+            read_timeout: Some(STALL),
+            use_monolithic_push: true,
+            user_agent: USER_AGENT,
+            ..ClientConfig::default()
+        };
+        let client = Client::try_from(config).map_err(|e| RegistryError::Settings {
+            host: self.host.clone(),
+            problem: e.to_string(),
+        })?;
+        let known = client.auth(&self.reference, &self.login.auth, RegistryOperation::Push);
+        known.await.map_err(|e| self.explain(e))?;
+        Ok(client)
     }
 
     /// The manifest or index of a digest, or of the reference; checked against the digest that was asked for.
     pub(super) async fn manifest(&self, digest: Option<&Digest>) -> Result<Vec<u8>, RegistryError> {
-        let reference = match digest {
-            Some(digest) => self.reference.clone_with_digest(digest.to_string()),
-            None => self.reference.clone(),
+        let of = match (digest, self.reference.digest(), self.reference.tag()) {
+            (Some(digest), ..) => digest.as_str(),
+            (None, Some(digest), _) => digest,
+            (None, None, tag) => tag.unwrap_or("latest"),
         };
-        let pull = self
-            .client
-            .pull_manifest_raw(&reference, &self.login.auth, ACCEPT);
-        let pulled = tokio::time::timeout(MANIFEST, pull).await;
-        let pulled = pulled.map_err(|_| RegistryError::Unreachable {
-            host: self.host.clone(),
-            problem: format!("its answer was not complete after {} s", MANIFEST.as_secs()),
-            passing: true,
-        })?;
-        let (bytes, _) = pulled.map_err(|e| self.explain(e))?;
-        if bytes.len() as u64 > MAX_JSON {
-            return Err(self.wrong(format!(
-                "its manifest has {} bytes; at most {MAX_JSON} are taken",
-                bytes.len()
-            )));
-        }
+        let read = self.reader.manifest(of, ACCEPT).await;
+        let bytes = read.map_err(|e| self.explain(e))?;
         let found = Digest::of(&bytes);
-        match reference.digest() {
-            Some(wanted) if wanted != found.as_str() => {
-                Err(self.wrong(format!("asked for {wanted} it gave {found}")))
-            }
-            _ => Ok(bytes.to_vec()),
+        match of.contains(':') && of != found.as_str() {
+            true => Err(self.wrong(format!("asked for {of} it gave {found}"))),
+            false => Ok(bytes),
         }
     }
 }
 
 /// Who vouches for a registry, besides those that the machine trusts: as set here, or as Docker keeps them.
-fn certificates(registries: &Registries, host: &str) -> Result<Vec<Certificate>, RegistryError> {
+fn certificates(registries: &Registries, host: &str) -> Result<Vec<Vec<u8>>, RegistryError> {
     let pem = |path: &Path| {
-        std::fs::read(path)
-            .map(|data| Certificate {
-                encoding: CertificateEncoding::Pem,
-                data,
-            })
-            .map_err(|e| RegistryError::Settings {
-                host: host.to_owned(),
-                problem: format!("its ca, {}, can't be read ({e})", path.display()),
-            })
+        std::fs::read(path).map_err(|e| RegistryError::Settings {
+            host: host.to_owned(),
+            problem: format!("its ca, {}, can't be read ({e})", path.display()),
+        })
     };
     if let Some(path) = registries.of(host).ca {
         return Ok(vec![pem(&path)?]);

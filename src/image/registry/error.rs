@@ -2,6 +2,8 @@
 
 use oci_client::errors::{OciDistributionError as Oci, OciErrorCode as Code};
 
+use crate::shown;
+
 /// Why a registry did not give, or take, what it was to.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RegistryError {
@@ -135,11 +137,7 @@ fn unused(shown: &Shown) -> String {
 
 fn said(message: &str) -> String {
     let message = message.trim();
-    let short: String = message
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect();
+    let short: String = shown::line(message).chars().take(200).collect();
     if short.is_empty() {
         short
     } else {
@@ -163,6 +161,10 @@ impl RegistryError {
             problem,
         };
         match error {
+            Oci::RequestError(error) if error.is_redirect() => {
+                wrong(innermost(&error), image, host)
+            }
+            Oci::SpecViolationError(problem) => wrong(problem, image, host),
             Oci::RequestError(error) => {
                 let passing = !is_name_unknown(&error);
                 Self::transport(&error, passing, image, host)
@@ -310,7 +312,7 @@ mod tests {
                 Oci::UnauthorizedError { url: String::new() },
                 "to just anybody",
             ),
-            (status(503), "503 (\"itbroke\"); try again later"),
+            (status(503), "503 (\"it broke\"); try again later"),
         ];
         for (error, said) in cases {
             let error = of(error).to_string();

@@ -10,6 +10,7 @@ mod endpoint;
 mod error;
 mod pull;
 mod push;
+mod reader;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -5,13 +5,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use oci_client::RegistryOperation;
 
 use super::super::ImageError;
 use super::super::blobs::{Blobs, Digest};
 use super::super::content::{Content, MAX_JSON, Node, described};
 use super::super::platform::{Processor, choose};
 use super::super::reference::RegistryRef;
+use super::super::room;
 use super::download::{self, Wanted};
 use super::endpoint::Endpoint;
 use super::{Registries, RegistryError};
@@ -89,6 +89,16 @@ impl Registries {
                 "its layers have {total} bytes; at most {MAX_BYTES} are taken"
             )));
         }
+        // Unpacked they take as much again at the least.
+        let missing = layers
+            .iter()
+            .map(|(digest, size)| blobs.missing(digest, *size));
+        let missing = missing.fold(0u64, u64::saturating_add);
+        room::check(
+            &format!("pull {image}"),
+            missing.saturating_add(total),
+            blobs.dir(),
+        )?;
         let tally = Tally::new(image, progress, &layers);
         let again = |why: String| progress.say(format!("trying again to {why}"));
         let small = Wanted {
@@ -176,7 +186,6 @@ async fn resolve(
 }
 
 async fn find(endpoint: &Endpoint, processor: Processor) -> Result<Found, RegistryError> {
-    endpoint.log_in(RegistryOperation::Pull).await?;
     let mut json = endpoint.manifest(None).await?;
     let digest = Digest::of(&json);
     let mut manifest = digest.clone();

@@ -1,7 +1,7 @@
 //! Pushing an image: its layers, its configuration, and last its manifest.
 
 use futures_util::TryStreamExt;
-use oci_client::RegistryOperation;
+use oci_client::Client;
 use oci_client::errors::OciDistributionError;
 use tokio_util::io::ReaderStream;
 
@@ -25,16 +25,16 @@ impl Registries {
     ) -> Result<(), ImageError> {
         progress.say(format!("asking {} to take {to}", to.registry()));
         let endpoint = Endpoint::new(self, to, to.registry().to_owned(), progress).await?;
-        endpoint.log_in(RegistryOperation::Push).await?;
+        let client = endpoint.pusher(self).await?;
         for (index, layer) in content.layers.iter().enumerate() {
             progress.say(format!(
                 "pushing layer {} of {}",
                 index + 1,
                 content.layers.len()
             ));
-            push_blob(&endpoint, blobs, &layer.digest).await?;
+            push_blob(&endpoint, &client, blobs, &layer.digest).await?;
         }
-        push_blob(&endpoint, blobs, &content.config).await?;
+        push_blob(&endpoint, &client, blobs, &content.config).await?;
         let json = blobs.read(&content.manifest)?;
         let Node::Image(manifest) =
             Node::parse(&json).map_err(|problem| endpoint.wrong(problem))?
@@ -47,8 +47,7 @@ impl Registries {
         let kind = kind
             .parse()
             .map_err(|_| endpoint.wrong(format!("its media type is {kind:?}")))?;
-        let pushed = endpoint
-            .client
+        let pushed = client
             .push_manifest_raw(&endpoint.reference, json, kind)
             .await;
         pushed.map_err(|e| endpoint.explain(e))?;
@@ -56,9 +55,13 @@ impl Registries {
     }
 }
 
-async fn push_blob(endpoint: &Endpoint, blobs: &Blobs, digest: &Digest) -> Result<(), ImageError> {
-    let there = endpoint
-        .client
+async fn push_blob(
+    endpoint: &Endpoint,
+    client: &Client,
+    blobs: &Blobs,
+    digest: &Digest,
+) -> Result<(), ImageError> {
+    let there = client
         .blob_exists(&endpoint.reference, digest.as_str())
         .await;
     if there.unwrap_or(false) {
@@ -70,8 +73,7 @@ async fn push_blob(endpoint: &Endpoint, blobs: &Blobs, digest: &Digest) -> Resul
         .map_err(io_error("read", &path))?;
     let stream =
         ReaderStream::with_capacity(file, 256 << 10).map_err(OciDistributionError::IoError);
-    let pushed = endpoint
-        .client
+    let pushed = client
         .push_blob_stream(
             &endpoint.reference,
             stream,

@@ -1,0 +1,57 @@
+//! Directories that only this user can enter: what is below them needs no mode of its own to be closed to others.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+/// The mode of such a directory.
+pub(crate) const DIRECTORY: u32 = 0o700;
+
+/// The mode of a file in one that is written again.
+pub(crate) const FILE: u32 = 0o600;
+
+/// The mode of a file in one that is complete.
+pub(crate) const COMPLETE: u32 = 0o400;
+
+/// Makes a directory, with those above it that are missing, and closes one that is there and this user's.
+pub(crate) fn dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY)
+        .create(path)?;
+    let meta = fs::metadata(path)?;
+    let own = meta.uid() == rustix::process::geteuid().as_raw();
+    if own && meta.mode() & 0o077 != 0 {
+        // An earlier version made it as open as the umask lets.
+        fs::set_permissions(path, PermissionsExt::from_mode(DIRECTORY))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory that is not there yet.
+pub(crate) fn new_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(DIRECTORY).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_closed_whether_it_was_there_or_not() {
+        let top = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+        let new = top.path().join("a/b");
+        dir(&new).unwrap();
+        assert_eq!(mode(&new), DIRECTORY);
+        assert!(new_dir(&new).is_err());
+        let there = top.path().join("there");
+        fs::create_dir(&there).unwrap();
+        fs::set_permissions(&there, PermissionsExt::from_mode(0o755)).unwrap();
+        dir(&there).unwrap();
+        assert_eq!(mode(&there), DIRECTORY);
+        fs::write(top.path().join("file"), "").unwrap();
+        assert!(dir(&top.path().join("file")).is_err());
+    }
+}
