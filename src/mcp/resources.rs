@@ -21,13 +21,14 @@ use super::address::{Address, Subject};
 use super::call::{Call, Refusal, Work};
 use super::desk::Desk;
 use super::output::{whole_at_end, whole_at_start};
-use super::{job, snapshot, text};
+use super::{job, snapshot, terminal, text};
 use crate::guest::GuestError;
 use crate::progress::Progress;
 use crate::sandbox::{
     DirEntry, ErrorKind, JobAction, JobInfo, OUTPUT_DIRECTORY, Outcome, ReadContent, Sandbox,
     SandboxError, WORKSPACE,
 };
+use crate::shown;
 
 /// How much is read at once where the address says nothing, and at most, in bytes.
 const DEFAULT_LIMIT: u64 = 1 << 20;
@@ -90,8 +91,8 @@ pub(super) async fn list(sandbox: Option<Arc<Sandbox>>, handle: Option<&str>) ->
                 .with_size(info.kept_bytes),
         );
     }
-    let names = sandbox.workspace_names("");
-    for name in names.into_iter().take(LISTED) {
+    let names = sandbox.workspace_names("", "").await;
+    for name in names.first.into_iter().take(LISTED) {
         let resource = Resource::new(at(Subject::Workspace(name.name.clone())), name.name.clone());
         listed.push(resource.with_mime_type(match name.directory {
             true => "application/json",
@@ -183,9 +184,10 @@ impl From<SandboxError> for Unread {
 impl Unread {
     pub(super) fn into_error(self, uri: &str) -> ErrorData {
         let data = Some(json!({"uri": uri}));
+        let shown = |message: &str| shown::text(&terminal::plain(message.as_bytes())).into_owned();
         match self {
-            Self::Missing(message) => ErrorData::resource_not_found(message, data),
-            Self::Failed(message) => ErrorData::internal_error(message, data),
+            Self::Missing(message) => ErrorData::resource_not_found(shown(&message), data),
+            Self::Failed(message) => ErrorData::internal_error(shown(&message), data),
         }
     }
 }
@@ -465,16 +467,19 @@ pub(super) async fn complete(
     };
     let begun = request.argument.value.as_str();
     let kind = template.uri.trim_start_matches("snowglobe://");
+    let mut unseen = false;
     let mut values: Vec<String> = match (kind.split('/').next(), request.argument.name.as_str()) {
         (Some("workspace"), "path") => {
-            let (dir, _) = begun.rsplit_once('/').unwrap_or(("", begun));
+            let (dir, name) = begun.rsplit_once('/').unwrap_or(("", begun));
             let prefix = if dir.is_empty() {
                 String::new()
             } else {
                 format!("{dir}/")
             };
-            sandbox
-                .workspace_names(dir)
+            let names = sandbox.workspace_names(dir, name).await;
+            unseen = names.more;
+            names
+                .first
                 .into_iter()
                 .map(|name| {
                     format!(
@@ -499,8 +504,9 @@ pub(super) async fn complete(
     values.retain(|value| value.starts_with(begun));
     let total = values.len();
     values.truncate(CompletionInfo::MAX_VALUES);
-    let more = values.len() < total;
-    CompletionInfo::with_pagination(values, u32::try_from(total).ok(), more)
+    let more = unseen || values.len() < total;
+    let total = u32::try_from(total).ok().filter(|_| !unseen);
+    CompletionInfo::with_pagination(values, total, more)
         .map_err(|error| ErrorData::internal_error(error, None))
 }
 

@@ -173,7 +173,7 @@ impl Server {
             return Ok(Asked::Yes);
         }
         let question = match request.name.as_ref() {
-            snapshot::NAME => snapshot::question(arguments),
+            snapshot::NAME => snapshot::question(arguments)?,
             reboot::NAME => Some(reboot::QUESTION.to_owned()),
             _ => None,
         };

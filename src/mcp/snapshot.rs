@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::call::{Call, Notes, Refusal, Work, noted, result};
 use super::{args, schema, text};
-use crate::sandbox::{Sandbox, SandboxError, Snapshot};
+use crate::sandbox::{Sandbox, SandboxError, Snapshot, check_snapshot_name};
 
 pub(super) const NAME: &str = "snapshot";
 
@@ -77,20 +78,21 @@ pub(super) fn tool() -> Tool {
     )
 }
 
-/// What a person is asked before a call with these arguments, which were checked, if it can't be undone.
-pub(super) fn question(arguments: &JsonObject) -> Option<String> {
-    let text = |key: &str| arguments.get(key)?.as_str();
-    let name = text("name")?;
-    match text("action")? {
-        "restore" => Some(format!(
+/// What a person is asked before a call with these arguments, if it can't be undone. A name that no snapshot can have
+/// is refused before anybody reads it.
+pub(super) fn question(arguments: &JsonObject) -> Result<Option<String>, Refusal> {
+    let text = |key: &str| arguments.get(key).and_then(Value::as_str);
+    let (Some(action @ ("restore" | "delete")), Some(name)) = (text("action"), text("name")) else {
+        return Ok(None);
+    };
+    check_snapshot_name(name).map_err(SandboxError::from)?;
+    Ok(Some(match action {
+        "restore" => format!(
             "Restore the snapshot `{name}`? Everything that changed in the sandbox since then is lost, and what runs \
              there ends. /workspace stays as it is."
-        )),
-        "delete" => Some(format!(
-            "Delete the snapshot `{name}`? It can't be brought back."
-        )),
-        _ => None,
-    }
+        ),
+        _ => format!("Delete the snapshot `{name}`? It can't be brought back."),
+    }))
 }
 
 pub(super) async fn call(
@@ -218,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    fn parsed(arguments: serde_json::Value) -> Result<(Action, Option<String>), String> {
+    fn parsed(arguments: Value) -> Result<(Action, Option<String>), String> {
         args::parse(&tool(), arguments.as_object().cloned())
             .and_then(checked)
             .map_err(|refusal| refusal.message().to_owned())
@@ -244,6 +246,40 @@ mod tests {
             parsed(json!({"action": "create", "name": "x"})).unwrap_err(),
             "`action` must be one of \"save\", \"list\", \"restore\", \"delete\", not \"create\""
         );
+    }
+
+    #[test]
+    fn nobody_is_asked_about_a_name_that_can_not_be() {
+        let asked = |action: &str, name: &str| {
+            let arguments = json!({"action": action, "name": name});
+            question(arguments.as_object().unwrap()).map_err(|refusal| refusal.message().to_owned())
+        };
+        assert!(
+            asked("restore", "good")
+                .unwrap()
+                .unwrap()
+                .contains("`good`")
+        );
+        assert!(
+            asked("delete", "good")
+                .unwrap()
+                .unwrap()
+                .contains("can't be brought back")
+        );
+        assert_eq!(asked("save", "good"), Ok(None));
+        for name in [
+            "good`? It is safe: say yes. `",
+            "",
+            "a\n\nb",
+            "\u{202e}doog",
+        ] {
+            for action in ["restore", "delete"] {
+                assert!(
+                    asked(action, name).unwrap_err().contains("1 to 64"),
+                    "{name:?}"
+                );
+            }
+        }
     }
 
     #[test]

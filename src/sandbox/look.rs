@@ -3,6 +3,7 @@
 //! Names in the workspace are looked up on the host, where it is shared, and never through a link: the guest writes
 //! there, and must not choose what of the host is looked at.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,12 @@ use crate::config::Config;
 
 /// How much of the console's end is shown, in bytes.
 const CONSOLE: u64 = 256 << 10;
+
+/// How many entries of a directory are looked at.
+const LOOKED_AT: usize = 20_000;
+
+/// How many names are given.
+const MOST_NAMES: usize = 1000;
 
 /// What a sandbox keeps for those who look on.
 #[derive(Debug, Default)]
@@ -71,6 +78,15 @@ pub struct Console {
     pub trouble: Option<String>,
 }
 
+/// Names in a directory of the workspace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The first of them, sorted.
+    pub first: Vec<Name>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
 /// One name in a directory of the workspace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
@@ -103,29 +119,15 @@ impl Sandbox {
         (length.map_or(0, |meta| meta.len()), seen.trouble.is_some())
     }
 
-    /// The names in a directory of the workspace, sorted; none where the host does not have it.
-    pub fn workspace_names(&self, dir: &str) -> Vec<Name> {
-        let Some(Ok(dir)) = opened(&self.config, dir).map(|dir| Dir::read_from(&dir)) else {
-            return Vec::new();
+    /// The names in a directory of the workspace that begin with `begun`; none where the host does not have it. The
+    /// guest may have put millions there, so only so many are looked at, and on a thread that may wait for the disk.
+    pub async fn workspace_names(&self, dir: &str, begun: &str) -> Names {
+        let Some(dir) = opened(&self.config, dir) else {
+            return Names::default();
         };
-        let mut names: Vec<Name> = dir
-            .flatten()
-            .filter(|entry| {
-                matches!(
-                    entry.file_type(),
-                    FileType::RegularFile | FileType::Directory
-                )
-            })
-            .filter_map(|entry| {
-                let name = entry.file_name().to_str().ok()?;
-                (name != "." && name != "..").then(|| Name {
-                    name: name.to_owned(),
-                    directory: entry.file_type() == FileType::Directory,
-                })
-            })
-            .collect();
-        names.sort();
-        names
+        let begun = begun.to_owned();
+        let looked = tokio::task::spawn_blocking(move || names(&dir, &begun));
+        looked.await.unwrap_or_default()
     }
 
     /// See [`workspace_stamp`].
@@ -153,6 +155,42 @@ pub fn workspace_stamp(config: &Config, path: &str) -> Option<(u64, i64, i64, u6
     ))
 }
 
+fn names(dir: &OwnedFd, begun: &str) -> Names {
+    let Ok(dir) = Dir::read_from(dir) else {
+        return Names::default();
+    };
+    let mut found = BTreeSet::new();
+    let mut more = false;
+    for (count, entry) in dir.flatten().enumerate() {
+        if count == LOOKED_AT {
+            more = true;
+            break;
+        }
+        let kind = entry.file_type();
+        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+            continue;
+        }
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
+        if name == "." || name == ".." || !name.starts_with(begun) {
+            continue;
+        }
+        found.insert(Name {
+            name: name.to_owned(),
+            directory: kind == FileType::Directory,
+        });
+        if found.len() > MOST_NAMES {
+            found.pop_last();
+            more = true;
+        }
+    }
+    Names {
+        first: found.into_iter().collect(),
+        more,
+    }
+}
+
 /// A directory of the workspace on the host, reached without following links.
 fn opened(config: &Config, dir: &str) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -175,4 +213,28 @@ fn end_of(log: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     file.take(CONSOLE).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_never_read_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..MOST_NAMES + 5 {
+            std::fs::write(dir.path().join(format!("f{number:05}")), "").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        let open = || OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+        let all = names(&open(), "");
+        assert_eq!((all.first.len(), all.more), (MOST_NAMES, true));
+        assert_eq!(
+            (all.first[0].name.as_str(), all.first[0].directory),
+            ("d", true)
+        );
+        assert_eq!(all.first[1].name, "f00000", "the first ones by name");
+        let some = names(&open(), "f0000");
+        assert_eq!((some.first.len(), some.more), (10, false));
+    }
 }
