@@ -99,6 +99,9 @@ pub struct Raw {
     /// What images may take on this disk, in GiB; beyond it, pulled ones nobody used for longest go [default: 100]
     #[arg(long, value_name = "GIB")]
     pub image_store_gib: Option<u32>,
+    /// What the snapshots of a sandbox may take on this disk, in GiB [default: 50]
+    #[arg(long, value_name = "GIB")]
+    pub snapshot_gib: Option<u32>,
     /// How registries are reached: mirrors, http, ca.
     #[arg(skip)]
     #[serde(default)]
@@ -181,6 +184,8 @@ pub struct Config {
     pub image: String,
     /// What images may take on this disk, in bytes.
     pub image_store_bytes: u64,
+    /// What snapshots may take on this disk, in bytes.
+    pub snapshot_bytes: u64,
     /// How registries are reached.
     pub registries: Registries,
     /// Virtual processors.
@@ -357,6 +362,7 @@ fn keys() -> Vec<&'static str> {
         "git_identity",
         "data_dir",
         "image_store_gib",
+        "snapshot_gib",
         "registries",
         "env",
     ];
@@ -489,6 +495,7 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
             "boot_timeout_s",
             "exec_timeout_s",
             "image_store_gib",
+            "snapshot_gib",
             "background_after_s",
         ];
         let expected = |what: &str| ConfigError::Environment {
@@ -543,6 +550,7 @@ impl Raw {
             git_identity: over.git_identity.or(self.git_identity),
             data_dir: over.data_dir.or(self.data_dir),
             image_store_gib: over.image_store_gib.or(self.image_store_gib),
+            snapshot_gib: over.snapshot_gib.or(self.snapshot_gib),
             registries,
             env,
         }
@@ -759,6 +767,12 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
         image_store_bytes: u64::from(ranged(
             "image_store_gib",
             raw.image_store_gib.unwrap_or(100),
+            1,
+            1 << 20,
+        )?) << 30,
+        snapshot_bytes: u64::from(ranged(
+            "snapshot_gib",
+            raw.snapshot_gib.unwrap_or(50),
             1,
             1 << 20,
         )?) << 30,

@@ -310,7 +310,7 @@ impl Consent {
 
     /// Allows it.
     pub fn give(&self, file: &ProjectFile) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.dir)?;
+        crate::private::dir(&self.dir)?;
         std::fs::write(self.mark(file), b"")
     }
 

@@ -7,6 +7,8 @@
 //! A place, which a handle stands for, is in one of two states: it has a sandbox, or it had one that was stopped for
 //! nobody used it. Sandboxes are bounded, and so are the places without one, which are kept for long: the next call
 //! makes a new sandbox there, and is told what is gone, since a sandbox that was stopped is never replaced unseen.
+//!
+//! Snapshots belong to their place, too: no client sees those of another, and they go when the place is given up.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +20,7 @@ use super::call::Refusal;
 use super::text;
 use crate::config::{Config, WorkspaceMode};
 use crate::progress::Progress;
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::sandbox::{Sandbox, SandboxError, Store, StoreError};
 
 /// The name of the argument that carries a handle.
 pub(super) const HANDLE: &str = "sandbox";
@@ -45,10 +47,21 @@ impl Limits {
     }
 }
 
+/// What was lost at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    /// The system.
+    System,
+    /// Snapshots, too.
+    All,
+}
+
 struct Place {
     sandbox: Option<Arc<Sandbox>>,
-    /// Whether a system was lost here that no call was told of yet.
-    lost: bool,
+    /// What its sandboxes keep, one after the other.
+    store: Store,
+    /// What no call was told of yet.
+    lost: Option<Lost>,
     uses: usize,
     since: Instant,
     /// Whether its guest is being asked whether somebody is at work in it.
@@ -71,6 +84,7 @@ pub(super) struct Pool {
 impl Pool {
     /// An empty one, which looks after idle sandboxes until `closing` fires.
     pub(super) fn new(config: Config, limits: Limits, closing: CancellationToken) -> Arc<Self> {
+        Store::sweep_sessions(&config.data_dir);
         let pool = Arc::new(Self {
             config,
             limits,
@@ -102,8 +116,12 @@ impl Pool {
         sandboxes(&self.table())
     }
 
-    /// A new sandbox, if there is room for one beside those of `table`.
-    fn make(&self, table: &HashMap<String, Place>) -> Result<Arc<Sandbox>, Refusal> {
+    /// A new sandbox that keeps things in `store`, if there is room for one beside those of `table`.
+    fn make(
+        &self,
+        table: &HashMap<String, Place>,
+        store: impl FnOnce() -> Result<Store, StoreError>,
+    ) -> Result<(Arc<Sandbox>, Store), Refusal> {
         if sandboxes(table) >= self.limits.sandboxes {
             return Err(Refusal::new(format!(
                 "failed to make a sandbox: this server runs {} at most, and all are in use; use one of yours \
@@ -112,16 +130,21 @@ impl Pool {
                 text::duration(self.limits.idle)
             )));
         }
-        Ok(Sandbox::new(self.config.clone())?)
+        let store = store().map_err(SandboxError::from)?;
+        let sandbox = Sandbox::of_session(&self.config, store.clone())?;
+        Ok((sandbox, store))
     }
 
-    /// A sandbox at a new place; `lost`: instead of one that was stopped.
-    fn open(self: &Arc<Self>, lost: bool) -> Result<Lease, Refusal> {
+    /// A sandbox at a new place; `lost`: what is gone with an earlier one.
+    fn open(self: &Arc<Self>, lost: Option<Lost>) -> Result<Lease, Refusal> {
         let mut table = self.table();
-        let sandbox = self.make(&table)?;
+        let config = &self.config;
+        let new = || Store::of_session(&config.data_dir, &config.name, config.snapshot.as_deref());
+        let (sandbox, store) = self.make(&table, new)?;
         let handle = format!("sb-{:032x}", rand::random::<u128>());
         let place = Place {
             sandbox: Some(sandbox.clone()),
+            store,
             lost,
             uses: 1,
             since: Instant::now(),
@@ -145,8 +168,15 @@ impl Pool {
     /// The sandbox of that handle, a new one where it was stopped; none where the handle stands for no place.
     fn find(self: &Arc<Self>, handle: &str) -> Option<Result<Lease, Refusal>> {
         let mut table = self.table();
-        let there = table.get(handle)?.sandbox.clone();
-        let sandbox = match there.map_or_else(|| self.make(&table), Ok) {
+        let place = table.get(handle)?;
+        let made = match &place.sandbox {
+            Some(sandbox) => Ok(sandbox.clone()),
+            None => {
+                let store = place.store.clone();
+                self.make(&table, || Ok(store)).map(|(sandbox, _)| sandbox)
+            }
+        };
+        let sandbox = match made {
             Ok(sandbox) => sandbox,
             Err(refusal) => return Some(Err(refusal)),
         };
@@ -171,19 +201,22 @@ impl Pool {
     }
 
     /// What a call is told that finds a new system where another one was.
-    fn loss(&self) -> String {
+    fn loss(&self, lost: Lost) -> String {
         let system = match &self.config.snapshot {
             Some(name) => format!("the snapshot `{name}`"),
             None => format!("the image `{}`", self.config.image),
         };
-        let (gone, stays) = match self.config.workspace_mode {
-            WorkspaceMode::Mount => ("outside /workspace", "/workspace and saved snapshots are"),
-            WorkspaceMode::None => ("in it, /workspace included", "saved snapshots are"),
+        let gone = match self.config.workspace_mode {
+            WorkspaceMode::Mount => "outside /workspace",
+            WorkspaceMode::None => "in it, /workspace included",
+        };
+        let snapshots = match lost {
+            Lost::System => "saved snapshots are as before",
+            Lost::All => "so are saved snapshots",
         };
         format!(
             "the sandbox was stopped after {} without a call or a running job, and this is a new one: its system is \
-             as {system} has it; what was installed or changed {gone}, and jobs with their output, are gone; {stays} \
-             as before",
+             as {system} has it; what was installed or changed {gone}, and jobs with their output, are gone; {snapshots}",
             text::duration(self.limits.idle)
         )
     }
@@ -224,7 +257,7 @@ impl Pool {
             return;
         }
         place.sandbox = None;
-        place.lost |= had_system;
+        place.lost = place.lost.or(had_system.then_some(Lost::System));
         place.since = Instant::now();
         tracing::info!("stopping a sandbox without calls");
         stop(sandbox);
@@ -232,6 +265,8 @@ impl Pool {
 
     /// Gives up places without a sandbox: those that nobody asked for in a long time, and those that are too many.
     fn forget(&self) {
+        // Their snapshots are removed after the table is free again.
+        let mut forgotten = Vec::new();
         let mut table = self.table();
         let mut empty: Vec<(Instant, String)> = table
             .iter()
@@ -242,9 +277,10 @@ impl Pool {
         let surplus = empty.len().saturating_sub(MOST_EMPTY);
         for (at, (since, handle)) in empty.into_iter().enumerate() {
             if at < surplus || since.elapsed() >= self.limits.kept() {
-                table.remove(&handle);
+                forgotten.extend(table.remove(&handle));
             }
         }
+        drop(table);
     }
 
     /// Stops all of them.
@@ -287,8 +323,8 @@ impl Lease {
     /// What was lost before this call, which the client is told once: now.
     pub(super) fn loss(&self) -> Option<String> {
         let pool = self.pool.as_ref()?;
-        let lost = std::mem::take(&mut pool.table().get_mut(&self.handle)?.lost);
-        lost.then(|| pool.loss())
+        let lost = pool.table().get_mut(&self.handle)?.lost.take();
+        lost.map(|lost| pool.loss(lost))
     }
 
     /// The handle that the client does not know yet.
@@ -372,14 +408,14 @@ impl Desk {
             return found.unwrap_or_else(|| Err(pool.unknown(handle)));
         }
         if !session {
-            return pool.open(false);
+            return pool.open(None);
         }
         let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lease = match own.as_deref().map(|handle| pool.find(handle)) {
             Some(Some(found)) => found?,
             // Its place was given up meanwhile.
-            Some(None) => pool.open(true)?,
-            None => pool.open(false)?,
+            Some(None) => pool.open(Some(Lost::All))?,
+            None => pool.open(None)?,
         };
         lease.told = true;
         lease.session = true;

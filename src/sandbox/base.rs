@@ -1,5 +1,6 @@
 //! What a sandbox is made of on this host: programs, the image's disk, an overlay on it; and filling new disks.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::image::{
     DiskId, ImageError, ImageHandle, ImageInfo, ImageRef, ImageStore, LayerSource, Processor,
     Reference, Unpacked, Unpacker,
 };
+use crate::private;
 use crate::progress::Progress;
 use crate::vmm::{self, artefacts, host::Host};
 use crate::workspace::WorkspaceDir;
@@ -170,7 +172,9 @@ fn format_overlay(backing: String, format: &str, size: u64, overlay: &Path) -> s
         let builder = Qcow2::<File>::create_builder(file)
             .size(size)
             .backing(backing, format.to_owned());
-        let made = builder.create().await;
+        let made = builder.create().await.and_then(|()| {
+            std::fs::set_permissions(overlay, PermissionsExt::from_mode(private::FILE))
+        });
         if made.is_err() {
             let _ = std::fs::remove_file(overlay);
         }
@@ -209,7 +213,7 @@ impl<'a> VmUnpacker<'a> {
             .prefix(instance::BUILD)
             .tempdir_in(runtime.path())
             .map_err(temporary)?;
-        let _held = instance::hold(dir.path()).map_err(temporary)?;
+        let _held = instance::hold(dir.path(), instance::LOCK).map_err(temporary)?;
         let feed = Feed::create(disk).map_err(|source| SandboxError::File {
             operation: "make the disk that layers come on, for",
             path: disk.to_owned(),

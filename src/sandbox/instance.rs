@@ -12,9 +12,9 @@
 //! The directory lives as long as its owner holds `lock`; a dead one's is passed over and removed. An instance's id is
 //! its directory's name, eight hexadecimal digits, whatever a file in it says; other directories are no instances.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::SandboxError;
 use super::runtime::RuntimeDir;
 use crate::guest::VmKeys;
-use crate::presence;
+use crate::{presence, private};
 
 /// The host name under which the user's ssh knows the guest.
 pub const SSH_HOST: &str = "snowglobe";
@@ -35,6 +35,9 @@ const LONGEST_FILE: u64 = 64 << 10;
 
 /// The beginning of the name of a directory that images are built in.
 pub(super) const BUILD: &str = "build-";
+
+/// The lock that shows that a directory's owner lives.
+pub(super) const LOCK: &str = "lock";
 
 /// An instance's id: eight hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +146,7 @@ fn private_file(path: &Path, content: &[u8]) -> io::Result<()> {
     File::options()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(private::FILE)
         .open(&new)?
         .write_all(content)?;
     fs::rename(new, path)
@@ -162,8 +165,8 @@ impl Instance {
         };
         let key = crate::guest::generate_key()?;
         let make = || -> io::Result<File> {
-            DirBuilder::new().mode(0o700).create(&dir)?;
-            let lock = hold(&dir)?;
+            private::new_dir(&dir)?;
+            let lock = hold(&dir, LOCK)?;
             let info = Info {
                 name: config.name.clone(),
                 workspace: config.workspace.clone(),
@@ -224,11 +227,12 @@ impl Drop for Instance {
 }
 
 /// Shows for as long as the lock lives that a directory belongs to a living process; then [`running`] removes it.
-pub(super) fn hold(dir: &Path) -> io::Result<File> {
+pub(super) fn hold(dir: &Path, name: &str) -> io::Result<File> {
     // Locked before it has its name: nobody meets an unlocked one and takes it for a dead one's.
-    let lock = File::create(dir.join("lock.new"))?;
+    let new = dir.join(format!("{name}.new"));
+    let lock = File::create(&new)?;
     lock.lock()?;
-    fs::rename(dir.join("lock.new"), dir.join("lock"))?;
+    fs::rename(new, dir.join(name))?;
     Ok(lock)
 }
 
@@ -264,7 +268,7 @@ fn look(runtime: &RuntimeDir, name: &str) -> Option<Running> {
         return None;
     }
     let dir = runtime.path().join(name);
-    let lock = dir.join("lock");
+    let lock = dir.join(LOCK);
     // One without a lock is in the making, or belongs to something else.
     match presence::is_name(&lock).and_then(|there| Ok((there, presence::is_held(&lock)?))) {
         Ok((true, true)) => {}
@@ -290,13 +294,13 @@ mod tests {
 
     fn instance(runtime: &Path, name: &str) -> File {
         let dir = runtime.join(name);
-        DirBuilder::new().mode(0o700).create(&dir).unwrap();
+        private::new_dir(&dir).unwrap();
         let info = serde_json::json!({
             "id": "$(touch /tmp/owned)", "name": "n", "workspace": "/w", "pid": 1, "image": "i",
             "started": "2026-01-02T03:04:05Z",
         });
         fs::write(dir.join("instance.json"), info.to_string()).unwrap();
-        hold(&dir).unwrap()
+        hold(&dir, LOCK).unwrap()
     }
 
     #[test]

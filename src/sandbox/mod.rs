@@ -29,6 +29,7 @@ mod jobs;
 mod look;
 mod machine;
 pub mod runtime;
+mod session;
 mod store;
 mod turnover;
 
@@ -52,7 +53,7 @@ pub use base::{VmUnpacker, image_is_here, image_store};
 pub use command::{Exec, Limit};
 pub use error::SandboxError;
 use instance::Instance;
-pub use look::{Console, Name, workspace_stamp};
+pub use look::{Console, Name, Names, workspace_stamp};
 pub use machine::{Machine, Parts, Plan};
 pub use snowglobe_init::wire::{
     Command, Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine,
@@ -215,6 +216,7 @@ pub struct Sandbox {
 /// Where a new VM's disk starts.
 enum From_ {
     Clean,
+    Start(String),
     Snapshot(String),
 }
 
@@ -222,9 +224,23 @@ impl Sandbox {
     /// A sandbox that is off. Checks what can be checked without booting.
     pub fn new(config: Config) -> Result<Arc<Self>, SandboxError> {
         let store = Store::open(&config.data_dir, &config.name)?;
+        Self::with(config, store)
+    }
+
+    /// A sandbox of a client's session, which keeps what it saves in the session's own store.
+    pub fn of_session(config: &Config, store: Store) -> Result<Arc<Self>, SandboxError> {
+        let name = store.name();
+        let config = Config {
+            name,
+            ..config.clone()
+        };
+        Self::with(config, store)
+    }
+
+    fn with(config: Config, store: Store) -> Result<Arc<Self>, SandboxError> {
         store.sweep();
         if let Some(name) = &config.snapshot {
-            store.get(name)?;
+            store.start(name)?;
         }
         let instance = Instance::create(&config)?;
         Ok(Arc::new(Self {
@@ -274,7 +290,7 @@ impl Sandbox {
                 .config
                 .snapshot
                 .clone()
-                .map_or(From_::Clean, From_::Snapshot);
+                .map_or(From_::Clean, From_::Start);
             let live = tokio::select! {
                 live = sandbox.boot(from, &progress) => Arc::new(sandbox.view.booted(live)?),
                 () = sandbox.stopping.cancelled() => return Err(SandboxError::Stopped),
@@ -288,13 +304,17 @@ impl Sandbox {
     async fn boot(&self, from: From_, progress: &Progress) -> Result<Live, SandboxError> {
         let config = &self.config;
         let parts = base::parts(config)?;
-        let (base, mut layers, image) = match from {
-            From_::Clean => {
+        let saved = match &from {
+            From_::Clean => None,
+            From_::Start(name) => Some(self.store.start(name)?),
+            From_::Snapshot(name) => Some(self.store.get(name)?),
+        };
+        let (base, mut layers, image) = match saved {
+            None => {
                 let (base, image) = base::of_image(config, progress).await?;
                 (base, Vec::new(), image)
             }
-            From_::Snapshot(name) => {
-                let record = self.store.get(&name)?;
+            Some(record) => {
                 let image = base::hold(config, &record.base)?;
                 (record.base, record.layers, image)
             }
@@ -530,6 +550,10 @@ impl Sandbox {
         let State::Running(live) = &*state else {
             return Err(SandboxError::Stopped);
         };
+        if let Some(newest) = layers(live).last() {
+            let limit = self.config.snapshot_bytes;
+            self.store.check_size(name, newest, limit)?;
+        }
         progress.say("pausing what runs");
         let freezing = async {
             self.answer(live, guest.ask(&Request::Freeze)).await?;

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     fn private(path: &Path) {
-        DirBuilder::new().mode(0o700).create(path).unwrap();
+        crate::private::new_dir(path).unwrap();
     }
 
     fn refused(path: &Path, says: &str) {

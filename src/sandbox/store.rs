@@ -17,11 +17,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use snowglobe_init::boot::ImageUser;
 
-use crate::presence;
+use super::session::{Session, family};
+use crate::image::human_bytes;
+use crate::{presence, private};
 
 /// The version of the records written here.
 const VERSION: u32 = 1;
@@ -47,6 +50,24 @@ pub enum StoreError {
         name: String,
         /// Those that there are.
         known: Vec<String>,
+    },
+    /// It would be more than snapshots may take.
+    #[error(
+        "save the snapshot `{name}`: it would take {}, and snapshots of this sandbox take {} of the {} that they may \
+         (snapshot_gib in the configuration); delete some first{}",
+        human_bytes(*.adds), human_bytes(*.taken), human_bytes(*.limit), largest(.known)
+    )]
+    Full {
+        /// The name.
+        name: String,
+        /// What it would take, in bytes.
+        adds: u64,
+        /// What others take.
+        taken: u64,
+        /// What all may take.
+        limit: u64,
+        /// Those that there are, with what each takes.
+        known: Vec<(String, u64)>,
     },
     /// A record or one of its layers is damaged.
     #[error("use the snapshot `{name}`: {problem}")]
@@ -92,7 +113,24 @@ fn there_are(known: &[String]) -> String {
     }
 }
 
-fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+fn largest(known: &[(String, u64)]) -> String {
+    let mut known: Vec<_> = known.iter().collect();
+    known.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let shown: Vec<String> = known
+        .into_iter()
+        .take(5)
+        .map(|(name, bytes)| format!("{name} ({})", human_bytes(*bytes)))
+        .collect();
+    match shown.is_empty() {
+        true => String::new(),
+        false => format!(": {}", shown.join(", ")),
+    }
+}
+
+pub(super) fn io_error(
+    operation: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io {
         operation,
@@ -153,7 +191,8 @@ pub struct Record {
 /// One sandbox's directory.
 #[derive(Debug, Clone)]
 pub struct Store {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
+    pub(super) session: Option<Arc<Session>>,
 }
 
 /// A running VM's directory; its files are the runner's to remove.
@@ -174,22 +213,47 @@ impl RunDir {
 }
 
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    Ok(())
+    sync_dir(dir)
+}
+
+/// Makes what was renamed or removed in a directory last beyond a power cut.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 impl Store {
     /// The store of the sandbox `name` under the data directory; made when it is not there.
     pub fn open(data_dir: &Path, name: &str) -> Result<Self, StoreError> {
-        let dir = data_dir.join("sandboxes").join(name);
-        for part in ["layers", "snapshots", "run"] {
-            let path = dir.join(part);
-            fs::create_dir_all(&path).map_err(io_error("make the directory", &path))?;
+        let all = data_dir.join("sandboxes");
+        let dir = all.join(name);
+        let parts = ["layers", "snapshots", "run"].map(|part| dir.join(part));
+        for path in [&all, &dir].into_iter().chain(&parts) {
+            private::dir(path).map_err(io_error("make the directory", path))?;
         }
-        Ok(Self { dir })
+        Ok(Self { dir, session: None })
+    }
+
+    /// Its name among the stores.
+    pub fn name(&self) -> String {
+        let name = self.dir.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// The snapshot of that name that machines start from: of a session's store it is the one that was named for it.
+    pub fn start(&self, name: &str) -> Result<Record, StoreError> {
+        match self
+            .session
+            .as_ref()
+            .and_then(|session| session.start.as_ref())
+        {
+            Some((record, _)) => Ok(record.clone()),
+            None => self.get(name),
+        }
     }
 
     /// Holds the store against other processes until dropped.
@@ -209,7 +273,12 @@ impl Store {
 
     /// Where a layer is, or will be.
     pub fn layer(&self, file: &str) -> PathBuf {
-        self.dir.join("layers").join(file)
+        let started = self.session.as_ref().and_then(|session| {
+            let (record, _) = session.start.as_ref()?;
+            let holds = record.layers.iter().any(|layer| layer == file);
+            holds.then(|| session.from.layer(file))
+        });
+        started.unwrap_or_else(|| self.dir.join("layers").join(file))
     }
 
     /// A name for a new layer.
@@ -225,7 +294,7 @@ impl Store {
             .join("run")
             .join(format!("{:08x}", rand::random::<u32>()));
         let make = || {
-            fs::create_dir(&path)?;
+            private::new_dir(&path)?;
             let lock = File::create(path.join("lock"))?;
             lock.lock()?;
             Ok(lock)
@@ -334,13 +403,40 @@ impl Store {
         }
     }
 
+    /// Refuses a snapshot of the layer `newest` that would take more than all of this sandbox's, of every session,
+    /// may take together.
+    pub fn check_size(&self, name: &str, newest: &str, limit: u64) -> Result<(), StoreError> {
+        let adds = taken(&self.layer(newest));
+        let all = self.dir.parent().unwrap_or(&self.dir);
+        let name_of = |dir: &Path| dir.file_name()?.to_str().map(str::to_owned);
+        let own = self.name();
+        let of_family =
+            |dir: &PathBuf| name_of(dir).is_some_and(|name| family(&name) == family(&own));
+        let mut frozen = 0_u64;
+        for dir in entries(all)?.into_iter().filter(of_family) {
+            let store = Store { dir, session: None };
+            // One that is being made or removed just now has none yet, or none any more.
+            for layer in store.layers_of_snapshots().unwrap_or_default() {
+                frozen = frozen.saturating_add(taken(&store.layer(&layer)));
+            }
+        }
+        if frozen.saturating_add(adds) <= limit {
+            return Ok(());
+        }
+        let known = self.list()?.into_iter();
+        Err(StoreError::Full {
+            name: name.to_owned(),
+            adds,
+            taken: frozen,
+            limit,
+            known: known.map(|record| (record.name, record.bytes)).collect(),
+        })
+    }
+
     /// Writes a snapshot's record; its layers are frozen from here on. Loses nothing if the name was taken meanwhile.
     pub fn save(&self, name: &str, base: Base, layers: Vec<String>) -> Result<Record, StoreError> {
         self.check_free(name)?;
-        let top = layers.last().map(|layer| self.layer(layer));
-        let bytes = top
-            .and_then(|path| fs::metadata(path).ok())
-            .map_or(0, |meta| meta.blocks() * 512);
+        let bytes = layers.last().map_or(0, |layer| taken(&self.layer(layer)));
         let record = Record {
             version: VERSION,
             name: name.to_owned(),
@@ -351,11 +447,12 @@ impl Store {
         };
         let path = self.record_path(name);
         let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(self.dir.join("snapshots"))?;
+            let dir = self.dir.join("snapshots");
+            let mut file = tempfile::NamedTempFile::new_in(&dir)?;
             file.write_all(&serde_json::to_vec_pretty(&record)?)?;
             file.as_file().sync_all()?;
             file.persist_noclobber(&path)?;
-            Ok(())
+            sync_dir(&dir)
         };
         let _held = self.lock()?;
         match write() {
@@ -379,7 +476,9 @@ impl Store {
                 });
             };
             let path = self.record_path(name);
-            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+            let dir = self.dir.join("snapshots");
+            let removed = fs::remove_file(&path).and_then(|()| sync_dir(&dir));
+            removed.map_err(io_error("delete", &path))?;
             record
         };
         self.sweep();
@@ -462,7 +561,7 @@ fn layers_of_vm(run: &Path) -> Result<Vec<String>, StoreError> {
 }
 
 /// Everything in a directory.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let list = || {
         fs::read_dir(dir)?
             .map(|entry| Ok(entry?.path()))
@@ -471,10 +570,15 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     list().map_err(io_error("list", dir))
 }
 
-fn left_behind(path: &Path, removed: io::Result<()>) {
+pub(super) fn left_behind(path: &Path, removed: io::Result<()>) {
     if let Err(error) = removed {
         tracing::debug!(path = %path.display(), %error, "could not be cleared away");
     }
+}
+
+/// What a file takes on the disk; nothing where it is not there.
+fn taken(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
 fn now() -> jiff::Timestamp {
@@ -500,7 +604,7 @@ pub(super) fn all_records(data_dir: &Path) -> Result<Vec<(String, Record)>, Stor
         if !presence::is_name(&snapshots).map_err(io_error("look for", &snapshots))? {
             continue;
         }
-        let store = Store { dir };
+        let store = Store { dir, session: None };
         for snapshot in entries(&snapshots)? {
             let file = snapshot.file_name().and_then(|file| file.to_str());
             let Some(record) = file.and_then(|file| file.strip_suffix(".json")) else {
@@ -589,6 +693,58 @@ mod tests {
             store.delete("one"),
             Err(StoreError::NotFound { .. })
         ));
+    }
+
+    #[test]
+    fn snapshots_take_no_more_than_they_may_those_of_sessions_included() {
+        let (dir, store, base) = store();
+        let big = |store: &Store| {
+            let name = layer(store);
+            fs::write(store.layer(&name), vec![1; 1 << 20]).unwrap();
+            name
+        };
+        let limit = 3 << 20;
+        let first = big(&store);
+        store.check_size("a", &first, limit).unwrap();
+        store.save("a", base.clone(), vec![first.clone()]).unwrap();
+        // A layer that two stand on counts once, and what no snapshot holds doesn't.
+        store.save("b", base.clone(), vec![first]).unwrap();
+        big(&store);
+        let session = Store::of_session(dir.path(), "test", None).unwrap();
+        let second = big(&session);
+        session.save("c", base.clone(), vec![second]).unwrap();
+        let third = big(&session);
+        session.check_size("d", &third, limit).unwrap();
+        session.save("d", base, vec![third]).unwrap();
+        let error = store
+            .check_size("e", &big(&store), limit)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("3 MiB of the 3 MiB") && error.contains("snapshot_gib"),
+            "{error}"
+        );
+        assert!(
+            error.contains("a (1 MiB)") && !error.contains("c ("),
+            "another's names are not told: {error}"
+        );
+        drop(session);
+        store.check_size("e", &big(&store), limit).unwrap();
+    }
+
+    #[test]
+    fn nobody_else_can_enter() {
+        let (dir, store, _base) = store();
+        let run = store.new_run().unwrap();
+        let all = dir.path().join("sandboxes");
+        for path in [&all, &store.dir, &store.dir.join("layers"), &run.path] {
+            assert_eq!(
+                path.metadata().unwrap().mode() & 0o777,
+                0o700,
+                "{}",
+                path.display()
+            );
+        }
     }
 
     #[test]
