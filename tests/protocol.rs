@@ -628,7 +628,7 @@ async fn over_http_it_answers_or_closes() {
     })
     .await
     .unwrap();
-    let address = listening.address;
+    let address = listening.address.tcp().unwrap();
     let closing = CancellationToken::new();
     let served = tokio::spawn(listening.serve(config(&dir), closing.clone()));
     let mut answered = 0;
@@ -712,7 +712,7 @@ async fn over_http_clients_are_served_as_they_are() {
         metrics: true,
     });
     let listening = listening.await.unwrap();
-    let address = listening.address;
+    let address = listening.address.tcp().unwrap();
     let closing = CancellationToken::new();
     let served = tokio::spawn(listening.serve(config(&dir), closing.clone()));
     let json = "Content-Type: application/json";

@@ -1,7 +1,6 @@
 //! `snowglobe serve`: MCP on standard input and output, or over HTTP.
 
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -24,9 +23,9 @@ use crate::{mcp, vmm};
 /// Arguments of `snowglobe serve`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
-    /// Serve streamable HTTP at http://ADDRESS/mcp instead; TLS is left to a proxy
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    http: Option<SocketAddr>,
+    /// Serve streamable HTTP at http://ADDRESS/mcp instead, or at a unix socket that only you can open; TLS is left to a proxy
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
+    http: Option<mcp::At>,
     #[command(flatten)]
     over_http: OverHttp,
     #[command(flatten)]
@@ -35,7 +34,7 @@ pub(super) struct Serve {
 
 #[derive(Debug, clap::Args)]
 struct OverHttp {
-    /// File with the bearer token that clients must send; made if absent [default: http-token in the data directory]
+    /// File with the bearer token that clients must send; made if absent [default: http-token in the data directory; none at a unix socket]
     #[arg(
         long,
         value_name = "FILE",
@@ -77,18 +76,18 @@ impl Serve {
     }
 }
 
-async fn http(config: Config, address: SocketAddr, over: OverHttp) -> Done {
+async fn http(config: Config, address: mcp::At, over: OverHttp) -> Done {
     // Sandboxes are made later; that none can be is said now.
     RuntimeDir::make(&config.runtime_dir)?;
     announce(&config);
-    let token = match over.no_token {
-        true => None,
-        false => Some(token(
-            &over
-                .token_file
-                .unwrap_or_else(|| config.data_dir.join("http-token")),
-        )?),
+    let file = match (over.token_file, &address) {
+        _ if over.no_token => None,
+        (Some(file), _) => Some(file),
+        (None, mcp::At::Tcp(_)) => Some(config.data_dir.join("http-token")),
+        // Who can open it could read the token, too.
+        (None, mcp::At::Unix(_)) => None,
     };
+    let token = file.as_deref().map(token).transpose()?;
     let listening = mcp::listen(mcp::Http {
         address,
         token,
@@ -102,7 +101,10 @@ async fn http(config: Config, address: SocketAddr, over: OverHttp) -> Done {
         },
     })
     .await?;
-    eprintln!("serving MCP at http://{}/mcp", listening.address);
+    match &listening.address {
+        mcp::At::Tcp(address) => tell!("serving MCP at http://{address}/mcp"),
+        at => tell!("serving MCP at http://localhost/mcp on {at}"),
+    }
     let closing = CancellationToken::new();
     let served = listening.serve(config, closing.clone());
     tokio::pin!(served);
@@ -131,10 +133,14 @@ fn token(path: &Path) -> anyhow::Result<String> {
         Ok(mut file) => {
             let token = hex::encode(rand::random::<[u8; 32]>());
             writeln!(file, "{token}").with_context(|| about("write"))?;
-            eprintln!(
-                "token, shown this once and kept in {}:\n{token}",
-                path.display()
-            );
+            // What is no terminal may be a journal, which others can read.
+            match std::io::stderr().is_terminal() {
+                true => tell!(
+                    "token, shown this once and kept in {}:\n{token}",
+                    path.display()
+                ),
+                false => tell!("made a token; it is in {}", path.display()),
+            }
             Ok(token)
         }
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {

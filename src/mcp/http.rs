@@ -1,42 +1,48 @@
 //! MCP over HTTP: streamable at `/mcp`, as older clients speak it at `/sse`; `/healthz` says that the server runs,
 //! `/metrics`, where asked for, how it is doing.
 //!
-//! What a request must pass, in this order: Host and Origin ([`origin`]), the rate, the bearer token, the bound on
-//! requests under way; then the library's own checks of the same, of length and headers. A browser's preflight is
-//! answered after the first of these; refusals say to an allowed page's browser that the page may see them. The token
-//! is compared in constant time. An address that others can reach needs one. TLS is left to a proxy.
+//! What a request must pass, in this order: Host and Origin ([`origin`]), everywhere; then it has the bearer token, or
+//! a place in its peer's budget ([`peers`]). What comes without the token sees `/healthz` and refusals, and takes
+//! nothing from those that have it: the rate, the bound on requests under way and the room for bodies ([`intake`]) are
+//! theirs alone. Then come the library's own checks of length and headers. A browser's preflight is answered after
+//! the first of these; refusals say to an allowed page's browser that the page may see them. The token is compared in
+//! constant time. An address that others can reach needs one. TLS is left to a proxy.
 //!
-//! Before all of that, connections are bounded ([`Bounds`]): those that ask for nothing make room after a while.
+//! Connections are bounded, too, strangers' apart from those on which the token was shown. One that asks for nothing,
+//! or that does not take what it asked for, is closed after a while ([`Patience`]).
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::Listener;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use subtle::ConstantTimeEq;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::LONGEST_MESSAGE;
+use super::bind::{At, Bound};
 use super::desk::{Desk, Limits, Pool};
+use super::intake::Intake;
 use super::metrics::Metrics;
 use super::origin::{self, Allowed};
+use super::peers::{self, Budgets, Connection, Connections};
 use super::server::{Server, Shared};
 use super::sessions::Sessions;
 use super::{post, sse};
@@ -48,21 +54,23 @@ const BURST: NonZeroU32 = NonZeroU32::new(5).expect("it is not 0");
 /// How many requests may be under way, streams that stay open included.
 const UNDER_WAY: usize = 256;
 
-/// What connections may take, whoever they are.
+/// The longest head of a request, in bytes, and the most that waits for a client beside what the system holds.
+const BUFFER: usize = 64 << 10;
+
+/// How long a connection is waited for.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
-    /// How many there may be; the next ones wait until one ends.
-    connections: usize,
+struct Patience {
     /// Within which time a request's head must have come, from the connection's start or the answer before it.
     head_within: Duration,
+    /// How long a client may take nothing of an answer.
+    taking_within: Duration,
 }
 
-impl Default for Bounds {
-    /// Twice as many as requests may be under way, and below the 1,024 files that systems allow a process.
+impl Default for Patience {
     fn default() -> Self {
         Self {
-            connections: 2 * UNDER_WAY,
             head_within: Duration::from_secs(30),
+            taking_within: Duration::from_secs(60),
         }
     }
 }
@@ -71,7 +79,7 @@ impl Default for Bounds {
 #[derive(Debug, Clone)]
 pub struct Http {
     /// Where to listen.
-    pub address: SocketAddr,
+    pub address: At,
     /// What a client must show; absent: nothing.
     pub token: Option<String>,
     /// Names of this server in `Host` beside the loopback's.
@@ -93,7 +101,7 @@ pub enum HttpError {
     #[error(
         "listen on {0} without a token: others can reach that address; leave --no-token out, or listen on 127.0.0.1"
     )]
-    Open(SocketAddr),
+    Open(At),
     /// What is to be an origin is none.
     #[error("let web pages call (--allow-origin): {0}")]
     Origin(String),
@@ -101,7 +109,7 @@ pub enum HttpError {
     #[error("listen on {address}: is something else there? Choose another with --http")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: At,
         /// Why not.
         source: std::io::Error,
     },
@@ -109,23 +117,31 @@ pub enum HttpError {
 
 /// A server that listens.
 pub struct Listening {
-    listener: TcpListener,
+    bound: Bound,
     http: Http,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: At,
 }
 
 struct Guard {
     metrics: Arc<Metrics>,
     allowed: Arc<Allowed>,
     token: Option<String>,
+    /// Of those that have the token.
     rate: DefaultDirectRateLimiter,
     under_way: Arc<Semaphore>,
+    intake: Arc<Intake>,
+    /// Of all others.
+    budgets: Budgets,
 }
+
+/// Marks a request that has the token, or needs none.
+#[derive(Debug, Clone, Copy)]
+struct Trusted;
 
 /// Starts to listen.
 pub async fn listen(mut http: Http) -> Result<Listening, HttpError> {
-    if http.token.is_none() && !http.address.ip().is_loopback() {
+    if http.token.is_none() && !http.address.is_local() {
         return Err(HttpError::Open(http.address));
     }
     let origins = http.origins.iter().map(|text| origin::parse(text));
@@ -133,13 +149,13 @@ pub async fn listen(mut http: Http) -> Result<Listening, HttpError> {
         .collect::<Result<_, _>>()
         .map_err(HttpError::Origin)?;
     let failed = |source| HttpError::Listen {
-        address: http.address,
+        address: http.address.clone(),
         source,
     };
-    let listener = TcpListener::bind(http.address).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+    let bound = Bound::to(&http.address).await.map_err(failed)?;
+    let address = bound.at().map_err(failed)?;
     Ok(Listening {
-        listener,
+        bound,
         http,
         address,
     })
@@ -162,18 +178,21 @@ impl Listening {
         }
         let of_health = pool.clone();
         let health = get(move || async move { format!("ok\nsandboxes {}\n", of_health.count()) });
+        let open = Router::new().route("/healthz", health);
         let of_sessions = pool.clone();
         let server = move || Server::new(shared.clone(), Desk::many(of_sessions.clone()), None);
-        let healthy = Router::new().route("/healthz", health);
-        let router = router(&self.http, self.address, server, guarded, metrics, &closing)
-            .merge(healthy.layer(origin::cors(self.allowed())));
-        run(self.listener, router, Bounds::default(), &closing).await;
+        let guard = Guard::new(&self.http, &self.address, metrics);
+        let mcp = mcp(server, &guard.allowed, self.http.limits, &closing);
+        let router = behind(mcp.merge(guarded), open, Arc::new(guard));
+        run(
+            self.bound,
+            router,
+            peers::Bounds::of_process(),
+            Patience::default(),
+            &closing,
+        )
+        .await;
         pool.stop().await;
-    }
-
-    fn allowed(&self) -> Arc<Allowed> {
-        let (hosts, origins) = (&self.http.hosts, &self.http.origins);
-        Arc::new(Allowed::new(self.address, hosts, origins))
     }
 
     /// Serves any handler's answers behind the same checks, until `closing` fires.
@@ -182,62 +201,78 @@ impl Listening {
         server: impl Fn() -> S + Send + Sync + 'static,
         closing: CancellationToken,
     ) {
-        let metrics = Arc::new(Metrics::new());
-        let router = router(
-            &self.http,
-            self.address,
-            server,
-            Router::new(),
-            metrics,
+        let guard = Guard::new(&self.http, &self.address, Arc::new(Metrics::new()));
+        let mcp = mcp(server, &guard.allowed, self.http.limits, &closing);
+        let router = behind(mcp, Router::new(), Arc::new(guard));
+        run(
+            self.bound,
+            router,
+            peers::Bounds::of_process(),
+            Patience::default(),
             &closing,
-        );
-        run(self.listener, router, Bounds::default(), &closing).await;
+        )
+        .await;
     }
 }
 
 /// Takes connections until `closing` fires; what they ask for then goes on.
 async fn run(
-    mut listener: TcpListener,
+    mut bound: Bound,
     router: Router,
-    bounds: Bounds,
+    bounds: peers::Bounds,
+    patience: Patience,
     closing: &CancellationToken,
 ) {
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
-        .header_read_timeout(bounds.head_within);
-    let service = TowerToHyperService::new(router);
-    let room = Arc::new(Semaphore::new(bounds.connections));
-    let mut next = async || {
-        let held = room.clone().acquire_owned().await;
-        // Where the system has no room it waits and tries again.
-        (held, Listener::accept(&mut listener).await.0)
-    };
-    while let Some((held, stream)) = closing.run_until_cancelled(next()).await {
-        // An answer's head and body are two writes: the second must not wait until the first is acknowledged.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection stays slow");
-        }
-        let connection = server.serve_connection(TokioIo::new(stream), service.clone());
+        .header_read_timeout(patience.head_within)
+        .max_buf_size(BUFFER);
+    let router = TowerToHyperService::new(router);
+    let connections = Connections::new(bounds);
+    while let Some((stream, peer)) = closing.run_until_cancelled(bound.accept()).await {
+        let connection = Arc::new(connections.enter(peer).await);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(patience.taking_within));
+        let (of_requests, router) = (connection.clone(), router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(of_requests.clone());
+            router.call(request)
+        });
+        let served = server.serve_connection(TokioIo::new(Box::pin(stream)), service);
         tokio::spawn(async move {
-            let _held = held;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
+            match connection.close.run_until_cancelled(served).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::debug!(%error, "a connection broke"),
+                None => tracing::debug!("a connection made room for another"),
             }
         });
+        // Who came now asks before the next one comes in.
+        tokio::task::yield_now().await;
     }
 }
 
-/// `guarded` is behind the checks, too.
-fn router<S: ServerHandler>(
-    http: &Http,
-    address: SocketAddr,
+impl Guard {
+    fn new(http: &Http, address: &At, metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            allowed: Arc::new(Allowed::new(address, &http.hosts, &http.origins)),
+            token: http.token.clone(),
+            rate: limiter(http.rate),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY)),
+            intake: Arc::default(),
+            budgets: Budgets::default(),
+        }
+    }
+}
+
+/// The library's service of `/mcp`.
+fn mcp<S: ServerHandler>(
     server: impl Fn() -> S + Send + Sync + 'static,
-    guarded: Router,
-    metrics: Arc<Metrics>,
+    allowed: &Allowed,
+    limits: Limits,
     closing: &CancellationToken,
 ) -> Router {
-    let allowed = Arc::new(Allowed::new(address, &http.hosts, &http.origins));
     let settings = StreamableHttpServerConfig::default()
         .with_allowed_hosts(allowed.hosts().to_vec())
         .with_allowed_origins(allowed.origins().to_vec())
@@ -245,32 +280,27 @@ fn router<S: ServerHandler>(
         .with_max_request_body_bytes(LONGEST_MESSAGE)
         .with_sse_retry(None)
         .with_cancellation_token(closing.clone());
-    let sessions = Arc::new(Sessions::new(http.limits.kept()));
+    let sessions = Arc::new(Sessions::new(limits.kept()));
     let service = StreamableHttpService::new(move || Ok(server()), sessions, settings);
-    let guard = Arc::new(Guard {
-        metrics,
-        allowed,
-        token: http.token.clone(),
-        rate: limiter(http.rate),
-        under_way: Arc::new(Semaphore::new(UNDER_WAY)),
-    });
-    let mcp = Router::new()
+    Router::new()
         .nest_service("/mcp", service)
-        .route_layer(middleware::from_fn(post::serve));
-    behind(mcp.merge(guarded), guard)
+        .route_layer(middleware::from_fn(post::serve))
 }
 
-/// Puts the checks before routes. What is not there is said to anybody whose Host and Origin are right.
-fn behind(routes: Router, guard: Arc<Guard>) -> Router {
+/// Puts the checks before routes; those that are `open` need no token. What is not there is said to anybody whose
+/// Host and Origin are right.
+fn behind(guarded: Router, open: Router, guard: Arc<Guard>) -> Router {
     let nothing = async || {
         (
             StatusCode::NOT_FOUND,
             "there is nothing here: MCP is at /mcp\n",
         )
     };
-    routes
+    guarded
         .route_layer(middleware::from_fn_with_state(guard.clone(), check))
+        .merge(open)
         .fallback(nothing)
+        .layer(middleware::from_fn_with_state(guard.clone(), tell_apart))
         .layer(origin::cors(guard.allowed.clone()))
         .layer(middleware::from_fn_with_state(guard, admit))
 }
@@ -290,19 +320,37 @@ async fn admit(State(guard): State<Arc<Guard>>, mut request: Request, next: Next
     next.run(request).await
 }
 
-/// Lets a request pass, or says why not.
-async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let refused = |reason| guard.metrics.refused(reason);
-    if guard.rate.check().is_err() {
-        refused("rate");
-        let mut answer = refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests a second");
-        let headers = answer.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return answer;
+/// Tells whether a request has the token. One that has none comes out of its peer's budget.
+async fn tell_apart(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
+    let connection = request.extensions_mut().remove::<Arc<Connection>>();
+    let trusted = match &guard.token {
+        Some(token) => bears(request.headers(), token),
+        None => true,
+    };
+    if !trusted {
+        let peer = connection.map(|connection| connection.peer);
+        return match guard.budgets.spend(peer) {
+            true => next.run(request).await,
+            false => closing(guard.too_many()),
+        };
     }
-    if let Some(token) = &guard.token
-        && !bears(request.headers(), token)
-    {
+    let busy = match connection.as_ref().map(Connection::passed) {
+        Some(None) => {
+            guard.metrics.refused("connections");
+            let why = "too many connections are at work";
+            return closing(refuse(StatusCode::SERVICE_UNAVAILABLE, why));
+        }
+        Some(busy) => busy,
+        None => None,
+    };
+    request.extensions_mut().insert(Trusted);
+    holding(next.run(request).await, busy)
+}
+
+/// Lets a request pass that has the token, or says why not.
+async fn check(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
+    let refused = |reason| guard.metrics.refused(reason);
+    if request.extensions().get::<Trusted>().is_none() {
         refused("token");
         let mut answer = refuse(
             StatusCode::UNAUTHORIZED,
@@ -312,6 +360,9 @@ async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return answer;
     }
+    if guard.rate.check().is_err() {
+        return guard.too_many();
+    }
     let Ok(permit) = guard.under_way.clone().try_acquire_owned() else {
         refused("under_way");
         return refuse(
@@ -319,13 +370,46 @@ async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
             "too many requests are under way",
         );
     };
-    // A stream is under way until its end, which is long after its head.
-    next.run(request).await.map(|body| {
+    request.extensions_mut().insert(guard.intake.clone());
+    holding(next.run(request).await, permit)
+}
+
+/// Holds something until the end of an answer: a stream is under way until then, which is long after its head.
+pub(super) fn holding<T: Send + 'static>(mut answer: Response, held: T) -> Response {
+    // As a stream it no longer shows how long it is.
+    if let Some(length) = answer
+        .body()
+        .size_hint()
+        .exact()
+        .filter(|length| *length > 0)
+    {
+        answer
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length.into());
+    }
+    answer.map(|body| {
         Body::from_stream(body.into_data_stream().map(move |piece| {
-            let _held = &permit;
+            let _held = &held;
             piece
         }))
     })
+}
+
+/// Has the connection closed after this answer.
+fn closing(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+impl Guard {
+    fn too_many(&self) -> Response {
+        self.metrics.refused("rate");
+        let mut answer = refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests a second");
+        let headers = answer.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        answer
+    }
 }
 
 fn refuse(status: StatusCode, why: &'static str) -> Response {
@@ -347,7 +431,7 @@ fn bears(headers: &HeaderMap, token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::net::SocketAddr;
 
     use axum::body::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -410,51 +494,115 @@ mod tests {
         answer
     }
 
-    #[tokio::test]
-    async fn connections_that_ask_for_nothing_make_room() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/", axum::routing::get(async || "here"));
-        let bounds = Bounds {
-            connections: 2,
-            head_within: Duration::from_millis(300),
+    /// A server of `/`, and its address.
+    async fn serve(
+        bounds: peers::Bounds,
+        patience: Patience,
+        guard: Guard,
+    ) -> (SocketAddr, CancellationToken) {
+        let bound = Bound::to(&At::Tcp(([127, 0, 0, 1], 0).into()))
+            .await
+            .unwrap();
+        let Ok(At::Tcp(address)) = bound.at() else {
+            panic!("it is an address");
         };
+        let endless = async || {
+            Body::from_stream(tokio_stream::iter(std::iter::repeat_with(|| {
+                Ok::<_, std::io::Error>(Bytes::from_static(&[0; 4096]))
+            })))
+        };
+        let routes = Router::new()
+            .route("/", axum::routing::get(async || "here"))
+            .route("/endless", axum::routing::get(endless));
+        let router = behind(routes, Router::new(), Arc::new(guard));
         let closing = CancellationToken::new();
         let ended = closing.clone();
-        let server = tokio::spawn(async move { run(listener, router, bounds, &ended).await });
+        tokio::spawn(async move { run(bound, router, bounds, patience, &ended).await });
+        (address, closing)
+    }
+
+    async fn is_closed(stream: &mut TcpStream) -> bool {
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
+        let ended = end.await.is_ok();
+        assert_eq!(rest, b"", "it was closed without a word");
+        ended
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_for_nothing_make_room() {
+        let bounds = peers::Bounds {
+            strangers: 2,
+            known: 2,
+            grace: Duration::ZERO,
+        };
+        let (address, _closing) = serve(bounds, Patience::default(), guard(None, 100, 10)).await;
         let mut silent = TcpStream::connect(address).await.unwrap();
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
-        let began = Instant::now();
-        assert!(get(address, "/").await.ends_with("here"));
-        assert!(
-            began.elapsed() >= bounds.head_within / 2,
-            "it waited until there was room: {:?}",
-            began.elapsed()
-        );
-        for held in [&mut silent, &mut slow] {
-            let mut rest = Vec::new();
-            held.read_to_end(&mut rest).await.unwrap();
-            assert_eq!(rest, b"", "it was closed without a word");
+        for _ in 0..3 {
+            assert!(get(address, "/").await.ends_with("here"));
         }
-        closing.cancel();
-        server.await.unwrap();
+        assert!(is_closed(&mut silent).await);
+        // Those that are served don't stay strangers, so the second one still has its place.
+        let mut another = TcpStream::connect(address).await.unwrap();
+        let mut last = TcpStream::connect(address).await.unwrap();
+        assert!(is_closed(&mut slow).await);
+        for stream in [&mut another, &mut last] {
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with("here"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_and_an_answer_that_is_not_taken_end_the_connection() {
+        let patience = Patience {
+            head_within: Duration::from_millis(300),
+            taking_within: Duration::from_millis(300),
+        };
+        let of_test = guard(None, 100, 1);
+        let under_way = of_test.under_way.clone();
+        let (address, _closing) = serve(peers::Bounds::of_process(), patience, of_test).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        assert!(is_closed(&mut silent).await);
+        let mut greedy = TcpStream::connect(address).await.unwrap();
+        greedy
+            .write_all(b"GET /endless HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            .await
+            .unwrap();
+        let mut first = [0; 1];
+        greedy.read_exact(&mut first).await.unwrap();
+        assert!(
+            get(address, "/").await.contains("503"),
+            "its answer is under way"
+        );
+        // It takes nothing more of it.
+        let again = tokio::time::timeout(Duration::from_secs(20), under_way.acquire());
+        assert!(again.await.is_ok(), "its place is free again");
+    }
+
+    fn guard(token: Option<&str>, rate: u32, under_way: usize) -> Guard {
+        let number = |number| NonZeroU32::new(number).unwrap();
+        let mut http = on("127.0.0.1:1");
+        http.token = token.map(str::to_owned);
+        http.rate = number(rate);
+        http.origins = vec!["https://app.example".to_owned()];
+        Guard {
+            under_way: Arc::new(Semaphore::new(under_way)),
+            budgets: Budgets::new(number(1), number(6)),
+            ..Guard::new(&http, &http.address, Arc::new(Metrics::new()))
+        }
     }
 
     /// The checks before routes of a test's own.
     fn guarded(routes: Router, token: Option<&str>, rate: u32, under_way: usize) -> Router {
-        let guard = Guard {
-            metrics: Arc::new(Metrics::new()),
-            allowed: Arc::new(Allowed::new(
-                "127.0.0.1:1".parse().unwrap(),
-                &[],
-                &["https://app.example".to_owned()],
-            )),
-            token: token.map(str::to_owned),
-            rate: limiter(NonZeroU32::new(rate).unwrap()),
-            under_way: Arc::new(Semaphore::new(under_way)),
-        };
-        behind(routes, Arc::new(guard))
+        let open = Router::new().route("/healthz", axum::routing::get(async || "ok"));
+        behind(routes, open, Arc::new(guard(token, rate, under_way)))
     }
 
     async fn answer(router: &Router, path: &str) -> Response {
@@ -479,6 +627,43 @@ mod tests {
         let refused = answer(&router, "/").await;
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
+    }
+
+    #[tokio::test]
+    async fn who_has_no_token_takes_nothing_from_those_that_have_it() {
+        let here = Router::new().route("/", axum::routing::get(async || "here"));
+        let router = guarded(here, Some("secret"), 10, 1);
+        let ask = async |path: &str, host: &str, token: Option<&str>| {
+            let mut request = Request::builder().uri(path).header(header::HOST, host);
+            if let Some(token) = token {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let answer = router
+                .clone()
+                .oneshot(request.body(Body::empty()).unwrap())
+                .await
+                .unwrap();
+            answer.status().as_u16()
+        };
+        let host = "127.0.0.1:1";
+        let mut refused = Vec::new();
+        for path in [
+            "/", "/healthz", "/nowhere", "/", "/", "/", "/", "/healthz", "/nowhere",
+        ] {
+            refused.push(ask(path, host, Some("wrong")).await);
+        }
+        assert_eq!(refused, [401, 200, 404, 401, 401, 401, 429, 429, 429]);
+        for _ in 0..20 {
+            assert_eq!(ask("/", host, Some("secret")).await, 200);
+            assert_eq!(ask("/healthz", host, Some("secret")).await, 200);
+        }
+        for path in ["/", "/healthz", "/nowhere"] {
+            assert_eq!(
+                ask(path, "evil.example", Some("secret")).await,
+                403,
+                "{path}"
+            );
+        }
     }
 
     #[tokio::test]

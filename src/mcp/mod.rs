@@ -23,6 +23,7 @@
 mod accept;
 mod address;
 mod args;
+mod bind;
 mod call;
 mod changes;
 mod command;
@@ -33,6 +34,7 @@ mod edit;
 mod exec;
 mod http;
 mod icons;
+mod intake;
 mod job;
 mod lines;
 mod malformed;
@@ -41,6 +43,7 @@ mod names;
 mod origin;
 pub mod output;
 mod pace;
+mod peers;
 mod picture;
 mod post;
 mod prompts;
@@ -69,6 +72,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::sandbox::Sandbox;
+pub use bind::At;
 pub use desk::Limits;
 pub use http::{Http, HttpError, Listening, listen};
 

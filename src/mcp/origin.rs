@@ -4,13 +4,15 @@
 //! of its own that it lets mean 127.0.0.1. A request without `Origin` comes from no web page; one without `Host` is
 //! refused. A browser shows a page the answers only if their headers say that it may see them ([`cors`]).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use super::bind::At;
 
 /// For how long a browser need not ask again whether a page may call.
 const PREFLIGHT_KEPT: Duration = Duration::from_secs(2 * 3600);
@@ -39,10 +41,12 @@ pub(super) struct Allowed {
 
 impl Allowed {
     /// The loopback's names, the address itself, and what else was said.
-    pub(super) fn new(address: SocketAddr, hosts: &[String], origins: &[String]) -> Self {
+    pub(super) fn new(address: &At, hosts: &[String], origins: &[String]) -> Self {
         let loopback = ["localhost", "127.0.0.1", "[::1]"];
         let mut all: Vec<String> = loopback.map(str::to_owned).to_vec();
-        if !address.ip().is_unspecified() {
+        if let At::Tcp(address) = address
+            && !address.ip().is_unspecified()
+        {
             all.push(match address.ip() {
                 IpAddr::V4(ip) => ip.to_string(),
                 IpAddr::V6(ip) => format!("[{ip}]"),
@@ -191,7 +195,7 @@ mod tests {
 
     fn passes(host: &str, origin: Option<&str>) -> bool {
         let allowed = Allowed::new(
-            "10.0.0.7:80".parse().unwrap(),
+            &"10.0.0.7:80".parse().unwrap(),
             &["box.example".to_owned()],
             &["https://app.example:443".to_owned()],
         );
@@ -227,7 +231,7 @@ mod tests {
             assert!(!passes(host, None), "{host}");
         }
         assert!(
-            Allowed::new("127.0.0.1:1".parse().unwrap(), &[], &[])
+            Allowed::new(&"127.0.0.1:1".parse().unwrap(), &[], &[])
                 .check(&HeaderMap::new())
                 .is_err()
         );

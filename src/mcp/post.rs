@@ -6,7 +6,9 @@
 //!   (`text/plain`, no type) stays refused.
 //! - A body that is no message is answered as over a stream: with an error for its id.
 
-use axum::body::{Body, Bytes};
+use std::sync::Arc;
+
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -14,8 +16,9 @@ use axum::response::{IntoResponse, Response};
 use sse_stream::SseStream;
 use tokio_stream::StreamExt;
 
-use super::LONGEST_MESSAGE;
 use super::accept::Accepts;
+use super::http::holding;
+use super::intake::{Intake, Taken};
 use super::malformed::{Malformed, understand};
 use super::scan::Scan;
 
@@ -52,13 +55,15 @@ async fn post(mut request: Request, next: Next, accepts: Accepts) -> Response {
     }
     let headers = request.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
-    let (head, body) = request.into_parts();
-    let body = match collect(body).await {
-        Ok(body) => body,
+    let (mut head, body) = request.into_parts();
+    let intake = head.extensions.remove::<Arc<Intake>>().unwrap_or_default();
+    let Taken { bytes: body, room } = match intake.take(body).await {
+        Ok(taken) => taken,
         Err(refusal) => return *refusal,
     };
     let request = Request::from_parts(head, Body::from(body.clone()));
-    let response = next.run(request).await;
+    // What came with a call is kept until it is answered.
+    let response = holding(next.run(request).await, room);
     // The types of the request are right: what the library can't take is the body.
     if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE
         && let Err(malformed) = understand(&body)
@@ -88,27 +93,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.strip_prefix("application/").is_some_and(|kind| {
         matches!(kind, "json" | "json-rpc" | "jsonrpc" | "jsonrequest") || kind.ends_with("+json")
     })
-}
-
-/// The whole body, if it is not too long.
-async fn collect(body: Body) -> Result<Bytes, Box<Response>> {
-    let mut pieces = body.into_data_stream();
-    let mut whole = Vec::new();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| {
-            let why = format!("the body broke off: {error}\n");
-            Box::new((StatusCode::BAD_REQUEST, why).into_response())
-        })?;
-        if whole.len() + piece.len() > LONGEST_MESSAGE {
-            let mut scan = Scan::default();
-            scan.feed(&whole);
-            scan.feed(&piece);
-            let malformed = Malformed::too_long(scan.found());
-            return Err(Box::new(refused(StatusCode::PAYLOAD_TOO_LARGE, &malformed)));
-        }
-        whole.extend_from_slice(&piece);
-    }
-    Ok(whole.into())
 }
 
 /// A message that is none, as an answer over HTTP.

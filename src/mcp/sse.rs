@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -21,9 +20,9 @@ use tokio_stream::wrappers::LinesStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::LONGEST_MESSAGE;
 use super::connection::Connection;
 use super::desk::{Desk, Pool};
+use super::intake::{Intake, Taken};
 use super::malformed::understand;
 use super::post::refused;
 use super::server::{Server, Shared};
@@ -55,7 +54,6 @@ pub(super) fn router(shared: Arc<Shared>, pool: Arc<Pool>, closing: Cancellation
     Router::new()
         .route("/sse", get(open))
         .route("/sse/message", post(take))
-        .layer(DefaultBodyLimit::max(LONGEST_MESSAGE))
         .with_state(streams)
 }
 
@@ -131,7 +129,7 @@ fn events(
 async fn take(
     State(streams): State<Arc<Streams>>,
     Query(query): Query<HashMap<String, String>>,
-    body: Bytes,
+    mut request: Request,
 ) -> Response {
     let refuse = |status: StatusCode, why: &str| (status, format!("{why}\n")).into_response();
     let input = query.get("sessionId").and_then(|id| {
@@ -143,6 +141,15 @@ async fn take(
             StatusCode::NOT_FOUND,
             "there is no such stream: open one with GET /sse, whose first event names the address to post to",
         );
+    };
+    let intake = request.extensions_mut().remove::<Arc<Intake>>();
+    let taken = intake.unwrap_or_default().take(request.into_body()).await;
+    let Taken {
+        bytes: body,
+        room: _room,
+    } = match taken {
+        Ok(taken) => taken,
+        Err(refusal) => return *refusal,
     };
     if let Err(malformed) = understand(&body) {
         return refused(StatusCode::BAD_REQUEST, &malformed);

@@ -54,7 +54,19 @@ impl Served {
         headers: &[(&str, &str)],
         body: &str,
     ) -> (u16, String) {
-        let mut stream = tokio::net::TcpStream::connect(&self.address).await.unwrap();
+        let answered = self.try_request(method, path, headers, body).await;
+        answered.expect("a status")
+    }
+
+    /// As [`Served::request`]; none where the server closed the connection before an answer.
+    pub async fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Option<(u16, String)> {
+        let mut stream = tokio::net::TcpStream::connect(&self.address).await.ok()?;
         let mut head = format!(
             "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
             body.len()
@@ -65,15 +77,30 @@ impl Served {
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
-        stream
-            .write_all(format!("{head}\r\n{body}").as_bytes())
-            .await
-            .unwrap();
-        let mut answer = String::new();
         // A server may close as soon as it has refused.
+        let _ = stream
+            .write_all(format!("{head}\r\n{body}").as_bytes())
+            .await;
+        let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer).await;
-        let status = answer.split(' ').nth(1).expect("a status").parse().unwrap();
-        (status, answer)
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer))
+    }
+
+    /// Whether the server has had enough of requests without the token.
+    pub async fn is_refused(&self) -> bool {
+        let ask = async {
+            let mut stream = tokio::net::TcpStream::connect(&self.address).await?;
+            let head = format!(
+                "GET /mcp HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+                self.address
+            );
+            stream.write_all(head.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer.contains(" 429 "))
+        };
+        ask.await.unwrap_or(false)
     }
 
     pub fn bearer(&self) -> String {
@@ -81,6 +108,10 @@ impl Served {
     }
 
     pub async fn initialize(&self, more: &[(&str, &str)]) -> (u16, String) {
+        self.try_initialize(more).await.expect("a status")
+    }
+
+    pub async fn try_initialize(&self, more: &[(&str, &str)]) -> Option<(u16, String)> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
             "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
         let mut headers = vec![
@@ -88,7 +119,7 @@ impl Served {
             ("Accept", "application/json, text/event-stream"),
         ];
         headers.extend_from_slice(more);
-        self.request("POST", "/mcp", &headers, &body.to_string())
+        self.try_request("POST", "/mcp", &headers, &body.to_string())
             .await
     }
 }

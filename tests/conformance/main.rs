@@ -107,7 +107,7 @@ impl Found {
 /// Starts the fixture, and runs all of a revision's scenarios against it.
 async fn fixture(revision: &str) -> Found {
     let listening = mcp::listen(mcp::Http {
-        address: ([127, 0, 0, 1], 0).into(),
+        address: mcp::At::Tcp(([127, 0, 0, 1], 0).into()),
         token: None,
         hosts: Vec::new(),
         origins: Vec::new(),
@@ -120,7 +120,7 @@ async fn fixture(revision: &str) -> Found {
     })
     .await
     .unwrap();
-    let address = listening.address;
+    let address = listening.address.tcp().unwrap();
     let closing = CancellationToken::new();
     let fixture = Fixture::new();
     let of_server = closing.clone();
