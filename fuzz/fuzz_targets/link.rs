@@ -72,12 +72,15 @@ fuzz_target!(|guest: Guests| {
             let (Output::Stdout(data) | Output::Stderr(data)) = output;
             brought += data.len();
         };
-        let _ = guest.request(&request, Default::default(), &mut count).await;
+        let _ = guest
+            .request(&request, Default::default(), &mut count)
+            .await;
         assert!(brought <= MOST, "{brought} bytes came");
         Some(())
     };
     // A guest that waits is no finding here; its deadlines are longer than a fuzzer's patience.
-    let _ = runtime.block_on(async { tokio::time::timeout(Duration::from_millis(500), asked).await });
+    let _ =
+        runtime.block_on(async { tokio::time::timeout(Duration::from_millis(500), asked).await });
 });
 
 async fn play(stream: DuplexStream, guest: Guests) {
@@ -183,4 +186,6 @@ async fn act(channel: Channel<Msg>, handle: russh::server::Handle, acts: Vec<Act
             }
         }
     }
+    // Else the host waits, which tells nothing.
+    let _ = channel.close().await;
 }
