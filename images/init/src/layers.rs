@@ -35,12 +35,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
+use crate::headers::{self, BLOCK, MAX_PATH, MAX_RECORD, MAX_RECORDS, number};
+
 /// The most entries one layer may have.
 pub const MAX_ENTRIES: u64 = 5_000_000;
-/// The longest path, in bytes: what the kernel takes.
-pub const MAX_PATH: usize = 4095;
-/// The longest pax or long-name record; extended attributes are at most 64 KiB each.
-const MAX_RECORD: u64 = 1 << 20;
 /// The most pieces a sparse file may have.
 const MAX_PIECES: u64 = 1 << 20;
 /// How deep a tree that is removed may be.
@@ -51,7 +49,6 @@ const MAX_LINKS: usize = 40;
 const OPEN_PARENTS: usize = 32;
 /// How much of the stream is held: also the largest single write.
 const BUFFER: usize = 512 << 10;
-const BLOCK: usize = 512;
 
 /// What a layer brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -240,32 +237,12 @@ struct Pax {
 }
 
 impl Pax {
-    /// Merges the records of one extended header: `LENGTH KEY=VALUE\n`, the value any bytes.
-    fn merge(&mut self, mut records: &[u8]) -> Result<(), String> {
-        while !records.is_empty() {
-            let broken = || {
-                let start = &records[..records.len().min(40)];
-                format!(
-                    "the extended header has no well-formed record at {:?}",
-                    lossy(start)
-                )
-            };
-            let space = records
-                .iter()
-                .position(|byte| *byte == b' ')
-                .ok_or_else(broken)?;
-            let length = usize::try_from(number(&records[..space]).ok_or_else(broken)?)
-                .map_err(|_| broken())?;
-            let record = records.get(space + 1..length).ok_or_else(broken)?;
-            let record = record.strip_suffix(b"\n").ok_or_else(broken)?;
-            let equals = record
-                .iter()
-                .position(|byte| *byte == b'=')
-                .ok_or_else(broken)?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
+    /// Merges the records of one extended header.
+    fn merge(&mut self, records: &[u8]) -> Result<(), String> {
+        for record in headers::pax(records) {
+            let (key, value) = record?;
             self.set(key, value)
                 .ok_or_else(|| format!("the extended header's {:?} is malformed", lossy(key)))?;
-            records = &records[length..];
         }
         Ok(())
     }
@@ -314,14 +291,6 @@ impl Pax {
         }
         Some(())
     }
-}
-
-/// A decimal number and nothing else.
-fn number(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
 }
 
 /// `SECONDS[.FRACTION]`, maybe before 1970.
@@ -535,22 +504,7 @@ impl<R: Read> Source<R> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        let mut header = Header::new_old();
-        header.as_mut_bytes().copy_from_slice(&block);
-        let sum = |value: fn(u8) -> i64| {
-            let spaces = 8 * i64::from(b' ');
-            spaces
-                + block[..148]
-                    .iter()
-                    .chain(&block[156..])
-                    .map(|byte| value(*byte))
-                    .sum::<i64>()
-        };
-        let expected = header.cksum().map(i64::from).ok();
-        // Some old writers summed signed bytes.
-        if expected != Some(sum(i64::from))
-            && expected != Some(sum(|byte| i64::from(byte.cast_signed())))
-        {
+        let Some(header) = headers::header(&block) else {
             return Err(if first {
                 LayerError::NotTar {
                     what: "no tar archive (its first block has no valid checksum)",
@@ -558,7 +512,7 @@ impl<R: Read> Source<R> {
             } else {
                 self.damaged("its checksum is wrong: the archive is damaged")
             });
-        }
+        };
         Ok(Some(header))
     }
 
@@ -578,6 +532,7 @@ impl<R: Read> Source<R> {
     fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
         let mut pax = Pax::default();
         let (mut long_name, mut long_link, mut pending) = (None, None, false);
+        let mut records = 0;
         loop {
             self.skip()?;
             let Some(header) = self.header()? else {
@@ -600,6 +555,16 @@ impl<R: Read> Source<R> {
                 _ => pax.size.unwrap_or(size),
             };
             self.padding = self.data.wrapping_neg() % BLOCK as u64;
+            records += if about_next {
+                self.data.min(MAX_RECORD) + 1
+            } else {
+                0
+            };
+            if records > MAX_RECORDS {
+                return Err(self.damaged(format!(
+                    "more than {MAX_RECORDS} bytes of records about one entry"
+                )));
+            }
             match kind {
                 b'L' => long_name = Some(self.long_name()?),
                 b'K' => long_link = Some(self.long_name()?),

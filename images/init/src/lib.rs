@@ -2,6 +2,7 @@
 //!
 //! - [`boot`]: the configuration a guest is booted with, read from its initramfs;
 //! - [`wire`]: the requests the host sends over the guest link, and their outcomes;
+//! - [`headers`]: what both read of a tar archive's headers;
 //! - [`signals`]: what signals are called, and the exit statuses they become;
 //! - [`machine`]: bringing the machine up: mounts, clock, root disk;
 //! - [`link`]: the stream to the host, and [`ssh`]: the server on it;
@@ -21,6 +22,7 @@ pub mod excerpt;
 mod exec;
 mod files;
 pub mod guest;
+pub mod headers;
 mod inbox;
 mod input;
 mod jobs;
