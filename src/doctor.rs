@@ -214,7 +214,7 @@ fn image(config: &Config) -> Check {
         .map_err(ImageError::from)
         .and_then(|reference| {
             let store = image_store(config)?;
-            let key = store.resolve(&reference);
+            let key = store.resolve(&reference)?;
             Ok((store.find(&key)?, key, reference))
         });
     match found {

@@ -20,6 +20,7 @@
 pub mod cli;
 pub mod config;
 pub mod doctor;
+mod files;
 pub mod guest;
 pub mod image;
 pub mod mcp;

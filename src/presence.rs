@@ -3,14 +3,26 @@
 //! Whoever removes what nothing needs asks here what needs it. Only a name that is not in its directory counts as
 //! absent; anything else that keeps a file from being read (a link that leads nowhere or in circles, a directory in
 //! its place, a disk that fails) is an error, over which nothing may be removed.
+//!
+//! Whoever sweeps asks everything first, and removes only then. Each question passes [`ask`], where tests have it
+//! fail.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// To be called before the file system is asked about a path: the error that a test wants it to give.
+#[cfg(not(test))]
+pub(crate) fn ask(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) use tests::ask;
 
 /// A file's content; nothing where there is no such name.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match ask(path).and_then(|()| fs::read(path)) {
         Ok(content) => Ok(Some(content)),
         Err(error) => gone(path, error).map(|()| None),
     }
@@ -18,16 +30,35 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Whether there is a file, or a link to one; an error where there is something else.
 pub(crate) fn is_file(path: &Path) -> io::Result<bool> {
-    match fs::metadata(path) {
+    match ask(path).and_then(|()| fs::metadata(path)) {
         Ok(meta) if meta.is_file() => Ok(true),
         Ok(_) => Err(io::Error::other("it is no file")),
         Err(error) => gone(path, error).map(|()| false),
     }
 }
 
+/// Everything in a directory, which must be there: a listing that breaks off is an error.
+pub(crate) fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    ask(dir)?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        ask(dir)?;
+        found.push(entry?.path());
+    }
+    Ok(found)
+}
+
+/// A file's size; nothing where there is no such name.
+pub(crate) fn size(path: &Path) -> io::Result<Option<u64>> {
+    match ask(path).and_then(|()| fs::metadata(path)) {
+        Ok(meta) => Ok(Some(meta.len())),
+        Err(error) => gone(path, error).map(|()| None),
+    }
+}
+
 /// Whether there is such a name, whatever stands behind it.
 pub(crate) fn is_name(path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
+    match ask(path).and_then(|()| fs::symlink_metadata(path)) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -39,6 +70,7 @@ pub(crate) fn is_held(lock: &Path) -> io::Result<bool> {
     if !is_file(lock)? {
         return Ok(false);
     }
+    ask(lock)?;
     match File::open(lock)?.try_lock_shared() {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
@@ -57,9 +89,87 @@ fn gone(path: &Path, error: io::Error) -> io::Result<()> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::cell::Cell;
     use std::os::unix::fs::symlink;
 
+    use rustix::io::Errno;
+
     use super::*;
+
+    /// Each error that says nothing of whether the file is there.
+    const ERRORS: [Errno; 9] = [
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::IO,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::LOOP,
+        Errno::NOTDIR,
+        Errno::STALE,
+    ];
+
+    thread_local! {
+        /// How many questions this thread has asked, and which of them fails with what.
+        static ASKED: Cell<u32> = const { Cell::new(0) };
+        static FAILS: Cell<Option<(u32, Errno)>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn ask(_: &Path) -> io::Result<()> {
+        let number = ASKED.get();
+        ASKED.set(number + 1);
+        match FAILS.get() {
+            Some((fails, error)) if fails == number => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn questions<T>(fails: Option<(u32, Errno)>, work: impl FnOnce() -> T) -> (T, u32) {
+        ASKED.set(0);
+        FAILS.set(fails);
+        let done = work();
+        FAILS.set(None);
+        (done, ASKED.get())
+    }
+
+    /// Has each question that `work` asks fail once with each error: then it must fail, too, and what is in the
+    /// directory that `prepare` gives must stay. Gives how many questions there are.
+    pub(crate) fn each_question_may_fail<T>(
+        prepare: impl Fn() -> (T, PathBuf),
+        work: impl Fn(&T) -> Result<(), String>,
+    ) -> u32 {
+        let (done, count) = {
+            let (home, _) = prepare();
+            questions(None, || work(&home))
+        };
+        done.unwrap();
+        let (home, dir) = prepare();
+        let before = tree(&dir);
+        for number in 0..count {
+            for error in ERRORS {
+                let (done, _) = questions(Some((number, error)), || work(&home));
+                let after = tree(&dir);
+                let place = format!("{error} at question {number} of {count}");
+                let gone: Vec<_> = before.iter().filter(|path| !after.contains(path)).collect();
+                assert!(gone.is_empty(), "{place}: {gone:?} are gone");
+                assert!(done.is_err(), "{place}: it counts as an answer");
+            }
+        }
+        count
+    }
+
+    /// Every path below a directory.
+    fn tree(dir: &Path) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                paths.extend(tree(&entry.path()));
+            }
+            paths.push(entry.path());
+        }
+        paths
+    }
 
     /// A name, and what puts something at a path.
     type Way = (&'static str, fn(&Path));

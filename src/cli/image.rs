@@ -126,7 +126,7 @@ impl Image {
 }
 
 fn key(store: &ImageStore, text: &str) -> Result<ImageKey, ImageError> {
-    Ok(store.resolve(&text.parse()?))
+    store.resolve(&text.parse()?)
 }
 
 /// Does something that takes a while, in sight of whoever waits and until told to end.
@@ -149,7 +149,7 @@ async fn watched<T>(
 
 async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::Result<()> {
     let reference: ImageRef = reference.parse()?;
-    let before = store.find(&store.resolve(&reference))?;
+    let before = store.find(&store.resolve(&reference)?)?;
     let unpacker = VmUnpacker::new(config);
     let image = watched(async |steps| {
         store

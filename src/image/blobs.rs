@@ -21,9 +21,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
 use super::error::io_error;
-use super::files::{list, remove_file, sync_dir, try_lock};
 use super::reference::is_digest;
-use crate::private;
+use crate::files::{list, remove_file, sync_dir, try_lock};
+use crate::{presence, private};
 
 /// A blob's digest: `sha256:HEX`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -134,7 +134,7 @@ impl Blobs {
         let digest = Digest::of(bytes);
         let path = self.path(&digest);
         if self.size(&digest) != Some(bytes.len() as u64) {
-            super::files::replace(&path, bytes).map_err(io_error("write", &path))?;
+            crate::files::replace(&path, bytes).map_err(io_error("write", &path))?;
         }
         Ok(digest)
     }
@@ -278,10 +278,13 @@ impl Blobs {
         let digests = files
             .iter()
             .filter_map(|hex| format!("sha256:{hex}").parse().ok());
-        Ok(digests
-            .filter_map(|digest| Some((self.size(&digest)?, digest)))
-            .map(|(size, digest)| (digest, size))
-            .collect())
+        let mut all = Vec::new();
+        for digest in digests {
+            let path = self.path(&digest);
+            let size = presence::size(&path).map_err(io_error("look at", &path))?;
+            all.extend(size.map(|size| (digest, size)));
+        }
+        Ok(all)
     }
 
     pub(super) fn remove(&self, digest: &Digest) -> Result<(), ImageError> {
@@ -289,14 +292,21 @@ impl Blobs {
         remove_file(&path).map_err(io_error("remove", &path))
     }
 
-    /// Removes what came in only in part, but what comes in just now; gives how many bytes that frees.
-    pub(super) fn remove_partial(&self) -> Result<u64, ImageError> {
-        let mut freed = 0;
+    /// What came in only in part, but what comes in just now: held, so that nobody goes on with it.
+    pub(super) fn partial(&self) -> Result<Vec<(PathBuf, File)>, ImageError> {
+        let mut all = Vec::new();
         for file in list(&self.partial).map_err(io_error("list", &self.partial))? {
             let path = self.partial.join(file);
-            let Some(held) = try_lock(&path).map_err(io_error("lock", &path))? else {
-                continue;
-            };
+            let held = try_lock(&path).map_err(io_error("lock", &path))?;
+            all.extend(held.map(|held| (path, held)));
+        }
+        Ok(all)
+    }
+
+    /// Removes what came in only in part; gives how many bytes that frees.
+    pub(super) fn remove_partial(partial: Vec<(PathBuf, File)>) -> Result<u64, ImageError> {
+        let mut freed = 0;
+        for (path, held) in partial {
             freed += held.metadata().map_or(0, |meta| meta.len());
             remove_file(&path).map_err(io_error("remove", &path))?;
         }
@@ -409,7 +419,7 @@ mod tests {
         partial.finish().unwrap();
         assert_eq!(blobs.read(&digest).unwrap(), b"hello, world");
         assert_eq!(blobs.all().unwrap(), [(digest.clone(), 12)]);
-        assert_eq!(blobs.remove_partial().unwrap(), 0);
+        assert!(blobs.partial().unwrap().is_empty());
         blobs.remove(&digest).unwrap();
         assert_eq!(blobs.size(&digest), None);
     }

@@ -29,7 +29,7 @@ impl ImageStore {
         unpacker: &impl Unpacker,
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
-        let key = self.resolve(reference);
+        let key = self.resolve(reference)?;
         if let Some(image) = self.find(&key)?
             && is_current(&image)
         {
@@ -46,7 +46,7 @@ impl ImageStore {
         unpacker: &impl Unpacker,
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
-        let key = self.resolve(reference);
+        let key = self.resolve(reference)?;
         let none = || ImageError::NotFound {
             name: key.clone(),
             known: self.known().unwrap_or_default(),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use super::blobs::Blobs;
 use super::{ImageError, ImageInfo, ImageKey, ImageStore};
 
 /// What the store takes on the host's disk, in bytes.
@@ -102,7 +103,7 @@ impl ImageStore {
     }
 
     /// Removes blobs that no image names; gives what partial ones took, or nothing while somebody fetches.
-    fn remove_blobs(&self) -> Result<Option<u64>, ImageError> {
+    pub(super) fn remove_blobs(&self) -> Result<Option<u64>, ImageError> {
         let Some(_alone) = self.nobody_fetches()? else {
             return Ok(None);
         };
@@ -111,11 +112,14 @@ impl ImageStore {
             .iter()
             .flat_map(|record| record.content.blobs())
             .collect();
-        for (digest, _) in self.blobs().all()? {
+        let all = self.blobs().all()?;
+        let partial = self.blobs().partial()?;
+        // All is asked by now; only then anything goes.
+        for (digest, _) in all {
             if !needed.contains(&digest) {
                 self.blobs().remove(&digest)?;
             }
         }
-        self.blobs().remove_partial().map(Some)
+        Blobs::remove_partial(partial).map(Some)
     }
 }

@@ -13,9 +13,9 @@ use super::blobs::Blobs;
 use super::build::blocking;
 use super::content::{Content, Node};
 use super::error::io_error;
-use super::files::replace;
 use super::platform::architecture;
 use super::{ImageError, ImageKey, ImageStore};
+use crate::files::replace;
 use crate::progress::Progress;
 
 /// Where an image is saved.

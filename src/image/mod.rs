@@ -19,7 +19,6 @@ mod build;
 pub mod content;
 mod error;
 pub mod evict;
-mod files;
 pub mod layer;
 pub mod layout;
 mod name;

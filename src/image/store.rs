@@ -33,11 +33,11 @@ use serde::de::DeserializeOwned;
 
 use super::blobs::Blobs;
 use super::error::io_error;
-use super::files::{list, lock, lock_shared, remove_dir, remove_file, replace, sync_dir, try_lock};
 use super::record::FORMAT;
 use super::reference::RegistryRef;
 use super::uses::{self, ImageHandle};
 use super::{DiskId, DiskRecord, ImageError, ImageKey, ImageRecord, ImageRef, Recipe};
+use crate::files::{list, lock, lock_shared, remove_dir, remove_file, replace, sync_dir, try_lock};
 use crate::{presence, private};
 
 /// Something that stands on a disk without anybody running: a snapshot, a kept overlay.
@@ -161,15 +161,19 @@ impl ImageStore {
     }
 
     /// What a reference means here: a word is an image's name where there is such an image or recipe, else the hub's.
-    pub fn resolve(&self, reference: &ImageRef) -> ImageKey {
+    /// A record that can't be looked for is an error: the hub is not asked for what may be here.
+    pub fn resolve(&self, reference: &ImageRef) -> Result<ImageKey, ImageError> {
         let key = ImageKey::of(reference);
         let ImageRef::Name(name) = reference else {
-            return key;
+            return Ok(key);
         };
-        if Recipe::find(name).is_ok() || self.record_path(&key.file()).exists() {
-            return key;
+        let path = self.record_path(&key.file());
+        if Recipe::find(name).is_ok()
+            || presence::is_name(&path).map_err(io_error("look for", &path))?
+        {
+            return Ok(key);
         }
-        RegistryRef::of_hub(name).map_or(key, |hub| ImageKey::of(&ImageRef::Registry(hub)))
+        Ok(RegistryRef::of_hub(name).map_or(key, |hub| ImageKey::of(&ImageRef::Registry(hub))))
     }
 
     fn record(&self, key: &ImageKey) -> Result<Option<ImageRecord>, ImageError> {
@@ -361,7 +365,7 @@ impl ImageStore {
 
     /// Removes disks that no name stands for, nobody uses and nothing refers to, and what killed builds left.
     pub fn sweep(&self) -> Result<(), ImageError> {
-        self.sweep_builds()?;
+        let builds = self.dead_builds()?;
         let _held = self.lock()?;
         let disks_dir = self.dir.join("disks");
         let disks: BTreeSet<DiskId> = list(&disks_dir)
@@ -375,13 +379,18 @@ impl ImageStore {
             .into_iter()
             .map(|record| record.disk)
             .collect();
+        let mut unneeded = Vec::new();
         for disk in disks.difference(&named) {
             if self.needed_by(disk)?.is_empty() {
-                for extension in ["raw", "json"] {
-                    let path = self.disk_path(disk, extension);
-                    remove_file(&path).map_err(io_error("remove", &path))?;
-                }
+                unneeded.extend(["raw", "json"].map(|extension| self.disk_path(disk, extension)));
             }
+        }
+        // All is asked by now; only then anything goes.
+        for (dir, _held) in builds {
+            remove_dir(&dir).map_err(io_error("remove", &dir))?;
+        }
+        for path in unneeded {
+            remove_file(&path).map_err(io_error("remove", &path))?;
         }
         Ok(())
     }
@@ -395,16 +404,16 @@ impl ImageStore {
         }
     }
 
-    fn sweep_builds(&self) -> Result<(), ImageError> {
+    /// What builds left that were killed, each with the right to make it.
+    fn dead_builds(&self) -> Result<Vec<(PathBuf, File)>, ImageError> {
         let building = self.dir.join("building");
+        let mut dead = Vec::new();
         for file in list(&building).map_err(io_error("list", &building))? {
             let path = self.dir.join("locks").join(&file);
-            if let Some(_held) = try_lock(&path).map_err(io_error("lock", &path))? {
-                let dir = building.join(&file);
-                remove_dir(&dir).map_err(io_error("remove", &dir))?;
-            }
+            let held = try_lock(&path).map_err(io_error("lock", &path))?;
+            dead.extend(held.map(|held| (building.join(&file), held)));
         }
-        Ok(())
+        Ok(dead)
     }
 
     /// Takes the right to make something, waiting for whoever makes it now.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::presence::tests::each_question_may_fail;
 use crate::progress::Step;
 
 /// Copies the layers to where the empty file system has nothing, once it may.
@@ -855,4 +856,55 @@ async fn what_is_saved_is_taken_again() {
             .contains("no image named v2; there are: v1"),
         "{error}"
     );
+}
+
+#[test]
+fn an_error_is_no_answer() {
+    let prepare = || {
+        let home = Home::new();
+        let store = home.store();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        for image in ["kept", "used", "lost"] {
+            let (unpacker, none) = (Copy::open(), Progress::none());
+            let (name, path) = (name(image), home.archive(image));
+            let import = store.import(&name, &path, &unpacker, &none);
+            runtime.block_on(import).unwrap();
+        }
+        let handle = store.open(&key("used"), "x").unwrap();
+        // Their names go unnoticed, as by a crash; what they stood for is left.
+        let images = home.dir.path().join("images");
+        for image in ["used", "lost"] {
+            fs::remove_file(images.join(format!("names/{}.json", key(image).file()))).unwrap();
+        }
+        fs::create_dir(images.join("building/dead")).unwrap();
+        fs::write(images.join("partial/00"), "00").unwrap();
+        ((store, handle, home), images)
+    };
+    let described = |error: ImageError| crate::describe(&error);
+    let asked = each_question_may_fail(prepare, |(store, ..)| store.sweep().map_err(described));
+    assert!(
+        asked > 10,
+        "{asked} questions: it does not ask where tests hear it"
+    );
+    let asked = each_question_may_fail(prepare, |(store, ..)| {
+        store.remove_blobs().map(drop).map_err(described)
+    });
+    assert!(asked > 10);
+    let asked = each_question_may_fail(prepare, |(store, ..)| {
+        let word = ImageRef::Name(name("kept"));
+        store.resolve(&word).map(drop).map_err(described)
+    });
+    assert!(asked > 0, "a word may mean an image of the hub");
+    let (store, handle, home) = prepare().0;
+    store.sweep().unwrap();
+    store.remove_blobs().unwrap();
+    assert!(handle.disk().exists());
+    assert_eq!(
+        (home.files("disks").len(), home.files("blobs/sha256").len()),
+        (4, 3)
+    );
+    assert!(home.files("building").is_empty() && home.files("partial").is_empty());
 }

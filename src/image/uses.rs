@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::error::io_error;
-use super::files::{list, remove_file, try_lock};
 use super::{DiskId, ImageError, ImageRecord};
+use crate::files::{list, remove_file, try_lock};
 
 /// The right to stand on a disk: as long as it lives, the disk stays.
 /// Whoever leaves something behind that stands on it (a snapshot) lets [`super::References`] know before dropping this.

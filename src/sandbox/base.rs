@@ -52,7 +52,7 @@ pub fn image_is_here(data_dir: &Path, reference: &str) -> bool {
     let Ok(reference) = reference.parse::<ImageRef>() else {
         return false;
     };
-    let found = store_below(data_dir).and_then(|store| store.find(&store.resolve(&reference)));
+    let found = store_below(data_dir).and_then(|store| store.find(&store.resolve(&reference)?));
     matches!(found, Ok(Some(_)))
 }
 

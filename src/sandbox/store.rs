@@ -14,7 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use snowglobe_init::boot::ImageUser;
 
 use super::session::{Session, family};
 use crate::image::human_bytes;
-use crate::{presence, private};
+use crate::{files, presence, private};
 
 /// The version of the records written here.
 const VERSION: u32 = 1;
@@ -208,22 +208,8 @@ impl RunDir {
     pub fn set_layers(&self, layers: &[String]) -> Result<(), StoreError> {
         let path = self.path.join("layers.json");
         let text = serde_json::to_vec(layers).unwrap_or_default();
-        replace(&path, &text).map_err(io_error("write", &path))
+        files::replace(&path, &text).map_err(io_error("write", &path))
     }
-}
-
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    sync_dir(dir)
-}
-
-/// Makes what was renamed or removed in a directory last beyond a power cut.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 impl Store {
@@ -259,16 +245,7 @@ impl Store {
     /// Holds the store against other processes until dropped.
     fn lock(&self) -> Result<File, StoreError> {
         let path = self.dir.join("lock");
-        let lock = || {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)?;
-            file.lock()?;
-            Ok(file)
-        };
-        lock().map_err(io_error("lock", &path))
+        files::lock(&path).map_err(io_error("lock", &path))
     }
 
     /// Where a layer is, or will be.
@@ -303,8 +280,12 @@ impl Store {
         Ok(RunDir { path, _lock: lock })
     }
 
+    fn snapshots(&self) -> PathBuf {
+        self.dir.join("snapshots")
+    }
+
     fn record_path(&self, name: &str) -> PathBuf {
-        self.dir.join("snapshots").join(format!("{name}.json"))
+        self.snapshots().join(format!("{name}.json"))
     }
 
     fn read(&self, name: &str) -> Result<Option<Record>, StoreError> {
@@ -446,13 +427,18 @@ impl Store {
             bytes,
         };
         let path = self.record_path(name);
+        let dir = self.snapshots();
         let write = || {
-            let dir = self.dir.join("snapshots");
             let mut file = tempfile::NamedTempFile::new_in(&dir)?;
             file.write_all(&serde_json::to_vec_pretty(&record)?)?;
             file.as_file().sync_all()?;
             file.persist_noclobber(&path)?;
-            sync_dir(&dir)
+            let synced = files::sync_dir(&dir);
+            if synced.is_err() {
+                // Not saved is not there: else it might go with the host's power.
+                let _ = fs::remove_file(&path);
+            }
+            synced
         };
         let _held = self.lock()?;
         match write() {
@@ -476,8 +462,8 @@ impl Store {
                 });
             };
             let path = self.record_path(name);
-            let dir = self.dir.join("snapshots");
-            let removed = fs::remove_file(&path).and_then(|()| sync_dir(&dir));
+            // Before its layers go: a record that comes back after a crash must not lack them.
+            let removed = fs::remove_file(&path).and_then(|()| files::sync_dir(&self.snapshots()));
             removed.map_err(io_error("delete", &path))?;
             record
         };
@@ -562,12 +548,7 @@ fn layers_of_vm(run: &Path) -> Result<Vec<String>, StoreError> {
 
 /// Everything in a directory.
 pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let list = || {
-        fs::read_dir(dir)?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<_>>()
-    };
-    list().map_err(io_error("list", dir))
+    presence::entries(dir).map_err(io_error("list", dir))
 }
 
 pub(super) fn left_behind(path: &Path, removed: io::Result<()>) {
@@ -678,14 +659,17 @@ mod tests {
         store
             .save("two", base.clone(), vec![a.clone(), b.clone()])
             .unwrap();
-        store.save("one", base.clone(), vec![a.clone()]).unwrap();
+        let save = || store.save("one", base.clone(), vec![a.clone()]);
+        let (saved, synced) = files::tests::syncs(&store.snapshots(), save);
+        assert!(saved.is_ok() && synced, "a snapshot outlives a power cut");
         let names: Vec<_> = store.list().unwrap().into_iter().map(|r| r.name).collect();
         assert_eq!(names, ["one", "two"]);
         assert!(matches!(
             store.save("one", base, vec![]),
             Err(StoreError::Exists(_))
         ));
-        store.delete("two").unwrap();
+        let (deleted, synced) = files::tests::syncs(&store.snapshots(), || store.delete("two"));
+        assert!(deleted.is_ok() && synced);
         assert!(store.layer(&a).exists() && !store.layer(&b).exists());
         store.delete("one").unwrap();
         assert!(!store.layer(&a).exists());
@@ -793,6 +777,32 @@ mod tests {
             all_records(dir.path()).is_err(),
             "it may stand on any image"
         );
+    }
+
+    #[test]
+    fn an_error_is_no_answer() {
+        let prepare = || {
+            let (dir, store, base) = store();
+            let run = store.new_run().unwrap();
+            let [kept, used, _unused] = [(); 3].map(|()| layer(&store));
+            store.save("good", base, vec![kept]).unwrap();
+            run.set_layers(std::slice::from_ref(&used)).unwrap();
+            fs::create_dir(store.dir.join("run/dead")).unwrap();
+            let path = dir.path().to_owned();
+            ((dir, store, run), path)
+        };
+        let describe = |error: StoreError| crate::describe(&error);
+        let swept = presence::tests::each_question_may_fail(prepare, |(_, store, _)| {
+            store.try_sweep().map_err(describe)
+        });
+        assert!(
+            swept > 10,
+            "{swept} questions: it does not ask where tests hear it"
+        );
+        let listed = presence::tests::each_question_may_fail(prepare, |(dir, ..)| {
+            all_records(dir.path()).map(drop).map_err(describe)
+        });
+        assert!(listed > 3);
     }
 
     /// Sweeping a store with a layer that nothing needs and one that a living VM needs.

@@ -2,15 +2,19 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::presence;
 
 /// Makes what was renamed, made or removed in a directory last beyond a crash.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(dir.to_owned()));
     File::open(dir)?.sync_all()
 }
 
 /// Writes a file so that at every moment either the old or the new content is there.
-pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(content)?;
@@ -20,7 +24,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Removes a file that may be gone already.
-pub(super) fn remove_file(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -28,7 +32,7 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a directory with all it holds, which may be gone already.
-pub(super) fn remove_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -36,6 +40,7 @@ pub(super) fn remove_dir(path: &Path) -> io::Result<()> {
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
+    presence::ask(path)?;
     File::options()
         .create(true)
         .truncate(false)
@@ -44,21 +49,21 @@ fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 /// Holds a lock file until dropped, waiting for whoever holds it now. For what is held only briefly.
-pub(super) fn lock(path: &Path) -> io::Result<File> {
+pub(crate) fn lock(path: &Path) -> io::Result<File> {
     let file = open_lock(path)?;
     file.lock()?;
     Ok(file)
 }
 
 /// Holds a lock file together with others who hold it so, waiting for whoever holds it alone.
-pub(super) fn lock_shared(path: &Path) -> io::Result<File> {
+pub(crate) fn lock_shared(path: &Path) -> io::Result<File> {
     let file = open_lock(path)?;
     file.lock_shared()?;
     Ok(file)
 }
 
 /// Holds a lock file until dropped, or gives nothing where somebody else holds it.
-pub(super) fn try_lock(path: &Path) -> io::Result<Option<File>> {
+pub(crate) fn try_lock(path: &Path) -> io::Result<Option<File>> {
     let file = open_lock(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -68,10 +73,29 @@ pub(super) fn try_lock(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// The names of a directory's files, those that are text.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<String>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        files.extend(entry?.file_name().into_string());
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<String>> {
+    let name = |path: PathBuf| path.file_name()?.to_str().map(str::to_owned);
+    Ok(presence::entries(dir)?
+        .into_iter()
+        .filter_map(name)
+        .collect())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! {
+        /// The directories that this thread has put on the disk.
+        pub(crate) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
     }
-    Ok(files)
+
+    /// Whether `work` puts `dir` on the disk.
+    pub(crate) fn syncs<T>(dir: &Path, work: impl FnOnce() -> T) -> (T, bool) {
+        SYNCED.take();
+        let done = work();
+        (done, SYNCED.take().iter().any(|synced| synced == dir))
+    }
 }
