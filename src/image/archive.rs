@@ -2,11 +2,12 @@
 //! (`docker save`, `podman save`, an OCI archive), an OCI layout. Their blobs are taken into the store.
 //!
 //! A saved image is told by its table of contents: `manifest.json` naming layers that are there, or `oci-layout`
-//! with an `index.json`. Nothing but its JSON is interpreted on the host.
+//! with an `index.json`. Nothing but its JSON is interpreted on the host. What a table names is looked for in the
+//! archive alone, or as a blob of the layout ([`Directory`]): in a layout Docker's table is not read, since it names
+//! paths.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use oci_client::manifest::{ImageIndexEntry, OciImageIndex, OciImageManifest};
@@ -15,13 +16,22 @@ use serde::de::DeserializeOwned;
 
 use super::blobs::{Blobs, Digest};
 use super::content::{Content, MAX_JSON, Node, RunConfig, described};
+use super::directory::Directory;
 use super::error::io_error;
+use super::part::Part;
 use super::platform::{Processor, architecture, best, choose, fitting};
+use super::table::{Kind, Table};
 use super::{Compression, ImageError, LayerSource};
 use crate::progress::Progress;
 
 /// How many lists of manifests may be nested.
 const MAX_DEPTH: u32 = 4;
+
+/// The most entries of an archive that may be a saved image: eight times what one of a thousand layers has.
+const MAX_PARTS: usize = 1 << 15;
+
+/// The longest name of a saved image's part; with SHA-512 it has 141 bytes.
+const MAX_NAME: usize = 255;
 
 /// The annotation by which layouts name their images.
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -33,18 +43,18 @@ pub(super) fn take(
     blobs: &Blobs,
     progress: &Progress,
 ) -> Result<Content, ImageError> {
-    check_is_file(path)?;
-    if let Some(saved) = Saved::archive(path)? {
+    let whole = Part::whole(path)?;
+    if let Some(saved) = Saved::archive(&whole)? {
         return saved.take(None, processor, blobs, progress);
     }
-    let layer = LayerSource::root(path)?;
+    let layer = LayerSource::root(whole)?;
     if layer.compression() != Compression::Plain && is_saved_compressed(&layer)? {
         return Err(bad(
             path,
             "it is a saved image that is compressed as a whole; decompress it first",
         ));
     }
-    take_root(path, RunConfig::default(), blobs, progress)
+    take_layer(layer, &RunConfig::default(), blobs, progress)
 }
 
 /// Takes in a saved image, and nothing else. Blocking.
@@ -54,8 +64,7 @@ pub(super) fn take_saved(
     blobs: &Blobs,
     progress: &Progress,
 ) -> Result<Content, ImageError> {
-    check_is_file(path)?;
-    match Saved::archive(path)? {
+    match Saved::archive(&Part::whole(path)?)? {
         Some(saved) => saved.take(None, processor, blobs, progress),
         None => Err(bad(
             path,
@@ -71,26 +80,38 @@ pub(super) fn take_root(
     blobs: &Blobs,
     progress: &Progress,
 ) -> Result<Content, ImageError> {
-    check_is_file(path)?;
-    let root = LayerSource::root(path)?;
+    take_layer(
+        LayerSource::root(Part::whole(path)?)?,
+        &run,
+        blobs,
+        progress,
+    )
+}
+
+fn take_layer(
+    root: LayerSource,
+    run: &RunConfig,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImageError> {
     let diff_id = root.diff_id(progress)?;
     let layer = match root.compression() {
         // No media type speaks of it, so nobody else could use such a layer.
         Compression::Xz => {
             let message = format!("compressing {} anew", root.file_name());
-            let tar = LayerSource::root(path)?.open(progress, &message)?;
-            let mut packed = zstd::stream::read::Encoder::new(std::io::BufReader::new(tar), 3)
-                .map_err(io_error("compress", path))?;
+            let tar = std::io::BufReader::new(root.open(progress, &message)?);
+            let mut packed = zstd::stream::read::Encoder::new(tar, 3)
+                .map_err(io_error("compress", root.part().path()))?;
             let (digest, bytes) = blobs.absorb(&mut packed)?;
             (digest, bytes, Compression::Zstd)
         }
         compression => {
             let digest = root.digest(progress)?;
-            blobs.copy(&digest, path, 0, root.bytes())?;
+            blobs.copy(&digest, root.part())?;
             (digest, root.bytes(), compression)
         }
     };
-    Content::of_root(blobs, layer, &diff_id, &run)
+    Content::of_root(blobs, layer, &diff_id, run)
 }
 
 /// Takes in an image of an OCI layout: the one of that name, or the only one. Blocking.
@@ -103,9 +124,9 @@ pub(super) fn take_layout(
 ) -> Result<Content, ImageError> {
     let saved = Saved {
         path: dir.to_owned(),
-        files: Files::Dir,
+        files: Files::Layout(Directory::open(dir)?),
     };
-    if !saved.is_oci() {
+    if !saved.is_oci()? {
         return Err(bad(
             dir,
             "it is no OCI layout: it has no oci-layout or no index.json",
@@ -121,35 +142,14 @@ fn bad(path: &Path, problem: impl Into<String>) -> ImageError {
     }
 }
 
-fn check_is_file(path: &Path) -> Result<(), ImageError> {
-    if path.metadata().map_err(io_error("read", path))?.is_file() {
-        return Ok(());
-    }
-    Err(bad(
-        path,
-        "it is no regular file; save the archive to one first, or name a layout oci:DIR",
-    ))
-}
-
 /// Whether the first file of a compressed archive is one that saved images have.
 fn is_saved_compressed(layer: &LayerSource) -> Result<bool, ImageError> {
-    let mut archive = tar::Archive::new(layer.open(&Progress::none(), "")?);
-    let Ok(mut entries) = archive.entries() else {
+    let Ok(Some(first)) = Table::new(layer.open(&Progress::none(), "")?).first() else {
         return Ok(false);
     };
-    let Some(Ok(first)) = entries.next() else {
-        return Ok(false);
-    };
-    let name = first.path_bytes();
-    let name = name.strip_prefix(b"./").unwrap_or(&name);
-    Ok([
-        b"blobs/".as_slice(),
-        b"oci-layout",
-        b"index.json",
-        b"manifest.json",
-    ]
-    .iter()
-    .any(|start| name.starts_with(start)))
+    Ok(["blobs/", "oci-layout", "index.json", "manifest.json"]
+        .iter()
+        .any(|start| first.name.starts_with(start)))
 }
 
 /// A saved image: an archive and where its files are in it, or a layout's directory.
@@ -159,8 +159,11 @@ struct Saved {
 }
 
 enum Files {
-    Archive(HashMap<String, (u64, u64)>),
-    Dir,
+    Archive {
+        whole: Part,
+        places: HashMap<String, (u64, u64)>,
+    },
+    Layout(Directory),
 }
 
 #[derive(Deserialize)]
@@ -197,58 +200,57 @@ fn blob(digest: &Digest) -> String {
 }
 
 impl Saved {
-    /// The saved image in the archive at `path`, if it is one.
-    fn archive(path: &Path) -> Result<Option<Self>, ImageError> {
-        let file = File::open(path).map_err(io_error("read", path))?;
+    /// The saved image in an archive, if it is one.
+    fn archive(whole: &Part) -> Result<Option<Self>, ImageError> {
         let mut start = [0; 262];
-        let mut reader = &file;
         // Most of what isn't a plain tar archive need not be read for this.
-        if reader.read_exact(&mut start).is_err() || &start[257..] != b"ustar" {
+        if whole.reader()?.read_exact(&mut start).is_err() || &start[257..] != b"ustar" {
             return Ok(None);
         }
-        reader
-            .seek(SeekFrom::Start(0))
-            .map_err(io_error("read", path))?;
-        let mut files = HashMap::new();
-        let mut archive = tar::Archive::new(&file);
-        let Ok(entries) = archive.entries_with_seek() else {
-            return Ok(None);
-        };
-        for entry in entries {
+        let mut places = HashMap::new();
+        for (number, entry) in Table::new(whole.reader()?).enumerate() {
             // What is wrong with the archive is said by whoever takes it for a root.
             let Ok(entry) = entry else { return Ok(None) };
-            let name = String::from_utf8_lossy(&entry.path_bytes())
-                .trim_start_matches("./")
-                .to_owned();
-            if entry.header().entry_type().is_file() {
-                files.insert(name, (entry.raw_file_position(), entry.size()));
-            } else if entry.header().entry_type().is_symlink() && name.ends_with("/layer.tar") {
-                // Old `docker save` has the same layer once and links to it.
-                let target = entry
-                    .link_name_bytes()
-                    .map(|link| String::from_utf8_lossy(&link[..]).into_owned());
-                let target = target.map(|link| link.trim_start_matches("../").to_owned());
-                if let Some(place) = target.and_then(|target| files.get(&target).copied()) {
-                    files.insert(name, place);
+            if number == MAX_PARTS {
+                return Ok(None);
+            }
+            let name = entry.name;
+            match entry.kind {
+                _ if name.len() > MAX_NAME => {}
+                Kind::File => {
+                    places.insert(name, (entry.at, entry.bytes));
                 }
+                // Old `docker save` has the same layer once and links to it.
+                Kind::Link(target) if name.ends_with("/layer.tar") => {
+                    let place = places.get(target.trim_start_matches("../")).copied();
+                    places.extend(place.map(|place| (name, place)));
+                }
+                Kind::Link(_) | Kind::Other => {}
             }
         }
         let saved = Self {
-            path: path.to_owned(),
-            files: Files::Archive(files),
+            path: whole.path().to_owned(),
+            files: Files::Archive {
+                whole: whole.clone(),
+                places,
+            },
         };
-        Ok((saved.docker().is_some() || saved.is_oci()).then_some(saved))
+        Ok((saved.docker().is_some() || saved.is_oci()?).then_some(saved))
     }
 
-    fn is_oci(&self) -> bool {
-        self.place("oci-layout").is_ok() && self.place("index.json").is_ok()
+    fn is_oci(&self) -> Result<bool, ImageError> {
+        Ok(self.found("oci-layout")?.is_some() && self.found("index.json")?.is_some())
     }
 
+    /// Docker's table, where each part that it names is there. It names paths, so no directory is asked for one.
     fn docker(&self) -> Option<Vec<DockerManifest>> {
+        let Files::Archive { places, .. } = &self.files else {
+            return None;
+        };
         let images: Vec<DockerManifest> = self.json("manifest.json").ok()?;
         let there = |image: &DockerManifest| {
-            self.place(&image.config).is_ok()
-                && image.layers.iter().all(|layer| self.place(layer).is_ok())
+            places.contains_key(&image.config)
+                && image.layers.iter().all(|layer| places.contains_key(layer))
         };
         images.first().is_some_and(there).then_some(images)
     }
@@ -257,34 +259,35 @@ impl Saved {
         bad(&self.path, problem)
     }
 
-    /// Where a part of it is: a file, and what of it.
-    fn place(&self, name: &str) -> Result<(PathBuf, u64, u64), ImageError> {
-        let missing = || self.bad(format!("it is a saved image without its part {name}"));
+    /// A part of it, if it is there.
+    fn found(&self, name: &str) -> Result<Option<Part>, ImageError> {
         match &self.files {
-            Files::Archive(files) => {
-                let (offset, bytes) = files.get(name).copied().ok_or_else(missing)?;
-                Ok((self.path.clone(), offset, bytes))
+            Files::Archive { whole, places } => {
+                let place = places.get(name).copied();
+                Ok(place.map(|(at, bytes)| whole.within(at, bytes)))
             }
-            Files::Dir => {
-                let path = self.path.join(name);
-                let meta = path.metadata().ok().filter(std::fs::Metadata::is_file);
-                Ok((path, 0, meta.ok_or_else(missing)?.len()))
-            }
+            Files::Layout(dir) => dir.file(name),
         }
     }
 
+    /// A part of it.
+    fn part(&self, name: &str) -> Result<Part, ImageError> {
+        let missing = || self.bad(format!("it is a saved image without its part {name}"));
+        self.found(name)?.ok_or_else(missing)
+    }
+
     fn read(&self, name: &str) -> Result<Vec<u8>, ImageError> {
-        let (path, offset, bytes) = self.place(name)?;
-        if bytes > MAX_JSON {
+        let part = self.part(name)?;
+        let mut text = Vec::new();
+        // A file may grow meanwhile; its part doesn't.
+        let read = part.reader()?.take(MAX_JSON + 1).read_to_end(&mut text);
+        read.map_err(io_error("read", part.path()))?;
+        if text.len() as u64 > MAX_JSON {
             return Err(self.bad(format!(
-                "its part {name} has {bytes} bytes; that is too much"
+                "its part {name} has {} bytes; at most {MAX_JSON} are taken",
+                part.bytes()
             )));
         }
-        let mut file = File::open(&path).map_err(io_error("read", &path))?;
-        let mut text = Vec::new();
-        file.seek(SeekFrom::Start(offset))
-            .and_then(|_| file.take(bytes).read_to_end(&mut text))
-            .map_err(io_error("read", &path))?;
         Ok(text)
     }
 
@@ -356,7 +359,7 @@ impl Saved {
             let known = name
                 .strip_prefix("blobs/sha256/")
                 .and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
-            let (_, _, bytes) = self.place(name)?;
+            let bytes = self.part(name)?.bytes();
             layers.push(self.take_layer(
                 name,
                 known.as_ref().map(|digest| (digest, bytes)),
@@ -375,8 +378,9 @@ impl Saved {
         blobs: &Blobs,
         progress: &Progress,
     ) -> Result<(Digest, u64, Compression), ImageError> {
-        let (path, offset, bytes) = self.place(name)?;
-        let layer = LayerSource::part(&path, offset, bytes, true)?;
+        let part = self.part(name)?;
+        let bytes = part.bytes();
+        let layer = LayerSource::new(part, true)?;
         let digest = match known {
             Some((digest, size)) if size != bytes => {
                 return Err(self.bad(format!(
@@ -387,7 +391,7 @@ impl Saved {
             None => layer.digest(progress)?,
         };
         progress.say(format!("taking in {}", &digest.hex()[..12]));
-        match blobs.copy(&digest, &path, offset, bytes) {
+        match blobs.copy(&digest, layer.part()) {
             Err(ImageError::WrongBlob { problem, .. }) => {
                 Err(self.bad(format!("its part {name} is damaged: {problem}")))
             }

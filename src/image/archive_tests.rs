@@ -218,6 +218,161 @@ fn of_one_image_s_variants_the_best_is_taken_and_of_several_images_none() {
     for (second, works) in [("x:1", true), ("y:1", false)] {
         let images = serde_json::json!([image("v99", "x:1"), image(base, second)]);
         fs::write(layout.join("manifest.json"), images.to_string()).unwrap();
-        assert_eq!(taken(None).is_ok(), works, "{second}");
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_dir_all(".", &layout).unwrap();
+        let path = dir.path().join("saved.tar");
+        fs::write(&path, archive.into_inner().unwrap()).unwrap();
+        let taken = take_saved(&path, Processor::host(), &blobs, &Progress::none());
+        assert_eq!(taken.is_ok(), works, "{second}");
     }
+}
+
+/// An OCI layout of one layer in a directory.
+fn layout(dir: &Path, layer: &[u8]) {
+    tar::Archive::new(saved(false, &[layer], false).as_slice())
+        .unpack(dir)
+        .unwrap();
+}
+
+#[test]
+fn a_layout_names_nothing_outside() {
+    use std::os::unix::fs::symlink;
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name);
+    let secret = tar_of(&[("secret", b"of the host")]);
+    fs::write(at("secret"), &secret).unwrap();
+    let config = serde_json::json!({"os": "linux", "architecture": architecture(),
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&secret)]}});
+    // Each makes a layout of something outside, or of something that is no plain file.
+    let hex = Digest::of(&secret).hex().to_owned();
+    type Way<'a> = (&'a str, &'a dyn Fn(&Path));
+    let blob = format!("blobs/sha256/{hex}");
+    let relink = |dir: &Path, name: &str, to: &Path| {
+        fs::rename(dir.join(name), dir.with_extension("moved")).unwrap();
+        symlink(to, dir.join(name)).unwrap();
+    };
+    let docker = |dir: &Path, layer: &str| {
+        layout(dir, &secret);
+        fs::remove_file(dir.join(&blob)).unwrap();
+        fs::write(dir.join("config.json"), config.to_string()).unwrap();
+        let table = serde_json::json!([{"Config": "config.json", "Layers": [layer]}]);
+        fs::write(dir.join("manifest.json"), table.to_string()).unwrap();
+    };
+    let linked = |dir: &Path, name: &str| {
+        layout(dir, &secret);
+        let moved = dir.with_extension("moved");
+        relink(dir, name, &moved);
+    };
+    let absolute = at("secret").to_str().unwrap().to_owned();
+    let ways: [Way; 9] = [
+        ("an absolute path", &|dir| docker(dir, &absolute)),
+        ("a path upwards", &|dir| docker(dir, "../secret")),
+        ("a linked layer", &|dir| linked(dir, &blob)),
+        ("linked blobs", &|dir| linked(dir, "blobs")),
+        ("linked digests", &|dir| linked(dir, "blobs/sha256")),
+        ("a linked index", &|dir| linked(dir, "index.json")),
+        ("a linked mark", &|dir| linked(dir, "oci-layout")),
+        ("a directory for a layer", &|dir| {
+            layout(dir, &secret);
+            fs::remove_file(dir.join(&blob)).unwrap();
+            fs::create_dir(dir.join(&blob)).unwrap();
+        }),
+        ("a fifo for a layer", &|dir| {
+            layout(dir, &secret);
+            fs::remove_file(dir.join(&blob)).unwrap();
+            let mode = rustix::fs::Mode::RUSR;
+            let fifo = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, dir.join(&blob), fifo, mode, 0).unwrap();
+        }),
+    ];
+    for (number, (how, make)) in ways.into_iter().enumerate() {
+        let dir = at(&format!("layout{number}"));
+        make(&dir);
+        let blobs = Blobs::new(&at(&format!("store{number}"))).unwrap();
+        let taken = take_layout(&dir, None, Processor::host(), &blobs, &Progress::none());
+        let error = taken.expect_err(how).to_string();
+        let said = ["cp -rL", "no regular file", "without its part"];
+        assert!(
+            said.iter().any(|said| error.contains(said)),
+            "{how}: {error}"
+        );
+        assert!(
+            !blobs
+                .all()
+                .unwrap()
+                .iter()
+                .any(|(digest, _)| digest.hex() == hex),
+            "{how}"
+        );
+    }
+    layout(&at("good"), &secret);
+    let blobs = Blobs::new(&at("store")).unwrap();
+    symlink(at("good"), at("named")).unwrap();
+    take_layout(
+        &at("named"),
+        None,
+        Processor::host(),
+        &blobs,
+        &Progress::none(),
+    )
+    .unwrap();
+}
+
+#[test]
+fn what_an_archive_s_headers_claim_is_not_believed() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bomb.tar");
+    let blobs = Blobs::new(dir.path()).unwrap();
+    let claim = |kind: u8, bytes: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes()[156] = kind;
+        header.set_size(bytes);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let gzip = |start: &[u8], zeros: u64| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        out.write_all(start).unwrap();
+        std::io::copy(&mut std::io::repeat(b'n').take(zeros), &mut out).unwrap();
+        out.finish().unwrap()
+    };
+    for kind in *b"LKx" {
+        let start = claim(kind, 2 << 30);
+        for bomb in [
+            gzip(&start, 32 << 20),
+            [start.clone(), vec![b'n'; 1 << 20]].concat(),
+        ] {
+            fs::write(&path, bomb).unwrap();
+            let error = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap_err();
+            assert!(error.to_string().contains("2147483648 bytes"), "{error}");
+        }
+    }
+    // So many entries that their names alone would take much.
+    let mut many = tar::Builder::new(Vec::new());
+    for number in 0..=MAX_PARTS {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(0);
+        many.append_data(&mut header, format!("blobs/sha256/{number}"), &b""[..])
+            .unwrap();
+    }
+    fs::write(&path, many.into_inner().unwrap()).unwrap();
+    assert!(
+        Saved::archive(&Part::whole(&path).unwrap())
+            .unwrap()
+            .is_none()
+    );
+    // A table that is larger than any.
+    let table = format!("[{}", " ".repeat(MAX_JSON as usize));
+    let files = [("oci-layout", &b"{}"[..]), ("index.json", table.as_bytes())];
+    fs::write(&path, tar_of(&files)).unwrap();
+    let error = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap_err();
+    assert!(error.to_string().contains("at most"), "{error}");
+    // A configuration that is a layer of the store.
+    let large = blobs.put(&vec![b' '; MAX_JSON as usize + 1]).unwrap();
+    let error = blobs.read(&large).unwrap_err().to_string();
+    assert!(
+        error.contains("no configuration") && blobs.size(&large).is_some(),
+        "{error}"
+    );
 }

@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
+use super::content::MAX_JSON;
 use super::error::io_error;
+use super::part::Part;
 use super::reference::is_digest;
 use crate::files::{list, remove_file, sync_dir, try_lock};
 use crate::{presence, private};
@@ -139,10 +141,21 @@ impl Blobs {
         Ok(digest)
     }
 
-    /// Reads a small blob, checked anew.
+    /// Reads a manifest or a configuration, checked anew. A blob larger than one of these is not read.
     pub fn read(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
         let path = self.path(digest);
-        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+        let mut bytes = Vec::new();
+        let read =
+            File::open(&path).and_then(|file| file.take(MAX_JSON + 1).read_to_end(&mut bytes));
+        read.map_err(io_error("read", &path))?;
+        if bytes.len() as u64 > MAX_JSON {
+            return Err(ImageError::WrongBlob {
+                digest: digest.clone(),
+                problem: format!(
+                    "it has more than {MAX_JSON} bytes, so it is no manifest and no configuration"
+                ),
+            });
+        }
         if Digest::of(&bytes) == *digest {
             return Ok(bytes);
         }
@@ -154,13 +167,8 @@ impl Blobs {
     }
 
     /// Copies a layer in from a part of a file of this host. Blocking.
-    pub fn copy(
-        &self,
-        digest: &Digest,
-        file: &Path,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<(), ImageError> {
+    pub(super) fn copy(&self, digest: &Digest, part: &Part) -> Result<(), ImageError> {
+        let bytes = part.bytes();
         loop {
             if self.size(digest) == Some(bytes) {
                 return Ok(());
@@ -170,14 +178,13 @@ impl Blobs {
                 continue;
             };
             let at = partial.done;
-            let mut input = File::open(file).map_err(io_error("read", file))?;
-            input
-                .seek(SeekFrom::Start(offset + at))
-                .map_err(io_error("read", file))?;
-            let mut input = input.take(bytes - at);
+            let mut input = part.within(at, bytes - at).reader()?;
             let mut buffer = vec![0; PIECE];
             loop {
-                match input.read(&mut buffer).map_err(io_error("read", file))? {
+                match input
+                    .read(&mut buffer)
+                    .map_err(io_error("read", part.path()))?
+                {
                     0 => break,
                     n => partial.write(&buffer[..n])?,
                 }
@@ -443,10 +450,11 @@ mod tests {
         }
         let file = dir.path().join("file");
         fs::write(&file, "xxwrongxx").unwrap();
-        assert!(blobs.copy(&digest, &file, 2, 5).is_err());
+        let part = || Part::whole(&file).unwrap().within(2, 5);
+        assert!(blobs.copy(&digest, &part()).is_err());
         assert!(blobs.all().unwrap().is_empty());
         fs::write(&file, "xxrightxx").unwrap();
-        blobs.copy(&digest, &file, 2, 5).unwrap();
+        blobs.copy(&digest, &part()).unwrap();
         assert_eq!(blobs.read(&digest).unwrap(), b"right");
     }
 

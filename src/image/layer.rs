@@ -3,9 +3,7 @@
 //! The host decompresses and counts; what the tar stream holds is for the guest to interpret.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,7 +15,15 @@ use super::ImageError;
 use super::blobs::{Blobs, Digest};
 use super::content::{Content, LayerBlob};
 use super::error::io_error;
+use super::part::Part;
+use super::table::Table;
 use crate::progress::{Progress, Step};
+
+/// The memory that a decompressor may take, in bytes: more than `xz -9` needs (65 MiB), or `zstd --long`.
+const MAX_DECODER: u64 = 160 << 20;
+
+/// The largest window of Zstandard's, as a power of two: 128 MiB, as of `zstd --long`.
+const MAX_WINDOW_LOG: u32 = 27;
 
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,9 +65,18 @@ impl Compression {
     fn decoder(self, input: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::Plain => Box::new(input),
+            // Its window is 32 KiB, and the library takes at most 64 KiB of each field of a header.
             Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
-            Self::Zstd => Box::new(zstd::Decoder::new(input)?),
-            Self::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(input)),
+            Self::Zstd => {
+                let mut decoder = zstd::Decoder::new(input)?;
+                decoder.window_log_max(MAX_WINDOW_LOG)?;
+                Box::new(decoder)
+            }
+            Self::Xz => {
+                use liblzma::stream::{CONCATENATED, Stream};
+                let stream = Stream::new_stream_decoder(MAX_DECODER, CONCATENATED)?;
+                Box::new(liblzma::read::XzDecoder::new_stream(input, stream))
+            }
         })
     }
 }
@@ -80,9 +95,7 @@ impl fmt::Display for Compression {
 /// One layer: a file, or a part of one, that holds a tar archive.
 #[derive(Debug, Clone)]
 pub struct LayerSource {
-    path: PathBuf,
-    offset: u64,
-    bytes: u64,
+    part: Part,
     compression: Compression,
     /// The digest that the decompressed archive must have.
     diff_id: Option<Digest>,
@@ -100,18 +113,30 @@ enum Broken {
     Stream(io::ErrorKind, String),
     OtherContent(Digest),
     TooMuch,
+    /// Its decompression takes more than [`MAX_DECODER`].
+    Memory,
+}
+
+/// Whether a decompressor refused a stream for the memory that it takes.
+fn wants_memory(error: &io::Error) -> bool {
+    use liblzma::stream::Error as Xz;
+    let cause = error.get_ref();
+    match cause.and_then(|cause| cause.downcast_ref()) {
+        Some(Xz::MemLimit | Xz::Mem) => true,
+        Some(_) => false,
+        // Zstandard's library has a text for each of its errors, and nothing else.
+        None => error.to_string().contains("requires too much memory"),
+    }
 }
 
 /// The most an image may unpack to: less than its disk holds.
 pub const MAX_UNPACKED: u64 = 48 << 30;
 
 impl LayerSource {
-    /// The layer that is `bytes` of the file at `path` from `offset` on.
-    pub fn part(path: &Path, offset: u64, bytes: u64, whiteouts: bool) -> Result<Self, ImageError> {
+    /// The layer that is a part of a file.
+    pub(super) fn new(part: Part, whiteouts: bool) -> Result<Self, ImageError> {
         let mut layer = Self {
-            path: path.to_owned(),
-            offset,
-            bytes,
+            part,
             compression: Compression::Plain,
             diff_id: None,
             budget: Arc::new(AtomicU64::new(MAX_UNPACKED)),
@@ -119,21 +144,26 @@ impl LayerSource {
             broken: Arc::default(),
         };
         let mut start = Vec::new();
-        layer
-            .raw()?
-            .take(16)
-            .read_to_end(&mut start)
-            .map_err(io_error("read", path))?;
+        let read = layer.part.reader()?.take(16).read_to_end(&mut start);
+        read.map_err(io_error("read", layer.part.path()))?;
         layer.compression = Compression::sniff(&start);
         Ok(layer)
+    }
+
+    /// A whole file, as a layer.
+    #[cfg(test)]
+    pub(crate) fn of_file(path: &std::path::Path) -> Self {
+        Part::whole(path)
+            .and_then(|part| Self::new(part, true))
+            .unwrap()
     }
 
     /// The layers of an image among the blobs, which are to be what its configuration says, and not too large.
     pub fn of(content: &Content, blobs: &Blobs) -> Result<Vec<Self>, ImageError> {
         let budget = Arc::new(AtomicU64::new(MAX_UNPACKED));
         let layer = |layer: &LayerBlob| {
-            let path = blobs.path(&layer.digest);
-            let mut source = Self::part(&path, 0, layer.bytes, !content.plain_root)?;
+            let part = Part::own(&blobs.path(&layer.digest), layer.bytes);
+            let mut source = Self::new(part, !content.plain_root)?;
             source.diff_id = Some(layer.diff_id.clone());
             source.budget = budget.clone();
             Ok(source)
@@ -141,19 +171,19 @@ impl LayerSource {
         content.layers.iter().map(layer).collect()
     }
 
-    /// The archive of a root that is all of the file at `path`. Refuses what does not begin as one does. Blocking.
-    pub fn root(path: &Path) -> Result<Self, ImageError> {
-        let bytes = path.metadata().map_err(io_error("read", path))?.len();
+    /// The archive of a root that is all of a file. Refuses what does not begin as one does. Blocking.
+    pub(super) fn root(whole: Part) -> Result<Self, ImageError> {
+        let path = whole.path().to_owned();
         let bad = |problem: &str| ImageError::BadArchive {
-            path: path.to_owned(),
+            path: path.clone(),
             problem: problem.to_owned(),
         };
-        if bytes == 0 {
+        if whole.bytes() == 0 {
             return Err(bad("it is empty"));
         }
-        let layer = Self::part(path, 0, bytes, false)?;
+        let layer = Self::new(whole, false)?;
         let mut start = [0; 4];
-        let known = layer.raw()?.read_exact(&mut start).is_ok();
+        let known = layer.part.reader()?.read_exact(&mut start).is_ok();
         if known && start.starts_with(b"BZh") {
             return Err(bad(
                 "it is compressed with bzip2; use gzip, xz, zstd or no compression",
@@ -171,32 +201,27 @@ impl LayerSource {
     /// Refuses what does not begin as a tar archive does.
     fn check_start(&self) -> Result<(), ImageError> {
         let bad = |problem: &str| ImageError::BadArchive {
-            path: self.path.clone(),
+            path: self.part.path().to_owned(),
             problem: problem.to_owned(),
         };
-        let mut archive = tar::Archive::new(self.open(&Progress::none(), "")?);
-        let first = archive
-            .entries()
-            .map_err(io_error("read", &self.path))?
-            .next();
-        let problem = match (first, self.broken.get()) {
-            (Some(Ok(_)), _) => return Ok(()),
-            (_, Some(_)) => return self.check(),
-            (Some(Err(_)), _) => "it is no tar archive",
-            (None, _) => "it is an archive without a single file in it",
-        };
-        Err(bad(problem))
+        let first = Table::new(self.open(&Progress::none(), "")?).first();
+        match (first, self.broken.get()) {
+            (Ok(Some(_)), _) => Ok(()),
+            (_, Some(_)) => self.check(),
+            (Err(error), _) => Err(bad(&format!("it is no tar archive ({error})"))),
+            (Ok(None), _) => Err(bad("it is an archive without a single file in it")),
+        }
     }
 
     /// The digest of its bytes as they are, compressed. Reads them all. Blocking.
     pub fn digest(&self, progress: &Progress) -> Result<Digest, ImageError> {
         let message = format!("reading {}", self.file_name());
-        let mut input = self.counted(self.raw()?, progress, &message);
-        let hash = hash_all(&mut input).map_err(io_error("read", &self.path))?;
-        if input.done != self.bytes {
-            let problem = format!("it ends after {} of {} bytes", input.done, self.bytes);
+        let mut input = self.counted(self.part.reader()?, progress, &message);
+        let hash = hash_all(&mut input).map_err(io_error("read", self.part.path()))?;
+        if input.done != self.bytes() {
+            let problem = format!("it ends after {} of {} bytes", input.done, self.bytes());
             return Err(ImageError::BadArchive {
-                path: self.path.clone(),
+                path: self.part.path().to_owned(),
                 problem,
             });
         }
@@ -209,21 +234,14 @@ impl LayerSource {
         let hashed = hash_all(&mut self.open(progress, &message)?);
         // Why it broke says more than that it did.
         self.check()?;
-        hashed.map_err(io_error("read", &self.path))
-    }
-
-    fn raw(&self) -> Result<io::Take<File>, ImageError> {
-        let mut file = File::open(&self.path).map_err(io_error("read", &self.path))?;
-        file.seek(SeekFrom::Start(self.offset))
-            .map_err(io_error("read", &self.path))?;
-        Ok(file.take(self.bytes))
+        hashed.map_err(io_error("read", self.part.path()))
     }
 
     fn counted<R: Read>(&self, input: R, progress: &Progress, message: &str) -> Counted<R> {
         Counted {
             input,
             done: 0,
-            total: self.bytes,
+            total: self.part.bytes(),
             message: message.to_owned(),
             progress: progress.clone(),
             said: None,
@@ -237,11 +255,14 @@ impl LayerSource {
         progress: &Progress,
         message: &str,
     ) -> Result<Box<dyn Read + Send>, ImageError> {
-        let raw = BufReader::with_capacity(1 << 18, self.counted(self.raw()?, progress, message));
+        let raw = BufReader::with_capacity(
+            1 << 18,
+            self.counted(self.part.reader()?, progress, message),
+        );
         let decoder = self
             .compression
             .decoder(raw)
-            .map_err(io_error("decompress", &self.path))?;
+            .map_err(io_error("decompress", self.part.path()))?;
         Ok(Box::new(Watched {
             decoder,
             hash: self.diff_id.as_ref().map(|_| Sha256::new()),
@@ -255,33 +276,47 @@ impl LayerSource {
         match self.broken.get() {
             None => Ok(()),
             Some(Broken::Stream(kind, reason)) => Err(ImageError::Decompress {
-                path: self.path.clone(),
+                path: self.part.path().to_owned(),
                 compression: self.compression,
                 source: io::Error::new(*kind, reason.clone()),
             }),
             Some(Broken::OtherContent(found)) => Err(ImageError::BadArchive {
-                path: self.path.clone(),
+                path: self.part.path().to_owned(),
                 problem: format!(
                     "the image's configuration promises a layer with the digest {}, and this one has {found}",
                     self.diff_id.as_ref().map_or("", Digest::as_str)
                 ),
             }),
             Some(Broken::TooMuch) => Err(ImageError::TooLarge),
+            Some(Broken::Memory) => Err(ImageError::BadArchive {
+                path: self.part.path().to_owned(),
+                problem: format!(
+                    "to decompress it ({}) takes more than {} MiB of memory; compress it with a smaller \
+                     dictionary or window, as xz -9 or zstd -19 does",
+                    self.compression,
+                    MAX_DECODER >> 20
+                ),
+            }),
         }
     }
 
     /// The name of the file it is in, for a person.
     pub fn file_name(&self) -> String {
-        self.path
-            .file_name()
-            .unwrap_or(self.path.as_os_str())
+        let path = self.part.path();
+        path.file_name()
+            .unwrap_or(path.as_os_str())
             .to_string_lossy()
             .into_owned()
     }
 
+    /// Where its bytes are.
+    pub(super) fn part(&self) -> &Part {
+        &self.part
+    }
+
     /// How many bytes it has, compressed.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.part.bytes()
     }
 
     /// How it is compressed.
@@ -352,10 +387,11 @@ impl Read for Watched {
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => {
-                let _ = self
-                    .layer
-                    .broken
-                    .set(Broken::Stream(error.kind(), error.to_string()));
+                let why = match wants_memory(&error) {
+                    true => Broken::Memory,
+                    false => Broken::Stream(error.kind(), error.to_string()),
+                };
+                let _ = self.layer.broken.set(why);
                 return Err(error);
             }
         };
@@ -387,6 +423,7 @@ impl Read for Watched {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::Path;
 
     use super::*;
 
@@ -434,7 +471,7 @@ mod tests {
     fn layer(bytes: &[u8]) -> (tempfile::NamedTempFile, Result<LayerSource, ImageError>) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        let layer = LayerSource::root(file.path());
+        let layer = Part::whole(file.path()).and_then(LayerSource::root);
         (file, layer)
     }
 
@@ -536,7 +573,7 @@ mod tests {
                 .to_string()
                 .contains("without a single file")
         );
-        let missing = LayerSource::root(Path::new("/nonexistent/x.tar"));
+        let missing = Part::whole(Path::new("/nonexistent/x.tar"));
         assert!(
             missing
                 .unwrap_err()
@@ -564,5 +601,54 @@ mod tests {
         first.check().unwrap();
         let error = second.check().unwrap_err().to_string();
         assert!(error.contains("more than 48 GiB"), "{error}");
+    }
+
+    #[test]
+    fn what_takes_much_memory_to_decompress_is_refused() {
+        use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
+        let tar = sample_tar();
+        let xz = |dictionary: u32| {
+            let mut options = LzmaOptions::new_preset(0).unwrap();
+            options.dict_size(dictionary);
+            let mut filters = Filters::new();
+            filters.lzma2(&options);
+            let stream = Stream::new_stream_encoder(&filters, Check::Crc32).unwrap();
+            let mut out = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+            out.write_all(&tar).unwrap();
+            out.finish().unwrap()
+        };
+        let zstd = |log: u32| {
+            let mut out = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            out.window_log(log).unwrap();
+            out.long_distance_matching(true).unwrap();
+            out.write_all(&tar).unwrap();
+            out.finish().unwrap()
+        };
+        for packed in [xz(64 << 20), zstd(27)] {
+            let (_file, layer) = layer(&packed);
+            let mut out = Vec::new();
+            let mut input = layer.unwrap().open(&Progress::none(), "").unwrap();
+            input.read_to_end(&mut out).unwrap();
+            assert!(out == tar);
+        }
+        // The header of a stream with a larger dictionary; what such a one would have to hold, no test has.
+        let mut large = xz(64 << 20);
+        let greatest = 40;
+        // The first block's header: size, flags, the filter's id, the size of its properties, the dictionary's size.
+        large[16] = greatest;
+        let crc = crc32(&large[12..20]);
+        large[20..24].copy_from_slice(&crc.to_le_bytes());
+        for packed in [large, zstd(30)] {
+            let (_file, layer) = layer(&packed);
+            let error = layer.unwrap_err().to_string();
+            assert!(error.contains("more than 160 MiB of memory"), "{error}");
+        }
+    }
+
+    /// As xz has it.
+    fn crc32(bytes: &[u8]) -> u32 {
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        crc.sum()
     }
 }

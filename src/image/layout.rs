@@ -1,6 +1,7 @@
 //! Giving images away: as an OCI layout, or as one file that `docker load`, `podman load` and `skopeo` take.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use oci_client::manifest::{
@@ -11,11 +12,12 @@ use serde_json::json;
 use super::archive::REF_NAME;
 use super::blobs::Blobs;
 use super::build::blocking;
-use super::content::{Content, Node};
+use super::content::{Content, MAX_JSON, Node};
+use super::directory::Directory;
 use super::error::io_error;
+use super::part::Part;
 use super::platform::architecture;
 use super::{ImageError, ImageKey, ImageStore};
-use crate::files::replace;
 use crate::progress::Progress;
 
 /// Where an image is saved.
@@ -100,32 +102,23 @@ fn to_layout(
     name: &str,
     progress: &Progress,
 ) -> Result<(), ImageError> {
-    let place = dir.join("blobs/sha256");
-    fs::create_dir_all(&place).map_err(io_error("make the directory", &place))?;
-    let table = dir.join("index.json");
-    let mut known = match fs::read(&table) {
-        Ok(text) => {
-            serde_json::from_slice::<OciImageIndex>(&text).map_err(|e| ImageError::Damaged {
-                path: table.clone(),
-                problem: format!("it is no layout's index ({e})"),
-            })?
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => index(Vec::new()),
-        Err(error) => return Err(io_error("read", &table)(error)),
+    let dir = Directory::make(dir)?;
+    let place = dir.below(&["blobs", "sha256"], true)?;
+    let mut known = match dir.file("index.json")? {
+        Some(part) => read_index(&part)?,
+        None => index(Vec::new()),
     };
     for digest in content.blobs() {
-        let path = place.join(digest.hex());
-        if path.metadata().ok().map(|meta| meta.len()) == blobs.size(digest) {
+        let there = place.file(digest.hex())?;
+        if there.is_some_and(|part| Some(part.bytes()) == blobs.size(digest)) {
             continue;
         }
         progress.say(format!("writing {}", &digest.hex()[..12]));
-        // By a name of its own first: what is cut short must not pass for whole.
-        let part = place.join(format!("{}.part", digest.hex()));
-        let copied = fs::copy(blobs.path(digest), &part).and_then(|_| fs::rename(&part, &path));
-        copied.map_err(io_error("write", &path))?;
+        let blob = blobs.path(digest);
+        let mut file = File::open(&blob).map_err(io_error("read", &blob))?;
+        place.replace(digest.hex(), &mut file)?;
     }
-    let layout = dir.join("oci-layout");
-    replace(&layout, LAYOUT.as_bytes()).map_err(io_error("write", &layout))?;
+    dir.replace("oci-layout", &mut LAYOUT.as_bytes())?;
     known.manifests.retain(|entry| {
         entry
             .annotations
@@ -135,7 +128,19 @@ fn to_layout(
     });
     known.manifests.push(entry(content, blobs, name)?);
     let text = serde_json::to_vec_pretty(&known).map_err(ImageError::unpack)?;
-    replace(&table, &text).map_err(io_error("write", &table))
+    dir.replace("index.json", &mut text.as_slice())
+}
+
+fn read_index(part: &Part) -> Result<OciImageIndex, ImageError> {
+    let damaged = |problem| ImageError::Damaged {
+        path: part.path().to_owned(),
+        problem,
+    };
+    if part.bytes() > MAX_JSON {
+        return Err(damaged(format!("it has more than {MAX_JSON} bytes")));
+    }
+    serde_json::from_reader(BufReader::new(part.reader()?))
+        .map_err(|e| damaged(format!("it is no layout's index ({e})")))
 }
 
 fn to_archive(
@@ -145,9 +150,17 @@ fn to_archive(
     name: &str,
     progress: &Progress,
 ) -> Result<(), ImageError> {
-    let part = path.with_extension("part");
-    let error = |operation| io_error(operation, &part);
-    let mut archive = tar::Builder::new(File::create(&part).map_err(error("write"))?);
+    let error = |operation| io_error(operation, path);
+    // By a name that nobody can guess, so that no link is followed.
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let part = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .tempfile_in(dir)
+        .map_err(error("write"))?;
+    let mut archive = tar::Builder::new(part);
     let header = |size: u64| {
         let mut header = tar::Header::new_ustar();
         header.set_size(size);
@@ -202,9 +215,9 @@ fn to_archive(
             .append_data(&mut header(text.len() as u64), name, text)
             .map_err(error("write"))?;
     }
-    let done = archive
-        .into_inner()
-        .and_then(|file| file.sync_all())
-        .and_then(|()| fs::rename(&part, path));
-    done.map_err(error("write"))
+    let done = archive.into_inner().and_then(|part| {
+        part.as_file().sync_all()?;
+        Ok(part.persist(path)?)
+    });
+    done.map(drop).map_err(error("write"))
 }

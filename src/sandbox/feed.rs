@@ -145,7 +145,7 @@ mod tests {
         for (n, content) in contents.iter().enumerate() {
             let path = dir.path().join(n.to_string());
             std::fs::write(&path, content).unwrap();
-            layers.push(LayerSource::part(&path, 0, content.len() as u64, true).unwrap());
+            layers.push(LayerSource::of_file(&path));
         }
         let feed = Feed::create(&dir.path().join("root.raw")).unwrap();
         let mut pieces = feed.start(&layers);
