@@ -2,6 +2,7 @@
 //! stays done, what was not is done whole or not at all, nothing runs on, and once a call was told, the next one works.
 //!
 //! `make chaos` does a thousand rounds; SNOWGLOBE_CHAOS_SEED repeats one run's choices.
+#![allow(clippy::print_stdout, reason = "what was done tells why a test failed")]
 
 mod common;
 

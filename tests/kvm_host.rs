@@ -2,6 +2,10 @@
 //!
 //! Each test here boots one such host, runs test programs in it and passes their output on. A host that panics,
 //! hangs or does not start fails the test with the last lines of its console.
+#![allow(
+    clippy::print_stdout,
+    reason = "what a host said tells why a test failed"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

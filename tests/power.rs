@@ -1,5 +1,9 @@
 //! The two halves of a power cut, which `tests/kvm_host.rs` puts together on an emulated host: one saves snapshots until the
 //! power goes, the other looks at what is left of them. Only what was written out to the disk is.
+#![allow(
+    clippy::print_stdout,
+    reason = "what was saved is told to who cuts the power"
+)]
 
 mod common;
 
