@@ -75,6 +75,9 @@ pub struct Raw {
     /// What qemu runs on: `auto`, `kvm`, `hvf` or `tcg` [default: auto]
     #[arg(long, value_name = "ACCEL")]
     pub accel: Option<AccelChoice>,
+    /// Where a fence around the VM can't be had on this host: `require` starts none, `best` says so and goes on [default: best]
+    #[arg(long, value_name = "HOW")]
+    pub isolation: Option<IsolationChoice>,
     /// The qemu program [default: qemu-system-ARCH in PATH]
     #[arg(long, value_name = "PROGRAM")]
     pub qemu: Option<PathBuf>,
@@ -177,6 +180,26 @@ pub enum AccelChoice {
     Tcg,
 }
 
+/// What to do where a fence around the VM's processes can't be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum IsolationChoice {
+    /// No VM is started.
+    Require,
+    /// It runs behind the others, and the first result says which do not hold.
+    #[default]
+    Best,
+}
+
+impl From<IsolationChoice> for snowglobe_runner::Isolation {
+    fn from(choice: IsolationChoice) -> Self {
+        match choice {
+            IsolationChoice::Require => Self::Require,
+            IsolationChoice::Best => Self::Best,
+        }
+    }
+}
+
 /// Everything resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -212,6 +235,8 @@ pub struct Config {
     pub engine: EngineChoice,
     /// The accelerator asked for.
     pub accel: AccelChoice,
+    /// What to do where a fence can't be had.
+    pub isolation: IsolationChoice,
     /// The qemu program asked for.
     pub qemu: Option<PathBuf>,
     /// How long a boot may take.
@@ -354,6 +379,7 @@ fn keys() -> Vec<&'static str> {
         "name",
         "engine",
         "accel",
+        "isolation",
         "qemu",
         "boot_timeout_s",
         "exec_timeout_s",
@@ -542,6 +568,7 @@ impl Raw {
             name: over.name.or(self.name),
             engine: over.engine.or(self.engine),
             accel: over.accel.or(self.accel),
+            isolation: over.isolation.or(self.isolation),
             qemu: over.qemu.or(self.qemu),
             boot_timeout_s: over.boot_timeout_s.or(self.boot_timeout_s),
             exec_timeout_s: over.exec_timeout_s.or(self.exec_timeout_s),
@@ -804,6 +831,7 @@ fn resolve(raw: Raw, cwd: &Path, dirs: &Dirs) -> Result<Config, ConfigError> {
         name,
         engine: raw.engine.unwrap_or_default(),
         accel: raw.accel.unwrap_or_default(),
+        isolation: raw.isolation.unwrap_or_default(),
         qemu: raw.qemu,
         boot_timeout: Duration::from_secs(ranged(
             "boot_timeout_s",

@@ -145,6 +145,11 @@ fn a_power_cut_loses_no_snapshot_on_qemu() {
 }
 
 #[test]
+fn the_fences_hold_on_krun() {
+    on_a_kvm_host(200, &[], &suite("fences", "--include-ignored"));
+}
+
+#[test]
 fn a_host_that_fails_is_told_from_a_program_that_does() {
     for (line, status, said) in [
         ("exit 3", 3, ""),

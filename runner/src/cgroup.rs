@@ -7,9 +7,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The argument by which this program says whether it can make one.
-pub(crate) const ARGUMENT: &str = "--probe-bounds";
-
 /// Where control groups are.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -55,20 +52,20 @@ impl Cgroup {
     }
 
     fn set(&self, file: &str, value: &str) -> io::Result<()> {
-        let path = self.0.join(file);
-        let mut file = fs::File::options().write(true).open(path)?;
-        io::Write::write_all(&mut file, value.as_bytes())
+        let set = || {
+            let path = self.0.join(file);
+            fs::File::options()
+                .write(true)
+                .open(path)
+                .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
+        };
+        set().map_err(|error| io::Error::new(error.kind(), format!("set {file}: {error}")))
     }
 
     /// Takes a process in, with all it starts from then on.
     pub(crate) fn add(&self, process: u32) -> io::Result<()> {
         self.set("cgroup.procs", &process.to_string())
     }
-}
-
-/// Whether one can be made here.
-pub(crate) fn probe() -> io::Result<()> {
-    Cgroup::create(0).map(drop)
 }
 
 impl Drop for Cgroup {

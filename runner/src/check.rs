@@ -91,8 +91,11 @@ pub(crate) fn owners(spec: &VmSpec) -> Checked {
 }
 
 fn owner(what: &str, path: &Path, or_root: bool) -> Checked {
-    let Ok(metadata) = std::fs::metadata(path) else {
-        return Ok(());
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Whose it is can't be told, which is not that it isn't there.
+        Err(error) => return refuse(format!("{what} is {}: {error}", path.display())),
     };
     let us = rustix::process::geteuid().as_raw();
     if metadata.uid() == us || (or_root && metadata.uid() == 0) {

@@ -6,8 +6,9 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::process::Child;
 use std::time::Duration;
+
+use crate::spawn::Child;
 
 /// A running engine.
 pub(crate) trait Engine {
@@ -16,6 +17,9 @@ pub(crate) trait Engine {
 
     /// Its process.
     fn child(&mut self) -> &mut Child;
+
+    /// Which fences do not hold around it, and why; those that it says itself are among its messages.
+    fn lacks(&self) -> &[String];
 
     /// The stream of the guest's console, read without blocking.
     fn console(&self) -> BorrowedFd<'_>;

@@ -4,7 +4,7 @@
 //! file is opened, made, moved or removed, so what was opened before stays open. Kernels before 5.13, and some that
 //! are configured so, have no Landlock; then there is no fence, and that is said.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -50,6 +50,53 @@ impl Right {
 }
 
 type Error = Box<dyn std::error::Error>;
+
+/// Enters a fence by its descriptor. No allocation happens in here: it runs between fork and exec.
+pub(crate) fn enter_descriptor(fence: &OwnedFd) -> rustix::io::Result<()> {
+    // SAFETY: the call takes a descriptor, which is open, and no pointer.
+    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fence.as_raw_fd(), 0) } {
+        0 => Ok(()),
+        _ => Err(
+            rustix::io::Errno::from_io_error(&std::io::Error::last_os_error())
+                .unwrap_or(rustix::io::Errno::NOSYS),
+        ),
+    }
+}
+
+/// What the kernel's Landlock lacks of what a fence asks for, in words; nothing where it has all of it.
+pub(crate) fn lack() -> Option<String> {
+    // SAFETY: with this flag the call takes no pointer, and gives a number.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
+    lack_of(version)
+}
+
+/// The newest version of the interface that a fence uses all of.
+const WHOLE: i64 = 6;
+
+/// Each version with what came with it.
+const CAME: [(i64, &str); 3] = [
+    (3, "cutting files short"),
+    (5, "what devices are told"),
+    (WHOLE, "signals and abstract sockets"),
+];
+
+/// Pure.
+fn lack_of(version: i64) -> Option<String> {
+    if version <= 0 {
+        return Some("Landlock: the kernel does not have it, or it is not enabled".into());
+    }
+    let open: Vec<_> = CAME
+        .iter()
+        .filter(|(came, _)| version < *came)
+        .map(|(_, what)| *what)
+        .collect();
+    (!open.is_empty()).then(|| {
+        format!(
+            "all of Landlock: the kernel has version {version} of {WHOLE}, which is silent of {}",
+            open.join(", ")
+        )
+    })
+}
 
 /// Places and what may be done there.
 #[derive(Debug, Clone, Default)]
@@ -146,5 +193,14 @@ mod tests {
             assert!(fs::rename(at("shared/new-directory"), at("shared/moved")).is_ok());
         });
         assert!(File::open(at("closed")).is_ok());
+    }
+
+    #[test]
+    fn what_an_older_kernel_leaves_open_is_named() {
+        let lack = |version| lack_of(version).unwrap_or_default();
+        assert!(lack(-1).contains("not enabled") && lack(0).contains("not enabled"));
+        assert!(lack(2).contains("version 2 of 6, which is silent of cutting files short, what"));
+        assert!(!lack(4).contains("cutting") && lack(4).contains("devices"));
+        assert!(lack(6).is_empty() && lack(9).is_empty());
     }
 }

@@ -23,6 +23,9 @@ pub struct VmSpec {
     pub name: String,
     /// Which engine runs it, and how.
     pub engine: Engine,
+    /// What to do where a fence can't be had.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// Virtual processors, from 1.
     pub cpus: u32,
     /// Memory in MiB.
@@ -82,6 +85,30 @@ pub enum Accel {
     /// Translation: works everywhere, slower.
     Tcg,
 }
+
+/// What to do where a fence around the VM's processes can't be had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// The VM is not started.
+    Require,
+    /// It runs behind those that hold, and [`Event::Started`] names the others.
+    #[default]
+    Best,
+}
+
+/// A fence around a VM's processes, as it was tried on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// What it is called.
+    pub fence: String,
+    /// Why it does not hold; nothing where it does.
+    pub lack: Option<String>,
+}
+
+/// The argument by which the runner tries each fence on this host: it prints a [`Trial`] each, a line of JSON.
+pub const TRY_FENCES: &str = "--try-fences";
 
 /// One disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +194,9 @@ pub enum Event {
     Started {
         /// Its process id.
         pid: u32,
+        /// Which fences around the VM's processes do not hold, and why.
+        #[serde(default)]
+        lacks: Vec<String>,
     },
     /// The VM could not be started; the runner leaves.
     Failed {

@@ -7,13 +7,15 @@
 //! talk       the parent: specs and commands in, events out
 //! check      whether a spec can be run at all
 //! engine     what is needed of an engine;  qemu, qmp, tsc: one of them;  krun: the other
-//! probe      whether this host's KVM runs guests
+//! probe      whether this host's KVM runs guests;  trial: whether its fences hold
 //! share      a shared directory: server, guard and sandbox
 //! console    the console's last lines and its log
 //! removal    what is removed when the VM ends;  stall: what is done while the host's disk is full
-//! process    sessions, namespaces, and dying with one's parent;  fence: Landlock;  cgroup: bounds
+//! spawn      processes in namespaces of their own, which die with their parent
+//! fence      Landlock;  calls: filters of system calls;  cgroup: bounds;  process: what they do to themselves
 //! ```
 
+mod calls;
 mod cgroup;
 mod check;
 mod console;
@@ -27,8 +29,10 @@ mod qmp;
 mod reach;
 mod removal;
 mod share;
+mod spawn;
 mod stall;
 mod talk;
+mod trial;
 mod tsc;
 mod vm;
 
@@ -56,7 +60,8 @@ fn main() -> ExitCode {
         (Some(share::ARGUMENT), Some(order), None) => share::serve(&order),
         (Some(krun::ARGUMENT), Some(order), None) => krun::run(&order),
         (Some(probe::ARGUMENT), None, _) => found(probe::probe()),
-        (Some(cgroup::ARGUMENT), None, _) => found(cgroup::probe()),
+        (Some(snowglobe_runner::TRY_FENCES), None, _) => trial::run(),
+        (Some(trial::ARGUMENT), Some(order), None) => trial::within(&order),
         (Some("--version" | "-V"), None, _) => {
             eprintln!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

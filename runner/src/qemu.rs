@@ -13,7 +13,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit};
@@ -21,9 +20,9 @@ use serde_json::{Value, json};
 use snowglobe_runner::{Accel, Disk, DiskFormat, VmSpec};
 
 use crate::engine::{Engine, Frozen, Notice, StartError};
-use crate::fence::{Fence, Right};
-use crate::process::{self, Confinement};
+use crate::fence::{self, Fence, Right};
 use crate::qmp::{Message, Qmp};
+use crate::spawn::{self, Child, Confinement, Given, Program, Started};
 use crate::{reach, tsc};
 
 const QMP_FD: u32 = 3;
@@ -62,7 +61,8 @@ const KERNEL_ARGS: &str =
 pub(crate) struct Qemu {
     child: Child,
     console: UnixStream,
-    messages: ChildStderr,
+    messages: OwnedFd,
+    lacks: Vec<String>,
     qmp: Qmp,
     phase: Phase,
     /// The first disk's newest layer, as QEMU names it.
@@ -105,36 +105,33 @@ impl Qemu {
         } else {
             None
         };
-        let mut command = Command::new(binary);
-        command
-            .args(arguments(spec, accel, khz))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
         let mut fds = vec![OwnedFd::from(their_qmp), their_console.into(), link.into()];
         fds.extend(shares.into_iter().map(OwnedFd::from));
 
-        let confinement = confinement(spec);
-        let fence = fence(spec, binary, accel)
-            .descriptor()
-            .unwrap_or_else(|why| {
-                eprintln!("snowglobe-runner: warning: no Landlock for qemu ({why})");
-                None
-            });
-        let (mut child, refused) = process::spawn(command, confinement, fence, fds)
-            .map_err(|error| cannot_run(binary, &error))?;
-        if let Some(why) = refused {
-            eprintln!(
-                "snowglobe-runner: warning: the kernel refuses namespaces ({why}); qemu runs in the runner's own"
-            );
-        }
-        let Some(messages) = child.stderr.take() else {
-            return Err(StartError::new("qemu", "its standard error is missing"));
+        let fence = fence(spec, binary, accel).descriptor();
+        let landlock = match &fence {
+            Ok(Some(_)) => fence::lack(),
+            Ok(None) => Some("Landlock: the kernel does not have it, or it is not enabled".into()),
+            Err(why) => Some(format!("Landlock: {why}")),
         };
-        let id = Pid::from_child(&child);
+        let Started {
+            mut child,
+            messages,
+            mut lacks,
+        } = spawn::spawn(
+            &Program::At(binary),
+            &arguments(spec, accel, khz),
+            confinement(spec),
+            Given {
+                fence: fence.unwrap_or_default(),
+                fds,
+                ..Given::default()
+            },
+        )
+        .map_err(|error| cannot_run(binary, &error))?;
+        lacks.extend(landlock);
         let finish = || -> io::Result<Qmp> {
-            bound_files(id, spec)?;
-            rustix::io::ioctl_fionbio(&messages, true)?;
+            bound_files(child.pid(), spec)?;
             Qmp::new(qmp)
         };
         let qmp = match finish() {
@@ -154,6 +151,7 @@ impl Qemu {
             child,
             console,
             messages,
+            lacks,
             qmp,
             phase: Phase::Greeting,
             node,
@@ -196,6 +194,10 @@ impl Engine for Qemu {
 
     fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    fn lacks(&self) -> &[String] {
+        &self.lacks
     }
 
     fn console(&self) -> BorrowedFd<'_> {
@@ -302,7 +304,7 @@ fn confinement(spec: &VmSpec) -> Confinement {
             }
         })
     {
-        Confinement::UserNamespace
+        Confinement::Nobody
     } else {
         Confinement::RootOpensFiles
     }
@@ -539,6 +541,7 @@ mod tests {
 
     fn spec() -> VmSpec {
         VmSpec {
+            isolation: snowglobe_runner::Isolation::Best,
             name: "test".into(),
             engine: Engine::Qemu {
                 binary: "/usr/bin/qemu".into(),

@@ -90,7 +90,12 @@ impl AsFd for Input {
 
 /// Tells the parent. A parent that does not listen any more is noticed by standard input.
 pub(crate) fn say(event: &Event) {
-    if let Ok(mut line) = serde_json::to_vec(event) {
+    print(event);
+}
+
+/// Prints a line of JSON.
+pub(crate) fn print(message: &impl serde::Serialize) {
+    if let Ok(mut line) = serde_json::to_vec(message) {
         line.push(b'\n');
         let mut out = io::stdout().lock();
         let _ = out.write_all(&line).and_then(|()| out.flush());

@@ -18,9 +18,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, Signal};
-use snowglobe_runner::{Action, Answer, Command, Engine as Chosen, Event, Share, VmSpec, socket};
+use rustix::process::Signal;
+use snowglobe_runner::{
+    Action, Answer, Command, Engine as Chosen, Event, Isolation, Share, VmSpec, socket,
+};
 
+use crate::calls::Calls;
 use crate::cgroup::Cgroup;
 use crate::console::{Lines, Log};
 use crate::engine::{Engine, Frozen, Notice, StartError};
@@ -35,6 +38,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How many lines of the console, and of the engine's messages, an ending is told with.
 const LAST_LINES: usize = 100;
+
+/// The stage named when a fence is required that does not hold.
+const ISOLATION_STAGE: &str = "isolation";
 
 /// How many pieces of a stream are read before others get their turn.
 const PIECES: usize = 16;
@@ -69,6 +75,9 @@ struct Vm {
     messages: Lines,
     log: Log,
     started: Option<Instant>,
+    /// Which fences do not hold, and why.
+    lacks: Vec<String>,
+    isolation: Isolation,
     /// The first disk's newest layer.
     top: Option<PathBuf>,
     freeze: Option<Freeze>,
@@ -186,10 +195,10 @@ fn give_up(link: UnixListener, path: &Path) -> Result<(), StartError> {
 }
 
 /// Puts the VM's processes into a control group, where there can be one.
-fn bounds(spec: &VmSpec, mut processes: impl Iterator<Item = u32>) -> Option<Cgroup> {
-    let group = Cgroup::create(spec.memory_mib).ok()?;
-    processes.try_for_each(|id| group.add(id)).ok()?;
-    Some(group)
+fn bounds(spec: &VmSpec, processes: &[u32]) -> io::Result<Cgroup> {
+    let group = Cgroup::create(spec.memory_mib)?;
+    processes.iter().try_for_each(|id| group.add(*id))?;
+    Ok(group)
 }
 
 /// Starts a server for each share; gives the connections to them.
@@ -231,8 +240,21 @@ impl Vm {
         };
         let processes = std::iter::once(engine.child().id());
         let processes = processes.chain(shares.iter().map(|share| share.child.id()));
+        let processes: Vec<_> = processes.collect();
+        let mut lacks = engine.lacks().to_vec();
+        lacks.extend(shares.iter().flat_map(|share| share.lacks.clone()));
+        let bounds = bounds(spec, &processes);
+        if let Err(why) = &bounds {
+            lacks.push(format!("a control group: {why}"));
+        }
+        // No program is started from here on, and nobody's process is signalled but these.
+        if let Err(why) = Calls::of_runner(&processes).filter() {
+            lacks.push(format!("a filter of system calls around the runner: {why}"));
+        }
         Ok(Self {
-            _bounds: bounds(spec, processes),
+            _bounds: bounds.ok(),
+            lacks,
+            isolation: spec.isolation,
             engine,
             shares,
             console: Lines::default(),
@@ -253,7 +275,10 @@ impl Vm {
     /// Does what is to be done, as it comes, until something ends it.
     fn supervise(&mut self, input: &mut Input, signals: &UnixStream, removal: &mut Removal) -> End {
         let begun = Instant::now();
-        let engine_ended = match process::pidfd(self.engine.child()) {
+        if let Err(why) = self.require_fences() {
+            return End::Broken(ISOLATION_STAGE, why);
+        }
+        let engine_ended = match self.engine.child().pidfd() {
             Ok(fd) => fd,
             Err(error) => return End::Broken("runner", format!("watch the engine: {error}")),
         };
@@ -267,10 +292,8 @@ impl Vm {
                 Err(error) => return End::Broken("runner", format!("wait for events: {error}")),
             };
             self.read_streams();
-            match self.heed_engine(removal) {
-                Ok(None) => {}
-                Ok(Some(end)) => return end,
-                Err(error) => return End::Broken(self.engine.name(), error.to_string()),
+            if let Err(end) = self.heed_engine(removal) {
+                return end;
             }
             if let Err(error) = self.heed_room() {
                 return End::Broken(self.engine.name(), error.to_string());
@@ -370,24 +393,34 @@ impl Vm {
         bytes
     }
 
-    fn heed_engine(&mut self, removal: &mut Removal) -> io::Result<Option<End>> {
-        for notice in self.engine.notices()? {
+    fn heed_engine(&mut self, removal: &mut Removal) -> Result<(), End> {
+        let notices = self
+            .engine
+            .notices()
+            .map_err(|error| End::Broken(self.engine.name(), error.to_string()))?;
+        for notice in notices {
             match notice {
                 Notice::Stalled(reason) => self.stalled(reason),
                 Notice::Full => {
                     let why = "its disk layer has grown as far as it may (disk_gib)";
-                    return Ok(Some(End::Broken("disk", why.into())));
+                    return Err(End::Broken("disk", why.into()));
                 }
                 Notice::Ready => {
+                    // What its processes had to say was said before they served it.
+                    self.read_streams();
+                    self.take_lacks();
+                    self.require_fences()
+                        .map_err(|why| End::Broken(ISOLATION_STAGE, why))?;
                     self.started = Some(Instant::now());
                     say(&Event::Started {
                         pid: self.engine.child().id(),
+                        lacks: self.lacks.clone(),
                     });
                 }
                 Notice::Frozen(result) => self.frozen(result, removal),
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     fn stalled(&mut self, reason: String) {
@@ -418,6 +451,29 @@ impl Vm {
             }
         }
         Ok(())
+    }
+
+    /// Takes what processes say that they lack.
+    fn take_lacks(&mut self) {
+        for line in self.messages.last(usize::MAX) {
+            if let Some(lack) = process::said_lack(&line)
+                && !self.lacks.iter().any(|known| known == lack)
+            {
+                self.lacks.push(lack.to_owned());
+            }
+        }
+    }
+
+    /// Refuses a VM around which a fence does not hold, where all are required.
+    fn require_fences(&self) -> Result<(), String> {
+        if self.isolation == Isolation::Best || self.lacks.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "isolation is \"require\", and the VM would be without {}; `snowglobe doctor` says what helps, or \
+             set isolation = \"best\"",
+            self.lacks.join("; without ")
+        ))
     }
 
     /// Forgets the servers that ended because the engine did; one that failed ends the VM.
@@ -475,7 +531,7 @@ impl Vm {
                         Action::Pause => Signal::STOP,
                         _ => Signal::CONT,
                     };
-                    let engine = Pid::from_child(self.engine.child());
+                    let engine = self.engine.child().pid();
                     let sent = rustix::process::kill_process(engine, signal);
                     reply(
                         id,

@@ -206,7 +206,7 @@ fn nonsense_on_the_input_does_not_end_it() {
 fn the_engine_holds_no_more_than_it_needs() {
     let vm = Vm::new();
     let runner = vm.run();
-    let Event::Started { pid } = runner.event() else {
+    let Event::Started { pid, .. } = runner.event() else {
         panic!("not started");
     };
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -235,7 +235,7 @@ fn the_engine_holds_no_more_than_it_needs() {
 fn a_vm_that_is_paused_stands_still_and_can_go_on_or_be_stopped() {
     let vm = Vm::new();
     let mut runner = vm.run();
-    let Event::Started { pid } = runner.event() else {
+    let Event::Started { pid, .. } = runner.event() else {
         panic!("the VM did not start");
     };
     let mut guest = runner.connect();

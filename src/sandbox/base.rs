@@ -38,6 +38,7 @@ pub(super) fn parts(config: &Config) -> Result<Parts, SandboxError> {
         runner: artefacts::runner().map_err(vmm::VmmError::from)?,
         init: artefacts::init().map_err(vmm::VmmError::from)?,
         kernel: artefacts::kernel(&config.cache_dir).map_err(vmm::VmmError::from)?,
+        isolation: config.isolation.into(),
         engine: vmm::choose(config, &Host::detect(&config.cache_dir))?,
     })
 }

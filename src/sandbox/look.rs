@@ -35,6 +35,7 @@ pub(super) struct View {
 struct Seen {
     log: Option<PathBuf>,
     trouble: Option<String>,
+    lacks: Vec<String>,
 }
 
 impl View {
@@ -60,6 +61,11 @@ impl View {
             .err()
             .map(|error| format!("failed to {}", crate::describe(error)));
         booted
+    }
+
+    /// Which fences do not hold around the machine.
+    pub(super) fn fenced(&self, lacks: &[String]) {
+        self.seen().lacks = lacks.to_vec();
     }
 
     /// What ended the machine.
@@ -100,6 +106,11 @@ impl Sandbox {
     /// A number that is another one whenever snapshots, jobs or the machine may have changed.
     pub fn changes(&self) -> u64 {
         self.view.changes.load(Ordering::Relaxed)
+    }
+
+    /// Which fences do not hold around the machine that booted last, and why.
+    pub fn lacks(&self) -> Vec<String> {
+        self.view.seen().lacks.clone()
     }
 
     /// The console, while the machine boots, too.

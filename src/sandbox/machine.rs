@@ -13,7 +13,7 @@ use snowglobe_init::boot::{
     BootConfig, GitIdentity, ImageUser, Link, Root, STAGE_PREFIX, Workspace,
 };
 use snowglobe_init::wire::Request;
-use snowglobe_runner::{Disk, DiskFormat, Engine, Share, VmSpec};
+use snowglobe_runner::{Disk, DiskFormat, Engine, Isolation, Share, VmSpec};
 
 use super::SandboxError;
 use crate::guest::{self, Guest, VmKeys};
@@ -50,6 +50,8 @@ pub struct Parts {
     pub kernel: PathBuf,
     /// What runs the VM.
     pub engine: Engine,
+    /// What to do where a fence around it can't be had.
+    pub isolation: Isolation,
 }
 
 /// What to boot.
@@ -350,6 +352,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
     Ok(VmSpec {
         name: plan.name.clone(),
         engine: parts.engine.clone(),
+        isolation: parts.isolation,
         cpus: plan.cpus,
         memory_mib: plan.memory_mib,
         kernel: parts.kernel.clone(),

@@ -366,6 +366,7 @@ impl Sandbox {
             timeout: config.boot_timeout,
         };
         let machine = Machine::boot(&parts, plan, progress).await?;
+        self.view.fenced(&machine.vm.lacks);
         self.instance.set_keys(&machine.keys)?;
         Ok(Live {
             machine,

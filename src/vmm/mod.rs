@@ -177,6 +177,8 @@ pub struct Vm {
     pub runner_pid: u32,
     /// The engine's process id.
     pub engine_pid: u32,
+    /// Which fences around its processes do not hold, and why.
+    pub lacks: Vec<String>,
 }
 
 impl Vm {
@@ -237,8 +239,8 @@ impl Vm {
             }
             let _ = gone_sender.send(true);
         });
-        let engine_pid = match started.await {
-            Ok(Event::Started { pid }) => pid,
+        let (engine_pid, lacks) = match started.await {
+            Ok(Event::Started { pid, lacks }) => (pid, lacks),
             Ok(Event::Failed {
                 stage,
                 message,
@@ -269,6 +271,7 @@ impl Vm {
             kill,
             runner_pid,
             engine_pid,
+            lacks,
         })
     }
 

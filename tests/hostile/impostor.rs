@@ -90,6 +90,7 @@ pub(crate) fn play() {
     runtime.spawn(serve(listener, key, PLAYS[number]));
     say(&Event::Started {
         pid: std::process::id(),
+        lacks: Vec::new(),
     });
     for order in orders {
         let order: Command = serde_json::from_str(&order).unwrap();

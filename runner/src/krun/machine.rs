@@ -4,7 +4,8 @@
 //! - its root directory holds the spec's files and directories, at their own paths, and nothing else;
 //! - in its user namespace the runner's user is the share's guest id, and there is no other: what belongs to the
 //!   user on the host belongs to that id in the guest, and the reverse;
-//! - Landlock and a system call filter ([`super::calls`]) say the same again in their own ways.
+//! - it is alone in its PID namespace, so that it sees and signals no other process;
+//! - Landlock and a system call filter ([`crate::calls`]) say the same again in their own ways.
 //!
 //! None of these can be done without: a host that refuses one gets an error that says what to change.
 
@@ -16,13 +17,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::calls;
 use super::ffi::{Context, KrunError};
-use super::{CONSOLE_FD, HAND_OVER_FD, Order, SHARE_FD, SOCKET, SOCKET_DIRECTORY};
-use crate::fence::{Fence, Right};
-use crate::process;
+use super::{ARGUMENT, CONSOLE_FD, HAND_OVER_FD, Order, SOCKET, SOCKET_DIRECTORY};
+use crate::calls::{Calls, FilterError};
+use crate::fence::{self, Fence, Right};
+use crate::{process, spawn};
 
 /// What virtualization is asked of.
 const KVM: &str = "/dev/kvm";
@@ -54,7 +55,7 @@ enum MachineError {
     Fence(String),
     /// No filter of system calls.
     #[error("filter system calls: {0}")]
-    Calls(#[from] calls::FilterError),
+    Calls(#[from] FilterError),
     /// libkrun refuses.
     #[error(transparent)]
     Krun(#[from] KrunError),
@@ -92,18 +93,13 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     let spec = &order.spec;
     // SAFETY: the runner gave this process the socket as that number, and nothing else uses it.
     let hand_over = unsafe { OwnedFd::from_raw_fd(HAND_OVER_FD) };
-    if order.shared {
-        // SAFETY: the runner gave this process the first share's directory as that number, and nothing else uses it.
-        let share = unsafe { OwnedFd::from_raw_fd(SHARE_FD) };
-        // The mount namespace takes the working directory along, where a descriptor would stay behind.
-        rustix::process::fchdir(&share)
-            .map_err(|error| isolation("enter the share")(error.into()))?;
+    if !spawn::is_apart() {
+        let refused = io::Error::other("the kernel refuses it");
+        return Err(isolation("enter a user namespace")(refused));
     }
-    let guest_id = spec.shares.first().map_or(0, |share| share.guest_id);
-    process::enter_user_namespace_as(guest_id, UnshareFlags::NEWNS | process::ISOLATED)
-        .map_err(isolation("enter a user namespace"))?;
-    if let Some(runner) = rustix::process::Pid::from_raw(order.runner) {
-        process::die_with(runner).map_err(isolation("be tied to the runner"))?;
+    // Where it is refused the host's is there, of which only this process's own files become part of its root.
+    if let Err(why) = spawn::own_proc() {
+        process::say_lack(ARGUMENT, &spawn::no_own_proc(&why.into()));
     }
     let socket = own_root(&places(order))?;
     give(&hand_over, &socket).map_err(isolation("hand over the link's directory"))?;
@@ -127,7 +123,10 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     fence(order)
         .enter()
         .map_err(|why| MachineError::Fence(why.to_string()))?;
-    calls::filter()?;
+    if let Some(lack) = fence::lack() {
+        process::say_lack(ARGUMENT, &lack);
+    }
+    Calls::of_machine().filter()?;
     Ok(context)
 }
 

@@ -11,7 +11,6 @@
 //! libkrun can't put a new layer on a disk while the guest runs. So a disk is frozen by copying its newest layer
 //! while the whole process is stopped: what the guest has flushed is in the file by then.
 
-mod calls;
 mod ffi;
 mod machine;
 
@@ -20,7 +19,6 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::inotify;
@@ -29,8 +27,8 @@ use serde::{Deserialize, Serialize};
 use snowglobe_runner::VmSpec;
 
 use crate::engine::{Engine, Frozen, Notice, StartError};
-use crate::process::{self, Confinement};
 use crate::share;
+use crate::spawn::{self, Child, Confinement, Given, Program};
 
 pub(crate) use machine::run;
 
@@ -46,9 +44,6 @@ const SOCKET_DIRECTORY: &str = "/snowglobe-link";
 /// The console's number in the machine's process.
 const CONSOLE_FD: i32 = 3;
 
-/// The first share's directory's number there.
-const SHARE_FD: i32 = 5;
-
 /// The number there of the socket by which the machine hands over its directory.
 const HAND_OVER_FD: i32 = 4;
 
@@ -56,10 +51,6 @@ const HAND_OVER_FD: i32 = 4;
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     spec: VmSpec,
-    /// The runner's process id.
-    runner: i32,
-    /// Whether the first share is [`SHARE_FD`].
-    shared: bool,
 }
 
 /// A running machine.
@@ -67,7 +58,8 @@ struct Order {
 pub(crate) struct Krun {
     child: Child,
     console: UnixStream,
-    messages: ChildStderr,
+    messages: OwnedFd,
+    lacks: Vec<String>,
     /// Says that the socket's directory is handed over, then what becomes of that, and once the machine is ready, that
     /// a copy is made.
     control: OwnedFd,
@@ -124,59 +116,46 @@ impl Krun {
                 Ok((ours, theirs))
             })
             .map_err(failed("make a socket"))?;
-        let order = Order {
-            spec: spec.clone(),
-            runner: rustix::process::getpid().as_raw_nonzero().get(),
-            shared: !spec.shares.is_empty(),
-        };
+        let order = Order { spec: spec.clone() };
         let order = serde_json::to_string(&order)
             .map_err(|error| StartError::new(STAGE, format!("tell the machine: {error}")))?;
         let (console, theirs) = UnixStream::pair().map_err(failed("make the console"))?;
         console
             .set_nonblocking(true)
             .map_err(failed("prepare the console"))?;
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .args([ARGUMENT, &order])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        // It shuts itself off from the host, further than can be done before it runs.
-        let mut fds = vec![OwnedFd::from(theirs), hand_over.into()];
-        if let Some(first) = spec.shares.first() {
-            fds.push(share::directory(first, handed_on)?);
-        }
-        let spawned = process::spawn(command, Confinement::None, None, fds);
-        let (mut child, _) = spawned.map_err(failed("start its process"))?;
-        let messages = child
-            .stderr
-            .take()
-            .ok_or_else(|| io::Error::other("its standard error is missing"))
-            .and_then(|messages| {
-                rustix::io::ioctl_fionbio(&messages, true)?;
-                Ok(messages)
-            });
-        match messages {
-            Ok(messages) => Ok(Self {
-                child,
-                console,
-                messages,
-                control: control.into(),
-                directory: None,
-                link: spec.link_socket.clone(),
-                phase: Phase::Preparing,
-                top: spec
-                    .disks
-                    .first()
-                    .filter(|disk| !disk.read_only)
-                    .map(|disk| disk.path.clone()),
-            }),
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(failed("watch its process")(error))
-            }
-        }
+        // It shuts itself off from the host, further than can be done before it runs. There the runner's user is the
+        // share's guest id, and there is no other. It begins in the first share.
+        let guest_id = spec.shares.first().map_or(0, |share| share.guest_id);
+        let directory = match spec.shares.first() {
+            Some(first) => Some(share::directory(first, handed_on)?),
+            None => None,
+        };
+        let started = spawn::spawn(
+            &Program::Itself,
+            &[ARGUMENT, &order],
+            Confinement::Itself(guest_id),
+            Given {
+                directory,
+                fds: vec![theirs.into(), hand_over.into()],
+                ..Given::default()
+            },
+        )
+        .map_err(failed("start its process"))?;
+        Ok(Self {
+            child: started.child,
+            console,
+            messages: started.messages,
+            lacks: started.lacks,
+            control: control.into(),
+            directory: None,
+            link: spec.link_socket.clone(),
+            phase: Phase::Preparing,
+            top: spec
+                .disks
+                .first()
+                .filter(|disk| !disk.read_only)
+                .map(|disk| disk.path.clone()),
+        })
     }
 
     /// The room where the newest layer is.
@@ -280,6 +259,10 @@ impl Engine for Krun {
         &mut self.child
     }
 
+    fn lacks(&self) -> &[String] {
+        &self.lacks
+    }
+
     fn console(&self) -> BorrowedFd<'_> {
         self.console.as_fd()
     }
@@ -322,7 +305,7 @@ impl Engine for Krun {
                 Ok((ours, theirs))
             })
             .map_err(|error| format!("make a socket: {error}"))?;
-        let machine = Pid::from_child(&self.child);
+        let machine = self.child.pid();
         let (top, layer) = (top.clone(), layer.to_owned());
         // This can take long, and the console and the parent want to be heard meanwhile.
         let copy = std::thread::spawn(move || {
@@ -354,7 +337,7 @@ impl Engine for Krun {
         if !room.is_short() || !matches!(self.phase, Phase::Running) {
             return Ok((None, again));
         }
-        rustix::process::kill_process(Pid::from_child(&self.child), Signal::STOP)?;
+        rustix::process::kill_process(self.child.pid(), Signal::STOP)?;
         let reason = format!(
             "the host's disk is almost full ({} MiB are left)",
             room.free >> 20
@@ -365,7 +348,7 @@ impl Engine for Krun {
     fn try_again(&mut self) -> io::Result<bool> {
         let room = self.room().is_none_or(|room| !room.is_short());
         if room {
-            rustix::process::kill_process(Pid::from_child(&self.child), Signal::CONT)?;
+            rustix::process::kill_process(self.child.pid(), Signal::CONT)?;
         }
         Ok(room)
     }

@@ -3,6 +3,7 @@
 //! A guest's kernel is the guest's own: its requests are taken as an attacker's. On top of what file permissions
 //! allow to whoever runs the runner:
 //! - a name is one component: nothing climbs out of the directory by `..` or by `/`;
+//! - a place in a file is one that a file can have: the file server takes any other for a fault of its own;
 //! - ownership never changes: all seems to belong to one id, so to change it succeeds and does nothing;
 //! - nothing becomes setuid or setgid, no device node is made, and of extended attributes only `user.*` exist:
 //!   a file that the guest leaves has no power on the host beyond its contents.
@@ -46,6 +47,14 @@ fn checked(name: &CStr) -> io::Result<&CStr> {
         b"" | b"." | b".." => Err(error(libc::EINVAL)),
         bytes if bytes.contains(&b'/') => Err(error(libc::EINVAL)),
         _ => Ok(name),
+    }
+}
+
+/// A place in a file, which the kernel counts with a sign.
+fn place(offset: u64) -> io::Result<u64> {
+    match i64::try_from(offset) {
+        Ok(_) => Ok(offset),
+        Err(_) => Err(error(libc::EINVAL)),
     }
 }
 
@@ -116,13 +125,8 @@ impl FileSystem for Guard {
         fn getattr(ctx: Context, inode: Inode, handle: Option<Handle>) -> io::Result<(Attr, Duration)>;
         fn readlink(ctx: Context, inode: Inode) -> io::Result<Vec<u8>>;
         fn open(ctx: Context, inode: Inode, kill_priv: bool, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-        fn read<W: ZeroCopyWriter>(ctx: Context, inode: Inode, handle: Handle, w: W, size: u32, offset: u64,
-            lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
-        fn write<R: ZeroCopyReader>(ctx: Context, inode: Inode, handle: Handle, r: R, size: u32, offset: u64,
-            lock_owner: Option<u64>, delayed_write: bool, kill_priv: bool, flags: u32) -> io::Result<usize>;
         fn flush(ctx: Context, inode: Inode, handle: Handle, lock_owner: u64) -> io::Result<()>;
         fn fsync(ctx: Context, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
-        fn fallocate(ctx: Context, inode: Inode, handle: Handle, mode: u32, offset: u64, length: u64) -> io::Result<()>;
         fn release(ctx: Context, inode: Inode, flags: u32, handle: Handle, flush: bool, flock_release: bool,
             lock_owner: Option<u64>) -> io::Result<()>;
         fn statfs(ctx: Context, inode: Inode) -> io::Result<libc::statvfs64>;
@@ -132,9 +136,86 @@ impl FileSystem for Guard {
         fn releasedir(ctx: Context, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
         fn access(ctx: Context, inode: Inode, mask: u32) -> io::Result<()>;
         fn lseek(ctx: Context, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
-        fn copyfilerange(ctx: Context, inode_in: Inode, handle_in: Handle, offset_in: u64, inode_out: Inode,
-            handle_out: Handle, offset_out: u64, len: u64, flags: u64) -> io::Result<usize>;
         fn syncfs(ctx: Context, inode: Inode) -> io::Result<()>;
+    }
+
+    fn read<W: ZeroCopyWriter>(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        handle: Handle,
+        w: W,
+        size: u32,
+        offset: u64,
+        lock_owner: Option<u64>,
+        flags: u32,
+    ) -> io::Result<usize> {
+        place(offset.saturating_add(size.into()))?;
+        self.inner
+            .read(ctx, inode, handle, w, size, offset, lock_owner, flags)
+    }
+
+    fn write<R: ZeroCopyReader>(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        handle: Handle,
+        r: R,
+        size: u32,
+        offset: u64,
+        lock_owner: Option<u64>,
+        delayed_write: bool,
+        kill_priv: bool,
+        flags: u32,
+    ) -> io::Result<usize> {
+        place(offset.saturating_add(size.into()))?;
+        self.inner.write(
+            ctx,
+            inode,
+            handle,
+            r,
+            size,
+            offset,
+            lock_owner,
+            delayed_write,
+            kill_priv,
+            flags,
+        )
+    }
+
+    fn fallocate(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        handle: Handle,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        place(offset.saturating_add(length))?;
+        self.inner
+            .fallocate(ctx, inode, handle, mode, offset, length)
+    }
+
+    fn copyfilerange(
+        &self,
+        ctx: Context,
+        inode_in: Inode,
+        handle_in: Handle,
+        offset_in: u64,
+        inode_out: Inode,
+        handle_out: Handle,
+        offset_out: u64,
+        len: u64,
+        flags: u64,
+    ) -> io::Result<usize> {
+        place(offset_in)?;
+        place(offset_out)?;
+        // More than any file has; the kernel copies what there is.
+        let len = len.min(i64::MAX as u64 - offset_in.max(offset_out));
+        self.inner.copyfilerange(
+            ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags,
+        )
     }
 
     fn lookup(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<Entry> {

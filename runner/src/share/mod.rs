@@ -12,14 +12,13 @@ mod server;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, ChildStderr, Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::Share;
 
 use crate::engine::StartError;
-use crate::process::{self, Confinement};
+use crate::spawn::{self, Child, Confinement, Given, Program};
 
 pub(crate) use server::serve;
 
@@ -34,8 +33,6 @@ pub(crate) const STAGE: &str = "workspace share";
 struct Order {
     /// The directory is another descriptor of the process's; its path is for messages.
     share: Share,
-    /// The runner's process id.
-    runner: i32,
 }
 
 /// A process that serves a share.
@@ -48,7 +45,9 @@ pub(crate) struct Server {
     /// Can be read from once it has ended.
     pub(crate) ended: OwnedFd,
     /// What it complains of, read without blocking.
-    pub(crate) messages: ChildStderr,
+    pub(crate) messages: OwnedFd,
+    /// Which namespaces it does not have, and why; what else it lacks is among its messages.
+    pub(crate) lacks: Vec<String>,
 }
 
 /// The directory of a share: what was handed on, else what is at its path now.
@@ -83,27 +82,32 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixSt
     let (listener, connection) = connection().map_err(failed("make its socket"))?;
     let order = Order {
         share: share.clone(),
-        runner: rustix::process::getpid().as_raw_nonzero().get(),
     };
     let order =
         serde_json::to_string(&order).map_err(|error| failed("tell its server")(error.into()))?;
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .args([ARGUMENT, &order])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    // It shuts itself off from the host, further than can be done before it runs.
-    let fds = vec![listener.into(), directory];
-    let spawned = process::spawn(command, Confinement::None, None, fds);
-    let (mut child, _) = spawned.map_err(failed("start its server"))?;
-    match watch(&mut child) {
-        Ok((ended, messages)) => Ok((
+    // It shuts itself off from the host, further than can be done before it runs. Root stays root: in a user namespace
+    // it could not open what belongs to others.
+    let confinement = match rustix::process::geteuid().is_root() {
+        true => Confinement::RootItself,
+        false => Confinement::Itself(rustix::process::geteuid().as_raw()),
+    };
+    let args = [ARGUMENT, &order];
+    let given = Given {
+        directory: Some(directory),
+        fds: vec![listener.into()],
+        ..Given::default()
+    };
+    let started = spawn::spawn(&Program::Itself, &args, confinement, given)
+        .map_err(failed("start its server"))?;
+    let mut child = started.child;
+    match child.pidfd() {
+        Ok(ended) => Ok((
             Server {
                 tag: share.tag.clone(),
                 child,
                 ended,
-                messages,
+                messages: started.messages,
+                lacks: started.lacks,
             },
             connection,
         )),
@@ -113,15 +117,6 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixSt
             Err(failed("watch its server")(error))
         }
     }
-}
-
-fn watch(child: &mut Child) -> io::Result<(OwnedFd, ChildStderr)> {
-    let messages = child
-        .stderr
-        .take()
-        .ok_or_else(|| io::Error::other("its standard error is missing"))?;
-    rustix::io::ioctl_fionbio(&messages, true)?;
-    Ok((process::pidfd(child)?, messages))
 }
 
 /// A listening socket that nobody else can reach, and the one connection to it.

@@ -1,7 +1,7 @@
 //! The process that serves a share.
 
 use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::FromRawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,13 @@ use virtiofsd::soft_idmap::cmdline::IdMap;
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use super::Order;
 use super::guard::Guard;
-use super::{Order, sandbox};
+use super::sandbox::{self, Inside};
 use crate::process;
 
 /// The listening socket's number in this process.
 const LISTENER_FD: i32 = 3;
-
-/// The directory's number.
-const DIRECTORY_FD: i32 = 4;
 
 /// Descriptors that the guest's open files must leave: one per memory region of the protocol, and some.
 const OWN_FDS: u64 = 700;
@@ -49,20 +47,11 @@ type Error = Box<dyn std::error::Error>;
 fn try_serve(order: &Order) -> Result<(), Error> {
     // SAFETY: the runner gave this process the listening socket as that number, and nothing else uses it.
     let mut listener = unsafe { Listener::from_raw_fd(LISTENER_FD) };
-    // SAFETY: the runner gave this process the directory as that number, and nothing else uses it.
-    let directory = unsafe { OwnedFd::from_raw_fd(DIRECTORY_FD) };
     process::hand_on_warnings("share");
+    process::end_when_panicking();
     let open_files = process::raise_open_files()?;
-    let proc_self_fd = rustix::fs::open(
-        "/proc/self/fd",
-        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )?;
-    let root = sandbox::enter(directory)?;
-    if let Some(runner) = rustix::process::Pid::from_raw(order.runner) {
-        process::die_with(runner)?;
-    }
-    let config = config(order.share.guest_id, root, proc_self_fd.into(), open_files);
+    let Inside { root, own_files } = sandbox::enter()?;
+    let config = config(order.share.guest_id, root, own_files.into(), open_files);
     let fs = Guard::new(PassthroughFs::new(config)?);
     let backend = VhostUserFsBackendBuilder::default().build(fs)?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());

@@ -21,4 +21,6 @@ while [ -n "$link" ]; do
     sleep 0.1
 done
 echo "guest has no link"
+# A test that needs none says so.
+grep -q without-a-link /proc/cmdline && sleep 1000
 reboot -f

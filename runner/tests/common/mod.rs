@@ -20,7 +20,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use snowglobe_runner::{
-    Accel, Action, Answer, Command as Order, DESCRIPTORS, Engine, Event, Share, VmSpec,
+    Accel, Action, Answer, Command as Order, DESCRIPTORS, Engine, Event, Isolation, Share, VmSpec,
 };
 use tempfile::TempDir;
 
@@ -120,6 +120,8 @@ pub(crate) struct Vm {
     pub(crate) user: Option<u32>,
     /// What the runner is handed on.
     pub(crate) handed_on: Option<OwnedFd>,
+    /// A command that becomes the runner, which is added to it.
+    pub(crate) wrapper: Vec<String>,
 }
 
 impl Vm {
@@ -132,6 +134,7 @@ impl Vm {
                 binary: qemu(),
                 accel: Accel::Tcg,
             },
+            isolation: Isolation::Best,
             cpus: 1,
             memory_mib: 192,
             kernel: kernel(),
@@ -152,6 +155,7 @@ impl Vm {
             spec,
             user: None,
             handed_on: None,
+            wrapper: Vec::new(),
         }
     }
 
@@ -195,7 +199,9 @@ impl Vm {
 
     /// Start a runner with that input.
     pub(crate) fn run_with(&self, input: Stdio) -> Runner {
-        let mut command = Command::new(RUNNER);
+        let mut words = self.wrapper.iter().map(String::as_str).chain([RUNNER]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words);
         command.stdin(input).stdout(Stdio::piped());
         if let Some(handed_on) = &self.handed_on {
             let mapping = FdMapping {
@@ -257,7 +263,7 @@ impl Runner {
     /// Wait for the VM; a watch on its process.
     pub(crate) fn started(&self) -> Watched {
         match self.event() {
-            Event::Started { pid } => Watched::new(pid),
+            Event::Started { pid, .. } => Watched::new(pid),
             other => panic!("{other:?}"),
         }
     }

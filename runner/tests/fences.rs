@@ -1,0 +1,406 @@
+//! The fences, in the processes of a running VM: each is made to do what its guest would have it do once it had taken
+//! it over, by a debugger's means, and must not get through.
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use std::fs;
+use std::io;
+use std::process::Command;
+
+use common::{Vm, processes_with};
+use snowglobe_runner::{Engine, Event, Isolation, Trial};
+
+/// A thread of another process, which makes system calls for this one. What it did goes on when this is dropped.
+struct Puppet {
+    process: i32,
+    registers: libc::user_regs_struct,
+}
+
+/// Nothing to say to a call.
+const NONE: [u64; 4] = [0; 4];
+
+impl Puppet {
+    /// Takes hold of a process's first thread.
+    fn new(process: u32) -> Self {
+        let process = i32::try_from(process).unwrap();
+        let mut puppet = Self {
+            process,
+            // SAFETY: plain numbers, all of which may be zero.
+            registers: unsafe { std::mem::zeroed() },
+        };
+        puppet.trace(libc::PTRACE_ATTACH, 0, 0).unwrap();
+        puppet.stopped();
+        puppet.registers = puppet.now();
+        puppet
+    }
+
+    /// One request to the kernel's debugger.
+    fn trace(&self, request: libc::c_uint, address: u64, data: u64) -> io::Result<i64> {
+        // SAFETY: what is read or written in the other process is its own; in this one it is a structure that lives.
+        match unsafe { libc::ptrace(request, self.process, address, data) } {
+            -1 => Err(io::Error::last_os_error()),
+            value => Ok(value),
+        }
+    }
+
+    fn stopped(&self) {
+        let mut status = 0;
+        // SAFETY: the status is this function's own.
+        let waited = unsafe { libc::waitpid(self.process, &mut status, libc::__WALL) };
+        assert!(
+            waited == self.process && libc::WIFSTOPPED(status),
+            "it ended: {status:#x}"
+        );
+    }
+
+    fn now(&self) -> libc::user_regs_struct {
+        // SAFETY: plain numbers, all of which may be zero.
+        let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        let place = &raw mut registers as u64;
+        self.trace(libc::PTRACE_GETREGS, 0, place).unwrap();
+        registers
+    }
+
+    fn set(&self, registers: &libc::user_regs_struct) {
+        let place = &raw const *registers as u64;
+        self.trace(libc::PTRACE_SETREGS, 0, place).unwrap();
+    }
+
+    /// Has it make a system call: its result, or the error's number.
+    fn call(&self, number: i64, arguments: [u64; 4]) -> Result<i64, i32> {
+        const SYSCALL: u64 = 0x050f;
+        let mut registers = self.registers;
+        // It waits in a call, so what is before its next instruction makes one.
+        registers.rip -= 2;
+        let code = self.trace(libc::PTRACE_PEEKTEXT, registers.rip, 0).unwrap() as u64;
+        assert_eq!(code & 0xffff, SYSCALL, "it does not wait in a system call");
+        registers.rax = number as u64;
+        registers.orig_rax = u64::MAX;
+        let [first, second, third, fourth] = arguments;
+        (registers.rdi, registers.rsi) = (first, second);
+        (registers.rdx, registers.r10) = (third, fourth);
+        (registers.r8, registers.r9) = (0, 0);
+        self.set(&registers);
+        self.trace(libc::PTRACE_SINGLESTEP, 0, 0).unwrap();
+        self.stopped();
+        let result = self.now().rax.cast_signed();
+        self.set(&self.registers);
+        match result {
+            -4095..=-1 => Err(i32::try_from(-result).unwrap()),
+            result => Ok(result),
+        }
+    }
+
+    /// Has it open a path.
+    fn open(&self, path: &str, flags: i32) -> Result<i64, i32> {
+        let place = (self.registers.rsp - 8192) & !7;
+        let text = [path.as_bytes(), &[0; 8]].concat();
+        for (chunk, at) in text.chunks_exact(8).zip((place..).step_by(8)) {
+            let word = u64::from_le_bytes(chunk.try_into().unwrap());
+            self.trace(libc::PTRACE_POKEDATA, at, word).unwrap();
+        }
+        let here = libc::AT_FDCWD as u64;
+        self.call(libc::SYS_openat, [here, place, flags as u64, 0])
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        let _ = self.trace(libc::PTRACE_DETACH, 0, 0);
+    }
+}
+
+/// Calls that none of the runner's processes makes.
+const NEVER: &[(&str, i64, [u64; 4])] = &[
+    ("execve", libc::SYS_execve, NONE),
+    ("fork", libc::SYS_fork, NONE),
+    ("clone3", libc::SYS_clone3, NONE),
+    ("openat2", libc::SYS_openat2, NONE),
+    ("kill", libc::SYS_kill, [1, 0, 0, 0]),
+    ("tgkill", libc::SYS_tgkill, [0x7fff_fff0, 1, 0, 0]),
+    ("pidfd_getfd", libc::SYS_pidfd_getfd, NONE),
+    ("pidfd_send_signal", libc::SYS_pidfd_send_signal, NONE),
+    ("process_madvise", libc::SYS_process_madvise, NONE),
+    ("process_vm_readv", libc::SYS_process_vm_readv, [1, 0, 0, 0]),
+    ("ptrace", libc::SYS_ptrace, NONE),
+    ("prlimit64", libc::SYS_prlimit64, [1, 0, 0, 0]),
+    ("io_uring_setup", libc::SYS_io_uring_setup, NONE),
+    ("bpf", libc::SYS_bpf, NONE),
+    ("userfaultfd", libc::SYS_userfaultfd, NONE),
+    ("mount", libc::SYS_mount, NONE),
+    ("setns", libc::SYS_setns, NONE),
+    (
+        "unshare",
+        libc::SYS_unshare,
+        [libc::CLONE_NEWUSER as u64, 0, 0, 0],
+    ),
+    (
+        "socket",
+        libc::SYS_socket,
+        [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0],
+    ),
+    ("keyctl", libc::SYS_keyctl, NONE),
+    ("perf_event_open", libc::SYS_perf_event_open, NONE),
+    ("open_by_handle_at", libc::SYS_open_by_handle_at, NONE),
+    ("ioctl TIOCSTI", libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0]),
+    ("one that no kernel has", 900, NONE),
+];
+
+/// Checks that a process's filter refuses each, and the same by the numbers of x32.
+fn refuses(who: &str, puppet: &Puppet) {
+    for (what, number, arguments) in NEVER {
+        let refused = match *what {
+            "clone3" | "openat2" => libc::ENOSYS,
+            _ => libc::EPERM,
+        };
+        assert_eq!(
+            puppet.call(*number, *arguments),
+            Err(refused),
+            "{who}: {what}"
+        );
+        let x32 = puppet.call(number | 0x4000_0000, *arguments);
+        assert_eq!(x32, Err(libc::EPERM), "{who}: {what} of x32");
+    }
+}
+
+/// Checks that a process in namespaces of its own sees none outside.
+fn is_alone(who: &str, process: u32, puppet: &Puppet) {
+    assert_eq!(
+        puppet.call(libc::SYS_getpid, NONE),
+        Ok(1),
+        "{who} is the first of its namespace"
+    );
+    for space in ["pid", "net", "ipc", "uts", "mnt"] {
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{space}")).unwrap();
+        assert_ne!(of(&process.to_string()), of("self"), "{who}: {space}");
+    }
+}
+
+fn with_a_share() -> (Vm, common::Runner, common::Guest, u32) {
+    let mut vm = Vm::new();
+    let shared = vm.share();
+    fs::write(shared.join("shared"), "shared").unwrap();
+    vm.file("outside");
+    let runner = vm.run();
+    let Event::Started { pid, .. } = runner.event() else {
+        panic!("not started");
+    };
+    let mut guest = runner.connect();
+    assert_eq!(guest.run("echo hello"), "hello\n");
+    guest.run("mount -t virtiofs workspace /mnt");
+    (vm, runner, guest, pid)
+}
+
+#[test]
+fn every_process_of_a_vm_is_behind_its_fences() {
+    let (vm, runner, mut guest, engine) = with_a_share();
+    let outside = vm.path("outside").to_str().unwrap().to_owned();
+    let share = processes_with(&vm.path("shared").display().to_string())
+        .into_iter()
+        .find(|process| {
+            let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(b"share")
+        })
+        .expect("a process serves the share");
+    {
+        let puppet = Puppet::new(share);
+        refuses("the share's server", &puppet);
+        is_alone("the share's server", share, &puppet);
+        // Its root is the share: nothing outside has a name.
+        for path in [
+            "/etc/passwd",
+            &outside,
+            "/proc/1/status",
+            "../../etc/passwd",
+            "/dev/kvm",
+        ] {
+            let opened = puppet.open(path, libc::O_RDONLY);
+            assert_eq!(opened, Err(libc::ENOENT), "{path}");
+        }
+        let opened = puppet.open("/shared", libc::O_RDONLY).unwrap();
+        puppet
+            .call(libc::SYS_close, [opened as u64, 0, 0, 0])
+            .unwrap();
+    }
+    {
+        let puppet = Puppet::new(engine);
+        is_alone("qemu", engine, &puppet);
+        for path in [
+            "/etc/passwd",
+            &outside,
+            "/proc/1/status",
+            "/proc/self/environ",
+            "/etc/shadow",
+        ] {
+            let opened = puppet.open(path, libc::O_RDONLY);
+            assert!(
+                matches!(opened, Err(libc::EACCES | libc::ENOENT)),
+                "{path}: {opened:?}"
+            );
+        }
+        let test = i32::try_from(std::process::id()).unwrap();
+        let signalled = puppet.call(libc::SYS_kill, [test as u64, 0, 0, 0]);
+        assert_eq!(
+            signalled,
+            Err(libc::ESRCH),
+            "qemu signals a process outside"
+        );
+    }
+    {
+        let puppet = Puppet::new(runner.child.id());
+        refuses("the runner", &puppet);
+        let signal = |process: u32| puppet.call(libc::SYS_kill, [u64::from(process), 0, 0, 0]);
+        assert_eq!(signal(std::process::id()), Err(libc::EPERM), "its parent");
+        assert_eq!((signal(engine), signal(share)), (Ok(0), Ok(0)), "its own");
+    }
+    // All went on as before.
+    assert_eq!(guest.run("cat /mnt/shared"), "shared");
+}
+
+#[test]
+#[ignore = "needs a KVM that works: tests/kvm_host.rs runs it on an emulated host"]
+fn a_machine_of_libkrun_s_is_behind_its_fences() {
+    let mut vm = Vm::new();
+    let shared = vm.share();
+    fs::write(shared.join("shared"), "shared").unwrap();
+    let outside = vm.file("outside").to_str().unwrap().to_owned();
+    vm.spec.engine = Engine::Krun;
+    vm.spec.kernel_args = vec!["without-a-link".into()];
+    let runner = vm.run();
+    let event = runner.event();
+    let Event::Started { pid, .. } = event else {
+        panic!("{event:?}");
+    };
+    let puppet = Puppet::new(pid);
+    refuses("the machine", &puppet);
+    is_alone("the machine", pid, &puppet);
+    for path in [
+        "/etc/passwd",
+        &outside,
+        "/proc/1/status",
+        "/proc/self/fd/../status",
+        "/tmp",
+    ] {
+        let opened = puppet.open(path, libc::O_RDONLY);
+        assert!(
+            matches!(opened, Err(libc::ENOENT | libc::EACCES)),
+            "{path}: {opened:?}"
+        );
+    }
+    let shared = shared.join("shared");
+    let opened = puppet
+        .open(shared.to_str().unwrap(), libc::O_RDONLY)
+        .unwrap();
+    puppet
+        .call(libc::SYS_close, [opened as u64, 0, 0, 0])
+        .unwrap();
+    // What it seems to give away it keeps.
+    assert_eq!(puppet.call(libc::SYS_fchown, [0, 77, 77, 0]), Ok(0));
+}
+
+#[test]
+fn a_fence_that_is_missing_is_named_or_fatal() {
+    // A user namespace whose processes may make no PID namespace, as some hosts' may not.
+    const WITHOUT: [&str; 7] = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        "echo 0 >/proc/sys/user/max_pid_namespaces && exec \"$@\"",
+        "sh",
+    ];
+    let started = |isolation| {
+        let mut vm = Vm::new();
+        vm.share();
+        vm.spec.isolation = isolation;
+        vm.wrapper = WITHOUT.map(str::to_owned).to_vec();
+        let runner = vm.run();
+        let event = runner.event();
+        (vm, runner, event)
+    };
+    let (_vm, runner, event) = started(Isolation::Best);
+    let Event::Started { lacks, .. } = event else {
+        panic!("{event:?}");
+    };
+    for fence in [
+        "namespaces: the kernel refuses them",
+        "a root directory of its own",
+    ] {
+        assert!(
+            lacks.iter().any(|lack| lack.contains(fence)),
+            "{fence}: {lacks:?}"
+        );
+    }
+    // It runs behind the others.
+    assert_eq!(runner.connect().run("echo hello"), "hello\n");
+    let (_vm, _runner, event) = started(Isolation::Require);
+    let Event::Failed { stage, message, .. } = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!(stage, "isolation", "{message}");
+    for said in [
+        "without namespaces",
+        "snowglobe doctor",
+        "isolation = \"best\"",
+    ] {
+        assert!(message.contains(said), "{said}: {message}");
+    }
+    // The same said beforehand.
+    let [program, args @ ..] = WITHOUT;
+    let tried = Command::new(program)
+        .args(args)
+        .args([
+            env!("CARGO_BIN_EXE_snowglobe-runner"),
+            snowglobe_runner::TRY_FENCES,
+        ])
+        .output()
+        .unwrap();
+    let trials = trials(&tried);
+    assert!(
+        trials[0]
+            .lack
+            .as_ref()
+            .is_some_and(|lack| lack.contains("the kernel refuses them")),
+        "{trials:?}"
+    );
+    assert_eq!(trials[4].lack, None);
+}
+
+fn trials(tried: &std::process::Output) -> Vec<Trial> {
+    let said = String::from_utf8_lossy(&tried.stdout);
+    let trials: Vec<Trial> = said
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names: Vec<_> = trials.iter().map(|trial| trial.fence.as_str()).collect();
+    let expected = [
+        "processes",
+        "network",
+        "root directory",
+        "Landlock",
+        "system calls",
+        "control group",
+    ];
+    assert_eq!(
+        names,
+        expected,
+        "{}",
+        String::from_utf8_lossy(&tried.stderr)
+    );
+    trials
+}
+
+#[test]
+fn the_fences_are_tried_one_by_one() {
+    let tried = Command::new(env!("CARGO_BIN_EXE_snowglobe-runner"))
+        .arg(snowglobe_runner::TRY_FENCES)
+        .output()
+        .unwrap();
+    let trials = trials(&tried);
+    // Whether a host has control groups, and which Landlock, is its own affair.
+    for place in [0, 1, 2, 4] {
+        assert_eq!(trials[place].lack, None, "{}", trials[place].fence);
+    }
+}
