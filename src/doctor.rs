@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
-use snowglobe_runner::{Accel, Engine};
+use snowglobe_runner::{Accel, Engine, Trial};
 
-use crate::config::{AccelChoice, Config, EngineChoice};
+use crate::config::{AccelChoice, Config, EngineChoice, IsolationChoice};
 use crate::image::reference::HUB;
 use crate::image::registry::login_trouble;
 use crate::image::{ImageError, ImageRef};
@@ -105,24 +105,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
             "remove it if it is not yours, or choose another place",
         ),
     });
-    checks.push(
-        match std::fs::read_to_string("/proc/sys/user/max_user_namespaces") {
-            Ok(max) if max.trim() == "0" => Check::note(
-                "namespaces",
-                "user namespaces are off, so the engine runs without one of its own",
-                "sysctl user.max_user_namespaces=15000",
-            ),
-            _ => Check::ok("namespaces", "user namespaces can be used"),
-        },
-    );
-    checks.push(match host::unbounded() {
-        None => Check::ok("bounds", "a control group bounds each VM's processes"),
-        Some(why) => Check::note(
-            "bounds",
-            format!("no control group around a VM's processes: {why}"),
-            "the guest's own size still holds; where systemd runs, systemd-run --user --scope snowglobe ... gives it a group",
-        ),
-    });
+    checks.extend(fences(config));
     checks
 }
 
@@ -151,6 +134,47 @@ pub fn report(checks: &[Check]) -> String {
 /// Whether nothing is in the way.
 pub fn works(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.status != "problem")
+}
+
+/// Each fence around a VM's processes, tried. One that does not hold is in the way where all are required.
+fn fences(config: &Config) -> Vec<Check> {
+    let check = |trial: Trial| {
+        let name = match trial.fence.as_str() {
+            "processes" => "fence processes",
+            "network" => "fence network",
+            "root directory" => "fence files",
+            "Landlock" => "fence Landlock",
+            "system calls" => "fence calls",
+            "control group" => "fence bounds",
+            _ => "fences",
+        };
+        let Some(lack) = trial.lack else {
+            return Check::ok(name, "holds, as tried in a child");
+        };
+        let found = format!("does not hold: {lack}");
+        let remedy = remedy(name);
+        match config.isolation {
+            IsolationChoice::Require => Check::problem(name, found, remedy),
+            IsolationChoice::Best => Check::note(name, found, remedy),
+        }
+    };
+    host::fences().into_iter().map(check).collect()
+}
+
+/// What helps where a fence does not hold.
+fn remedy(name: &str) -> &'static str {
+    match name {
+        "fence processes" | "fence network" | "fence files" => {
+            "allow user namespaces: sysctl user.max_user_namespaces=15000 \
+             kernel.apparmor_restrict_unprivileged_userns=0; in a container, let it make them and show it all of /proc"
+        }
+        "fence Landlock" => "a kernel from 6.12 on, with landlock among lsm= of its command line",
+        "fence calls" => "a kernel with CONFIG_SECCOMP_FILTER",
+        "fence bounds" => {
+            "the guest's own size still holds; where systemd runs, systemd-run --user --scope snowglobe ... gives it a group"
+        }
+        _ => "install Snowglobe again",
+    }
 }
 
 async fn engine(config: &Config, host: &Host) -> Vec<Check> {

@@ -137,7 +137,14 @@ async fn doctor_says_what_works() {
         .iter()
         .map(|c| c["name"].as_str().unwrap().to_owned())
         .collect();
-    for name in ["kvm", "engine qemu", "image"] {
+    for name in [
+        "kvm",
+        "engine qemu",
+        "image",
+        "fence processes",
+        "fence calls",
+        "fence bounds",
+    ] {
         assert!(names.iter().any(|n| n == name), "{name}: {names:?}");
     }
     let (code, out, _) = place.run(&["doctor", "--image", "nothing"]).await;

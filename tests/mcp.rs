@@ -853,3 +853,73 @@ async fn the_older_transport_and_the_metrics_are_served() {
     }
     assert_eq!(served.request("POST", &path, &[bearer], "{}").await.0, 404);
 }
+
+/// The same command where no process may make a PID namespace, as on some hosts.
+fn without_namespaces(command: &tokio::process::Command) -> tokio::process::Command {
+    let inner = command.as_std();
+    let mut outer = tokio::process::Command::new("unshare");
+    outer
+        .args(["--user", "--map-root-user", "sh", "-c"])
+        .arg("echo 0 >/proc/sys/user/max_pid_namespaces && exec \"$@\"")
+        .arg("sh")
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .env_clear()
+        .envs(
+            inner
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .kill_on_drop(true);
+    if let Some(dir) = inner.get_current_dir() {
+        outer.current_dir(dir);
+    }
+    outer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_fence_is_in_the_first_result_or_fatal() {
+    let place = Place::new("minimal");
+    let session = common::Session::over(without_namespaces(&place.command(&["serve"]))).await;
+    let first = session.raw("exec", json!({"command": "true"})).await;
+    let said = common::text(&first);
+    assert!(
+        said.contains("without namespaces: the kernel refuses them"),
+        "{said}"
+    );
+    assert!(
+        said.contains("a root directory of its own") && said.contains("snowglobe doctor"),
+        "{said}"
+    );
+    let structured = first.structured_content.expect("a structured result");
+    assert!(
+        structured["notes"]
+            .to_string()
+            .contains("without namespaces"),
+        "{structured}"
+    );
+    let second = common::text(&session.raw("exec", json!({"command": "true"})).await);
+    assert!(!second.contains("without"), "{second}");
+    session.close().await;
+
+    let mut required = place.command(&["serve"]);
+    required.env("SNOWGLOBE_ISOLATION", "require");
+    let session = common::Session::over(without_namespaces(&required)).await;
+    let error = session.error("exec", json!({"command": "true"})).await;
+    assert!(
+        error.contains("isolation") && error.contains("without namespaces"),
+        "{error}"
+    );
+    session.close().await;
+    for (how, status, code) in [("best", "note", Some(0)), ("require", "problem", Some(1))] {
+        let doctor = place.command(&["doctor", "--isolation", how]);
+        let doctor = without_namespaces(&doctor).output().await.unwrap();
+        let said = common::lossy(&doctor.stdout);
+        let line = said.lines().find(|line| line.contains("fence processes"));
+        assert!(
+            line.is_some_and(|line| line.starts_with(status)),
+            "{how}: {said}"
+        );
+        assert_eq!(doctor.status.code(), code, "{how}: {said}");
+    }
+}

@@ -87,6 +87,15 @@ impl Shared {
     }
 }
 
+/// What a client is told where fences around its sandbox do not hold. Pure.
+fn weaker(lacks: &[String]) -> String {
+    format!(
+        "this host shuts the VM off less than it could: it runs without {}; `snowglobe doctor` says what helps, and \
+         isolation = \"require\" refuses to run so",
+        lacks.join("; without ")
+    )
+}
+
 /// Serves one client.
 pub(super) struct Server {
     shared: Arc<Shared>,
@@ -95,6 +104,8 @@ pub(super) struct Server {
     closed: CancellationToken,
     /// Whether a result has told the client what it should know from the start.
     told: AtomicBool,
+    /// Whether a result has told the client which fences do not hold, which is known from the first boot on.
+    told_lacks: AtomicBool,
     // Where nothing else says that the client has left, its server goes with it.
     _left: Option<DropGuard>,
 }
@@ -115,6 +126,7 @@ impl Server {
             watches: Watches::default(),
             closed,
             told: AtomicBool::new(false),
+            told_lacks: AtomicBool::new(false),
             _left: left,
         }
     }
@@ -153,6 +165,14 @@ impl Server {
         };
         if let Some(ignored) = self.desk.config().ignored.as_ref().filter(|_| first) {
             notes.add(ignored.to_string());
+        }
+        let lacks = lease.sandbox.lacks();
+        let tells = match self.desk.has_many() && !session {
+            true => first,
+            false => !lacks.is_empty() && !self.told_lacks.swap(true, Ordering::Relaxed),
+        };
+        if tells && !lacks.is_empty() {
+            notes.add(weaker(&lacks));
         }
         let done = noted(done.unwrap_or_else(Refusal::into_result), notes);
         Ok(match lease.news() {

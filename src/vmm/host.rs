@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use snowglobe_runner::{TRY_FENCES, Trial};
 
 /// What matters of a host when an engine is chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,9 @@ impl Kvm {
 /// How long the probe may take, which takes milliseconds where KVM works; a busy machine may take long to start it.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long trying the fences may take: it starts a few processes.
+const TRIAL_LIMIT: Duration = Duration::from_secs(20);
+
 /// What was found out since this host was started.
 #[derive(Debug, Serialize, Deserialize)]
 struct Remembered {
@@ -78,7 +82,8 @@ impl Host {
         let (boot, runner) = (boot_id(), runner_stamp());
         let known = remembered(&file).filter(|known| known.boot == boot && known.runner == runner);
         let found = known.unwrap_or_else(|| {
-            let problem = run_probe("--probe-kvm");
+            let problem = run_probe("--probe-kvm", PROBE_LIMIT)
+                .and_then(|probed| (!probed.works).then_some(probed.said));
             let found = Remembered {
                 boot,
                 runner,
@@ -121,45 +126,69 @@ fn runner_stamp() -> Option<SystemTime> {
         .ok()
 }
 
-/// Why the runner can't put bounds around what it starts, beside the guest's own size; nothing where it can.
-pub fn unbounded() -> Option<String> {
-    run_probe("--probe-bounds")
+/// Each fence around a VM's processes, as it was tried here; nothing where there is no runner, without which nothing
+/// runs anyway.
+pub fn fences() -> Vec<Trial> {
+    match run_probe(TRY_FENCES, TRIAL_LIMIT) {
+        None => Vec::new(),
+        Some(Probed { said, .. }) => {
+            let trials: Result<Vec<Trial>, _> = said.lines().map(serde_json::from_str).collect();
+            trials.unwrap_or_else(|_| {
+                vec![Trial {
+                    fence: "fences".into(),
+                    lack: Some(format!("they could not be tried: {said}")),
+                }]
+            })
+        }
+    }
 }
 
-/// Has the runner try something; gives why it does not work. Without a runner nothing runs anyway, and that is said
-/// elsewhere.
-fn run_probe(argument: &str) -> Option<String> {
+/// What came of a probe.
+struct Probed {
+    /// Whether the runner ended well.
+    works: bool,
+    /// What it said, on both of its streams.
+    said: String,
+}
+
+/// Has the runner try something. Without a runner nothing runs anyway, and that is said elsewhere.
+fn run_probe(argument: &str, limit: Duration) -> Option<Probed> {
     let runner = super::artefacts::runner().ok()?;
+    let failed = |said| {
+        let works = false;
+        Some(Probed { works, said })
+    };
     let child = Command::new(runner)
         .arg(argument)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
     let mut child = match child {
         Ok(child) => child,
-        Err(error) => return Some(format!("the probe could not be started: {error}")),
+        Err(error) => return failed(format!("the probe could not be started: {error}")),
     };
     let (sender, ended) = std::sync::mpsc::channel();
-    let messages = child.stderr.take();
+    let streams = (child.stdout.take(), child.stderr.take());
     std::thread::spawn(move || {
         let mut said = String::new();
-        if let Some(mut messages) = messages {
+        if let (Some(mut out), Some(mut messages)) = streams {
+            let _ = out.read_to_string(&mut said);
             let _ = messages.read_to_string(&mut said);
         }
         let _ = sender.send(said);
     });
-    let said = ended.recv_timeout(PROBE_LIMIT);
+    let said = ended.recv_timeout(limit);
     if said.is_err() {
         let _ = child.kill();
     }
     match (child.wait(), said) {
-        (Ok(status), Ok(_)) if status.success() => None,
-        (_, Ok(said)) => Some(said.trim().to_owned()),
-        (_, Err(_)) => Some(format!(
-            "it had done nothing after {} s",
-            PROBE_LIMIT.as_secs()
-        )),
+        (Ok(status), Ok(said)) => Some(Probed {
+            works: status.success(),
+            said: said.trim().to_owned(),
+        }),
+        (Err(error), _) => failed(format!("the probe is lost: {error}")),
+        (_, Err(_)) => failed(format!("it had done nothing after {} s", limit.as_secs())),
     }
 }
 
