@@ -129,10 +129,14 @@ fn check(seen: &Stat, own: u32) -> Result<(), String> {
         ));
     }
     let mode = Mode::from_raw_mode(seen.st_mode);
+    let shown = mode.as_raw_mode() & 0o7777;
+    // What others may have put there must not be closed over, and a place that is everybody's must stay so.
+    if mode.intersects(Mode::WGRP | Mode::WOTH) {
+        return Err(format!("others can write there (mode {shown:04o})"));
+    }
     if mode.intersects(Mode::RWXG | Mode::RWXO) {
         return Err(format!(
-            "others can enter it (mode {:04o}); if they never could change it, close it with chmod 700",
-            mode.as_raw_mode() & 0o7777
+            "others can enter it (mode {shown:04o}); close it with chmod 700 if it is Snowglobe's alone"
         ));
     }
     Ok(())
@@ -203,9 +207,14 @@ mod tests {
         refused(&at("dangling"), "link or no directory");
         fs::write(at("file"), "").unwrap();
         refused(&at("file"), "link or no directory");
-        for mode in [0o755, 0o770, 0o701, 0o1777] {
+        for (mode, says) in [
+            (0o755, "others can enter it"),
+            (0o701, "others can enter it"),
+            (0o770, "others can write there"),
+            (0o1777, "others can write there"),
+        ] {
             fs::set_permissions(at("a/b"), fs::Permissions::from_mode(mode)).unwrap();
-            refused(&at("a/b"), "others can enter it");
+            refused(&at("a/b"), says);
         }
     }
 
