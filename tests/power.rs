@@ -31,9 +31,9 @@ async fn saves_until_the_power_goes() {
     for round in 1.. {
         session.exec(&format!("echo {round} >~/mark")).await;
         if round == 3 {
-            std::fs::write(not_written_out(), "x").unwrap();
             std::thread::spawn(move || {
                 std::thread::sleep(after);
+                std::fs::write(not_written_out(), "x").unwrap();
                 std::fs::write("/proc/sysrq-trigger", "b").unwrap();
             });
         }
