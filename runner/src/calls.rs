@@ -1,6 +1,7 @@
 //! Which system calls each process of the runner may make, from when only a guest decides what it does next.
 //!
-//! A list per process names what it takes, found in traces of the tests, and everything else is refused: programs,
+//! A list per process names what it takes, from the sources of what runs in it and traces of tests, and everything else is
+//! refused: programs,
 //! namespaces, networks, other processes, and whatever a kernel brings next. A number of the x32 interface is in no
 //! list, and a call of another architecture's ends the process. Where a call does several things, its arguments
 //! decide.
@@ -93,8 +94,11 @@ const ANY: &[i64] = &[
     libc::SYS_time,
 ];
 
-/// What a server of files does beside that.
+/// What a server of files does beside that. It gives up a capability for as long as it writes, so that the kernel takes the
+/// bits away that lend the owner's rights.
 const FILES: &[i64] = &[
+    libc::SYS_capget,
+    libc::SYS_capset,
     libc::SYS_chdir,
     libc::SYS_copy_file_range,
     libc::SYS_faccessat,
@@ -149,13 +153,8 @@ const STREAMS: &[i64] = &[
     libc::SYS_shutdown,
 ];
 
-/// What the server of a share does beside all these: it sets what its threads may, and the capabilities that it has.
-const SHARE: &[i64] = &[
-    libc::SYS_capget,
-    libc::SYS_capset,
-    libc::SYS_setresgid,
-    libc::SYS_setresuid,
-];
+/// What the server of a share does beside all these: it sets who its threads are.
+const SHARE: &[i64] = &[libc::SYS_setresgid, libc::SYS_setresuid];
 
 /// What a machine does: its guest's link is a socket that it makes.
 const MACHINE: &[i64] = &[
