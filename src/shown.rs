@@ -129,7 +129,7 @@ pub fn print(what: fmt::Arguments<'_>) {
     let _ = io::stderr().lock().write_all(text(&what).as_bytes());
 }
 
-/// As [`print`], for a person who runs the program: with its name before it.
+/// As [`print()`], for a person who runs the program: with its name before it.
 pub fn say(what: fmt::Arguments<'_>) {
     print(format_args!("snowglobe: {what}"));
 }
