@@ -1,7 +1,10 @@
-//! What `deny.toml` says of dependencies, as far as it can be looked up without its tool: licenses, sources, crates that may
-//! not be there. `make deny` asks cargo-deny itself, and for advisories, too.
+//! Whether what the papers say is so.
+//!
+//! Of what `deny.toml` says of dependencies: licenses, sources, crates that may not be there. `make deny` asks cargo-deny
+//! itself, and for advisories, too. Of SECURITY.md: that every test it names is there.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -72,4 +75,38 @@ fn every_crate_is_from_the_registry_and_none_is_banned() {
             assert!(!any, "{name} takes any {}", needed["name"]);
         }
     }
+}
+
+/// The sources below a directory, as one text.
+fn sources(dir: &Path, all: &mut String) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, all);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            all.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_test_that_a_promise_names_is_there() {
+    let mut all = String::new();
+    for dir in ["src", "tests", "runner", "images/init"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut all);
+    }
+    let mut tests = 0;
+    for name in include_str!("../SECURITY.md").split('`').skip(1).step_by(2) {
+        let test = name.rsplit("::").next().unwrap().trim_start_matches('…');
+        let is_test = test.len() > 12
+            && test.contains('_')
+            && test
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        if is_test {
+            tests += 1;
+            assert!(all.contains(&format!("fn {test}(")), "there is no {name}");
+        }
+    }
+    assert!(tests > 30, "only {tests} tests are named");
 }
