@@ -63,6 +63,9 @@ pub(crate) struct Krun {
     /// Says that the socket's directory is handed over, then what becomes of that, and once the machine is ready, that
     /// a copy is made.
     control: OwnedFd,
+    /// Says nothing. While the machine only runs it is listened to instead, since the end of what `control` had to say
+    /// would be heard again and again.
+    silence: OwnedFd,
     /// The socket's directory.
     directory: Option<OwnedFd>,
     link: PathBuf,
@@ -119,6 +122,8 @@ impl Krun {
         let order = Order { spec: spec.clone() };
         let order = serde_json::to_string(&order)
             .map_err(|error| StartError::new(STAGE, format!("tell the machine: {error}")))?;
+        let silence = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
+            .map_err(|error| failed("make an event")(error.into()))?;
         let (console, theirs) = UnixStream::pair().map_err(failed("make the console"))?;
         console
             .set_nonblocking(true)
@@ -147,6 +152,7 @@ impl Krun {
             messages: started.messages,
             lacks: started.lacks,
             control: control.into(),
+            silence,
             directory: None,
             link: spec.link_socket.clone(),
             phase: Phase::Preparing,
@@ -272,7 +278,10 @@ impl Engine for Krun {
     }
 
     fn control(&self) -> BorrowedFd<'_> {
-        self.control.as_fd()
+        match self.phase {
+            Phase::Running => self.silence.as_fd(),
+            Phase::Preparing | Phase::Starting | Phase::Copying(_) => self.control.as_fd(),
+        }
     }
 
     fn notices(&mut self) -> io::Result<Vec<Notice>> {
