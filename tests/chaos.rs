@@ -184,24 +184,18 @@ impl Chaos {
             self.session = Some(self.place.serve().await);
         }
         let session = self.session.as_ref().unwrap();
-        let list = session.call("snapshot", json!({"action": "list"})).await;
-        let listed: Vec<&str> = list["snapshots"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|one| one["name"].as_str().unwrap())
-            .collect();
+        let listed = session.snapshots().await;
         for name in self.known.saved.keys() {
-            assert!(listed.contains(&name.as_str()), "{name} is lost: {list}");
+            assert!(listed.contains(name), "{name} is lost: {listed:?}");
         }
         for (name, mark) in std::mem::take(&mut self.known.unsure) {
-            if listed.contains(&name.as_str()) {
+            if listed.contains(&name) {
                 self.known.saved.insert(name, mark);
             }
         }
         for name in &listed {
             assert!(
-                self.known.saved.contains_key(*name),
+                self.known.saved.contains_key(name),
                 "{name} is from nowhere"
             );
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Place, Session, descendants, eventually, runs};
+use common::{Place, Session, descendants};
 use rmcp::model::{
     CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
     Request,
@@ -50,21 +50,11 @@ async fn unanswered(session: &Session) {
     );
 }
 
-/// Sends SIGTERM to the server: it and all below are gone in three seconds.
+/// Ends the server, which has a machine.
 async fn terminate(session: &Session) {
     let below = descendants(session.pid);
     assert!(below.len() >= 2, "{below:?}");
-    kill_process(pid(session.pid), Signal::TERM).unwrap();
-    let began = Instant::now();
-    eventually("server, runner and engine are gone", 20, || {
-        !runs(session.pid) && !below.iter().any(|pid| runs(*pid))
-    })
-    .await;
-    assert!(
-        began.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        began.elapsed()
-    );
+    session.terminate().await;
 }
 
 fn pid(number: u32) -> Pid {

@@ -10,7 +10,7 @@ pub mod http;
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rmcp::ServiceExt;
 use rmcp::model::{CallToolRequestParams, CallToolResult};
@@ -247,6 +247,31 @@ impl Session {
         let result = self.exec(command).await;
         assert_eq!(result["exit_code"], 0, "{command}: {result}");
         result["stdout"].as_str().unwrap().to_owned()
+    }
+
+    /// The names of the snapshots that are listed.
+    pub async fn snapshots(&self) -> Vec<String> {
+        let list = self.call("snapshot", json!({"action": "list"})).await;
+        let list = list["snapshots"].as_array().unwrap();
+        let name = |one: &Value| one["name"].as_str().unwrap().to_owned();
+        list.iter().map(name).collect()
+    }
+
+    /// Sends SIGTERM to the server: it and all below are gone in three seconds.
+    pub async fn terminate(&self) {
+        let below = descendants(self.pid);
+        let pid = rustix::process::Pid::from_raw(self.pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let began = Instant::now();
+        eventually("server, runner and engine are gone", 10, || {
+            !runs(self.pid) && !below.iter().any(|pid| runs(*pid))
+        })
+        .await;
+        assert!(
+            began.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
     }
 
     pub async fn close(self) {
