@@ -1,7 +1,7 @@
 //! Pages of a text that follow each other within a moment are fetched several at once.
 //!
 //! A question to a translated guest takes as long as many pages do, so a program that goes through a file page by page would
-//! mostly wait. Whoever asks for the page after the last one within [`MOMENT`] gets it out of a stretch of [`PAGES`], and
+//! mostly wait. A call for the page after the last one within [`MOMENT`] gets it out of a stretch of [`PAGES`], and
 //! so the ones that follow. What was fetched is believed for a moment only, and not once anything else was asked of
 //! the guest; what a model reads, with its pauses, always comes from the file.
 
@@ -125,10 +125,10 @@ impl Ahead {
     /// The first page of a stretch. Nothing if it can't be divided, and the page has to be asked for by itself.
     pub(super) fn stretch_came(&self, page: &Page, stretch: Read) -> Option<Read> {
         self.came(page, &stretch);
-        let divisible = self.fetched().is_some();
-        divisible
-            .then(|| part(page, &stretch, stretch.data.clone()))
-            .flatten()
+        if !stretch.notes.is_empty() {
+            return None;
+        }
+        part(page, &stretch, stretch.data.clone())
     }
 }
 
