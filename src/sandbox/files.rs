@@ -8,7 +8,7 @@ use snowglobe_init::wire::{
     SearchReport, SearchRequest, User, WriteRequest,
 };
 
-use super::ahead::{Follows, Page};
+use super::ahead::{self, Follows, Page};
 use super::{Read, Sandbox, SandboxError, Write, Written};
 use crate::guest::{GuestError, unexpected};
 use crate::progress::Progress;
@@ -32,19 +32,43 @@ impl Sandbox {
             limit,
             max_bytes,
         };
-        if let Some(follows) = self.ahead.follows(&page) {
+        while let Some(follows) = self.ahead.follows(&page) {
             match follows {
-                Follows::Here(read) if self.runs().await => return Ok(read),
-                _ => {}
-            }
-            let stretch = self.lines(&page.stretch(), progress).await?;
-            if let Some(read) = self.ahead.stretch_came(&page, stretch) {
-                return Ok(read);
+                Follows::Here(read) if self.runs().await => {
+                    self.read_ahead(&page);
+                    return Ok(read);
+                }
+                Follows::Here(_) => break,
+                Follows::Coming(coming) => self.ahead.arrive(&page, coming).await,
+                Follows::Stretch => {
+                    let changes = self.ahead.changes();
+                    let stretch = self.lines(&page.stretch(), progress).await?;
+                    self.ahead.came(changes, &page, &stretch);
+                    match ahead::first(&page, &stretch) {
+                        Some(read) => return Ok(read),
+                        None => break,
+                    }
+                }
             }
         }
+        let changes = self.ahead.changes();
         let read = self.lines(&page, progress).await?;
-        self.ahead.came(&page, &read);
+        self.ahead.came(changes, &page, &read);
         Ok(read)
+    }
+
+    /// Has what follows fetched before it is asked for.
+    fn read_ahead(self: &Arc<Self>, page: &Page) {
+        let changes = self.ahead.changes();
+        let Some(next) = self.ahead.next(page) else {
+            return;
+        };
+        let (sandbox, request) = (self.clone(), lines(&next));
+        let fetch = async move {
+            let answer = sandbox.peek(&request).await?;
+            found(answer).ok()
+        };
+        self.ahead.comes(changes, tokio::spawn(fetch));
     }
 
     async fn lines(
@@ -52,13 +76,7 @@ impl Sandbox {
         page: &Page<'_>,
         progress: &Progress,
     ) -> Result<Read, SandboxError> {
-        let want = ReadWant::Lines {
-            offset: page.offset,
-            limit: page.limit,
-            max_bytes: page.max_bytes,
-            max_image_bytes: IMAGE_BYTES,
-        };
-        self.read_as(page.path, want, progress).await
+        found(self.ask(&lines(page), Bytes::new(), progress).await?)
     }
 
     /// A file's bytes from `offset` on, `limit` at most; or a directory's entries.
@@ -69,39 +87,8 @@ impl Sandbox {
         limit: u64,
         progress: &Progress,
     ) -> Result<Read, SandboxError> {
-        self.read_as(path, ReadWant::Bytes { offset, limit }, progress)
-            .await
-    }
-
-    async fn read_as(
-        self: &Arc<Self>,
-        path: &str,
-        want: ReadWant,
-        progress: &Progress,
-    ) -> Result<Read, SandboxError> {
-        let request = Request::Read(ReadRequest {
-            path: path.to_owned(),
-            user: User::Root,
-            want,
-        });
-        match self.request(&request, Bytes::new(), progress).await? {
-            (
-                Report::Read(ReadReport {
-                    path,
-                    size,
-                    content,
-                    notes,
-                }),
-                data,
-            ) => Ok(Read {
-                path,
-                size,
-                content,
-                data,
-                notes,
-            }),
-            (other, _) => Err(unexpected("read", &other).into()),
-        }
+        let request = read_as(path, ReadWant::Bytes { offset, limit });
+        found(self.ask(&request, Bytes::new(), progress).await?)
     }
 
     /// Writes a file, atomically where that can be, or adds to it.
@@ -160,5 +147,42 @@ impl Sandbox {
                 message: error.to_string(),
             })?;
         Ok((report, lines))
+    }
+}
+
+fn lines(page: &Page) -> Request {
+    let want = ReadWant::Lines {
+        offset: page.offset,
+        limit: page.limit,
+        max_bytes: page.max_bytes,
+        max_image_bytes: IMAGE_BYTES,
+    };
+    read_as(page.path, want)
+}
+
+fn read_as(path: &str, want: ReadWant) -> Request {
+    Request::Read(ReadRequest {
+        path: path.to_owned(),
+        user: User::Root,
+        want,
+    })
+}
+
+/// What the guest answered to a [`read_as`].
+fn found((report, data): (Report, Bytes)) -> Result<Read, SandboxError> {
+    match report {
+        Report::Read(ReadReport {
+            path,
+            size,
+            content,
+            notes,
+        }) => Ok(Read {
+            path,
+            size,
+            content,
+            data,
+            notes,
+        }),
+        other => Err(unexpected("read", &other).into()),
     }
 }

@@ -472,7 +472,7 @@ impl Sandbox {
         progress: &Progress,
     ) -> Result<Ran, SandboxError> {
         let called = std::time::Instant::now();
-        self.ahead.forget();
+        let _changing = self.ahead.changing();
         let live = tokio::select! {
             live = self.live(progress) => live?,
             () = cancel.cancelled() => return Ok(Ran::Ended(never_ran())),
@@ -501,23 +501,41 @@ impl Sandbox {
         )
     }
 
+    /// Asks for what may change a file.
     async fn request(
         self: &Arc<Self>,
         request: &Request,
         input: Bytes,
         progress: &Progress,
     ) -> Result<(Report, Bytes), SandboxError> {
-        self.ahead.forget();
+        let _changing = self.ahead.changing();
+        self.ask(request, input, progress).await
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        request: &Request,
+        input: Bytes,
+        progress: &Progress,
+    ) -> Result<(Report, Bytes), SandboxError> {
         let (live, guest) = self.ready(progress).await?;
-        let mut data = Vec::new();
-        let mut collect = |output| {
-            if let Output::Stdout(bytes) = output {
-                data.extend_from_slice(&bytes);
-            }
+        self.answer(&live, gathered(&guest, request, input)).await
+    }
+
+    /// Asks the machine that runs, if one does. What goes wrong is left for a call to meet.
+    async fn peek(&self, request: &Request) -> Option<(Report, Bytes)> {
+        let live = match &*self.state.lock().await {
+            State::Running(live) => live.clone(),
+            State::Off | State::Stopped => return None,
         };
-        let answer = guest.request(request, input, &mut collect);
-        let report = self.answer(&live, answer).await?;
-        Ok((report, data.into()))
+        let asked = async {
+            let guest = live.machine.guest().await.ok()?;
+            gathered(&guest, request, Bytes::new()).await.ok()
+        };
+        tokio::select! {
+            answer = asked => answer,
+            _ = live.machine.vm.stalled() => None,
+        }
     }
 
     /// How the guest is doing.
@@ -657,6 +675,22 @@ impl Sandbox {
     pub async fn reboot(self: &Arc<Self>, progress: &Progress) -> Result<(), SandboxError> {
         self.replace(From_::Clean, "rebooted", progress).await
     }
+}
+
+/// An answer of the guest's with its data.
+async fn gathered(
+    guest: &Guest,
+    request: &Request,
+    input: Bytes,
+) -> Result<(Report, Bytes), GuestError> {
+    let mut data = Vec::new();
+    let mut collect = |output| {
+        if let Output::Stdout(bytes) = output {
+            data.extend_from_slice(&bytes);
+        }
+    };
+    let report = guest.request(request, input, &mut collect).await?;
+    Ok((report, data.into()))
 }
 
 fn layers(live: &Live) -> Vec<String> {
