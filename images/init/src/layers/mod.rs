@@ -1,0 +1,163 @@
+//! Applies the layers of an image, in order, to the new root of a building guest.
+//!
+//! A layer is an uncompressed tar stream (v7, ustar, pax or GNU). Headers are decoded by the `tar` crate; what
+//! strings them together is here, because pax values may be binary (a capability with a newline in it), sizes may
+//! stand in a pax record only, and a stream that ends between two entries must not pass for a whole one.
+//!
+//! Invariants:
+//!
+//! - Nothing outside the root is read or written. A name is cleaned as text first: absolute means relative to the
+//!   root, `a/../b` is `b`, and a name that climbs above the root is refused (as Docker does; containerd clamps it).
+//!   Its parent is then resolved by the kernel with the root as the end of the world (`RESOLVE_IN_ROOT`), so links
+//!   inside the root are followed within it. The last component is never followed.
+//! - A later entry wins over what stands at its name, except that a directory over a directory keeps the content
+//!   and takes the new owner, mode, times and extended attributes.
+//! - Whiteouts hide lower layers only: what the same layer brings stays, in whatever order it comes.
+//! - The root directory itself keeps its owner and mode (as with containerd): archives made of a private
+//!   temporary directory would otherwise lock everyone but root out.
+//!
+//! Deliberately absent: pax global headers (skipped, as the OCI tools do), access times, textual `SCHILY.acl.*`
+//! (ACLs come as extended attributes), metadata of hard links (it is that of the file they name), user names
+//! (owners are numeric), multi-volume and incremental archives (refused).
+
+mod archive;
+mod attributes;
+mod entry;
+mod layer;
+mod pax;
+mod remove;
+mod sparse;
+
+mod tree;
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use archive::Source;
+use layer::Layer;
+use tree::{Make, Tree};
+
+/// The most entries one layer may have.
+pub const MAX_ENTRIES: u64 = 5_000_000;
+/// What a layer brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Entries, whiteouts included.
+    pub entries: u64,
+    /// Bytes of file content.
+    pub bytes: u64,
+}
+
+/// Why a layer could not be applied.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum LayerError {
+    #[error("read the layer after {at} bytes: {error}")]
+    Read { at: u64, error: io::Error },
+    #[error("read the layer: it is {what}; an uncompressed tar archive was expected")]
+    NotTar { what: &'static str },
+    #[error(
+        "read the layer: the stream ended after {at} bytes, {place}; it must go on to the archive's end mark: \
+         send the whole archive again"
+    )]
+    Truncated { at: u64, place: String },
+    #[error("read the layer's header at byte {at}, {place}: {what}")]
+    Damaged {
+        at: u64,
+        place: String,
+        what: String,
+    },
+    #[error("unpack the layer: it has more than {limit} entries, the most a layer may have")]
+    TooMany { limit: u64 },
+    #[error("unpack {path:?}: {why}")]
+    Refused { path: String, why: String },
+    #[error("{step} {path:?}: {errno}")]
+    System {
+        step: String,
+        path: String,
+        errno: Errno,
+    },
+}
+
+impl LayerError {
+    /// Whether the disk is full (of bytes or of inodes).
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::System { errno, .. } if matches!(*errno, Errno::NOSPC | Errno::DQUOT))
+    }
+
+    fn refused(path: &[u8], why: impl Into<String>) -> Self {
+        Self::Refused {
+            path: lossy(path),
+            why: why.into(),
+        }
+    }
+}
+
+/// Makes a [`LayerError::System`] of an errno.
+fn at(step: impl Into<String>, path: &[u8]) -> impl FnOnce(Errno) -> LayerError {
+    move |errno| LayerError::System {
+        step: step.into(),
+        path: lossy(path),
+        errno,
+    }
+}
+
+fn lossy(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// Applies one uncompressed tar stream on top of `root`; never leaves it.
+///
+/// The stream is read to its very end, whatever follows the archive's end mark. With `whiteouts`, `.wh.NAME` and
+/// `.wh..wh..opq` remove what lower layers brought; without, they are files like any other.
+pub fn apply(root: &Path, tar: impl Read, whiteouts: bool) -> Result<Applied, LayerError> {
+    apply_up_to(MAX_ENTRIES, root, tar, whiteouts)
+}
+
+fn apply_up_to(
+    limit: u64,
+    root: &Path,
+    tar: impl Read,
+    whiteouts: bool,
+) -> Result<Applied, LayerError> {
+    let mut source = Source::new(tar);
+    let mut layer = Layer::new(Tree::open(root)?, whiteouts);
+    while let Some(entry) = source.next_entry()? {
+        if layer.applied.entries == limit {
+            return Err(LayerError::TooMany { limit });
+        }
+        layer.applied.entries += 1;
+        layer.put(entry, &mut source)?;
+    }
+    layer.finish()
+}
+
+/// Makes an unpacked root bootable: the mount points and directories that every guest needs, where missing.
+///
+/// What is there is followed and kept as it is: a `/tmp` that links elsewhere gets the directory it links to.
+pub fn finish(root: &Path) -> Result<(), LayerError> {
+    const NEEDED: [(&str, u32, u32); 7] = [
+        ("proc", 0o555, 0),
+        ("sys", 0o555, 0),
+        ("dev", 0o755, 0),
+        ("run", 0o755, 0),
+        ("tmp", 0o1777, 0),
+        ("etc", 0o755, 0),
+        ("workspace", 0o755, 1000),
+    ];
+    let mut tree = Tree::open(root)?;
+    for (name, mode, owner) in NEEDED {
+        let make = Make {
+            mode,
+            owner,
+            replace: false,
+        };
+        tree.ensure(name.as_bytes(), make, 0)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
