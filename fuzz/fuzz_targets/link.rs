@@ -8,9 +8,9 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId};
+use russh::{Channel, ChannelId, SshId};
 use snowglobe::guest::{Guest, Identity, Output, VmKeys, synchronize};
-use snowglobe_init::wire::{ReadRequest, ReadWant, Request, User};
+use snowglobe_init::wire::{self, ReadRequest, ReadWant, Request, User};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
 /// What one request may bring: what it asks for, or a listing, and what comes beside.
@@ -42,6 +42,7 @@ static KEYS: LazyLock<(VmKeys, Arc<Config>, Identity)> = LazyLock::new(|| {
     let keys = VmKeys::generate().unwrap();
     let host = russh::keys::PrivateKey::from_openssh(keys.host_pem().unwrap()).unwrap();
     let config = Config {
+        server_id: SshId::Standard(wire::VERSION.identification().into()),
         keys: vec![host],
         ..Config::default()
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use snowglobe_init::wire::{Report, WireError};
+use snowglobe_init::wire::{Report, VERSION, Version, WireError};
 
 use super::Violation;
 
@@ -40,6 +40,14 @@ pub enum GuestError {
     /// The guest at the other end is not the one that was booted.
     #[error("trust the guest: its host key is not the one it was booted with")]
     WrongHostKey,
+    /// The guest's init is of another release.
+    #[error(
+        "speak with the guest: its init speaks {} of the guest link, and this snowglobe speaks version {VERSION}; call \
+         `reboot` for a machine with this release's init (if that does not help, install snowglobe and snowglobe-init \
+         from one release), and save snapshots of running machines anew",
+        stated(.0)
+    )]
+    OtherVersion(Option<Version>),
     /// The guest refused our key.
     #[error("log in to the guest as `{user}`: it refused the key")]
     Refused {
@@ -60,6 +68,13 @@ pub enum GuestError {
     /// The guest says why it could not be done.
     #[error(transparent)]
     Guest(#[from] WireError),
+}
+
+fn stated(version: &Option<Version>) -> String {
+    match version {
+        Some(version) => format!("version {version}"),
+        None => "no known version".to_owned(),
+    }
 }
 
 impl From<russh::Error> for GuestError {

@@ -16,7 +16,8 @@ use std::task::{Context, Poll};
 
 use russh::client::{self, ChannelOpenHandle, Msg, Session};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
-use russh::{Channel, ChannelId};
+use russh::{Channel, ChannelId, Names};
+use snowglobe_init::wire::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -83,6 +84,8 @@ struct State {
     read: AtomicU64,
     /// Bytes that may be read.
     granted: AtomicU64,
+    /// The version of the link that the guest states; absent: none that we know.
+    version: OnceLock<Option<Version>>,
 }
 
 /// One link's rules, shared by all that watch over them.
@@ -120,6 +123,16 @@ impl Guard {
     /// Grants what one more channel needs, or one more question to the connection itself.
     pub(super) fn open(&self) {
         self.grant(CHANNEL);
+    }
+
+    /// Notes the version that the guest states. It can't change: SSH has one identification line.
+    fn stated(&self, version: Option<Version>) {
+        self.0.version.get_or_init(|| version);
+    }
+
+    /// The version of the link that the guest stated.
+    pub(super) fn version(&self) -> Option<Version> {
+        self.0.version.get().copied().flatten()
     }
 
     /// How many bytes have come.
@@ -289,6 +302,17 @@ impl client::Handler for Watch {
         Ok(
             matches!(key, PublicKeyOrCertificate::PublicKey { key, .. } if key.key_data() == self.key.key_data()),
         )
+    }
+
+    async fn kex_done(
+        &mut self,
+        _: Option<&[u8]>,
+        _: &Names,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.guard
+            .stated(Version::stated_by(session.remote_sshid()));
+        Ok(())
     }
 
     async fn data(

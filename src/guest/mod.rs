@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::{Channel, ChannelStream, Disconnect, Preferred, client};
 use snowglobe_init::wire::{
-    self, ExecReport, ExecRequest, JobInfo, JobReport, Outcome, Report, Request,
+    self, ExecReport, ExecRequest, JobInfo, JobReport, Outcome, Report, Request, VERSION,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -112,6 +112,10 @@ impl Guest {
         let login = async {
             let mut handle =
                 client::connect_stream(Arc::new(client_config()), stream, watch).await?;
+            match guard.version() {
+                Some(VERSION) => {}
+                other => return Err(GuestError::OtherVersion(other)),
+            }
             let key = russh::keys::PrivateKeyWithHashAlg::new(identity.key.clone(), None);
             match handle.authenticate_publickey(user, key).await?.success() {
                 true => Ok(handle),
@@ -338,4 +342,64 @@ pub async fn within<T, E: From<GuestError>>(
     tokio::time::timeout(time, answer)
         .await
         .unwrap_or_else(|_| Err(late.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use russh::SshId;
+    use russh::server::{self, Auth, Handler, VerifiedPublicKey};
+
+    use super::*;
+
+    /// A server that admits every key.
+    struct Open;
+
+    impl Handler for Open {
+        type Error = russh::Error;
+
+        async fn auth_publickey(
+            &mut self,
+            _: &str,
+            _: VerifiedPublicKey<'_>,
+        ) -> Result<Auth, russh::Error> {
+            Ok(Auth::Accept)
+        }
+    }
+
+    /// Logs in to a server that has this identification line.
+    async fn login(identification: String) -> Result<Guest, GuestError> {
+        let keys = VmKeys::generate().unwrap();
+        let host = russh::keys::PrivateKey::from_openssh(keys.host_pem().unwrap()).unwrap();
+        let config = server::Config {
+            server_id: SshId::Standard(identification.into()),
+            keys: vec![host],
+            ..server::Config::default()
+        };
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let session = server::run_stream(Arc::new(config), theirs, Open).await;
+            session.unwrap().await
+        });
+        Guest::login(ours, &keys.identity(), "root").await
+    }
+
+    #[tokio::test]
+    async fn only_a_guest_of_this_version_is_logged_in_to() {
+        login(VERSION.identification()).await.unwrap();
+        for (identification, stated) in [
+            ("SSH-2.0-Snowglobe_0", "version 0"),
+            ("SSH-2.0-Snowglobe_77", "version 77"),
+            ("SSH-2.0-OpenSSH_9.2", "no known version"),
+        ] {
+            let error = login(identification.to_owned()).await.unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, GuestError::OtherVersion(_)), "{text}");
+            assert!(text.contains(stated), "{text}");
+            assert!(
+                text.contains(&format!("speaks version {VERSION}")),
+                "{text}"
+            );
+            assert!(text.contains("`reboot`"), "{text}");
+        }
+    }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use russh::keys::PrivateKey;
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelMsg};
+use russh::{Channel, ChannelId, ChannelMsg, SshId};
 use snowglobe_init::boot::{BOOT_CONFIG_PATH, BootConfig};
-use snowglobe_init::wire::{EXT_REPORT, Report, Request};
+use snowglobe_init::wire::{EXT_REPORT, Report, Request, VERSION};
 use snowglobe_runner::{Action, Answer, Command, Event, VmSpec};
 use tokio::io::AsyncWriteExt;
 
@@ -128,6 +128,7 @@ async fn serve(listener: std::os::unix::net::UnixListener, key: PrivateKey, play
     listener.set_nonblocking(true).unwrap();
     let listener = tokio::net::UnixListener::from_std(listener).unwrap();
     let config = Arc::new(Config {
+        server_id: SshId::Standard(VERSION.identification().into()),
         keys: vec![key],
         ..Config::default()
     });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, Pty};
+use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, Pty, SshId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::exec::{self, Wire};
@@ -36,6 +36,7 @@ where
 
 fn config(guest: &Guest) -> Arc<Config> {
     Arc::new(Config {
+        server_id: SshId::Standard(wire::VERSION.identification().into()),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         auth_rejection_time: Duration::from_millis(10),
         auth_rejection_time_initial: Some(Duration::ZERO),

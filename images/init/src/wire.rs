@@ -7,6 +7,8 @@
 //! answer sends another nonce. Init answers every such line until a line starts with `SSH-`: from there
 //! the bytes are an SSH session's.
 //!
+//! **Version.** Init's SSH identification line states the [`VERSION`] of all that follows; the host refuses any other.
+//!
 //! **Requests.** A session channel on which the host asks for the subsystem [`SUBSYSTEM`] carries one
 //! request: a length (4 bytes, big endian) and that many bytes of JSON, a [`Request`]; what follows is
 //! the request's input, up to EOF. The guest answers with data, with extended data of type
@@ -22,6 +24,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+mod version;
+
+pub use version::{VERSION, Version};
 
 /// The start of a synchronizing line.
 pub const SYNC_PREFIX: &str = "SNOWGLOBE-SYNC ";

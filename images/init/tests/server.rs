@@ -172,6 +172,18 @@ fn error(answer: Answer) -> WireError {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_line_states_the_version() {
+    use tokio::io::AsyncBufReadExt;
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    tokio::spawn(snowglobe_init::ssh::serve(theirs, world().guest));
+    let mut line = String::new();
+    let mut ours = tokio::io::BufReader::new(ours);
+    ours.read_line(&mut line).await.unwrap();
+    let stated = wire::Version::stated_by(line.trim_end().as_bytes());
+    assert_eq!(stated, Some(wire::VERSION), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_come_back_as_they_are() {
     let world = world();
     let handle = world.control().await;
