@@ -30,6 +30,7 @@ pub mod progress;
 pub mod project;
 pub mod sandbox;
 pub mod shown;
+pub(crate) mod text;
 pub mod vmm;
 pub mod workspace;
 

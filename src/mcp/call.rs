@@ -17,14 +17,15 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Pace;
-use super::{terminal, text};
+use crate::mcp::output::terminal;
+use crate::mcp::report_schedule::Pace;
 use crate::progress::{Progress, Step};
 use crate::sandbox::SandboxError;
 use crate::shown;
+use crate::text;
 
 /// The name of the structured form's field with what is said beyond the data.
-pub(super) const NOTES: &str = "notes";
+pub(crate) const NOTES: &str = "notes";
 
 /// How long a call that is no longer wanted waits for its work: enough to kill a command, too short for a
 /// client's exit to be noticed.
@@ -32,21 +33,21 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Why a tool did not do what was asked, told to the model: a tool's error.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal(String);
+pub(crate) struct Refusal(String);
 
 impl Refusal {
-    pub(super) fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 
     /// What the client gets. The guest may have its part in the words.
-    pub(super) fn into_result(self) -> CallToolResult {
+    pub(crate) fn into_result(self) -> CallToolResult {
         let words = terminal::plain(self.0.as_bytes());
         CallToolResult::error(vec![ContentBlock::text(shown::text(&words))])
     }
 
     /// What is said.
-    pub(super) fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         &self.0
     }
 }
@@ -61,11 +62,11 @@ impl From<SandboxError> for Refusal {
 ///
 /// Each note is written once and is in both forms of a result ([`noted`]), since some clients show the model only one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Notes(Vec<String>);
+pub(crate) struct Notes(Vec<String>);
 
 impl Notes {
     /// What the guest says: a bounded number of single lines.
-    pub(super) fn of_guest(notes: Vec<String>) -> Self {
+    pub(crate) fn of_guest(notes: Vec<String>) -> Self {
         const MOST: usize = 20;
         const LONGEST: usize = 600;
         let line = |note: String| -> String {
@@ -79,19 +80,19 @@ impl Notes {
     }
 
     /// A note is a fragment, without brackets and without a full stop.
-    pub(super) fn add(&mut self, note: impl Into<String>) {
+    pub(crate) fn add(&mut self, note: impl Into<String>) {
         self.0.push(shown::line(&note.into()).into_owned());
     }
 
     #[cfg(test)]
-    pub(super) fn all(&self) -> &[String] {
+    pub(crate) fn all(&self) -> &[String] {
         &self.0
     }
 }
 
 /// The result with these notes: a line in brackets each at the end of its text, and the structured form's `notes`.
 /// Where the result has notes already, these come after them.
-pub(super) fn noted(mut result: CallToolResult, notes: Notes) -> CallToolResult {
+pub(crate) fn noted(mut result: CallToolResult, notes: Notes) -> CallToolResult {
     if notes.0.is_empty() {
         return result;
     }
@@ -124,7 +125,7 @@ pub(super) fn noted(mut result: CallToolResult, notes: Notes) -> CallToolResult 
 }
 
 /// A result in both of its forms.
-pub(super) fn result(
+pub(crate) fn result(
     content: Vec<ContentBlock>,
     structured: &impl Serialize,
 ) -> Result<CallToolResult, Refusal> {
@@ -136,17 +137,17 @@ pub(super) fn result(
 }
 
 /// What the work of a call has in hand.
-pub(super) struct Work {
+pub(crate) struct Work {
     /// Where the sandbox says what it is doing.
-    pub(super) progress: Progress,
+    pub(crate) progress: Progress,
     /// The newest line of output.
-    pub(super) newest: watch::Sender<String>,
+    pub(crate) newest: watch::Sender<String>,
     /// Fires when the call is no longer wanted.
-    pub(super) cancel: CancellationToken,
+    pub(crate) cancel: CancellationToken,
 }
 
 /// One call of a tool.
-pub(super) struct Call {
+pub(crate) struct Call {
     peer: Peer<RoleServer>,
     token: Option<ProgressToken>,
     taken_back: CancellationToken,
@@ -157,7 +158,7 @@ pub(super) struct Call {
 
 impl Call {
     /// The call that `context` is about, on a connection whose end fires `closed`.
-    pub(super) fn new(context: RequestContext<RoleServer>, closed: CancellationToken) -> Self {
+    pub(crate) fn new(context: RequestContext<RoleServer>, closed: CancellationToken) -> Self {
         let knows_links = |version| version >= ProtocolVersion::V_2025_06_18;
         Self {
             token: context.meta.get_progress_token(),
@@ -170,23 +171,23 @@ impl Call {
     }
 
     /// The same call, in a sandbox that addresses must name.
-    pub(super) fn within(mut self, handle: Option<String>) -> Self {
+    pub(crate) fn within(mut self, handle: Option<String>) -> Self {
         self.handle = handle;
         self
     }
 
     /// The handle that addresses in the result must name.
-    pub(super) fn handle(&self) -> Option<&str> {
+    pub(crate) fn handle(&self) -> Option<&str> {
         self.handle.as_deref()
     }
 
     /// Whether the client knows links to resources among a result's content.
-    pub(super) fn knows_links(&self) -> bool {
+    pub(crate) fn knows_links(&self) -> bool {
         self.links
     }
 
     /// Asks the person at the client, and waits for the answer no longer than `patience`.
-    pub(super) async fn asking(
+    pub(crate) async fn asking(
         &self,
         question: ElicitRequestParams,
         patience: Duration,
@@ -212,12 +213,12 @@ impl Call {
     }
 
     /// Whether the client hears how the call is doing.
-    pub(super) fn hears_progress(&self) -> bool {
+    pub(crate) fn hears_progress(&self) -> bool {
         self.token.is_some()
     }
 
     /// Does the work and reports how it is doing, if the client asked for that.
-    pub(super) async fn run<T, F>(&self, work: impl FnOnce(Work) -> F) -> Result<T, Refusal>
+    pub(crate) async fn run<T, F>(&self, work: impl FnOnce(Work) -> F) -> Result<T, Refusal>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,

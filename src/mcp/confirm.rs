@@ -19,8 +19,8 @@ use rmcp::service::RequestContext;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::call::{Call, Refusal};
 use crate::config::Confirm;
+use crate::mcp::call::{Call, Refusal};
 
 /// How long a person has.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const QUESTION: &str = "confirm";
 
 /// How the asking came out.
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// Go on.
     Yes,
     /// The client must ask, and call again.
@@ -37,14 +37,14 @@ pub(super) enum Asked {
 }
 
 /// Who asks, and knows its own questions again.
-pub(super) struct Asker {
+pub(crate) struct Asker {
     mode: Confirm,
     codec: RequestStateCodec,
     used: Mutex<HashMap<u128, Instant>>,
 }
 
 impl Asker {
-    pub(super) fn new(mode: Confirm) -> Self {
+    pub(crate) fn new(mode: Confirm) -> Self {
         Self {
             mode,
             codec: RequestStateCodec::new_unchecked(rand::random::<[u8; 32]>().to_vec()),
@@ -53,12 +53,12 @@ impl Asker {
     }
 
     /// Whether anything is asked at all.
-    pub(super) fn asks(&self) -> bool {
+    pub(crate) fn asks(&self) -> bool {
         self.mode != Confirm::Never
     }
 
     /// Asks `question` about this call; what is refused was not done.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         question: &str,
         request: &CallToolRequestParams,

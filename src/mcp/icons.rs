@@ -16,12 +16,12 @@ const DATA: &AsciiSet = &CONTROLS
 const SERVER: &str = "<circle cx='12' cy='10' r='8'/><path d='M6 18h12l2 4H4z'/><path d='M9 8h0M14 7h0M12 12h0M15 12h0M9 13h0'/>";
 
 /// The server's own.
-pub(super) fn server() -> Vec<Icon> {
+pub(crate) fn server() -> Vec<Icon> {
     vec![icon(SERVER)]
 }
 
 /// A tool's.
-pub(super) fn tool(name: &str) -> Vec<Icon> {
+pub(crate) fn tool(name: &str) -> Vec<Icon> {
     let shape = match name {
         "exec" => "<path d='M4 6l6 6-6 6M12 18h8'/>",
         "job" => "<path d='M4 6h10M4 12h10M4 18h6'/><path d='M17 14l5 3-5 3z'/>",

@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 /// The media type of the text.
-pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Bounds of a call's duration, in seconds: a look, a command, a boot, a build.
 const BOUNDS: [f64; 10] = [0.005, 0.02, 0.1, 0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 3600.0];
@@ -33,7 +33,7 @@ struct Why {
 }
 
 /// Everything counted.
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     calls: Family<Of, Counter>,
     seconds: Family<Tool, Histogram, fn() -> Histogram>,
@@ -44,7 +44,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut metrics = Self {
             calls: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BOUNDS)),
@@ -90,7 +90,7 @@ impl Metrics {
     }
 
     /// A call of a tool begins.
-    pub(super) fn call(&self, tool: &str) -> Measured<'_> {
+    pub(crate) fn call(&self, tool: &str) -> Measured<'_> {
         self.under_way.inc();
         Measured {
             metrics: self,
@@ -101,17 +101,17 @@ impl Metrics {
     }
 
     /// A request was refused.
-    pub(super) fn refused(&self, reason: &'static str) {
+    pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&Why { reason }).inc();
     }
 
     /// A client of the older transport came.
-    pub(super) fn sse(&self) {
+    pub(crate) fn sse(&self) {
         self.sse.inc();
     }
 
     /// All of it as text.
-    pub(super) fn text(&self, sandboxes: usize) -> String {
+    pub(crate) fn text(&self, sandboxes: usize) -> String {
         self.sandboxes
             .set(i64::try_from(sandboxes).unwrap_or(i64::MAX));
         let mut text = String::new();
@@ -122,7 +122,7 @@ impl Metrics {
 }
 
 /// A call under way; dropped before it ended, it was cancelled.
-pub(super) struct Measured<'a> {
+pub(crate) struct Measured<'a> {
     metrics: &'a Metrics,
     tool: String,
     began: Instant,
@@ -131,7 +131,7 @@ pub(super) struct Measured<'a> {
 
 impl Measured<'_> {
     /// It ended.
-    pub(super) fn ended(mut self, error: bool) {
+    pub(crate) fn ended(mut self, error: bool) {
         self.outcome = if error { "error" } else { "ok" };
     }
 }

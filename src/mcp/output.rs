@@ -1,27 +1,27 @@
 //! Bounding a command's output: the head and the tail stay, and a line between them says what is missing.
 //!
-//! Pure, and bounded in memory whatever comes. A stream of at most [`LIMIT`] bytes is kept whole. Of a longer
+//! Pure, and bounded in memory whatever comes. A stream of at most [`HEAD`] and [`TAIL`] bytes together is kept whole. Of a longer
 //! one [`HEAD`] and [`TAIL`] bytes are kept, each shortened to whole characters. Bytes that are not UTF-8
-//! become U+FFFD. Bytes are counted, not characters: so a stream is never more than [`LIMIT`] characters.
+//! become U+FFFD. Bytes are counted, not characters: so a stream is never more than that many characters.
 
 use std::collections::VecDeque;
 
-use super::terminal::Terminal;
-use super::text;
+pub(crate) mod terminal;
+pub(crate) mod utf8;
 
-/// The longest stream that is shown whole, in bytes. Where the whole output of longer ones is to be kept in
-/// a file, it must be kept from here on.
-pub const LIMIT: usize = HEAD + TAIL;
+use crate::text;
+use terminal::Terminal;
+use utf8::{whole_at_end, whole_at_start};
 
 /// How much of the beginning of a longer stream is shown.
-pub const HEAD: usize = 4_000;
+pub(crate) const HEAD: usize = 4_000;
 
 /// How much of the end of a longer stream is shown: more, for that is where errors are.
-pub const TAIL: usize = 6_000;
+pub(crate) const TAIL: usize = 6_000;
 
 /// Takes a stream in pieces and keeps its head and tail.
 #[derive(Debug, Default)]
-pub struct Collector {
+pub(crate) struct Collector {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total: u64,
@@ -29,7 +29,7 @@ pub struct Collector {
 
 /// What is shown of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bounded {
+pub(crate) struct Bounded {
     /// The text, with a line about what is missing, if something is.
     pub text: String,
     /// How many bytes are missing.
@@ -42,7 +42,7 @@ pub struct Bounded {
 ///
 /// It is bounded after that, so that no sequence is ever cut in two.
 #[derive(Debug, Default)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     terminal: Terminal,
     shown: Collector,
     /// What came, where that is what is wanted.
@@ -52,7 +52,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// `raw`: show it as it comes.
-    pub(super) fn new(raw: bool) -> Self {
+    pub(crate) fn new(raw: bool) -> Self {
         Self {
             raw: raw.then(Collector::default),
             ..Self::default()
@@ -60,7 +60,7 @@ impl Stream {
     }
 
     /// Takes the next piece.
-    pub(super) fn push(&mut self, piece: &[u8]) {
+    pub(crate) fn push(&mut self, piece: &[u8]) {
         self.total += piece.len() as u64;
         let shown = &mut self.shown;
         self.terminal.push(piece, &mut |line| shown.push(line));
@@ -70,19 +70,19 @@ impl Stream {
     }
 
     /// How many bytes came.
-    pub(super) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
     /// The newest line that says something, for a status line.
-    pub(super) fn newest(&self) -> Option<String> {
-        text::newest_line(self.terminal.current().as_bytes())
-            .or_else(|| text::newest_line(&self.shown.newest()))
+    pub(crate) fn newest(&self) -> Option<String> {
+        newest_line(self.terminal.current().as_bytes())
+            .or_else(|| newest_line(&self.shown.newest()))
     }
 
     /// What to show. `file` holds all that came, if anything does; `total` is how many bytes the command wrote,
     /// should more have been written than came here.
-    pub(super) fn finish(mut self, file: Option<&str>, total: u64) -> Bounded {
+    pub(crate) fn finish(mut self, file: Option<&str>, total: u64) -> Bounded {
         let unseen = total.saturating_sub(self.total);
         if let Some(raw) = self.raw {
             return raw.finish(file, self.total + unseen);
@@ -99,7 +99,7 @@ impl Stream {
 
 impl Collector {
     /// Takes the next piece.
-    pub fn push(&mut self, piece: &[u8]) {
+    pub(crate) fn push(&mut self, piece: &[u8]) {
         self.total += piece.len() as u64;
         let (head, rest) = piece.split_at(piece.len().min(HEAD - self.head.len()));
         self.head.extend_from_slice(head);
@@ -107,11 +107,6 @@ impl Collector {
         let surplus = (self.tail.len() + rest.len()).saturating_sub(TAIL);
         self.tail.drain(..surplus);
         self.tail.extend(rest);
-    }
-
-    /// How many bytes came.
-    pub fn total(&self) -> u64 {
-        self.total
     }
 
     /// The end of what came.
@@ -124,7 +119,7 @@ impl Collector {
 
     /// What to show of all that came. `file` holds the whole output, if anything does; `total` is how many
     /// bytes the command wrote, should more have been written than came here.
-    pub fn finish(self, file: Option<&str>, total: u64) -> Bounded {
+    pub(crate) fn finish(self, file: Option<&str>, total: u64) -> Bounded {
         let total = total.max(self.total);
         let mut head = self.head;
         let tail: Vec<u8> = self.tail.into();
@@ -153,6 +148,25 @@ impl Collector {
     }
 }
 
+/// The newest line of output that says something, short enough for a status line.
+pub(crate) fn newest_line(output: &[u8]) -> Option<String> {
+    const LONGEST: usize = 160;
+    // A status line needs no more than the end of what came, from where no sequence is cut.
+    let end = &output[output.len().saturating_sub(4096)..];
+    let cut = end.len() < output.len();
+    let start = end
+        .iter()
+        .position(|byte| matches!(byte, b'\n' | b'\r' | 0x1b));
+    let end = &end[start.filter(|_| cut).unwrap_or(0)..];
+    let text = terminal::plain(end);
+    let line = text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())?;
+    Some(line.chars().take(LONGEST).collect())
+}
+
 /// The line between head and tail.
 fn marker(omitted: u64, file: Option<&str>) -> String {
     let file = file
@@ -161,37 +175,13 @@ fn marker(omitted: u64, file: Option<&str>) -> String {
     format!("[… {} bytes omitted …{file}]\n", text::grouped(omitted))
 }
 
-/// Without a character that was cut off at the end.
-pub(super) fn whole_at_end(bytes: &[u8]) -> &[u8] {
-    for back in 1..=bytes.len().min(3) {
-        let start = bytes.len() - back;
-        let wants = match bytes[start] {
-            0x80..=0xbf => continue,
-            0xc2..=0xdf => 2,
-            0xe0..=0xef => 3,
-            0xf0..=0xf4 => 4,
-            _ => 1,
-        };
-        return if wants > back { &bytes[..start] } else { bytes };
-    }
-    bytes
-}
-
-/// Without the rest of a character that was cut off at the start.
-pub(super) fn whole_at_start(bytes: &[u8]) -> &[u8] {
-    let rest = bytes
-        .iter()
-        .take(3)
-        .take_while(|byte| (0x80..=0xbf).contains(*byte))
-        .count();
-    &bytes[rest..]
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const LIMIT: usize = HEAD + TAIL;
 
     fn collect<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Collector {
         let mut collector = Collector::default();
@@ -278,6 +268,17 @@ mod tests {
         assert_eq!(
             (shown.text.as_str(), shown.changed),
             ("\x1b[31mred\r\n", false)
+        );
+    }
+
+    #[test]
+    fn the_newest_line_is_the_last_that_says_something() {
+        assert_eq!(newest_line(b"one\ntwo\n\n").as_deref(), Some("two"));
+        assert_eq!(newest_line(b"10%\r20%\r").as_deref(), Some("20%"));
+        assert_eq!(newest_line(b" \n\x1b[0m\n"), None);
+        assert_eq!(
+            newest_line("é".repeat(9000).as_bytes()).map(|line| line.chars().count()),
+            Some(160)
         );
     }
 

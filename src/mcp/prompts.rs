@@ -9,9 +9,10 @@ use rmcp::model::{
 };
 use serde_json::Value;
 
-use super::args::nearest;
-use super::{icons, terminal};
 use crate::config::Config;
+use crate::mcp::icons;
+use crate::mcp::output::terminal;
+use crate::mcp::tools::arguments::nearest;
 use crate::sandbox::Sandbox;
 use crate::{doctor, shown};
 
@@ -22,7 +23,7 @@ const DIAGNOSE: &str = "diagnose";
 const CONSOLE_LINES: usize = 80;
 
 /// Every prompt, in an order that stays.
-pub(super) fn list() -> Vec<Prompt> {
+pub(crate) fn list() -> Vec<Prompt> {
     let change = PromptArgument::new("change")
         .with_title("Change")
         .with_description("What to try, such as: upgrade OpenSSL to 3.2")
@@ -54,7 +55,7 @@ pub(super) fn list() -> Vec<Prompt> {
 }
 
 /// A prompt, filled in. `sandbox`: whose console is looked at; nothing is booted.
-pub(super) async fn get(
+pub(crate) async fn get(
     request: &GetPromptRequestParams,
     config: &Config,
     sandbox: Option<Arc<Sandbox>>,

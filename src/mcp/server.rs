@@ -17,16 +17,25 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::args::{self, nearest};
-use super::call::{Call, Notes, Refusal, noted};
-use super::changes::{self, Watches};
-use super::confirm::{Asked, Asker};
-use super::desk::{Desk, HANDLE};
-use super::metrics::Metrics;
-use super::{
-    edit, exec, icons, job, prompts, read, reboot, resources, schema, search, snapshot, write,
-};
 use crate::config::Config;
+use crate::mcp::call::{Call, Notes, Refusal, noted};
+use crate::mcp::confirm::{Asked, Asker};
+use crate::mcp::icons;
+use crate::mcp::metrics::Metrics;
+use crate::mcp::prompts;
+use crate::mcp::resources;
+use crate::mcp::resources::subscriptions::{self, Watches};
+use crate::mcp::sandboxes::{Desk, HANDLE};
+use crate::mcp::tools::arguments::{self, nearest};
+use crate::mcp::tools::edit;
+use crate::mcp::tools::exec;
+use crate::mcp::tools::job;
+use crate::mcp::tools::read;
+use crate::mcp::tools::reboot;
+use crate::mcp::tools::schema;
+use crate::mcp::tools::search;
+use crate::mcp::tools::snapshot;
+use crate::mcp::tools::write;
 
 /// For how long a client may keep what stays as long as the server runs, in milliseconds.
 const FIXED_TTL_MS: u64 = 3_600_000;
@@ -35,7 +44,7 @@ const FIXED_TTL_MS: u64 = 3_600_000;
 const LIVE_TTL_MS: u64 = 50;
 
 /// What every model reads first. Clients cut this at 2 KB: the important comes first.
-pub(super) const INSTRUCTIONS: &str = "\
+pub(crate) const INSTRUCTIONS: &str = "\
 Snowglobe is a computer of your own: a private Linux microVM. Whatever you do with these tools happens inside \
 it and cannot harm the user's machine, with one exception: /workspace is the user's project directory itself, \
 shared with the host. Treat the files there as the user's; everything outside /workspace is yours to break and \
@@ -57,18 +66,18 @@ Long output is shortened to its head and tail; the result names a file in the VM
 with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the first call that needs it.";
 
 /// What every client's server has in common: made once.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     tools: Vec<Tool>,
     /// The same, as they are listed.
     listed: Vec<Tool>,
     info: ServerConfig,
     asker: Asker,
-    pub(super) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Shared {
     /// `many`: whether calls may name a sandbox.
-    pub(super) fn new(config: &Config, many: bool) -> Arc<Self> {
+    pub(crate) fn new(config: &Config, many: bool) -> Arc<Self> {
         let mut tools = tools(config.exec_timeout);
         if many {
             tools = tools.into_iter().map(for_many).collect();
@@ -97,7 +106,7 @@ fn weaker(lacks: &[String]) -> String {
 }
 
 /// Serves one client.
-pub(super) struct Server {
+pub(crate) struct Server {
     shared: Arc<Shared>,
     desk: Arc<Desk>,
     watches: Watches,
@@ -112,7 +121,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Calls act on what `desk` says; `closed` fires when the client has left, if anything can tell.
-    pub(super) fn new(shared: Arc<Shared>, desk: Desk, closed: Option<CancellationToken>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, desk: Desk, closed: Option<CancellationToken>) -> Self {
         let (closed, left) = match closed {
             Some(closed) => (closed, None),
             None => {
@@ -257,7 +266,7 @@ fn tell(mut done: CallToolResult, handle: &str) -> CallToolResult {
 }
 
 /// Every tool, as clients list them.
-pub(super) fn tools(exec_timeout: Duration) -> Vec<Tool> {
+pub(crate) fn tools(exec_timeout: Duration) -> Vec<Tool> {
     vec![
         exec::tool(exec_timeout),
         job::tool(),
@@ -357,7 +366,7 @@ impl ServerHandler for Server {
             true => request.arguments.clone(),
             false => request.arguments.take(),
         };
-        let (arguments, notes) = match args::check(tool, arguments) {
+        let (arguments, notes) = match arguments::check(tool, arguments) {
             Ok(checked) => checked,
             Err(refusal) => {
                 measured.ended(true);
@@ -441,12 +450,12 @@ impl ServerHandler for Server {
         &self,
         requested: &SubscriptionFilter,
     ) -> Option<SubscriptionFilter> {
-        Some(changes::accepted(&self.desk, requested))
+        Some(subscriptions::accepted(&self.desk, requested))
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
         tokio::select! {
-            () = changes::listen(&self.desk, &context) => {}
+            () = subscriptions::listen(&self.desk, &context) => {}
             () = context.cancelled() => {}
             () = self.closed.cancelled() => {}
         }

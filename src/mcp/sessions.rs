@@ -18,7 +18,7 @@ use tokio_stream::Stream;
 const MOST: usize = 1024;
 
 /// The sessions there are.
-pub(super) struct Sessions {
+pub(crate) struct Sessions {
     sessions: LocalSessionManager,
     used: Mutex<HashMap<SessionId, Instant>>,
     most: usize,
@@ -26,7 +26,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// None yet; one that is not used for `kept` ends.
-    pub(super) fn new(kept: Duration) -> Self {
+    pub(crate) fn new(kept: Duration) -> Self {
         let mut sessions = LocalSessionManager::default();
         sessions.session_config.keep_alive = Some(kept);
         // The library would begin every stream with an event without data, which clients of before 2025-11-25 take

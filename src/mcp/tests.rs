@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::{Config, Confirm, Raw, Sources};
+use crate::sandbox::Sandbox;
 
 /// A server over a stream, in front of a sandbox that is never booted.
 struct Served {

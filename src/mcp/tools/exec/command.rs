@@ -1,0 +1,371 @@
+//! What `exec` is asked for: its arguments become a command.
+//!
+//! A text is a line for the shell, a list is a program and its arguments. A list that was sent as text is a list. A
+//! list of a single text is a line, as with `snowglobe exec -- 'a line'`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rmcp::model::{JsonObject, Tool};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::mcp::call::{Notes, Refusal};
+use crate::mcp::tools::arguments;
+use crate::sandbox::{Command, Detach, Exec, Limit, Stdin, User};
+use crate::text;
+
+/// The longest time a command may be given, in seconds: a day.
+pub(crate) const LONGEST_TIMEOUT_S: f64 = 86_400.0;
+
+/// What only a shell knows: in a list it is an argument like any other.
+const OPERATORS: [&str; 11] = [
+    "&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1", "|&",
+];
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    /// The shell line, run by bash (or sh): pipes, `&&` and here-documents work. An array of strings is taken, too:
+    /// a program and its arguments, run without a shell
+    #[schemars(with = "String")]
+    command: Line,
+    /// Working directory, absolute or relative to /workspace (default /workspace)
+    cwd: Option<String>,
+    /// Environment variables on top of the user's own, name to value
+    env: Option<BTreeMap<String, String>>,
+    /// All of standard input, as text (default: none, /dev/null)
+    stdin: Option<String>,
+    /// Filled in by the tool.
+    timeout_s: Option<f64>,
+    /// Who runs it (default sandbox)
+    user: Option<Who>,
+    /// Start it as a background job and return at once, for servers and long work; see the tool `job`.
+    /// It then has no time limit unless `timeout_s` is given (default false)
+    background: Option<bool>,
+    /// With `background`: leave standard input open for action `input` of the tool `job` (default false)
+    keep_stdin: Option<bool>,
+    /// Give stdout and stderr as they come; otherwise as a terminal would show them at last, without colours and
+    /// what was overwritten (default false)
+    raw: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Text(String),
+    List(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Who {
+    Sandbox,
+    Root,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) exec: Exec,
+    /// Whether output is given as it comes.
+    pub(crate) raw: bool,
+    /// What is to be said about how the arguments were taken.
+    pub(crate) notes: Notes,
+}
+
+/// The command that these arguments ask for.
+pub(crate) fn parse(
+    tool: &Tool,
+    arguments: Option<JsonObject>,
+    default_timeout: Duration,
+) -> Result<Asked, Refusal> {
+    let params: Params = arguments::parse(tool, arguments)?;
+    let mut notes = Notes::default();
+    let background = params.background.unwrap_or(false);
+    let env = params.env.unwrap_or_default();
+    check_environment(&env)?;
+    let keep_stdin = params.keep_stdin.unwrap_or(false);
+    if keep_stdin && !background {
+        return Err(Refusal::new(
+            "`keep_stdin` is for `background`: a command that is waited for gets all its input with `stdin`",
+        ));
+    }
+    // An empty text is what clients send that fill in every argument.
+    let input = params.stdin.filter(|text| !text.is_empty());
+    let stdin = match &input {
+        _ if keep_stdin => Stdin::Open,
+        Some(_) => Stdin::Input,
+        None => Stdin::Null,
+    };
+    let timeout = timeout(params.timeout_s, background, default_timeout, &mut notes)?;
+    let exec = Exec {
+        cwd: params.cwd.filter(|cwd| !cwd.is_empty()),
+        env,
+        stdin,
+        input: input.map(Bytes::from).unwrap_or_default(),
+        limit: timeout.map_or(Limit::Never, Limit::After),
+        detach: background.then_some(Detach::Now),
+        user: match params.user {
+            Some(Who::Root) => User::Root,
+            Some(Who::Sandbox) | None => User::Sandbox,
+        },
+        ..Exec::new(command(params.command, &mut notes)?)
+    };
+    Ok(Asked {
+        exec,
+        raw: params.raw.unwrap_or(false),
+        notes,
+    })
+}
+
+fn command(line: Line, notes: &mut Notes) -> Result<Command, Refusal> {
+    let list = match line {
+        Line::Text(text) => match sent_as_text(&text) {
+            Some(list) => list,
+            None => return shell(text),
+        },
+        Line::List(list) => list,
+    };
+    match list.as_slice() {
+        [] => Err(Refusal::new(
+            "`command` is an empty list: send a shell line, or a program and its arguments",
+        )),
+        [line] => {
+            if line.contains(char::is_whitespace) {
+                notes.add("`command` was a list of a single text, so it was run as a shell line");
+            }
+            shell(line.clone())
+        }
+        [program, ..] if program.trim().is_empty() => Err(Refusal::new(
+            "`command` is a list whose first text is empty: it must name the program",
+        )),
+        _ if list.iter().any(|text| text.contains('\0')) => Err(Refusal::new(
+            "`command` holds a NUL character, which no argument can",
+        )),
+        _ => {
+            if let Some(operator) = list.iter().find(|it| OPERATORS.contains(&it.as_str())) {
+                notes.add(format!(
+                    "`command` was a list, so no shell ran it and `{operator}` was a mere argument; send one text \
+                     for a shell line"
+                ));
+            }
+            Ok(Command::Argv(list))
+        }
+    }
+}
+
+/// The list that a text is the JSON of. `["a", …]` is no shell line that anybody means.
+fn sent_as_text(text: &str) -> Option<Vec<String>> {
+    let text = text.trim();
+    let listed = text.starts_with('[') && text.ends_with(']');
+    let list: Vec<String> = listed.then(|| serde_json::from_str(text).ok())??;
+    (!list.is_empty()).then_some(list)
+}
+
+fn shell(line: String) -> Result<Command, Refusal> {
+    if line.trim().is_empty() {
+        return Err(Refusal::new("`command` is empty: send a shell line"));
+    }
+    if line.contains('\0') {
+        return Err(Refusal::new(
+            "`command` holds a NUL character, which no shell line can",
+        ));
+    }
+    Ok(Command::Shell(line))
+}
+
+fn timeout(
+    seconds: Option<f64>,
+    background: bool,
+    default_timeout: Duration,
+    notes: &mut Notes,
+) -> Result<Option<Duration>, Refusal> {
+    let default = (!background).then_some(default_timeout);
+    match seconds {
+        None => Ok(default),
+        Some(0.0) => {
+            notes.add(match default {
+                Some(time) => format!(
+                    "`timeout_s` was 0, so the default held: {}",
+                    text::duration(time)
+                ),
+                None => "`timeout_s` was 0, so the job has no time limit".to_owned(),
+            });
+            Ok(default)
+        }
+        Some(seconds) if seconds > 0.0 && seconds <= LONGEST_TIMEOUT_S => {
+            Ok(Some(Duration::from_secs_f64(seconds)))
+        }
+        Some(seconds) => Err(Refusal::new(format!(
+            "`timeout_s` must be more than 0 and at most {LONGEST_TIMEOUT_S}, not {seconds}"
+        ))),
+    }
+}
+
+fn check_environment(env: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(Refusal::new(format!(
+                "`env` holds {name:?}, which can't be set: names are not empty and have no `=`, and neither \
+                 names nor values have a NUL"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::mcp::tools::exec::tool;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn asked(arguments: Value) -> Result<Asked, Refusal> {
+        parse(&tool(MINUTE), arguments.as_object().cloned(), MINUTE)
+    }
+
+    fn refusal(arguments: Value) -> String {
+        asked(arguments).unwrap_err().message().to_owned()
+    }
+
+    /// The command, and what is said.
+    fn command_of(command: Value) -> (Command, Vec<String>) {
+        let asked = asked(json!({"command": command})).unwrap();
+        (asked.exec.command, asked.notes.all().to_vec())
+    }
+
+    #[test]
+    fn arguments_become_a_command() {
+        let asked = asked(json!({
+            "command": "a && b", "cwd": "", "env": {"N": 1, "S": "x"}, "stdin": "in", "timeout_s": "2.5",
+            "user": "root", "raw": "True",
+        }))
+        .unwrap();
+        let exec = asked.exec;
+        assert_eq!(exec.command, Command::Shell("a && b".to_owned()));
+        assert_eq!(exec.cwd, None);
+        assert_eq!(exec.env["N"], "1");
+        assert_eq!(
+            (exec.stdin, exec.input.as_ref()),
+            (Stdin::Input, &b"in"[..])
+        );
+        assert_eq!(exec.limit, Limit::After(Duration::from_millis(2500)));
+        assert_eq!(exec.user, User::Root);
+        assert!(asked.raw);
+        assert_eq!(asked.notes, Notes::default());
+    }
+
+    #[test]
+    fn a_list_is_a_program_and_its_arguments() {
+        let argv = |list: &[&str]| Command::Argv(list.iter().map(|it| (*it).to_owned()).collect());
+        let line = |line: &str| Command::Shell(line.to_owned());
+        let none = Vec::<String>::new();
+        let bash = json!(["bash", "-lc", "ls | wc"]);
+        assert_eq!(
+            command_of(bash.clone()),
+            (argv(&["bash", "-lc", "ls | wc"]), none.clone())
+        );
+        assert_eq!(command_of(bash.to_string().into()), command_of(bash));
+        assert_eq!(
+            command_of(json!(["head", "-n", 3, true])).0,
+            argv(&["head", "-n", "3", "true"])
+        );
+        assert_eq!(command_of(json!(["ls"])), (line("ls"), none.clone()));
+        let (single, said) = command_of(json!(["ls -l | wc"]));
+        assert_eq!(single, line("ls -l | wc"));
+        assert!(said[0].contains("run as a shell line"), "{said:?}");
+        let (_, said) = command_of(json!(["ls", "&&", "pwd"]));
+        assert!(said[0].contains("`&&` was a mere argument"), "{said:?}");
+        for text in [
+            "[ -e x ]",
+            "[[ a ]]",
+            "[]",
+            "[1, 2]",
+            "[\"a\" = b ]",
+            "[\"a\"] && b",
+        ] {
+            assert_eq!(command_of(json!(text)), (line(text), none.clone()));
+        }
+        for (command, says) in [
+            (json!([]), "an empty list"),
+            (json!(["", "x"]), "must name the program"),
+            (json!([""]), "empty"),
+            (json!(["a", "b\0"]), "NUL"),
+            (
+                json!(["a", ["b"]]),
+                "`command[1]` must be a string, not an array",
+            ),
+            (json!({"a": 1}), "`command` must be a string, not an object"),
+        ] {
+            let said = refusal(json!({"command": command}));
+            assert!(said.contains(says), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_time_of_0_is_the_default() {
+        let time = |arguments: Value| {
+            let asked = asked(arguments).unwrap();
+            (asked.exec.limit.time(MINUTE), asked.notes.all().to_vec())
+        };
+        assert_eq!(time(json!({"command": "a"})), (Some(MINUTE), vec![]));
+        let zero = "`timeout_s` was 0, so the default held: 60.0 s".to_owned();
+        assert_eq!(
+            time(json!({"command": "a", "timeout_s": 0})),
+            (Some(MINUTE), vec![zero])
+        );
+        let (never, said) = time(json!({"command": "a", "timeout_s": "0", "background": 1}));
+        assert!(never.is_none() && said[0].contains("no time limit"));
+        let (text, _) = time(json!({"command": "a", "timeout_s": "2 min"}));
+        assert_eq!(text, Some(2 * MINUTE));
+    }
+
+    #[test]
+    fn standard_input_is_there_only_where_it_was_sent() {
+        let of = |arguments| asked(arguments).unwrap().exec.stdin;
+        assert_eq!(of(json!({"command": "rg x"})), Stdin::Null);
+        assert_eq!(of(json!({"command": "rg x", "stdin": ""})), Stdin::Null);
+        let job = json!({"command": "rg x", "background": true});
+        assert_eq!(of(job), Stdin::Null);
+        let job = json!({"command": "wc", "background": true, "stdin": "a"});
+        assert_eq!(of(job), Stdin::Input);
+        let job = json!({"command": "cat", "background": true, "keep_stdin": true});
+        assert_eq!(of(job), Stdin::Open);
+        let refused = refusal(json!({"command": "cat", "keep_stdin": true}));
+        assert!(refused.contains("`background`"), "{refused}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_advice() {
+        assert!(refusal(json!({})).starts_with("`command` is missing: The shell line, run by"));
+        let said = refusal(json!({"cmd": "ls"}));
+        assert!(
+            said.starts_with("unknown argument `cmd`: did you mean `command`?"),
+            "{said}"
+        );
+        let said = refusal(json!({"command": "ls", "timeout": 3}));
+        assert!(
+            said.contains("did you mean `timeout_s`? (Seconds after"),
+            "{said}"
+        );
+        assert_eq!(
+            refusal(json!({"command": "ls", "timeout_s": -1})),
+            "`timeout_s` must be more than 0 and at most 86400, not -1"
+        );
+        assert_eq!(
+            refusal(json!({"command": "ls", "timeout_s": "soon"})),
+            "`timeout_s` must be a number, not \"soon\""
+        );
+        assert_eq!(
+            refusal(json!({"command": "ls", "user": "admin"})),
+            "`user` must be one of \"sandbox\", \"root\", not \"admin\""
+        );
+        assert!(refusal(json!({"command": " "})).contains("empty"));
+        assert!(refusal(json!({"command": "ls", "env": {"A=B": "c"}})).contains("A=B"));
+    }
+}

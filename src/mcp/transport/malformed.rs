@@ -1,0 +1,422 @@
+//! Messages that are none: what is wrong with them, and what their sender is told. Pure.
+//!
+//! Every request gets an answer, also one that can't be understood: an error for its id, as far as that can be read,
+//! and otherwise one without an id (the protocol has such errors omit it; `null` is not a valid id there). A
+//! notification is never answered. Nothing is repaired: a text that isn't what its sender meant must not be run.
+
+use std::fmt;
+
+use rmcp::RoleServer;
+use rmcp::model::{ErrorCode, ErrorData, RequestId};
+use rmcp::service::RxJsonRpcMessage;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::json;
+
+use crate::mcp::transport::LONGEST_MESSAGE;
+use crate::mcp::transport::scan::{Found, Member, Scan, Shape};
+
+/// A mark that some programs begin a text with.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// How many characters of a library's reason are told.
+const REASON: usize = 200;
+
+/// What a message was to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A request; its sender waits.
+    Request,
+    /// A notification.
+    Notification,
+    /// The answer to a request of the server's.
+    Response,
+    /// Nobody can tell.
+    Unclear,
+}
+
+/// A message that is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Malformed {
+    pub(crate) role: Role,
+    id: Option<String>,
+    code: ErrorCode,
+    message: String,
+}
+
+/// Understands a message, or says why it can't be.
+pub(crate) fn understand(text: &[u8]) -> Result<RxJsonRpcMessage<RoleServer>, Malformed> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    serde_json::from_slice(text).map_err(|error| Malformed::of(text, &error))
+}
+
+impl Malformed {
+    fn of(text: &[u8], error: &serde_json::Error) -> Self {
+        let found = Scan::of(text);
+        if let Err(syntax) = serde_json::from_slice::<Checked>(text) {
+            return Self::new(&found, ErrorCode::PARSE_ERROR, not_json(text, &syntax));
+        }
+        let message = match found.shape {
+            Shape::Array => "a batch of messages is not part of this protocol version: send the messages one by one, \
+                             each a JSON object; nothing of the batch was done"
+                .to_owned(),
+            Shape::Object => not_a_message(&found, error),
+            Shape::Other | Shape::Nothing => {
+                "a message is a JSON object with `jsonrpc`, `method` and, for a request, `id`".to_owned()
+            }
+        };
+        Self::new(&found, ErrorCode::INVALID_REQUEST, message)
+    }
+
+    /// One that was longer than messages may be; `found` is what a scan of all of it found.
+    pub(crate) fn too_long(found: &Found) -> Self {
+        let message = format!(
+            "the message is longer than {LONGEST_MESSAGE} bytes, the most that is taken; nothing was done; send it in \
+             parts (`write` with `append` adds to a file)"
+        );
+        Self::new(found, ErrorCode::INVALID_REQUEST, message)
+    }
+
+    fn new(found: &Found, code: ErrorCode, message: String) -> Self {
+        let is_answer = found.result.times + found.error.times > 0;
+        let role = match (found.method.times > 0, found.id.times > 0) {
+            (true, true) => Role::Request,
+            (true, false) if found.complete => Role::Notification,
+            (false, true) if is_answer => Role::Response,
+            _ => Role::Unclear,
+        };
+        Self {
+            role,
+            id: readable(&found.id),
+            code,
+            message,
+        }
+    }
+
+    /// The error that its sender gets, as JSON on one line.
+    pub(crate) fn answer(&self) -> String {
+        let error = json!({"code": self.code.0, "message": self.message});
+        match &self.id {
+            // As it was written: a client that wrote half a surrogate pair finds that one again.
+            Some(id) => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#),
+            None => format!(r#"{{"jsonrpc":"2.0","error":{error}}}"#),
+        }
+    }
+
+    /// The error that ends the server's request which it was to answer.
+    pub(crate) fn of_response(&self) -> Option<RxJsonRpcMessage<RoleServer>> {
+        let id: RequestId = serde_json::from_str(self.id.as_deref()?).ok()?;
+        let said = format!("the client's answer can't be understood: {}", self.message);
+        let error = ErrorData::new(self.code, said, None);
+        Some(RxJsonRpcMessage::<RoleServer>::error(error, Some(id)))
+    }
+
+    /// For the log.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+/// An id that can be written again: a string or a number, once.
+fn readable(id: &Member) -> Option<String> {
+    let text = std::str::from_utf8(id.value.as_deref().filter(|_| id.times == 1)?).ok()?;
+    let number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    let plain = number || text.starts_with('"');
+    let valid = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    (plain && valid).then(|| text.to_owned())
+}
+
+/// Why a text isn't JSON.
+fn not_json(text: &[u8], error: &serde_json::Error) -> String {
+    if let Err(wrong) = std::str::from_utf8(text) {
+        return format!(
+            "the message is not UTF-8 (from its byte {} on), as JSON must be; nothing was done; encode it as UTF-8",
+            wrong.valid_up_to()
+        );
+    }
+    let reason = error.to_string();
+    let hint = if reason.contains("surrogate") || reason.contains("hex escape") {
+        "; an escape such as \\ud83d is half of a character: send both halves (\\ud83d\\ude00), or the character itself"
+    } else {
+        ""
+    };
+    format!("the message is not JSON, one object a line: {reason}{hint}; nothing was done")
+}
+
+/// Why a JSON object is no message.
+fn not_a_message(found: &Found, error: &serde_json::Error) -> String {
+    let members = [
+        ("jsonrpc", &found.jsonrpc),
+        ("id", &found.id),
+        ("method", &found.method),
+        ("params", &found.params),
+    ];
+    if let Some((name, _)) = members.iter().find(|(_, member)| member.times > 1) {
+        return format!("the message has the member `{name}` more than once");
+    }
+    let text = |member: &Member| -> Option<String> {
+        let value = member.value.as_deref()?;
+        serde_json::from_slice(value).ok()
+    };
+    let is_id = |member: &Member| {
+        let value = member.value.as_deref().unwrap_or_default();
+        serde_json::from_slice::<RequestId>(value).is_ok()
+    };
+    if text(&found.jsonrpc).as_deref() != Some("2.0") {
+        return "the message needs `\"jsonrpc\": \"2.0\"`".to_owned();
+    }
+    if found.id.times > 0 && !is_id(&found.id) {
+        return "the message's `id` must be a string or an integer of at most 64 bits".to_owned();
+    }
+    if found.method.times > 0 && text(&found.method).is_none() {
+        return "the message's `method` must be a string".to_owned();
+    }
+    if found.method.times + found.result.times + found.error.times == 0 {
+        return "the message has no `method`, nor the `result` or `error` of an answer".to_owned();
+    }
+    let begins = found.params.value.as_deref().and_then(<[u8]>::first);
+    if begins.is_some_and(|first| *first != b'{') {
+        return "the message's `params` must be an object".to_owned();
+    }
+    let reason: String = error.to_string().chars().take(REASON).collect();
+    format!("the message is no request, answer or notification: {reason}")
+}
+
+/// Any JSON, all of whose strings and numbers can be represented; nothing of it is kept.
+struct Checked;
+
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Checked)
+    }
+}
+
+impl<'de> Visitor<'de> for Checked {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+        while list.next_element::<Checked>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<Checked, Checked>()?.is_some() {}
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn answer(text: &[u8]) -> (Role, Value) {
+        let malformed = understand(text).expect_err("it is none");
+        // An id with half a surrogate pair is JSON by its grammar only.
+        let answer = malformed.answer().replace("\\ud83d\"", "\\ufffd\"");
+        (malformed.role, serde_json::from_str(&answer).unwrap())
+    }
+
+    #[test]
+    fn requests_that_are_not_json_are_answered_by_their_id() {
+        let cases: [(&[u8], Value, &str); 9] = [
+            (
+                br#"{"jsonrpc":"2.0","id":7,"method":"ping","params":{"x":"\ud83d"}}"#,
+                json!(7),
+                "half of a character",
+            ),
+            (
+                br#"{"method":"\ud83d","jsonrpc":"2.0","id":"a"}"#,
+                json!("a"),
+                "half of a character",
+            ),
+            (
+                br#"{"jsonrpc":"2.0","id":"\ud83d","method":"ping"}"#,
+                json!("\u{fffd}"),
+                "half of a character",
+            ),
+            (
+                b"{\"id\":7,\"method\":\"ping\",\"params\":{\"x\":\"\xff\"}}",
+                json!(7),
+                "not UTF-8 (from its byte 39 on)",
+            ),
+            (
+                br#"{"id":7,"method":"ping","params":{"x":tru}}"#,
+                json!(7),
+                "not JSON",
+            ),
+            (br#"{"id":7,"method":"ping""#, json!(7), "not JSON"),
+            (
+                br#"{"jsonrpc":"2.0","id":7,"method":"ping"}{"id":8}"#,
+                json!(7),
+                "not JSON",
+            ),
+            (
+                b"\xef\xbb\xbf{\"id\":7,\"method\":\"ping\",}",
+                json!(7),
+                "not JSON",
+            ),
+            (
+                br#"{"jsonrpc":"2.0","id":7,"method":"ping","params":{"x":1e999}}"#,
+                json!(7),
+                "out of range",
+            ),
+        ];
+        for (text, id, said) in cases {
+            let shown = String::from_utf8_lossy(text);
+            let (_, answer) = answer(text);
+            assert_eq!(answer["id"], id, "{shown}");
+            assert_eq!(answer["error"]["code"], -32700, "{shown}: {answer}");
+            assert!(
+                answer["error"]["message"].as_str().unwrap().contains(said),
+                "{shown}: {answer}"
+            );
+        }
+        let deep = format!(
+            r#"{{"id":7,"method":"ping","params":{}"#,
+            "[".repeat(100_000)
+        );
+        assert_eq!(answer(deep.as_bytes()).1["id"], 7);
+        assert_eq!(
+            answer("[".repeat(100_000).as_bytes()).1["error"]["code"],
+            -32700
+        );
+    }
+
+    #[test]
+    fn json_that_is_no_message_is_told_what_is_missing() {
+        let cases = [
+            ("[]", Value::Null, "one by one"),
+            (
+                r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#,
+                Value::Null,
+                "one by one",
+            ),
+            (
+                r#"[[{"jsonrpc":"2.0","method":"notifications/initialized"}]]"#,
+                Value::Null,
+                "one by one",
+            ),
+            ("7", Value::Null, "JSON object"),
+            ("\"text\"", Value::Null, "JSON object"),
+            ("{}", Value::Null, "\"2.0\""),
+            (r#"{"id":7,"method":"ping"}"#, json!(7), "\"2.0\""),
+            (
+                r#"{"jsonrpc":"1.0","id":7,"method":"ping"}"#,
+                json!(7),
+                "\"2.0\"",
+            ),
+            (r#"{"jsonrpc":"2.0","id":7}"#, json!(7), "no `method`"),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"method":5}"#,
+                json!(7),
+                "`method` must be a string",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
+                Value::Null,
+                "`id` must be",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#,
+                json!(1.5),
+                "`id` must be",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":99999999999999999999,"method":"ping"}"#,
+                json!(1e20),
+                "`id` must be",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":{"a":1},"method":"ping"}"#,
+                Value::Null,
+                "`id` must be",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#,
+                Value::Null,
+                "`id` more than once",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":7}"#,
+                json!(1),
+                "`params` must be an object",
+            ),
+        ];
+        for (text, id, said) in cases {
+            let (_, answer) = answer(text.as_bytes());
+            assert_eq!(answer["id"], id, "{text}: {answer}");
+            assert_eq!(answer["error"]["code"], -32600, "{text}");
+            assert!(
+                answer["error"]["message"].as_str().unwrap().contains(said),
+                "{text}: {answer}"
+            );
+        }
+    }
+
+    #[test]
+    fn notifications_and_answers_are_told_from_requests() {
+        let role = |text: &str| answer(text.as_bytes()).0;
+        assert_eq!(role(r#"{"method":"notifications/x"}"#), Role::Notification);
+        assert_eq!(
+            role(r#"{"jsonrpc":"2.0","method":"x","params":{"a":"\ud83d"}}"#),
+            Role::Notification
+        );
+        assert_eq!(
+            role(r#"{"jsonrpc":"2.0","method":"x","params":{"a":"#),
+            Role::Unclear
+        );
+        let text = r#"{"jsonrpc":"2.0","id":3,"result":{"action":"\ud83d"}}"#;
+        assert_eq!(role(text), Role::Response);
+        let ended = understand(text.as_bytes())
+            .unwrap_err()
+            .of_response()
+            .unwrap();
+        let ended = serde_json::to_value(&ended).unwrap();
+        assert_eq!(
+            (&ended["id"], &ended["error"]["code"]),
+            (&json!(3), &json!(-32700))
+        );
+    }
+
+    #[test]
+    fn messages_of_every_kind_are_understood() {
+        for text in [
+            r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#,
+            r#"  {"jsonrpc":"2.0","id":-1,"method":"no/such","params":{"x":"\ud83d\ude00"}} "#,
+            r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
+            "\u{feff}{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\r",
+        ] {
+            assert!(understand(text.as_bytes()).is_ok(), "{text}");
+        }
+    }
+}
