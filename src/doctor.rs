@@ -8,7 +8,7 @@ use snowglobe_runner::{Accel, Engine, Trial};
 
 use crate::config::{AccelChoice, Config, EngineChoice, IsolationChoice};
 use crate::image::reference::HUB;
-use crate::image::registry::login_trouble;
+use crate::image::source::registry::login_trouble;
 use crate::image::{ImageError, ImageRef};
 use crate::sandbox::{image_store, runtime::RuntimeDir};
 use crate::vmm::{

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::{Done, load, progress};
 use crate::config::{Config, Raw};
-use crate::image::layout::Target;
+use crate::image::export::Target;
 use crate::image::{
     ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, human_bytes,
 };

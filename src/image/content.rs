@@ -7,10 +7,10 @@ use oci_client::manifest::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::ImageError;
-use super::blobs::{Blobs, Digest};
-use super::layer::Compression;
-use super::platform::{architecture, normal};
+use crate::image::ImageError;
+use crate::image::layer::Compression;
+use crate::image::platform::{architecture, normal};
+use crate::image::store::blobs::{Blobs, Digest};
 
 /// More than any real manifest or configuration has.
 pub const MAX_JSON: u64 = 8 << 20;

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::blobs::Digest;
-use super::layer::MAX_UNPACKED;
-use super::reference::RefError;
-use super::registry::RegistryError;
-use super::{DiskId, ImageKey, ImageName, human_bytes};
+use crate::image::layer::MAX_UNPACKED;
+use crate::image::reference::RefError;
+use crate::image::source::registry::RegistryError;
+use crate::image::store::blobs::Digest;
+use crate::image::{DiskId, ImageKey, ImageName, human_bytes};
 
 /// Why something with an image could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +114,7 @@ pub enum ImageError {
         /// What was to be decompressed.
         path: PathBuf,
         /// How it is compressed.
-        compression: super::Compression,
+        compression: crate::image::Compression,
         /// Why it stopped.
         source: io::Error,
     },
@@ -154,14 +154,14 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Wraps the failure of an [`super::Unpacker`].
+    /// Wraps the failure of an [`crate::image::Unpacker`].
     pub fn unpack(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unpack(source.into())
     }
 }
 
 /// Names operation and path of what failed: for `map_err`.
-pub(super) fn io_error(
+pub(crate) fn io_error(
     operation: &'static str,
     path: &Path,
 ) -> impl FnOnce(io::Error) -> ImageError {

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::ImageError;
-use super::blobs::{Blobs, Digest};
-use super::content::{Content, LayerBlob};
-use super::error::io_error;
-use super::part::Part;
-use super::table::Table;
+use crate::image::ImageError;
+use crate::image::content::{Content, LayerBlob};
+use crate::image::error::io_error;
+use crate::image::file_slice::Part;
+use crate::image::store::blobs::{Blobs, Digest};
+use crate::image::tar_index::Table;
 use crate::progress::{Progress, Step};
 
 /// The memory that a decompressor may take, in bytes: more than `xz -9` needs (65 MiB), or `zstd --long`.
@@ -134,7 +134,7 @@ pub const MAX_UNPACKED: u64 = 48 << 30;
 
 impl LayerSource {
     /// The layer that is a part of a file.
-    pub(super) fn new(part: Part, whiteouts: bool) -> Result<Self, ImageError> {
+    pub(crate) fn new(part: Part, whiteouts: bool) -> Result<Self, ImageError> {
         let mut layer = Self {
             part,
             compression: Compression::Plain,
@@ -172,7 +172,7 @@ impl LayerSource {
     }
 
     /// The archive of a root that is all of a file. Refuses what does not begin as one does. Blocking.
-    pub(super) fn root(whole: Part) -> Result<Self, ImageError> {
+    pub(crate) fn root(whole: Part) -> Result<Self, ImageError> {
         let path = whole.path().to_owned();
         let bad = |problem: &str| ImageError::BadArchive {
             path: path.clone(),
@@ -310,7 +310,7 @@ impl LayerSource {
     }
 
     /// Where its bytes are.
-    pub(super) fn part(&self) -> &Part {
+    pub(crate) fn part(&self) -> &Part {
         &self.part
     }
 

@@ -1,40 +1,30 @@
 //! Images: found, pulled, imported, built; and the root disks of microVMs that they become.
 //!
 //! An image is known by a key: a name given here, or the reference it came by ([`mod@reference`]). Wherever it comes from
-//! (a registry, a file, a recipe), its blobs are taken into the store first, each once and checked ([`blobs`],
-//! [`registry`], [`archive`]); so every image can be saved and pushed again, whatever it began as ([`content`]).
+//! (a registry, a file, a recipe), its blobs are taken into the store first, each once and checked ([`store::blobs`],
+//! [`source`]); so every image can be saved and pushed again, whatever it began as ([`content`]).
 //!
 //! A disk is one sparse raw ext4 file that is never written again once it is finished, because overlays and snapshots
 //! of VMs stand on it and find it by its path. Disks have ids of their own, and are found by the chain of layers that
 //! was unpacked onto them: images that differ in their configuration only share one. Keys only point to disks: pulling
 //! or importing anew makes another disk where the layers differ, moves the key, and leaves the old disk to whoever
-//! still stands on it. The store sees to that ([`store`]); what may go when space is short, [`evict`].
+//! still stands on it. The store sees to that ([`store`]); what may go when space is short, [`store::eviction`].
 //!
-//! An empty file system is put down ([`template`]) and an [`Unpacker`] fills it, in a microVM, so that nothing a layer
+//! An empty file system is put down ([`store::empty_disk`]) and an [`Unpacker`] fills it, in a microVM, so that nothing a layer
 //! holds is ever interpreted on the host beyond its compression ([`layer`]).
 
-pub mod archive;
-pub mod blobs;
-mod build;
 pub mod content;
-mod directory;
 mod error;
-pub mod evict;
+pub mod export;
+mod file_slice;
 pub mod layer;
-pub mod layout;
 mod name;
-mod part;
 pub mod platform;
-pub mod recipe;
-mod record;
 pub mod reference;
-pub mod registry;
-mod room;
+pub mod source;
 pub mod store;
-mod table;
-pub mod template;
+mod tar_index;
 pub mod user;
-mod uses;
 
 use std::path::Path;
 
@@ -42,12 +32,12 @@ pub use error::ImageError;
 pub use layer::{Compression, LayerSource};
 pub use name::{DiskId, ImageKey, ImageName};
 pub use platform::Processor;
-pub use recipe::Recipe;
-pub use record::{DiskRecord, ImageRecord, Source};
 pub use reference::ImageRef;
-pub use registry::{Registries, RegistrySettings};
-pub use store::{ImageInfo, ImageStore, Reference, References};
-pub use uses::ImageHandle;
+pub use source::recipe::Recipe;
+pub use source::registry::{Registries, RegistrySettings};
+pub use store::image_store::{ImageInfo, ImageStore, Reference, References};
+pub use store::lease::ImageHandle;
+pub use store::record::{DiskRecord, ImageRecord, Source};
 
 use crate::progress::Progress;
 

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::ImageError;
-use super::reference::ImageRef;
+use crate::image::ImageError;
+use crate::image::reference::ImageRef;
 
 /// An image's name: `[a-z0-9][a-z0-9._-]{0,63}`, so also a file name that means nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl ImageKey {
     }
 
     /// A file name for it that no other key has.
-    pub(super) fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         if self.0.parse::<ImageName>().is_ok() {
             return self.0.clone();
         }
@@ -83,7 +83,7 @@ impl fmt::Display for ImageKey {
 pub struct DiskId(String);
 
 impl DiskId {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(format!("{:032x}", rand::random::<u128>()))
     }
 

@@ -2,7 +2,7 @@
 
 use oci_client::manifest::{ImageIndexEntry, OciImageIndex, Platform};
 
-use super::blobs::Digest;
+use crate::image::store::blobs::Digest;
 
 /// The annotation by which builders mark what describes an image and is none.
 const DESCRIBES: &str = "vnd.docker.reference.type";
@@ -13,7 +13,7 @@ pub fn architecture() -> &'static str {
 }
 
 /// An architecture by the name that images should use.
-pub(super) fn normal(name: &str) -> &str {
+pub(crate) fn normal(name: &str) -> &str {
     match name {
         "x86_64" | "x86-64" => "amd64",
         "aarch64" => "arm64",
@@ -69,7 +69,7 @@ impl Processor {
     }
 
     /// Whether an image of that configuration's platform runs here, and how well it is made for it.
-    pub(super) fn rank(&self, os: &str, architecture: &str, variant: &str) -> Option<Level> {
+    pub(crate) fn rank(&self, os: &str, architecture: &str, variant: &str) -> Option<Level> {
         let platform =
             serde_json::json!({"os": os, "architecture": architecture, "variant": variant});
         self.runs(&serde_json::from_value(platform).ok()?)
@@ -121,7 +121,7 @@ fn is_image(entry: &ImageIndexEntry) -> bool {
 
 /// The images of an index that run on a processor, with how well each is made for it. One that says nothing of its
 /// platform is taken to run, and to be made for none.
-pub(super) fn fitting<'a>(
+pub(crate) fn fitting<'a>(
     index: &'a OciImageIndex,
     processor: Processor,
 ) -> Vec<(Level, &'a ImageIndexEntry)> {
@@ -134,7 +134,7 @@ pub(super) fn fitting<'a>(
 }
 
 /// Those of a list that nothing in it is better than, in their order.
-pub(super) fn best<T: Copy>(ranked: &[(Level, T)]) -> Vec<T> {
+pub(crate) fn best<T: Copy>(ranked: &[(Level, T)]) -> Vec<T> {
     let most = ranked.iter().map(|(level, _)| *level).max();
     let best = ranked.iter().filter(|(level, _)| Some(*level) == most);
     best.map(|(_, one)| *one).collect()

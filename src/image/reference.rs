@@ -16,7 +16,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::name::ImageName;
+use crate::image::name::ImageName;
 
 /// The registry that is meant where none is named.
 pub const HUB: &str = "docker.io";

@@ -67,7 +67,7 @@ impl Unpacker for Copy {
     }
 }
 
-pub(super) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, content) in files {
         let mut header = tar::Header::new_ustar();
@@ -182,7 +182,7 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
     let meta = handle.disk().metadata().unwrap();
     assert_eq!(
         (meta.len(), meta.permissions().mode() & 0o777),
-        (template::DISK_BYTES, 0o400)
+        (store::empty_disk::DISK_BYTES, 0o400)
     );
     assert_eq!(content(handle.disk()), "hello");
     assert_eq!(
@@ -593,7 +593,7 @@ async fn leftovers_of_a_crash_are_swept_at_the_next_start() {
 fn pulled(store: &ImageStore, home: &Home, reference: &str, text: &str, seconds: i64) -> ImageKey {
     let path = home.archive(text);
     let blobs = store.blobs();
-    let content = archive::take_root(
+    let content = source::archive::take_root(
         &path,
         content::RunConfig::default(),
         blobs,
@@ -667,7 +667,7 @@ async fn a_layer_that_is_not_what_the_configuration_promises_is_refused() {
     let digest = store.blobs().put(&tar).unwrap();
     let layer = (digest, tar.len() as u64, Compression::Plain);
     // What another image's layer is: else its disk would be taken for this one.
-    let claimed = blobs::Digest::of(b"another layer");
+    let claimed = store::blobs::Digest::of(b"another layer");
     let run = content::RunConfig::default();
     let content = content::Content::of_root(store.blobs(), layer, &claimed, &run).unwrap();
     let dir = home.dir.path().join("layout/blobs/sha256");
@@ -737,7 +737,7 @@ fn room_is_made_by_what_was_not_used_for_longest_and_is_not_in_use() {
     let handle = store.open(&all[0], "x").unwrap();
     assert_eq!(
         store.make_room(u64::MAX, &all[3]).unwrap(),
-        evict::Pruned::default()
+        store::eviction::Pruned::default()
     );
     let total = store.usage().unwrap().total();
     // A megabyte too much: the oldest is in use, so the one after it goes.
@@ -802,7 +802,7 @@ async fn what_is_saved_is_taken_again() {
         .await
         .unwrap();
     let dir = home.dir.path().join("layout");
-    let target = layout::Target::Layout {
+    let target = export::Target::Layout {
         dir: dir.clone(),
         name: "v1".into(),
     };
@@ -816,7 +816,7 @@ async fn what_is_saved_is_taken_again() {
     store
         .save(
             &key("mine"),
-            layout::Target::Archive(file.clone()),
+            export::Target::Archive(file.clone()),
             &Progress::none(),
         )
         .await

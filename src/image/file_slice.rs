@@ -6,12 +6,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::ImageError;
-use super::error::io_error;
+use crate::image::ImageError;
+use crate::image::error::io_error;
 
 /// A part of a file.
 #[derive(Debug, Clone)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// The open file; nothing for one of the store's own, of which an image has many.
     file: Option<Arc<File>>,
     path: PathBuf,
@@ -21,7 +21,7 @@ pub(super) struct Part {
 
 impl Part {
     /// All of an open file of that size, which is called `path` in messages.
-    pub(super) fn open(file: File, path: &Path, bytes: u64) -> Self {
+    pub(crate) fn open(file: File, path: &Path, bytes: u64) -> Self {
         Self {
             file: Some(file.into()),
             ..Self::own(path, bytes)
@@ -29,7 +29,7 @@ impl Part {
     }
 
     /// All of a file of the store's own, which nobody exchanges.
-    pub(super) fn own(path: &Path, bytes: u64) -> Self {
+    pub(crate) fn own(path: &Path, bytes: u64) -> Self {
         Self {
             file: None,
             path: path.to_owned(),
@@ -39,7 +39,7 @@ impl Part {
     }
 
     /// All of the regular file of that name.
-    pub(super) fn whole(path: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn whole(path: &Path) -> Result<Self, ImageError> {
         // Without waiting: a fifo has no writer.
         let opened = File::options()
             .read(true)
@@ -59,7 +59,7 @@ impl Part {
     }
 
     /// A part of this one; of what lies beyond its end there is nothing.
-    pub(super) fn within(&self, offset: u64, bytes: u64) -> Self {
+    pub(crate) fn within(&self, offset: u64, bytes: u64) -> Self {
         let offset = offset.min(self.bytes);
         Self {
             offset: self.offset + offset,
@@ -69,17 +69,17 @@ impl Part {
     }
 
     /// The file's name.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// How many bytes it has.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Reads it from its beginning.
-    pub(super) fn reader(&self) -> Result<Reader, ImageError> {
+    pub(crate) fn reader(&self) -> Result<Reader, ImageError> {
         let file = match &self.file {
             Some(file) => file.clone(),
             None => Arc::new(File::open(&self.path).map_err(io_error("read", &self.path))?),
@@ -95,7 +95,7 @@ impl Part {
 
 /// Reads a part. Several may read the same one.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     file: Arc<File>,
     offset: u64,
     bytes: u64,

@@ -9,20 +9,20 @@ use snowglobe_init::headers::{self, BLOCK, MAX_PATH, MAX_RECORD, MAX_RECORDS};
 
 /// An entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Its name, without a leading `./`.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// What it is.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// Where its data begins.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// How many bytes that has.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What an entry is, as far as saved images have such.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A file whose data is in one piece.
     File,
     /// A symbolic link, and what it names.
@@ -33,7 +33,7 @@ pub(super) enum Kind {
 
 /// The entries of an archive, in order, read one by one.
 #[derive(Debug)]
-pub(super) struct Table<R> {
+pub(crate) struct Table<R> {
     archive: R,
     at: u64,
     /// Where the next header is.
@@ -73,7 +73,7 @@ impl Said {
 
 impl<R: Read> Table<R> {
     /// The table of an archive that begins here.
-    pub(super) fn new(archive: R) -> Self {
+    pub(crate) fn new(archive: R) -> Self {
         Self {
             archive,
             at: 0,
@@ -82,7 +82,7 @@ impl<R: Read> Table<R> {
     }
 
     /// The first entry; nothing where there is none.
-    pub(super) fn first(mut self) -> io::Result<Option<Entry>> {
+    pub(crate) fn first(mut self) -> io::Result<Option<Entry>> {
         // Only what precedes it is passed over, which is read.
         self.entry(|archive, bytes| {
             let passed = io::copy(&mut archive.by_ref().take(bytes), &mut io::sink())?;

@@ -19,12 +19,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::ImageError;
-use super::content::MAX_JSON;
-use super::error::io_error;
-use super::part::Part;
-use super::reference::is_digest;
 use crate::files::{list, remove_file, sync_dir, try_lock};
+use crate::image::ImageError;
+use crate::image::content::MAX_JSON;
+use crate::image::error::io_error;
+use crate::image::file_slice::Part;
+use crate::image::reference::is_digest;
 use crate::{presence, private};
 
 /// A blob's digest: `sha256:HEX`.
@@ -38,7 +38,7 @@ impl Digest {
         Self::finish(Sha256::new_with_prefix(bytes))
     }
 
-    pub(super) fn finish(hash: Sha256) -> Self {
+    pub(crate) fn finish(hash: Sha256) -> Self {
         Self(format!("sha256:{}", hex::encode(hash.finalize())))
     }
 
@@ -97,7 +97,7 @@ pub struct Blobs {
 const PIECE: usize = 256 << 10;
 
 impl Blobs {
-    pub(super) fn new(images: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn new(images: &Path) -> Result<Self, ImageError> {
         let blobs = Self {
             whole: images.join("blobs/sha256"),
             partial: images.join("partial"),
@@ -109,12 +109,12 @@ impl Blobs {
     }
 
     /// The directory they are in.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.whole
     }
 
     /// How much of a blob is still to come.
-    pub(super) fn missing(&self, digest: &Digest, size: u64) -> u64 {
+    pub(crate) fn missing(&self, digest: &Digest, size: u64) -> u64 {
         match self.size(digest) == Some(size) {
             true => 0,
             false => size.saturating_sub(self.partial_size(digest).unwrap_or(0)),
@@ -167,7 +167,7 @@ impl Blobs {
     }
 
     /// Copies a layer in from a part of a file of this host. Blocking.
-    pub(super) fn copy(&self, digest: &Digest, part: &Part) -> Result<(), ImageError> {
+    pub(crate) fn copy(&self, digest: &Digest, part: &Part) -> Result<(), ImageError> {
         let bytes = part.bytes();
         loop {
             if self.size(digest) == Some(bytes) {
@@ -227,7 +227,7 @@ impl Blobs {
     }
 
     /// How much is there of a blob that came in only in part.
-    pub(super) fn partial_size(&self, digest: &Digest) -> Option<u64> {
+    pub(crate) fn partial_size(&self, digest: &Digest) -> Option<u64> {
         Some(self.partial.join(digest.hex()).metadata().ok()?.len())
     }
 
@@ -280,7 +280,7 @@ impl Blobs {
     }
 
     /// Every whole blob with its size.
-    pub(super) fn all(&self) -> Result<Vec<(Digest, u64)>, ImageError> {
+    pub(crate) fn all(&self) -> Result<Vec<(Digest, u64)>, ImageError> {
         let files = list(&self.whole).map_err(io_error("list", &self.whole))?;
         let digests = files
             .iter()
@@ -294,13 +294,13 @@ impl Blobs {
         Ok(all)
     }
 
-    pub(super) fn remove(&self, digest: &Digest) -> Result<(), ImageError> {
+    pub(crate) fn remove(&self, digest: &Digest) -> Result<(), ImageError> {
         let path = self.path(digest);
         remove_file(&path).map_err(io_error("remove", &path))
     }
 
     /// What came in only in part, but what comes in just now: held, so that nobody goes on with it.
-    pub(super) fn partial(&self) -> Result<Vec<(PathBuf, File)>, ImageError> {
+    pub(crate) fn partial(&self) -> Result<Vec<(PathBuf, File)>, ImageError> {
         let mut all = Vec::new();
         for file in list(&self.partial).map_err(io_error("list", &self.partial))? {
             let path = self.partial.join(file);
@@ -311,7 +311,7 @@ impl Blobs {
     }
 
     /// Removes what came in only in part; gives how many bytes that frees.
-    pub(super) fn remove_partial(partial: Vec<(PathBuf, File)>) -> Result<u64, ImageError> {
+    pub(crate) fn remove_partial(partial: Vec<(PathBuf, File)>) -> Result<u64, ImageError> {
         let mut freed = 0;
         for (path, held) in partial {
             freed += held.metadata().map_or(0, |meta| meta.len());

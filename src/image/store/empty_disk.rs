@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 /// One sparse file in GNU tar's format: only what isn't a hole is there.
-const TEMPLATE: &[u8] = include_bytes!("../../images/disk/ext4-64g.tar.zst");
+const TEMPLATE: &[u8] = include_bytes!("../../../images/disk/ext4-64g.tar.zst");
 
 /// The size of every root disk as its guest sees it, in bytes.
 pub const DISK_BYTES: u64 = 64 << 30;

@@ -3,14 +3,14 @@
 
 use std::path::Path;
 
-use super::ImageError;
-use super::error::io_error;
+use crate::image::ImageError;
+use crate::image::error::io_error;
 
 /// What is left for others, in bytes.
 const RESERVE: u64 = 256 << 20;
 
 /// Refuses what would not find room at `dir`; `doing` says what is done to what.
-pub(super) fn check(doing: &str, needs: u64, dir: &Path) -> Result<(), ImageError> {
+pub(crate) fn check(doing: &str, needs: u64, dir: &Path) -> Result<(), ImageError> {
     let stat = rustix::fs::statvfs(dir);
     let stat = stat.map_err(|errno| io_error("look for room in", dir)(errno.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);

@@ -9,15 +9,15 @@ use oci_client::manifest::{
 };
 use serde_json::json;
 
-use super::archive::REF_NAME;
-use super::blobs::Blobs;
-use super::build::blocking;
-use super::content::{Content, MAX_JSON, Node};
-use super::directory::Directory;
-use super::error::io_error;
-use super::part::Part;
-use super::platform::architecture;
-use super::{ImageError, ImageKey, ImageStore};
+use crate::image::content::{Content, MAX_JSON, Node};
+use crate::image::error::io_error;
+use crate::image::file_slice::Part;
+use crate::image::platform::architecture;
+use crate::image::source::archive::REF_NAME;
+use crate::image::source::build::blocking;
+use crate::image::source::layout_dir::Directory;
+use crate::image::store::blobs::Blobs;
+use crate::image::{ImageError, ImageKey, ImageStore};
 use crate::progress::Progress;
 
 /// Where an image is saved.
@@ -182,7 +182,7 @@ fn to_archive(
         );
         appended.map_err(error("write"))?;
     }
-    let of = |digest: &super::blobs::Digest| format!("blobs/sha256/{}", digest.hex());
+    let of = |digest: &crate::image::store::blobs::Digest| format!("blobs/sha256/{}", digest.hex());
     // Docker wants a tag it can parse, or none.
     let tags: Vec<&str> = if name.contains('@') {
         Vec::new()

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 
-use super::super::ImageError;
-use super::super::blobs::{Blobs, Digest};
-use super::super::content::{Content, MAX_JSON, Node, described};
-use super::super::platform::{Processor, choose};
-use super::super::reference::RegistryRef;
-use super::super::room;
 use super::download::{self, Wanted};
 use super::endpoint::Endpoint;
 use super::{Registries, RegistryError};
+use crate::image::ImageError;
+use crate::image::content::{Content, MAX_JSON, Node, described};
+use crate::image::platform::{Processor, choose};
+use crate::image::reference::RegistryRef;
+use crate::image::store::blobs::{Blobs, Digest};
+use crate::image::store::free_space;
 use crate::progress::{Progress, Step};
 
 /// How many layers come in at once.
@@ -94,7 +94,7 @@ impl Registries {
             .iter()
             .map(|(digest, size)| blobs.missing(digest, *size));
         let missing = missing.fold(0u64, u64::saturating_add);
-        room::check(
+        free_space::check(
             &format!("pull {image}"),
             missing.saturating_add(total),
             blobs.dir(),

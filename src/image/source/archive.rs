@@ -14,14 +14,14 @@ use oci_client::manifest::{ImageIndexEntry, OciImageIndex, OciImageManifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::blobs::{Blobs, Digest};
-use super::content::{Content, MAX_JSON, Node, RunConfig, described};
-use super::directory::Directory;
-use super::error::io_error;
-use super::part::Part;
-use super::platform::{Processor, architecture, best, choose, fitting};
-use super::table::{Kind, Table};
-use super::{Compression, ImageError, LayerSource};
+use crate::image::content::{Content, MAX_JSON, Node, RunConfig, described};
+use crate::image::error::io_error;
+use crate::image::file_slice::Part;
+use crate::image::platform::{Processor, architecture, best, choose, fitting};
+use crate::image::source::layout_dir::Directory;
+use crate::image::store::blobs::{Blobs, Digest};
+use crate::image::tar_index::{Kind, Table};
+use crate::image::{Compression, ImageError, LayerSource};
 use crate::progress::Progress;
 
 /// How many lists of manifests may be nested.
@@ -34,10 +34,10 @@ const MAX_PARTS: usize = 1 << 15;
 const MAX_NAME: usize = 255;
 
 /// The annotation by which layouts name their images.
-pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Takes in what an archive holds: a saved image, or a root file system. Blocking.
-pub(super) fn take(
+pub(crate) fn take(
     path: &Path,
     processor: Processor,
     blobs: &Blobs,
@@ -58,7 +58,7 @@ pub(super) fn take(
 }
 
 /// Takes in a saved image, and nothing else. Blocking.
-pub(super) fn take_saved(
+pub(crate) fn take_saved(
     path: &Path,
     processor: Processor,
     blobs: &Blobs,
@@ -74,7 +74,7 @@ pub(super) fn take_saved(
 }
 
 /// Takes in the archive of a root file system, and nothing else. Blocking.
-pub(super) fn take_root(
+pub(crate) fn take_root(
     path: &Path,
     run: RunConfig,
     blobs: &Blobs,
@@ -115,7 +115,7 @@ fn take_layer(
 }
 
 /// Takes in an image of an OCI layout: the one of that name, or the only one. Blocking.
-pub(super) fn take_layout(
+pub(crate) fn take_layout(
     dir: &Path,
     name: Option<&str>,
     processor: Processor,

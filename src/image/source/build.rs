@@ -5,16 +5,17 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::archive;
-use super::content::Content;
-use super::error::io_error;
-use super::record::{FORMAT, Stamp};
-use super::reference::RegistryRef;
-use super::registry::{Pulled, Registries};
-use super::store::Building;
-use super::{
+use crate::image::content::Content;
+use crate::image::error::io_error;
+use crate::image::reference::RegistryRef;
+use crate::image::source::archive;
+use crate::image::source::registry::{Pulled, Registries};
+use crate::image::store::image_store::Building;
+use crate::image::store::record::{FORMAT, Stamp};
+use crate::image::store::{empty_disk, free_space};
+use crate::image::{
     DiskId, DiskRecord, ImageError, ImageInfo, ImageKey, ImageName, ImageRecord, ImageRef,
-    ImageStore, LayerSource, Processor, Recipe, Source, Unpacker, room, template,
+    ImageStore, LayerSource, Processor, Recipe, Source, Unpacker,
 };
 use crate::private;
 use crate::progress::Progress;
@@ -184,7 +185,7 @@ impl ImageStore {
             && meta.is_file()
         {
             let doing = format!("import {}", path.display());
-            room::check(&doing, meta.len(), self.blobs().dir())?;
+            free_space::check(&doing, meta.len(), self.blobs().dir())?;
         }
         // Before it is read: what changes meanwhile counts as changed.
         let stamp = Stamp::of(&path).unwrap_or_default();
@@ -221,7 +222,7 @@ impl ImageStore {
             ImageRef::DockerArchive(_) => archive::take_saved(&path, processor, &blobs, &progress),
             ImageRef::Tar(_) => archive::take_root(
                 &path,
-                super::content::RunConfig::default(),
+                crate::image::content::RunConfig::default(),
                 &blobs,
                 &progress,
             ),
@@ -361,10 +362,10 @@ impl ImageStore {
         let raw = building.dir.join("root.raw");
         let needs = content.layers.iter().map(|layer| layer.bytes);
         let needs = needs.fold(0u64, u64::saturating_add);
-        room::check("unpack the image", needs, &building.dir)?;
+        free_space::check("unpack the image", needs, &building.dir)?;
         progress.say("making an empty disk");
         let path = raw.clone();
-        blocking(move || template::instantiate(&path).map_err(io_error("make the disk", &path)))
+        blocking(move || empty_disk::instantiate(&path).map_err(io_error("make the disk", &path)))
             .await?;
         let layers = LayerSource::of(content, self.blobs())?;
         let unpacked = unpacker.unpack(&raw, &layers, progress).await;
@@ -409,7 +410,7 @@ fn seal(path: &Path) -> Result<u64, ImageError> {
 }
 
 /// Runs what blocks where it may.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
     match tokio::task::spawn_blocking(work).await {

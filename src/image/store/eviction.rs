@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::blobs::Blobs;
-use super::{ImageError, ImageInfo, ImageKey, ImageStore};
+use crate::image::store::blobs::Blobs;
+use crate::image::{ImageError, ImageInfo, ImageKey, ImageStore};
 
 /// What the store takes on the host's disk, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -103,7 +103,7 @@ impl ImageStore {
     }
 
     /// Removes blobs that no image names; gives what partial ones took, or nothing while somebody fetches.
-    pub(super) fn remove_blobs(&self) -> Result<Option<u64>, ImageError> {
+    pub(crate) fn remove_blobs(&self) -> Result<Option<u64>, ImageError> {
         let Some(_alone) = self.nobody_fetches()? else {
             return Ok(None);
         };

@@ -5,13 +5,13 @@ use oci_client::Client;
 use oci_client::errors::OciDistributionError;
 use tokio_util::io::ReaderStream;
 
-use super::super::ImageError;
-use super::super::blobs::{Blobs, Digest};
-use super::super::content::{Content, Node};
-use super::super::error::io_error;
-use super::super::reference::RegistryRef;
 use super::Registries;
 use super::endpoint::Endpoint;
+use crate::image::ImageError;
+use crate::image::content::{Content, Node};
+use crate::image::error::io_error;
+use crate::image::reference::RegistryRef;
+use crate::image::store::blobs::{Blobs, Digest};
 use crate::progress::Progress;
 
 impl Registries {

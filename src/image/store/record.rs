@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::blobs::Digest;
-use super::content::Content;
-use super::user::Accounts;
-use super::{DiskId, ImageKey};
+use crate::image::content::Content;
+use crate::image::store::blobs::Digest;
+use crate::image::user::Accounts;
+use crate::image::{DiskId, ImageKey};
 
 /// The version of the records. What an older version wrote is not there any more: it is built or pulled anew.
-pub(super) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 2;
 
 /// What is known of a finished disk: `disks/<id>.json`. Never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,7 @@ pub struct Stamp {
 
 impl Stamp {
     /// That of a file, or of a layout's table of contents; nothing where there is none.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let index = path.join("index.json");
         let meta = if path.is_dir() {
             index.metadata()

@@ -10,12 +10,12 @@ use oci_client::manifest;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
 
-use super::super::blobs::Digest;
-use super::super::reference::RegistryRef;
 use super::credentials::{self, Login};
 use super::error::Shown;
 use super::reader::{Reach, Reader};
 use super::{Registries, RegistryError};
+use crate::image::reference::RegistryRef;
+use crate::image::store::blobs::Digest;
 use crate::progress::Progress;
 
 /// How long a host may take to answer at all.

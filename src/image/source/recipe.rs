@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use super::content::RunConfig;
-use super::error::io_error;
-use super::{ImageError, ImageName, Source};
+use crate::image::content::RunConfig;
+use crate::image::error::io_error;
+use crate::image::{ImageError, ImageName, Source};
 use crate::progress::{Progress, Step};
 
 /// One recipe.
@@ -62,7 +62,7 @@ const DEBIAN_ENV: &[(&str, &str)] = &[
 const DEBIAN: Recipe = Recipe {
     name: "debian",
     about: "Debian with python, git, a C compiler and everyday tools",
-    script: include_str!("../../images/debian/recipe"),
+    script: include_str!("../../../images/debian/recipe"),
     base: None,
     env: DEBIAN_ENV,
 };
@@ -74,14 +74,14 @@ impl Recipe {
         Self {
             name: "minimal",
             about: "busybox alone, a few megabytes",
-            script: include_str!("../../images/minimal/recipe"),
+            script: include_str!("../../../images/minimal/recipe"),
             base: None,
             env: &[PATH],
         },
         Self {
             name: "dev",
             about: "the Debian one with C++, Go, node and build tools",
-            script: include_str!("../../images/dev/recipe"),
+            script: include_str!("../../../images/dev/recipe"),
             base: Some(&DEBIAN),
             env: DEBIAN_ENV,
         },
@@ -99,11 +99,11 @@ impl Recipe {
         })
     }
 
-    pub(super) fn image_name(&self) -> Result<ImageName, ImageError> {
+    pub(crate) fn image_name(&self) -> Result<ImageName, ImageError> {
         self.name.parse()
     }
 
-    pub(super) fn run_config(&self) -> RunConfig {
+    pub(crate) fn run_config(&self) -> RunConfig {
         let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         RunConfig {
             env: self.env.iter().map(pair).collect(),
@@ -111,7 +111,7 @@ impl Recipe {
         }
     }
 
-    pub(super) fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         let base = self.base.map_or("", |base| base.script);
         let digest = format!(
             "sha256:{}",
@@ -133,7 +133,7 @@ impl Recipe {
     }
 
     /// Runs it in `dir`; gives the archive it made there. Dropping the future ends it.
-    pub(super) async fn run(&self, dir: &Path, progress: &Progress) -> Result<PathBuf, ImageError> {
+    pub(crate) async fn run(&self, dir: &Path, progress: &Progress) -> Result<PathBuf, ImageError> {
         let (script, output) = (self.lay_out(dir)?, dir.join("root.tar.zst"));
         if let Some(base) = self.base {
             base.lay_out(dir)?;

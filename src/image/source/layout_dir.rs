@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::ImageError;
-use super::error::io_error;
-use super::part::Part;
+use crate::image::ImageError;
+use crate::image::error::io_error;
+use crate::image::file_slice::Part;
 
 /// An open directory.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     fd: OwnedFd,
     path: PathBuf,
 }
@@ -48,7 +48,7 @@ fn components(name: &str) -> Option<Vec<&str>> {
 
 impl Directory {
     /// The directory at a path of the user's own choice.
-    pub(super) fn open(path: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ImageError> {
         let fd = rustix::fs::open(path, DIRECTORY, Mode::empty())
             .map_err(|error| io_error("read the directory", path)(error.into()))?;
         Ok(Self {
@@ -58,7 +58,7 @@ impl Directory {
     }
 
     /// The same, made where it is not there.
-    pub(super) fn make(path: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn make(path: &Path) -> Result<Self, ImageError> {
         fs::create_dir_all(path).map_err(io_error("make the directory", path))?;
         Self::open(path)
     }
@@ -90,7 +90,7 @@ impl Directory {
     }
 
     /// The directory of a path below it, whose names lead down; made where `make` says so.
-    pub(super) fn below(&self, names: &[&str], make: bool) -> Result<Self, ImageError> {
+    pub(crate) fn below(&self, names: &[&str], make: bool) -> Result<Self, ImageError> {
         let this = Self {
             fd: self
                 .fd
@@ -104,7 +104,7 @@ impl Directory {
     }
 
     /// The regular file of a path below it; nothing where there is no such name.
-    pub(super) fn file(&self, name: &str) -> Result<Option<Part>, ImageError> {
+    pub(crate) fn file(&self, name: &str) -> Result<Option<Part>, ImageError> {
         let path = self.path.join(name);
         let Some(names) = components(name) else {
             return Err(odd(path, "no path below the layout"));
@@ -131,7 +131,7 @@ impl Directory {
     }
 
     /// Writes a file of it anew: at every moment either the old or the new content is there.
-    pub(super) fn replace(
+    pub(crate) fn replace(
         &self,
         name: &str,
         content: &mut impl io::Read,

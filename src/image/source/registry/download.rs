@@ -7,11 +7,11 @@ use bytes::Bytes;
 use oci_client::errors::OciDistributionError;
 use tokio::sync::mpsc;
 
-use super::super::ImageError;
-use super::super::blobs::{Blobs, Digest, Partial};
 use super::RegistryError;
 use super::endpoint::Endpoint;
 use super::reader::Blob;
+use crate::image::ImageError;
+use crate::image::store::blobs::{Blobs, Digest, Partial};
 
 /// How often a step that gets nowhere is tried again.
 const RETRIES: usize = 4;

@@ -31,13 +31,13 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::blobs::Blobs;
-use super::error::io_error;
-use super::record::FORMAT;
-use super::reference::RegistryRef;
-use super::uses::{self, ImageHandle};
-use super::{DiskId, DiskRecord, ImageError, ImageKey, ImageRecord, ImageRef, Recipe};
 use crate::files::{list, lock, lock_shared, remove_dir, remove_file, replace, sync_dir, try_lock};
+use crate::image::error::io_error;
+use crate::image::reference::RegistryRef;
+use crate::image::store::blobs::Blobs;
+use crate::image::store::lease::{self, ImageHandle};
+use crate::image::store::record::FORMAT;
+use crate::image::{DiskId, DiskRecord, ImageError, ImageKey, ImageRecord, ImageRef, Recipe};
 use crate::{presence, private};
 
 /// Something that stands on a disk without anybody running: a snapshot, a kept overlay.
@@ -76,10 +76,10 @@ pub struct ImageInfo {
 }
 
 /// The right to make something, with the directory to do it in, which goes when this is dropped.
-pub(super) struct Building {
-    pub(super) dir: PathBuf,
+pub(crate) struct Building {
+    pub(crate) dir: PathBuf,
     /// Whether somebody else was making it when we came.
-    pub(super) waited: bool,
+    pub(crate) waited: bool,
     _lock: File,
 }
 
@@ -135,19 +135,19 @@ impl ImageStore {
         &self.blobs
     }
 
-    pub(super) fn lock(&self) -> Result<File, ImageError> {
+    pub(crate) fn lock(&self) -> Result<File, ImageError> {
         let path = self.dir.join("lock");
         lock(&path).map_err(io_error("lock", &path))
     }
 
     /// Keeps blobs that no image names yet.
-    pub(super) fn fetching(&self) -> Result<File, ImageError> {
+    pub(crate) fn fetching(&self) -> Result<File, ImageError> {
         let path = self.dir.join("fetching");
         lock_shared(&path).map_err(io_error("lock", &path))
     }
 
     /// The right to remove blobs that no image names; nothing while somebody fetches some.
-    pub(super) fn nobody_fetches(&self) -> Result<Option<File>, ImageError> {
+    pub(crate) fn nobody_fetches(&self) -> Result<Option<File>, ImageError> {
         let path = self.dir.join("fetching");
         try_lock(&path).map_err(io_error("lock", &path))
     }
@@ -194,7 +194,7 @@ impl ImageStore {
     }
 
     /// Every record there is. Fails where one can't be read.
-    pub(super) fn records(&self) -> Result<Vec<ImageRecord>, ImageError> {
+    pub(crate) fn records(&self) -> Result<Vec<ImageRecord>, ImageError> {
         let mut records: Vec<ImageRecord> = Vec::new();
         for file in self.files()? {
             records.extend(json(&self.record_path(&file))?);
@@ -203,7 +203,7 @@ impl ImageStore {
     }
 
     /// The keys of every image whose record can be read.
-    pub(super) fn known(&self) -> Result<Vec<ImageKey>, ImageError> {
+    pub(crate) fn known(&self) -> Result<Vec<ImageKey>, ImageError> {
         let files = self.files()?.into_iter();
         let record = |file: String| json::<ImageRecord>(&self.record_path(&file)).ok().flatten();
         let mut known: Vec<ImageKey> = files.filter_map(record).map(|record| record.key).collect();
@@ -301,11 +301,11 @@ impl ImageStore {
         user: &str,
     ) -> Result<ImageHandle, ImageError> {
         let disk = self.disk_path(id, "raw");
-        uses::mark(&self.dir.join("uses"), disk, id, record, user)
+        lease::mark(&self.dir.join("uses"), disk, id, record, user)
     }
 
     fn users(&self, disk: &DiskId) -> Result<Vec<String>, ImageError> {
-        uses::users(&self.dir.join("uses"), disk)
+        lease::users(&self.dir.join("uses"), disk)
     }
 
     /// Who runs on a disk and what refers to it.
@@ -395,7 +395,7 @@ impl ImageStore {
         Ok(())
     }
 
-    pub(super) fn sweep_quietly(&self) {
+    pub(crate) fn sweep_quietly(&self) {
         if let Err(error) = self.sweep() {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -417,7 +417,7 @@ impl ImageStore {
     }
 
     /// Takes the right to make something, waiting for whoever makes it now.
-    pub(super) async fn building(
+    pub(crate) async fn building(
         &self,
         file: &str,
         say: impl FnOnce(),
@@ -445,7 +445,7 @@ impl ImageStore {
     }
 
     /// The finished disk that holds just what is asked for.
-    pub(super) fn disk_of(&self, key: &str) -> Result<Option<DiskRecord>, ImageError> {
+    pub(crate) fn disk_of(&self, key: &str) -> Result<Option<DiskRecord>, ImageError> {
         let disks = self.dir.join("disks");
         for file in list(&disks).map_err(io_error("list", &disks))? {
             let Some(id) = file.strip_suffix(".json").and_then(|id| id.parse().ok()) else {
@@ -462,7 +462,7 @@ impl ImageStore {
     }
 
     /// Makes a finished disk part of the store. The lock is held from here until a record names it.
-    pub(super) fn publish_disk(
+    pub(crate) fn publish_disk(
         &self,
         _held: &File,
         raw: &Path,
@@ -478,7 +478,7 @@ impl ImageStore {
     }
 
     /// Makes an image's key stand for its disk.
-    pub(super) fn publish(
+    pub(crate) fn publish(
         &self,
         _held: &File,
         record: ImageRecord,
@@ -489,7 +489,7 @@ impl ImageStore {
     }
 
     /// What the disks take on the host's disk, finished and in the making.
-    pub(super) fn disk_bytes(&self) -> Result<u64, ImageError> {
+    pub(crate) fn disk_bytes(&self) -> Result<u64, ImageError> {
         let disks = self.dir.join("disks");
         let files = list(&disks).map_err(io_error("list", &disks))?;
         let size = |file: &String| {

@@ -16,7 +16,7 @@ use reqwest::header::{ACCEPT, RANGE, WWW_AUTHENTICATE};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 
-use super::super::content::MAX_JSON;
+use crate::image::content::MAX_JSON;
 
 /// How often one request may be led elsewhere.
 const MOST_REDIRECTS: usize = 5;

@@ -5,12 +5,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::error::io_error;
-use super::{DiskId, ImageError, ImageRecord};
 use crate::files::{list, remove_file, try_lock};
+use crate::image::error::io_error;
+use crate::image::{DiskId, ImageError, ImageRecord};
 
 /// The right to stand on a disk: as long as it lives, the disk stays.
-/// Whoever leaves something behind that stands on it (a snapshot) lets [`super::References`] know before dropping this.
+/// Whoever leaves something behind that stands on it (a snapshot) lets [`crate::image::References`] know before dropping this.
 #[derive(Debug)]
 pub struct ImageHandle {
     disk: PathBuf,
@@ -39,7 +39,7 @@ impl Drop for ImageHandle {
 }
 
 /// Marks a disk as used.
-pub(super) fn mark(
+pub(crate) fn mark(
     uses: &Path,
     disk: PathBuf,
     id: &DiskId,
@@ -63,7 +63,7 @@ pub(super) fn mark(
 }
 
 /// Who uses a disk, for a person. Marks that nobody holds are removed.
-pub(super) fn users(uses: &Path, disk: &DiskId) -> Result<Vec<String>, ImageError> {
+pub(crate) fn users(uses: &Path, disk: &DiskId) -> Result<Vec<String>, ImageError> {
     let mut users = Vec::new();
     for file in list(uses).map_err(io_error("list", uses))? {
         if file

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::super::reference::HUB;
+use crate::image::reference::HUB;
 use crate::presence;
 
 /// The name by which Docker keeps the login of its hub.
