@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub(crate) use snowglobe_init::excerpt::grouped;
+pub(crate) use snowglobe_init::text::grouped;
 
 /// `0.35 s`, `12.3 s`, `4 min 5 s`.
 pub(crate) fn duration(duration: Duration) -> String {

@@ -1,47 +1,33 @@
-//! What the host and the guest's PID 1 must agree on, and the guest's server itself.
+//! What the host and the guest's PID 1 must agree on, and PID 1 itself.
 //!
-//! - [`boot`]: the configuration a guest is booted with, read from its initramfs;
-//! - [`wire`]: the requests the host sends over the guest link, and their outcomes;
-//! - [`headers`]: what both read of a tar archive's headers;
-//! - [`signals`]: what signals are called, and the exit statuses they become;
-//! - [`machine`]: bringing the machine up: mounts, clock, root disk;
-//! - [`link`]: the stream to the host, and [`ssh`]: the server on it;
-//! - [`guest`]: what the server serves: users, workspace, commands, files.
+//! Both need:
 //!
-//! The server is a library so that the host's tests can run it over an in-memory stream, with no VM.
+//! - [`boot`]: the configuration that a guest is booted with, read from its initramfs;
+//! - [`wire`]: the requests that the host sends over the guest link, and their outcomes;
+//! - [`headers`]: the headers of tar archives;
+//! - [`signals`]: the names of signals, and the exit statuses that stand for them;
+//! - [`text`]: text for readers of messages.
+//!
+//! PID 1 consists of:
+//!
+//! - [`system`]: bringing the system up: mounts, clock, root disk, users;
+//! - [`link`]: the stream to the host;
+//! - [`server`]: the SSH server on that stream;
+//! - [`command`]: commands, from their start to their end, and jobs;
+//! - [`files`]: reading, writing, editing and searching files;
+//! - [`layers`]: unpacking the layers of an image.
+//!
+//! The server is a library so that tests can run it over an in-memory stream, without a VM.
 #![forbid(unsafe_code)]
 
-pub mod actor;
 pub mod boot;
-pub mod cgroup;
-mod control;
-mod edit;
-mod encoding;
-pub mod enter;
-pub mod excerpt;
-mod exec;
-mod files;
-pub mod guest;
+pub mod command;
+pub mod files;
 pub mod headers;
-mod inbox;
-mod input;
-mod jobs;
 pub mod layers;
-mod line_ends;
 pub mod link;
-pub mod machine;
-pub mod nonblocking;
-mod process;
-mod pump;
-pub mod reaper;
-mod relay;
-mod search;
-mod settings;
-pub mod sftp;
-mod shell_line;
+pub mod server;
 pub mod signals;
-mod spill;
-pub mod ssh;
-mod streams;
-pub mod users;
+pub mod system;
+pub mod text;
 pub mod wire;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use snowglobe_init::boot::{BOOT_CONFIG_PATH, BUILD_ROOT, BootConfig, Link, Root};
-use snowglobe_init::cgroup::Tree;
-use snowglobe_init::guest::{Guest, Setup};
-use snowglobe_init::reaper::Reaper;
-use snowglobe_init::{enter, link, machine};
+use snowglobe_init::command::cgroup::Tree;
+use snowglobe_init::command::enter;
+use snowglobe_init::command::reaper::Reaper;
+use snowglobe_init::server::guest::{Guest, Setup};
+use snowglobe_init::{link, system};
 
 fn main() {
     let mut arguments = std::env::args();
@@ -31,17 +32,17 @@ fn main() {
         "/dev/console",
         format!("snowglobe-init: failed to {failed}\n"),
     );
-    machine::power_off();
+    system::power_off();
 }
 
 fn run() -> anyhow::Result<()> {
-    machine::note_start();
-    machine::mount_system()?;
-    machine::stage("configuration");
+    system::note_start();
+    system::mount_system()?;
+    system::stage("configuration");
     let config = read_config()?;
-    machine::set_up(&config)?;
+    system::set_up(&config)?;
     let build_root = mount_root(&config)?;
-    machine::stage("server");
+    system::stage("server");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -58,20 +59,20 @@ fn read_config() -> anyhow::Result<BootConfig> {
 }
 
 fn mount_root(config: &BootConfig) -> anyhow::Result<Option<PathBuf>> {
-    machine::stage("root disk");
+    system::stage("root disk");
     match &config.root {
         Root::Build { device } => {
-            machine::mount_disk(device, BUILD_ROOT)?;
+            system::mount_disk(device, BUILD_ROOT)?;
             Ok(Some(BUILD_ROOT.into()))
         }
         Root::Disk { device } => {
-            machine::mount_disk(device, BUILD_ROOT)?;
-            machine::switch_root(BUILD_ROOT)?;
+            system::mount_disk(device, BUILD_ROOT)?;
+            system::switch_root(BUILD_ROOT)?;
             if let Some(limit) = config.disk_bytes {
-                machine::limit_disk(device, limit)?;
+                system::limit_disk(device, limit)?;
             }
-            machine::stage("workspace");
-            machine::furnish(config)?;
+            system::stage("workspace");
+            system::furnish(config)?;
             Ok(None)
         }
     }
@@ -98,7 +99,7 @@ async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Resul
         control_keys: config.control_keys,
         login_keys: config.login_keys,
     })?;
-    machine::stage("link");
+    system::stage("link");
     match config.link {
         Link::VirtioSerial { name } => link::serve_port(&link::find_port(&name)?, guest).await?,
         Link::Vsock { port } => link::serve_vsock(port, guest).await?,

@@ -9,7 +9,7 @@ use russh::client;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg};
 use russh::{Channel, ChannelMsg};
-use snowglobe_init::guest::Guest;
+use snowglobe_init::server::guest::Guest;
 use snowglobe_init::wire::{
     self, Command, Detach, EditRequest, ErrorKind, ExecReport, ExecRequest, FoundLine, JobAction,
     JobReport, JobRequest, Outcome, PtySize, ReadContent, ReadRequest, ReadWant, Report, Request,
@@ -71,7 +71,10 @@ impl World {
         key: &Arc<PrivateKey>,
     ) -> Option<client::Handle<AnyServer>> {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        tokio::spawn(snowglobe_init::ssh::serve(theirs, self.guest.clone()));
+        tokio::spawn(snowglobe_init::server::ssh::serve(
+            theirs,
+            self.guest.clone(),
+        ));
         let mut handle = client::connect_stream(Arc::default(), ours, AnyServer)
             .await
             .unwrap();
@@ -175,7 +178,7 @@ fn error(answer: Answer) -> WireError {
 async fn the_first_line_states_the_version() {
     use tokio::io::AsyncBufReadExt;
     let (ours, theirs) = tokio::io::duplex(1 << 16);
-    tokio::spawn(snowglobe_init::ssh::serve(theirs, world().guest));
+    tokio::spawn(snowglobe_init::server::ssh::serve(theirs, world().guest));
     let mut line = String::new();
     let mut ours = tokio::io::BufReader::new(ours);
     ours.read_line(&mut line).await.unwrap();

@@ -5,11 +5,15 @@
 //! - [`list`]: a directory's entries;
 //! - [`write`]: new content, and additions.
 
+pub(crate) mod edit;
+mod encoding;
+mod excerpt;
 mod lines;
 mod list;
 mod names;
 mod path;
 mod read;
+pub(crate) mod search;
 mod write;
 
 use std::fs::FileType;
@@ -17,7 +21,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use crate::enter::plain;
+use crate::command::enter::plain;
 use crate::wire::{ErrorKind, WireError};
 
 pub(crate) use lines::Index;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use percent_encoding::percent_decode_str;
 
 use super::{invalid, names};
-use crate::users;
+use crate::system::users;
 use crate::wire::WireError;
 
 /// Where paths begin.

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::lines::{Index, Line, Lines, Marks, Passed, Stamp};
 use super::path::Places;
 use super::{kind, list, names, wire};
-use crate::encoding::{Content, Encoding, TextReader, detect, detect_whole};
+use crate::files::encoding::{Content, Encoding, TextReader, detect, detect_whole};
 use crate::wire::{
     ErrorKind, MAX_LISTING, ReadContent, ReadReport, ReadRequest, ReadWant, Report, WireError,
 };

@@ -378,7 +378,10 @@ fn in_place(file: &File, old: &Metadata, content: &[u8], mode: Option<u32>) -> i
         let _ = file.set_len(length);
         return Err(io::Error::new(
             e.kind(),
-            format!("{}; the old content is as it was", crate::enter::plain(&e)),
+            format!(
+                "{}; the old content is as it was",
+                crate::command::enter::plain(&e)
+            ),
         ));
     }
     let mut before = Vec::new();
@@ -394,7 +397,7 @@ fn in_place(file: &File, old: &Metadata, content: &[u8], mode: Option<u32>) -> i
             true => "the old content was put back",
             false => "the file has parts of the old and the new content now",
         };
-        let message = format!("{}; {what}", crate::enter::plain(&e));
+        let message = format!("{}; {what}", crate::command::enter::plain(&e));
         return Err(io::Error::new(e.kind(), message));
     }
     // Writing takes set-uid and set-gid away.
@@ -433,7 +436,7 @@ fn append(target: &Path, content: &[u8], mode: Option<u32>) -> io::Result<()> {
             Err(e) => {
                 let message = format!(
                     "{}; the first {added} of {} bytes were added",
-                    crate::enter::plain(&e),
+                    crate::command::enter::plain(&e),
                     content.len()
                 );
                 return Err(io::Error::new(e.kind(), message));
@@ -584,7 +587,7 @@ mod tests {
 
     #[test]
     fn what_others_own_or_closed_directories_hold_is_written_in_place() {
-        use crate::actor::{Credentials, become_user};
+        use crate::system::actor::{Credentials, become_user};
         assert!(
             rustix::process::geteuid().is_root(),
             "this test changes credentials: run it as root"

@@ -18,11 +18,11 @@ use russh::ChannelMsg;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::exec::{self, Wire};
-use crate::guest::Guest;
-use crate::input::Input;
-use crate::process::{LONGEST_KILL, Process};
-use crate::pump::{DRAIN, Log, Pump};
+use crate::command::exec::{self, Wire};
+use crate::command::input::Input;
+use crate::command::process::{LONGEST_KILL, Process};
+use crate::command::pump::{DRAIN, Log, Pump};
+use crate::server::guest::Guest;
 use crate::wire::{
     Command, ErrorKind, ExecRequest, JobAction, JobInfo, JobReport, JobRequest, Outcome, Report,
     STOP_GRACE, User, WireError,

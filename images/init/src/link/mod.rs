@@ -1,5 +1,8 @@
 //! The guest's end of the link: finding the device, synchronizing, and one SSH session after the other.
 
+pub(crate) mod inbox;
+pub(crate) mod nonblocking;
+
 use std::io::{self, Cursor};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -10,8 +13,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::guest::Guest;
-use crate::nonblocking::Nonblocking;
+use crate::link::nonblocking::Nonblocking;
+use crate::server::guest::Guest;
 use crate::wire::SYNC_PREFIX;
 
 /// What an SSH session begins with.
@@ -107,7 +110,7 @@ pub async fn serve_port(path: &Path, guest: Arc<Guest>) -> io::Result<()> {
         let port = open(path).await?;
         match synchronize(port).await {
             Ok(Some(stream)) => {
-                if let Err(error) = crate::ssh::serve(stream, guest.clone()).await {
+                if let Err(error) = crate::server::ssh::serve(stream, guest.clone()).await {
                     tracing::debug!(%error, "the host's connection ended");
                 }
             }
@@ -143,7 +146,7 @@ pub async fn serve_vsock(port: u32, guest: Arc<Guest>) -> io::Result<()> {
         let guest = guest.clone();
         tokio::spawn(async move {
             if let Ok(Some(stream)) = synchronize(stream).await {
-                let _ = crate::ssh::serve(stream, guest).await;
+                let _ = crate::server::ssh::serve(stream, guest).await;
             }
         });
     }

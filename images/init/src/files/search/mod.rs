@@ -23,8 +23,8 @@ use self::found::Found;
 use self::globs::{Choice, Globs};
 use self::pattern::Pattern;
 use self::source::Source;
-use crate::encoding::{Content, TextReader};
 use crate::files::Places;
+use crate::files::encoding::{Content, TextReader};
 use crate::wire::{ErrorKind, MAX_SEARCH_TIME, Report, SearchReport, SearchRequest, WireError};
 
 /// How long hidden and ignored files are looked through for what a glob names.
@@ -64,7 +64,11 @@ pub(crate) fn search(
             io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
             _ => ErrorKind::Other,
         },
-        message: format!("search {}: {}", path.display(), crate::enter::plain(e)),
+        message: format!(
+            "search {}: {}",
+            path.display(),
+            crate::command::enter::plain(e)
+        ),
     };
     let root = path.canonicalize().map_err(|e| failed(&e))?;
     let meta = fs::metadata(&root).map_err(|e| failed(&e))?;

@@ -8,12 +8,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::actor::Credentials;
 use crate::boot::ImageUser;
+use crate::system::actor::Credentials;
 use crate::wire::User;
 
 /// The uid and gid of `sandbox`.
-pub const SANDBOX_ID: u32 = 1000;
+pub(crate) const SANDBOX_ID: u32 = 1000;
 
 /// Somebody to run commands as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ fn default_shell(root: &Path) -> String {
 }
 
 /// The account behind a [`User`], as the image has it.
-pub fn account(root: &Path, user: User, image_user: Option<&ImageUser>) -> Account {
+pub(crate) fn account(root: &Path, user: User, image_user: Option<&ImageUser>) -> Account {
     let image_user = image_user.filter(|_| user == User::Sandbox);
     let (name, uid, home) = match (user, image_user) {
         (User::Root, _) => ("root", 0, "/root"),
@@ -102,7 +102,7 @@ pub(crate) fn home_of(root: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Sees to it that `sandbox` exists, with its home and in front of any other name of its uid.
-pub fn ensure_sandbox(root: &Path, image_user: Option<&ImageUser>) -> io::Result<()> {
+pub(crate) fn ensure_sandbox(root: &Path, image_user: Option<&ImageUser>) -> io::Result<()> {
     let (uid, gid) = match image_user {
         None => (SANDBOX_ID, SANDBOX_ID),
         Some(ImageUser { name: Some(_), .. }) => return Ok(()),

@@ -13,7 +13,7 @@ use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
 
 use super::hint;
 use super::lines::{self, Style};
-use crate::encoding::Encoding;
+use crate::files::encoding::Encoding;
 
 /// How many places are named where there are too many.
 const PLACES: usize = 5;
@@ -457,7 +457,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::encoding::detect_whole;
+    use crate::files::encoding::detect_whole;
 
     fn replaced(content: &[u8], old: &str, new: &str, all: bool) -> Result<Vec<u8>, String> {
         let encoding = detect_whole(content).encoding().unwrap_or(Encoding::UTF_8);

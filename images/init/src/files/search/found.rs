@@ -9,7 +9,7 @@ use grep_matcher::Matcher;
 use grep_regex::RegexMatcher;
 use grep_searcher::{Searcher, Sink, SinkContext, SinkMatch};
 
-use crate::excerpt::{self, excerpt};
+use crate::files::excerpt::{self, excerpt};
 use crate::wire::{FoundLine, SearchReport};
 
 /// How many matches of one line are looked at to show them.

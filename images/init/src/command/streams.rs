@@ -7,7 +7,7 @@ use std::process::Stdio;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::pty::OpenptFlags;
 
-use crate::users::Account;
+use crate::system::users::Account;
 use crate::wire::{PtySize, Stdin};
 
 /// Our ends of a command's streams.

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::time::Instant;
 
-use crate::encoding::{Content, TextReader};
+use crate::files::encoding::{Content, TextReader};
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
@@ -120,7 +120,7 @@ mod tests {
         #[test]
         fn only_line_ends_lose_their_cr(text in "[ab\r\n]{0,60}", filler in 0_usize..3, piece in 1_usize..9) {
             // Past the first window, text comes in the pieces in which it is read.
-            let text = format!("{}{text}", "x".repeat(filler * crate::encoding::WINDOW));
+            let text = format!("{}{text}", "x".repeat(filler * crate::files::encoding::WINDOW));
             let until = Instant::now() + Duration::from_secs(60);
             let text_of = |keeps_cr| {
                 let pieces = Pieces(text.as_bytes(), piece * 1000);

@@ -13,10 +13,10 @@ use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, Veri
 use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, Pty, SshId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::exec::{self, Wire};
-use crate::guest::Guest;
+use super::{control, relay, sftp};
+use crate::command::exec::{self, Wire};
+use crate::server::guest::Guest;
 use crate::wire::{self, Command, ExecReport, ExecRequest, PtySize, Report, Stdin, User};
-use crate::{control, relay, sftp};
 
 /// Serves one SSH session until it ends.
 pub async fn serve<S>(stream: S, guest: Arc<Guest>) -> Result<(), russh::Error>

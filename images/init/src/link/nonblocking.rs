@@ -12,19 +12,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// An async stream over a descriptor that is not a socket.
 #[derive(Debug)]
-pub struct Nonblocking(AsyncFd<OwnedFd>);
+pub(crate) struct Nonblocking(AsyncFd<OwnedFd>);
 
 impl Nonblocking {
     /// Takes the descriptor over and makes it nonblocking.
     // The safe constructor was deprecated for types whose descriptor can change; an `OwnedFd`'s can't.
     #[allow(deprecated)]
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
         Ok(Self(AsyncFd::new(fd)?))
     }
 
     /// The descriptor.
-    pub fn fd(&self) -> &OwnedFd {
+    pub(crate) fn fd(&self) -> &OwnedFd {
         self.0.get_ref()
     }
 }

@@ -12,14 +12,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-use crate::cgroup::Cgroup;
-use crate::enter::{ARG0, Entry, plain};
-use crate::guest::Guest;
-use crate::line_ends;
-use crate::nonblocking::Nonblocking;
-use crate::shell_line;
-use crate::streams::{self, Ours};
-use crate::users::Account;
+use crate::command::cgroup::Cgroup;
+use crate::command::enter::{ARG0, Entry, plain};
+use crate::command::line_ends;
+use crate::command::shell_line;
+use crate::command::streams::{self, Ours};
+use crate::link::nonblocking::Nonblocking;
+use crate::server::guest::Guest;
+use crate::system::users::Account;
 use crate::wire::{Command, ErrorKind, ExecRequest, STOP_GRACE, WireError};
 
 /// How long the kernel may take to end a process that was killed.
@@ -232,7 +232,7 @@ pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, Wir
 }
 
 fn connect(
-    spawned: crate::reaper::Spawned,
+    spawned: crate::command::reaper::Spawned,
     ours: Ours,
     cgroup: Option<Cgroup>,
     failed: PathBuf,

@@ -34,7 +34,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
-use crate::actor::Actor;
+use crate::system::actor::Actor;
 
 /// The longest packet either side may send; OpenSSH's own limit.
 const MAX_PACKET: usize = 256 * 1024;
@@ -49,7 +49,7 @@ const POSIX_RENAME: &str = "posix-rename@openssh.com";
 const FSTATVFS: &str = "fstatvfs@openssh.com";
 
 /// Serves one SFTP session until the stream ends; every operation runs with the actor's credentials.
-pub async fn serve<S>(stream: S, actor: Arc<Actor>, home: PathBuf)
+pub(crate) async fn serve<S>(stream: S, actor: Arc<Actor>, home: PathBuf)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use similar::{ChangeTag, DiffOp, TextDiff};
 
-use crate::excerpt::excerpt;
+use crate::files::excerpt::excerpt;
 
 /// How much of a diff is given, in bytes.
 const LONGEST: usize = 16_000;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 
-use crate::actor::{Credentials, become_user};
+use crate::system::actor::{Credentials, become_user};
 use crate::wire::{ErrorKind, WireError};
 
 /// The name under which init is started for this.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::inbox::Inbox;
+use crate::link::inbox::Inbox;
 
 /// Standard input: a queue that never holds up its channel, and a task that empties it. Ends when dropped.
 #[derive(Debug)]

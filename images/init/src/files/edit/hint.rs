@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use similar::TextDiff;
 
-use crate::excerpt::excerpt;
+use crate::files::excerpt::excerpt;
 
 /// How long the most similar line is looked for.
 const SEARCH: Duration = Duration::from_millis(300);

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::actor::Actor;
 use crate::boot::ImageUser;
-use crate::cgroup::Tree;
+use crate::command::cgroup::Tree;
+use crate::command::jobs::Jobs;
+use crate::command::reaper::Reaper;
 use crate::files::{Index, Places};
-use crate::jobs::Jobs;
-use crate::reaper::Reaper;
-use crate::users::{self, Account};
+use crate::system::actor::Actor;
+use crate::system::users::{self, Account};
 use crate::wire::User;
 use tokio_util::sync::CancellationToken;
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use self::replace::{Replaced, replace};
-use crate::encoding::{self, Content, Encoding};
+use crate::files::encoding::{self, Content, Encoding};
 use crate::files::{self, Places};
 use crate::wire::{EditReport, EditRequest, ErrorKind, Report, WireError};
 

@@ -7,7 +7,7 @@ use russh::server::Msg;
 use russh::{Channel, ChannelMsg};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::inbox::Inbox;
+use crate::link::inbox::Inbox;
 
 const PIECE: usize = 64 << 10;
 

@@ -14,7 +14,7 @@ use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::spill::Spill;
+use crate::command::spill::Spill;
 
 /// How long output may stay silent after the command's end before the rest is somebody else's.
 const SILENCE: Duration = Duration::from_millis(100);

@@ -1,5 +1,9 @@
 //! The machine itself: what PID 1 does to it before and after there is a server.
 
+pub(crate) mod actor;
+mod settings;
+pub(crate) mod users;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +17,6 @@ use rustix::net::{AddressFamily, SendFlags, SocketType};
 use rustix::time::{ClockId, Timespec};
 
 use crate::boot::{BUILD_ROOT, STAGE_PREFIX};
-use crate::settings;
 use crate::wire::{ErrorKind, WireError};
 
 /// Git's settings for all users; not on the disk, so each boot brings its own.
@@ -238,11 +241,11 @@ pub fn furnish(config: &crate::boot::BootConfig) -> Result<(), MachineError> {
             .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o1777)));
         made.map_err(failed(format!("make {dir}")))?;
     }
-    crate::users::ensure_sandbox(Path::new("/"), config.image_user.as_ref())
+    users::ensure_sandbox(Path::new("/"), config.image_user.as_ref())
         .map_err(failed("make the user sandbox"))?;
     // An image in which these can't be written still runs commands.
     let root = Path::new("/");
-    let _ = crate::users::ensure_shadow(root);
+    let _ = users::ensure_shadow(root);
     let _ = settings::names(root, &config.hostname);
     let _ = settings::git(root, Path::new(GIT_SETTINGS), config.git_identity.as_ref());
     if let Some(dir) = &config.workdir {
@@ -267,7 +270,7 @@ fn mount_workspace(
                 .map_err(|e| failed(format!("mount the workspace at {path}"))(e.into()))
         }
         None => {
-            let ours = crate::users::SANDBOX_ID;
+            let ours = users::SANDBOX_ID;
             let (uid, gid) = user.map_or((ours, ours), |user| (user.uid, user.gid));
             std::os::unix::fs::chown(path, Some(uid), Some(gid))
                 .map_err(failed(format!("give {path} to sandbox")))
@@ -282,8 +285,7 @@ pub fn finish_root(root: &Path) -> Result<(), WireError> {
         message,
     };
     crate::layers::finish(root).map_err(|e| error(chain(&e)))?;
-    crate::users::ensure_sandbox(root, None)
-        .map_err(|e| error(format!("make the user sandbox: {e}")))?;
+    users::ensure_sandbox(root, None).map_err(|e| error(format!("make the user sandbox: {e}")))?;
     rustix::fs::sync();
     unmount(BUILD_ROOT, UnmountFlags::empty())
         .map_err(|e| error(format!("unmount the new root: {e}")))?;

@@ -30,7 +30,7 @@ pub struct Actor {
 }
 
 /// Gives up this thread's credentials for those of `to`; root stays root.
-pub fn become_user(to: &Credentials) -> io::Result<()> {
+pub(crate) fn become_user(to: &Credentials) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(to.uid), Gid::from_raw(to.gid));
     let groups: Vec<Gid> = to.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     rustix::thread::set_thread_groups(&groups)?;

@@ -17,13 +17,13 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
-use crate::guest::Guest;
-use crate::input::Input;
-use crate::jobs::{self, Running};
-use crate::process::{self, Process};
-use crate::pump::{DRAIN, Pump, Sink};
+use crate::command::input::Input;
+use crate::command::jobs::{self, Running};
+use crate::command::process::{self, Process};
+use crate::command::pump::{DRAIN, Pump, Sink};
+use crate::command::spill::Spill;
+use crate::server::guest::Guest;
 use crate::signals;
-use crate::spill::Spill;
 use crate::wire::{Detach, EXT_STDERR, ExecReport, ExecRequest, Outcome, Report, Stdin, WireError};
 
 /// How long a command that is a job from its start is watched for not having started at all.
@@ -271,7 +271,7 @@ pub(crate) fn outcome(process: &Process, status: Option<ExitStatus>) -> Outcome 
         && process
             .cgroup
             .as_ref()
-            .is_some_and(crate::cgroup::Cgroup::out_of_memory)
+            .is_some_and(crate::command::cgroup::Cgroup::out_of_memory)
     {
         return Outcome::OutOfMemory;
     }

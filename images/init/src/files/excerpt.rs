@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::text::grouped;
+
 /// The longest line that is shown whole, in bytes; a longer one is shown in about as many.
 pub(crate) const LONGEST: usize = 400;
 
@@ -99,19 +101,6 @@ fn mark(text: &mut String, omitted: &str, matches: usize) {
         more => format!(" with {} more matches", grouped(more as u64)),
     };
     text.push_str(&format!("[… {count} characters{with} …]"));
-}
-
-/// `4,990,000`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 #[cfg(test)]

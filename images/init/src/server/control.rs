@@ -10,14 +10,16 @@ use russh::{Channel, ChannelMsg, ChannelReadHalf};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 
-use crate::actor::Actor;
-use crate::exec::{self, Wire};
-use crate::guest::Guest;
+use crate::command::exec::{self, Wire};
+use crate::command::jobs;
+use crate::files::{self, edit, search};
+use crate::server::guest::Guest;
+use crate::system::actor::Actor;
 use crate::wire::{
     EXT_REPORT, ErrorKind, MAX_FREEZE, MAX_REQUEST, Report, Request, STOP_GRACE, Status, User,
     WireError,
 };
-use crate::{edit, files, jobs, layers, machine, search};
+use crate::{layers, system};
 
 /// How many pieces of input wait for a slow disk before the link does.
 const INPUT_PIECES: usize = 64;
@@ -66,7 +68,7 @@ fn invalid(message: impl Into<String>) -> WireError {
 fn other(what: &str, e: &io::Error) -> WireError {
     WireError {
         kind: ErrorKind::Other,
-        message: format!("{what}: {}", crate::enter::plain(e)),
+        message: format!("{what}: {}", crate::command::enter::plain(e)),
     }
 }
 
@@ -170,7 +172,7 @@ async fn perform(
             let applied = applied.map_err(|e| invalid(format!("apply the layer: {e}")))?;
             let applied = applied.map_err(|e| WireError {
                 kind: ErrorKind::Other,
-                message: machine::chain(&e),
+                message: system::chain(&e),
             })?;
             Ok(Report::Layer {
                 entries: applied.entries,
@@ -182,7 +184,7 @@ async fn perform(
                 .build_root
                 .clone()
                 .ok_or_else(|| invalid("finish the root: this guest builds no image"))?;
-            let finished = tokio::task::spawn_blocking(move || machine::finish_root(&root)).await;
+            let finished = tokio::task::spawn_blocking(move || system::finish_root(&root)).await;
             finished.map_err(|e| invalid(format!("finish the root: {e}")))??;
             Ok(Report::Done)
         }
@@ -193,12 +195,12 @@ async fn perform(
             Ok(Report::Done)
         }
         Request::Renew { clock_ns, entropy } => {
-            machine::renew(clock_ns, &entropy).map_err(|e| other("set the clock", &e))?;
+            system::renew(clock_ns, &entropy).map_err(|e| other("set the clock", &e))?;
             Ok(Report::Done)
         }
         Request::Status => Ok(Report::Status(status(guest))),
         Request::PowerOff => {
-            machine::power_off();
+            system::power_off();
             Ok(Report::Done)
         }
     }
@@ -325,12 +327,15 @@ fn status(guest: &Guest) -> Status {
             .to_string_lossy()
             .into_owned(),
         uptime_ms: (uptime * 1000.0) as u64,
-        init_started_ms: machine::started_ms(),
+        init_started_ms: system::started_ms(),
         memory_bytes: field("MemTotal:"),
         memory_available_bytes: field("MemAvailable:"),
         disk_used_bytes: used,
         disk_free_bytes: free,
-        commands: guest.cgroups.as_ref().map_or(0, crate::cgroup::Tree::count),
+        commands: guest
+            .cgroups
+            .as_ref()
+            .map_or(0, crate::command::cgroup::Tree::count),
     }
 }
 
