@@ -21,7 +21,7 @@ use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg};
 use serde_json::{Value, json};
 use snowglobe::guest::{self, Guest, Identity};
-use snowglobe::sandbox::instance;
+use snowglobe::rundir;
 use snowglobe_init::wire::{Report, Request};
 
 const COMMANDS: usize = 200;
@@ -163,7 +163,7 @@ async fn exec(client: &Client, command: &str, user: &str) -> anyhow::Result<()> 
 
 /// Joins the server's sandbox, as `snowglobe exec` does.
 async fn join(runtime: &Path) -> anyhow::Result<Guest> {
-    let running = instance::running(runtime)?
+    let running = rundir::running(runtime)?
         .into_iter()
         .next()
         .context("the server's sandbox runs")?;

@@ -10,7 +10,8 @@ use crate::config::{AccelChoice, Config, EngineChoice, IsolationChoice};
 use crate::image::reference::HUB;
 use crate::image::source::registry::login_trouble;
 use crate::image::{ImageError, ImageRef};
-use crate::sandbox::{image_store, runtime::RuntimeDir};
+use crate::rundir::RuntimeDir;
+use crate::sandbox::image_store;
 use crate::vmm::{
     self, Lack, artefacts,
     host::{self, Host},
@@ -61,7 +62,7 @@ impl Check {
 
 /// Looks at all of it.
 pub async fn checks(config: &Config) -> Vec<Check> {
-    let host = Host::probe(&config.cache_dir);
+    let host = Host::probe(&config.host.dirs.cache);
     let mut checks = vec![match host.kvm.problem() {
         None => Check::ok("kvm", "hardware virtualization works"),
         Some(problem) => {
@@ -76,7 +77,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
     for (name, found) in [
         ("runner", artefacts::runner()),
         ("init", artefacts::init()),
-        ("kernel", artefacts::kernel(&config.cache_dir)),
+        ("kernel", artefacts::kernel(&config.host.dirs.cache)),
     ] {
         checks.push(match found {
             Ok(path) => Check::ok(name, path.display().to_string()),
@@ -96,8 +97,8 @@ pub async fn checks(config: &Config) -> Vec<Check> {
             "what registries give to everybody is pulled without a login meanwhile",
         ),
     });
-    checks.push(writable("data", &config.data_dir));
-    checks.push(match RuntimeDir::make(&config.runtime_dir) {
+    checks.push(writable("data", &config.host.dirs.data));
+    checks.push(match RuntimeDir::make(&config.host.dirs.runtime) {
         Ok(runtime) => writable("runtime", runtime.path()),
         Err(error) => Check::problem(
             "runtime",
@@ -153,7 +154,7 @@ fn fences(config: &Config) -> Vec<Check> {
         };
         let found = format!("does not hold: {lack}");
         let remedy = remedy(name);
-        match config.isolation {
+        match config.host.isolation {
             IsolationChoice::Require => Check::problem(name, found, remedy),
             IsolationChoice::Best => Check::note(name, found, remedy),
         }
@@ -178,7 +179,7 @@ fn remedy(name: &str) -> &'static str {
 }
 
 async fn engine(config: &Config, host: &Host) -> Vec<Check> {
-    let engine = match vmm::choose(config, host) {
+    let engine = match vmm::choose(&config.host, host) {
         Ok(engine) => engine,
         Err(error) => {
             return vec![Check::problem(
@@ -188,7 +189,7 @@ async fn engine(config: &Config, host: &Host) -> Vec<Check> {
             )];
         }
     };
-    let why = match (config.engine, config.accel) {
+    let why = match (config.host.engine, config.host.accel) {
         (EngineChoice::Auto, AccelChoice::Auto) if engine == Engine::Krun => {
             "chosen since hardware virtualization works"
         }
@@ -233,18 +234,19 @@ async fn version(program: &Path) -> Option<String> {
 
 fn image(config: &Config) -> Check {
     let found = config
+        .sandbox
         .image
         .parse::<ImageRef>()
         .map_err(ImageError::from)
         .and_then(|reference| {
-            let store = image_store(config)?;
+            let store = image_store(&config.host)?;
             let key = store.resolve(&reference)?;
             Ok((store.find(&key)?, key, reference))
         });
     match found {
         Ok((Some(image), ..)) => Check::ok(
             "image",
-            format!("{} (disk {})", config.image, image.disk.disk),
+            format!("{} (disk {})", config.sandbox.image, image.disk.disk),
         ),
         Ok((None, key, _)) if key.as_str().contains(':') => Check::ok(
             "image",

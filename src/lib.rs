@@ -1,33 +1,38 @@
 //! Snowglobe gives a coding agent a computer of its own: a microVM behind an MCP server.
 //!
-//! The map of the code, in the direction its parts depend on each other:
+//! The map of the code, each part above the parts that it uses:
 //!
 //! - [`cli`]: one file per subcommand;
-//! - [`mcp`]: the MCP server, one file per tool: parameters, a call on the [`sandbox`], a result;
-//! - [`sandbox`]: the owner of one VM's state: lifecycle, snapshots, workspace;
-//! - [`vmm`]: starting a VM through `snowglobe-runner`, and which engine this host can run;
-//! - [`guest`]: the host's end of the guest link: SSH, commands, files;
-//! - [`image`]: root disks: importing, building, the store;
+//! - [`mcp`]: the MCP server: its tools, resources and transports;
 //! - [`doctor`]: what works on this host;
-//! - [`config`]: what the user set, resolved once;
-//! - [`project`]: the project's own file, and whether what it says counts;
-//! - [`shown`]: what is printed, made fit for it;
-//! - [`workspace`]: the shared directory, opened once.
+//! - [`sandbox`]: the owner of one VM's state: lifecycle, snapshots, commands, files;
+//! - [`machine`]: one booted VM with its guest, and the machine that fills new disks;
+//! - [`vmm`]: starting a VM through `snowglobe-runner`, and which engine this host can run;
+//! - [`disk`]: layers and snapshots;
+//! - [`rundir`]: the directory of a running sandbox, through which other processes join it;
+//! - [`config`]: the user's settings, resolved once;
+//! - [`guest`]: the host's end of the guest link;
+//! - [`image`]: root disks: references, registries, the store;
+//! - [`workspace`]: what `/workspace` is, and which host directories may be shared;
+//! - [`names`], `text`, [`shown`], [`progress`]: names, words, what is printed, what is said meanwhile.
 #![forbid(unsafe_code)]
 // What is printed goes through `shown`.
 #![warn(clippy::print_stderr)]
 
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod doctor;
 mod files;
 pub mod guest;
 pub mod image;
+pub mod machine;
 pub mod mcp;
+pub mod names;
 mod presence;
 mod private;
 pub mod progress;
-pub mod project;
+pub mod rundir;
 pub mod sandbox;
 pub mod shown;
 pub(crate) mod text;

@@ -87,6 +87,16 @@ fn gone(path: &Path, error: io::Error) -> io::Result<()> {
     }
 }
 
+/// Shows, for as long as the returned lock is held, that a directory belongs to a living process.
+pub(crate) fn hold(dir: &Path, name: &str) -> io::Result<File> {
+    // Lock first, then rename: a visible unlocked file always means a dead owner.
+    let new = dir.join(format!("{name}.new"));
+    let lock = File::create(&new)?;
+    lock.lock()?;
+    fs::rename(new, dir.join(name))?;
+    Ok(lock)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::cell::Cell;

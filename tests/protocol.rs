@@ -359,7 +359,7 @@ async fn over_a_stream_it_answers_or_closes() {
             "seed {seed}: something panicked"
         );
     }
-    assert!(sandbox.processes().await.is_none(), "no machine was made");
+    assert!(sandbox.processes().is_none(), "no machine was made");
     assert!(sandbox.snapshot_list().await.unwrap().is_empty());
 }
 

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::Done;
 use crate::config::{Config, Raw, Sources};
-use crate::project::{Consent, PROJECT_FILE, find};
+use crate::config::{Consent, PROJECT_FILE, find_project};
 
 /// Allow what this project's snowglobe.toml asks for: its content as it is now, in this place.
 #[derive(Debug, Args)]
@@ -32,15 +32,15 @@ impl Allow {
             data_dir: self.data_dir,
             ..Raw::default()
         })?;
-        let (data_dir, home) = Config::data_dir_and_home(&sources)?;
-        let Some(file) = find(&sources.cwd, home.as_deref())? else {
+        let dirs = Config::dirs(&sources)?;
+        let Some(file) = find_project(&sources.cwd, dirs.home.as_deref())? else {
             anyhow::bail!(
                 "find {PROJECT_FILE}: there is none in {} nor in the directories of its repository above it",
                 sources.cwd.display()
             );
         };
         let path = file.path.display();
-        let consent = Consent::new(&data_dir);
+        let consent = Consent::new(&dirs.data);
         if self.revoke {
             let was = consent.withdraw(&file)?;
             say!(

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::guest::{Guest, Identity};
 use crate::progress::Progress;
-use crate::sandbox::instance::{self, Running};
+use crate::rundir::{self, Running};
 use crate::sandbox::{Sandbox, SandboxError, User};
 
 /// A guest to work in, and what keeps it.
@@ -31,9 +31,10 @@ impl Attached {
 
 /// The running sandbox of this workspace, newest first.
 pub(super) fn find(config: &Config) -> Result<Option<Running>, SandboxError> {
-    let running = instance::running(&config.runtime_dir)?;
+    let running = rundir::running(&config.host.dirs.runtime)?;
     Ok(running.into_iter().find(|running| {
-        running.info.name == config.name && running.info.workspace == config.workspace
+        running.info.name == config.sandbox.name.as_str()
+            && running.info.workspace == config.sandbox.project_dir
     }))
 }
 

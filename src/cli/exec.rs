@@ -62,7 +62,7 @@ impl Exec {
             limit,
             ..Asked::new(command)
         }
-        .request(&config);
+        .request(&config.sandbox);
         let (steps, shown) = progress::show();
         let attached = attach::guest(config, self.fresh, &steps).await;
         shown.finish();

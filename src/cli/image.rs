@@ -13,8 +13,9 @@ use crate::image::export::Target;
 use crate::image::{
     ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, human_bytes,
 };
+use crate::machine::VmUnpacker;
 use crate::progress::Progress;
-use crate::sandbox::{VmUnpacker, image_store};
+use crate::sandbox::image_store;
 
 /// Pull, import, build, list, save and remove images.
 #[derive(Debug, Args)]
@@ -95,7 +96,7 @@ enum Action {
 impl Image {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
-        let store = image_store(&config)?;
+        let store = image_store(&config.host)?;
         match self.action {
             Action::Pull { references } => {
                 for reference in references {
@@ -150,10 +151,10 @@ async fn watched<T>(
 async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::Result<()> {
     let reference: ImageRef = reference.parse()?;
     let before = store.find(&store.resolve(&reference)?)?;
-    let unpacker = VmUnpacker::new(config);
+    let unpacker = VmUnpacker::new(&config.host);
     let image = watched(async |steps| {
         store
-            .pull(&reference, &config.registries, &unpacker, steps)
+            .pull(&reference, &config.host.registries, &unpacker, steps)
             .await
     })
     .await?;
@@ -179,6 +180,7 @@ async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> any
     })?;
     watched(async |steps| {
         config
+            .host
             .registries
             .push(&image.record.content, store.blobs(), &to, steps)
             .await
@@ -195,7 +197,7 @@ async fn import(
     archive: &str,
 ) -> anyhow::Result<()> {
     let name: ImageName = name.parse()?;
-    let unpacker = VmUnpacker::new(config);
+    let unpacker = VmUnpacker::new(&config.host);
     let image = watched(async |steps| match archive.parse::<ImageRef>() {
         Ok(reference) if reference.is_host_path() => {
             store
@@ -219,7 +221,7 @@ async fn build(
     archive: Option<&Path>,
 ) -> anyhow::Result<()> {
     let recipe = Recipe::find(&recipe.parse()?)?;
-    let unpacker = VmUnpacker::new(config);
+    let unpacker = VmUnpacker::new(&config.host);
     let image = watched(async |steps| {
         if force {
             store.build_recipe(recipe, archive, &unpacker, steps).await
@@ -237,7 +239,7 @@ fn finish(config: &Config, store: &ImageStore, image: &ImageInfo) -> anyhow::Res
         human_bytes(image.disk.bytes)
     );
     for gone in store
-        .make_room(config.image_store_bytes, &image.record.key)?
+        .make_room(config.host.image_store_bytes, &image.record.key)?
         .images
     {
         say!("removed {gone} to make room (image_store_gib)");

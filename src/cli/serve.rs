@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::Done;
 use crate::config::{Config, Raw};
 use crate::progress::Progress;
-use crate::sandbox::{Sandbox, SandboxError, runtime::RuntimeDir};
+use crate::rundir::RuntimeDir;
+use crate::sandbox::{Sandbox, SandboxError};
 use crate::{mcp, vmm};
 
 /// Arguments of `snowglobe serve`.
@@ -78,12 +79,12 @@ impl Serve {
 
 async fn http(config: Config, address: mcp::At, over: OverHttp) -> Done {
     // Sandboxes are made later; that none can be is said now.
-    RuntimeDir::make(&config.runtime_dir)?;
+    RuntimeDir::make(&config.host.dirs.runtime)?;
     announce(&config);
     let file = match (over.token_file, &address) {
         _ if over.no_token => None,
         (Some(file), _) => Some(file),
-        (None, mcp::At::Tcp(_)) => Some(config.data_dir.join("http-token")),
+        (None, mcp::At::Tcp(_)) => Some(config.host.dirs.data.join("http-token")),
         // Who can open it could read the token, too.
         (None, mcp::At::Unix(_)) => None,
     };
@@ -183,8 +184,8 @@ async fn stdio(config: Config) -> Done {
 
 /// Says once what a person should know of this host before anything boots.
 fn announce(config: &Config) {
-    let host = vmm::host::Host::detect(&config.cache_dir);
-    match vmm::choose(config, &host) {
+    let host = vmm::host::Host::detect(&config.host.dirs.cache);
+    match vmm::choose(&config.host, &host) {
         Ok(snowglobe_runner::Engine::Qemu {
             accel: snowglobe_runner::Accel::Tcg,
             ..

@@ -53,7 +53,7 @@ impl Shell {
             }),
             ..Exec::new(Command::LoginShell)
         }
-        .request(&config);
+        .request(&config.sandbox);
         let (steps, shown) = progress::show();
         let attached = attach::guest(config, self.fresh, &steps).await;
         shown.finish();

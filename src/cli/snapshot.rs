@@ -9,8 +9,9 @@ use rmcp::model::CallToolRequestParams;
 
 use super::{Done, attach, load};
 use crate::config::{Config, Raw};
+use crate::disk::Store;
 use crate::image::human_bytes;
-use crate::sandbox::Store;
+use crate::names::SnapshotName;
 use crate::shown;
 
 /// Save, list, restore and delete snapshots of this workspace's sandbox.
@@ -27,7 +28,7 @@ enum Action {
     /// Save the running sandbox's disk
     Save {
         /// 1 to 64 of A-Z a-z 0-9 . _ -
-        name: String,
+        name: SnapshotName,
     },
     /// List what is saved
     #[command(alias = "ls")]
@@ -39,20 +40,20 @@ enum Action {
     /// Put the running sandbox back to what was saved
     Restore {
         /// The snapshot's name
-        name: String,
+        name: SnapshotName,
     },
     /// Delete what was saved
     #[command(alias = "rm")]
     Delete {
         /// The snapshot's name
-        name: String,
+        name: SnapshotName,
     },
 }
 
 impl Snapshot {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
-        let store = Store::open(&config.data_dir, &config.name)?;
+        let store = Store::open(&config.host.dirs.data, &config.sandbox.name)?;
         match self.action {
             Action::List { json } => list(&store, json)?,
             Action::Delete { name } => {
@@ -84,7 +85,7 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
     }
     writeln!(out, "{:<24} {:>10}  {:<20}  IMAGE", "NAME", "SIZE", "SAVED")?;
     for record in records {
-        let (name, size) = (record.name, human_bytes(record.bytes));
+        let (name, size) = (record.name.as_str(), human_bytes(record.bytes));
         writeln!(
             out,
             "{name:<24} {size:>10}  {:<20}  {}",
@@ -96,11 +97,11 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
 }
 
 /// Has the running sandbox do it, and shows what it says.
-async fn call(config: &Config, action: &str, name: &str) -> anyhow::Result<()> {
+async fn call(config: &Config, action: &str, name: &SnapshotName) -> anyhow::Result<()> {
     let running = attach::find(config)?.ok_or_else(|| {
         anyhow::anyhow!(
             "{action} the snapshot `{name}`: no sandbox runs for {}; start one first",
-            config.workspace.display()
+            config.sandbox.project_dir.display()
         )
     })?;
     let stream = crate::guest::connect(&running.mcp_socket()).await?;

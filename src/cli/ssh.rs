@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Done, attach, load};
 use crate::config::{Config, Raw};
-use crate::sandbox::instance::{self, Id, Running, SSH_HOST};
+use crate::rundir::{self, Id, Running, SSH_HOST};
 
 /// Print a configuration for your own ssh, good for as long as the sandbox of this workspace runs.
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ fn running(config: &Config) -> anyhow::Result<Running> {
     attach::find(config)?.ok_or_else(|| {
         anyhow::anyhow!(
             "find a running sandbox for {}: none runs; an MCP client starts one, and so does `snowglobe shell`",
-            config.workspace.display()
+            config.sandbox.project_dir.display()
         )
     })
 }
@@ -93,7 +93,7 @@ pub(super) struct SshProxy {
 impl SshProxy {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
-        let found = instance::running(&config.runtime_dir)?
+        let found = rundir::running(&config.host.dirs.runtime)?
             .into_iter()
             .find(|running| running.id == self.instance);
         let running = found.ok_or_else(|| {
@@ -121,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sandbox::instance::Info;
+    use crate::rundir::Info;
 
     fn running(dir: PathBuf) -> Running {
         Running {

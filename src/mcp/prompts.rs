@@ -191,9 +191,9 @@ async fn diagnose(given: &Given<'_>, config: &Config, sandbox: Option<Arc<Sandbo
          ## This host (`snowglobe doctor`)\n{report}\n\n\
          ## The last failure\n{trouble}\n\n\
          ## The console's last lines\n{console}",
-        image = shown::line(&config.image),
-        memory = config.memory_mib,
-        cpus = config.cpus,
+        image = shown::line(&config.sandbox.image),
+        memory = config.sandbox.memory_mib,
+        cpus = config.sandbox.cpus,
         report = fenced(&doctor::report(&checks)),
         trouble = fenced(&trouble),
         console = fenced(&console),

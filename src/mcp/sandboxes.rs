@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, WorkspaceMode};
+use crate::config::Config;
+use crate::disk::{Store, StoreError};
 use crate::mcp::call::Refusal;
 use crate::progress::Progress;
-use crate::sandbox::{Sandbox, SandboxError, Store, StoreError};
+use crate::sandbox::{Sandbox, SandboxError};
 use crate::text;
+use crate::workspace::Workspace;
 
 /// The name of the argument that carries a handle.
 pub(crate) const HANDLE: &str = "sandbox";
@@ -84,7 +86,7 @@ pub(crate) struct Pool {
 impl Pool {
     /// An empty one, which looks after idle sandboxes until `closing` fires.
     pub(crate) fn new(config: Config, limits: Limits, closing: CancellationToken) -> Arc<Self> {
-        Store::sweep_sessions(&config.data_dir);
+        Store::sweep_sessions(&config.host.dirs.data);
         let pool = Arc::new(Self {
             config,
             limits,
@@ -139,7 +141,13 @@ impl Pool {
     fn open(self: &Arc<Self>, lost: Option<Lost>) -> Result<Lease, Refusal> {
         let mut table = self.table();
         let config = &self.config;
-        let new = || Store::of_session(&config.data_dir, &config.name, config.snapshot.as_deref());
+        let new = || {
+            Store::of_session(
+                &config.host.dirs.data,
+                &config.sandbox.name,
+                config.sandbox.snapshot.as_ref(),
+            )
+        };
         let (sandbox, store) = self.make(&table, new)?;
         let handle = format!("sb-{:032x}", rand::random::<u128>());
         let place = Place {
@@ -202,13 +210,13 @@ impl Pool {
 
     /// What a call is told that finds a new system where another one was.
     fn loss(&self, lost: Lost) -> String {
-        let system = match &self.config.snapshot {
+        let system = match &self.config.sandbox.snapshot {
             Some(name) => format!("the snapshot `{name}`"),
-            None => format!("the image `{}`", self.config.image),
+            None => format!("the image `{}`", self.config.sandbox.image),
         };
-        let gone = match self.config.workspace_mode {
-            WorkspaceMode::Mount => "outside /workspace",
-            WorkspaceMode::None => "in it, /workspace included",
+        let gone = match self.config.sandbox.workspace {
+            Workspace::Mount(_) => "outside /workspace",
+            Workspace::None => "in it, /workspace included",
         };
         let snapshots = match lost {
             Lost::System => "saved snapshots are as before",
@@ -247,7 +255,7 @@ impl Pool {
             Ok(jobs) => jobs.iter().any(|job| job.outcome.is_none()),
             Err(error) => matches!(error, SandboxError::Stalled(_)),
         };
-        let had_system = sandbox.processes().await.is_some();
+        let had_system = sandbox.processes().is_some();
         let mut table = self.table();
         let Some(place) = table.get_mut(handle) else {
             return;

@@ -78,7 +78,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// `many`: whether calls may name a sandbox.
     pub(crate) fn new(config: &Config, many: bool) -> Arc<Self> {
-        let mut tools = tools(config.exec_timeout);
+        let mut tools = tools(config.sandbox.exec_timeout);
         if many {
             tools = tools.into_iter().map(for_many).collect();
         }
@@ -90,7 +90,7 @@ impl Shared {
             tools,
             listed,
             info: info(),
-            asker: Asker::new(config.confirm),
+            asker: Asker::new(config.calls.confirm),
             metrics: Arc::new(Metrics::new()),
         })
     }
@@ -151,7 +151,7 @@ impl Server {
         let lease = self.desk.lease(handle.as_deref(), session)?;
         let call = call.within(lease.address().map(str::to_owned));
         let sandbox = Arc::clone(&lease.sandbox);
-        let timeout = self.desk.config().exec_timeout;
+        let timeout = self.desk.config().sandbox.exec_timeout;
         let done = match tool.name.as_ref() {
             exec::NAME => exec::call(tool, arguments, sandbox, timeout, &call).await,
             job::NAME => job::call(tool, arguments, sandbox, &call).await,

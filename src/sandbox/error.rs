@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::store::StoreError;
-use crate::guest::{GuestError, KeyError};
+use crate::disk::StoreError;
+use crate::guest::GuestError;
+use crate::machine::MachineError;
+use crate::names::NameError;
+use crate::rundir::RunDirError;
 use crate::vmm::VmmError;
 
 /// Why the sandbox could not do something. Each says what to do next, or what the sandbox does by itself.
@@ -17,14 +20,9 @@ pub enum SandboxError {
         /// The job.
         id: String,
     },
-    /// The guest did not come up.
-    #[error("boot the sandbox at stage `{stage}`: {problem}")]
-    Boot {
-        /// How far it came.
-        stage: String,
-        /// What happened.
-        problem: String,
-    },
+    /// The machine could not be booted.
+    #[error(transparent)]
+    Machine(MachineError),
     /// The VM ended under a call.
     #[error(
         "reach the sandbox: its VM ended ({0})\nThe next call boots a fresh one: /workspace is as it was, \
@@ -57,12 +55,15 @@ pub enum SandboxError {
     /// Snapshots and layers.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A name.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// Images.
     #[error(transparent)]
     Image(#[from] crate::image::ImageError),
-    /// Keys.
+    /// The sandbox's directory among the running ones.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    RunDir(#[from] RunDirError),
     /// A file of the sandbox's own.
     #[error("{operation} {path}")]
     File {
@@ -78,5 +79,16 @@ pub enum SandboxError {
 impl From<GuestError> for SandboxError {
     fn from(error: GuestError) -> Self {
         Self::Guest(error)
+    }
+}
+
+impl From<MachineError> for SandboxError {
+    fn from(error: MachineError) -> Self {
+        match error {
+            MachineError::Guest(error) => Self::Guest(error),
+            MachineError::Vmm(error) => Self::Vmm(error),
+            MachineError::Ended(end) => Self::Died(end.to_string()),
+            error => Self::Machine(error),
+        }
     }
 }

@@ -1,23 +1,18 @@
-//! Jobs: commands of a machine that go on without anybody waiting for them.
+//! Jobs: commands that run in the background.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use snowglobe_init::wire::{JobAction, JobInfo, JobReport, JobRequest, Report, Request};
 
-use super::{Sandbox, SandboxError, State};
+use super::{Sandbox, SandboxError};
 use crate::guest::unexpected;
 use crate::progress::Progress;
 
 impl Sandbox {
-    /// Whether a machine runs: nothing is booted to find out that it has no jobs.
-    pub(super) async fn runs(&self) -> bool {
-        matches!(&*self.state.lock().await, State::Running(live) if live.machine.vm.end().is_none())
-    }
-
     /// Every job, the oldest first.
     pub async fn jobs(self: &Arc<Self>, progress: &Progress) -> Result<Vec<JobInfo>, SandboxError> {
-        if !self.runs().await {
+        if self.published.running().is_none() {
             return Ok(Vec::new());
         }
         match self.request(&Request::Jobs, Bytes::new(), progress).await? {
@@ -34,7 +29,7 @@ impl Sandbox {
         input: Bytes,
         progress: &Progress,
     ) -> Result<(JobReport, Bytes), SandboxError> {
-        if !self.runs().await {
+        if self.published.running().is_none() {
             return Err(SandboxError::NoJobs { id: id.to_owned() });
         }
         let request = Request::Job(JobRequest {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use snowglobe_init::wire::Request;
 use snowglobe_runner::Action;
 
-use super::{CONSOLE_LOG, From_, Live, STOP_GRACE, Sandbox, SandboxError, State};
+use super::state::{Live, StartPoint, State};
+use super::{STOP_GRACE, Sandbox, SandboxError};
+use crate::machine::CONSOLE_LOG;
 use crate::progress::Progress;
 
 /// How long a guest may take to have its commands stand still, and to write what they wrote. What the guest does not do
@@ -21,13 +23,13 @@ impl Sandbox {
     /// it does not come up, the old one goes on.
     pub(super) async fn replace(
         self: &Arc<Self>,
-        from: From_,
+        from: StartPoint,
         what: &'static str,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
         let mut state = self.lock().await?;
         let old = match &*state {
-            State::Running(live) if live.machine.vm.end().is_none() => Some(live.clone()),
+            State::Running(live) if live.runs() => Some(live.clone()),
             State::Stopped => return Err(SandboxError::Stopped),
             State::Running(_) | State::Off => None,
         };
@@ -39,7 +41,7 @@ impl Sandbox {
         };
         match self.unless_stopped(booting).await {
             Ok(live) => {
-                *state = State::Running(Arc::new(live));
+                self.set(&mut state, State::Running(Arc::new(live)));
                 self.ahead.forget();
                 if let Some(old) = old {
                     let _ = old.replaced.set(what);
@@ -50,7 +52,7 @@ impl Sandbox {
             Err(SandboxError::Stopped) => Err(SandboxError::Stopped),
             Err(error) => {
                 if let Some(live) = &old {
-                    self.view.booting(live.run.path.join(CONSOLE_LOG));
+                    self.view.booting(live.vm_dir.path.join(CONSOLE_LOG));
                     self.instance.set_keys(&live.machine.keys)?;
                     self.stopping.run_until_cancelled(resume(live)).await;
                 }
@@ -62,7 +64,9 @@ impl Sandbox {
     /// Has commands end in order, then kills the VM and removes what it left. Idempotent.
     pub async fn stop(&self) {
         self.stopping.cancel();
-        let old = std::mem::replace(&mut *self.state.lock().await, State::Stopped);
+        let mut state = self.state.lock().await;
+        let old = self.set(&mut state, State::Stopped);
+        drop(state);
         if let State::Running(live) = old {
             end_commands(&live).await;
             live.machine.stop().await;

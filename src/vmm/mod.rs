@@ -135,7 +135,7 @@ pub fn lacks(engine: &Engine) -> &'static [Lack] {
 }
 
 /// The engine to run, decided before anything is started: `krun` where hardware virtualization works, else `qemu`.
-pub fn choose(config: &crate::config::Config, host: &host::Host) -> Result<Engine, VmmError> {
+pub fn choose(config: &crate::config::HostConfig, host: &host::Host) -> Result<Engine, VmmError> {
     use crate::config::{AccelChoice, EngineChoice};
     let qemu = qemu::Qemu {
         binary: config.qemu.clone(),

@@ -130,6 +130,17 @@ impl ImageStore {
         Ok(store)
     }
 
+    /// The store under the data directory, only to look things up: nothing is swept, and nothing may be removed.
+    pub fn read_only(data_dir: &Path) -> Result<Self, ImageError> {
+        let dir = data_dir.join("images");
+        let refuse = || Err("this store was opened for reading only".into());
+        Ok(Self {
+            blobs: Blobs::new(&dir)?,
+            dir,
+            references: Arc::new(refuse),
+        })
+    }
+
     /// Its blobs.
     pub fn blobs(&self) -> &Blobs {
         &self.blobs

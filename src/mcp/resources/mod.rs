@@ -80,7 +80,7 @@ pub(crate) async fn list(sandbox: Option<Arc<Sandbox>>, handle: Option<&str>) ->
         let described = format!("Saved {:.0}, {}", saved.created, text::size(saved.bytes));
         listed.push(
             Resource::new(
-                at(Subject::Snapshot(saved.name.clone())),
+                at(Subject::Snapshot(saved.name.to_string())),
                 format!("snapshot {}", saved.name),
             )
             .with_title(format!("Snapshot {}", saved.name))
@@ -97,7 +97,7 @@ pub(crate) async fn list(sandbox: Option<Arc<Sandbox>>, handle: Option<&str>) ->
                 .with_size(info.kept_bytes),
         );
     }
-    let names = sandbox.workspace_names("", "").await;
+    let names = sandbox.workspace().names("", "").await;
     for name in names.first.into_iter().take(LISTED) {
         let resource = Resource::new(at(Subject::Workspace(name.name.clone())), name.name.clone());
         listed.push(resource.with_mime_type(match name.directory {
@@ -292,7 +292,7 @@ async fn look(sandbox: &Arc<Sandbox>, address: &Address, work: &Work) -> Result<
         }
         Subject::Output(name) => {
             let path = format!("{OUTPUT_DIRECTORY}/{name}");
-            if sandbox.processes().await.is_none() {
+            if sandbox.processes().is_none() {
                 return Err(Unread::Missing(format!(
                     "there is no output {name:?}: no machine runs, and long outputs go with theirs"
                 )));
@@ -325,7 +325,7 @@ async fn look(sandbox: &Arc<Sandbox>, address: &Address, work: &Work) -> Result<
         }
         Subject::Snapshot(name) => {
             let saved = sandbox.snapshot_list().await?;
-            match saved.iter().find(|saved| saved.name == *name) {
+            match saved.iter().find(|saved| saved.name.as_str() == name) {
                 Some(saved) => Found::json(&snapshot::saved(saved)),
                 None => Err(Unread::Missing(format!("there is no snapshot {name:?}"))),
             }
@@ -410,7 +410,7 @@ pub(crate) async fn stamp(sandbox: &Arc<Sandbox>, subject: &Subject) -> String {
         format!("{} {} {ended:?}", info.id, info.output_bytes)
     };
     match subject {
-        Subject::Workspace(path) => format!("{:?}", sandbox.workspace_stamp(path)),
+        Subject::Workspace(path) => format!("{:?}", sandbox.workspace().stamp(path)),
         Subject::Console => format!("{:?}", sandbox.console_stamp()),
         Subject::Snapshots | Subject::Snapshot(_) => {
             format!(
@@ -441,7 +441,7 @@ pub(crate) async fn stamp(sandbox: &Arc<Sandbox>, subject: &Subject) -> String {
 /// Something that is another when the list has changed.
 pub(crate) fn list_stamp(sandbox: Option<&Arc<Sandbox>>) -> String {
     match sandbox {
-        Some(sandbox) => format!("{} {:?}", sandbox.changes(), sandbox.workspace_stamp("")),
+        Some(sandbox) => format!("{} {:?}", sandbox.changes(), sandbox.workspace().stamp("")),
         None => String::new(),
     }
 }
@@ -482,7 +482,7 @@ pub(crate) async fn complete(
             } else {
                 format!("{dir}/")
             };
-            let names = sandbox.workspace_names(dir, name).await;
+            let names = sandbox.workspace().names(dir, name).await;
             unseen = names.more;
             names
                 .first
@@ -503,7 +503,10 @@ pub(crate) async fn complete(
             .collect(),
         (Some("snapshots"), "name") => {
             let saved = sandbox.snapshot_list().await.unwrap_or_default();
-            saved.into_iter().map(|saved| saved.name).collect()
+            saved
+                .into_iter()
+                .map(|saved| saved.name.to_string())
+                .collect()
         }
         _ => Vec::new(),
     };

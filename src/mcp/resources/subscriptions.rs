@@ -18,7 +18,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::mcp::resources::address::{Address, Subject};
 use crate::mcp::resources::{list_stamp, stamp};
 use crate::mcp::sandboxes::Desk;
-use crate::sandbox::workspace_stamp;
 
 /// How often is looked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -143,7 +142,7 @@ async fn now(desk: &Weak<Desk>, uri: &str) -> Look {
     if let (Some(Subject::Workspace(path)), None) =
         (address.as_ref().map(|address| &address.subject), &sandbox)
     {
-        return Look::Stamp(format!("{:?}", workspace_stamp(desk.config(), path)));
+        return Look::Stamp(format!("{:?}", desk.config().sandbox.workspace.stamp(path)));
     }
     drop(desk);
     match (address, sandbox) {

@@ -130,7 +130,7 @@ pub(crate) async fn call(
     let (mut exec, raw, mut notes) = (asked.exec, asked.raw, asked.notes);
     let listed = matches!(exec.command, Command::Argv(_));
     let timeout = exec.limit.time(default_timeout).unwrap_or(default_timeout);
-    let patience = sandbox.config().background_after;
+    let patience = sandbox.config().calls.background_after;
     if exec.detach.is_none() && !call.hears_progress() && timeout > patience {
         // Such a client can't know that the command is alive, and gives up on it after a minute.
         exec.detach = Some(Detach::After(patience.as_millis() as u64));

@@ -175,7 +175,7 @@ pub(crate) async fn call(
         newest: params.offset.is_none(),
     };
     let mut asked = checked(params)?;
-    let patience = sandbox.config().background_after;
+    let patience = sandbox.config().calls.background_after;
     if let Asked::Job {
         what: What::Wait(time),
         ..

@@ -15,7 +15,8 @@ use serde_json::Value;
 use crate::mcp::call::{Call, Notes, Refusal, Work, noted, result};
 use crate::mcp::tools::arguments;
 use crate::mcp::tools::schema;
-use crate::sandbox::{Sandbox, SandboxError, Snapshot, check_snapshot_name};
+use crate::names::SnapshotName;
+use crate::sandbox::{Sandbox, SandboxError, Snapshot};
 use crate::text;
 
 pub(crate) const NAME: &str = "snapshot";
@@ -87,7 +88,7 @@ pub(crate) fn question(arguments: &JsonObject) -> Result<Option<String>, Refusal
     let (Some(action @ ("restore" | "delete")), Some(name)) = (text("action"), text("name")) else {
         return Ok(None);
     };
-    check_snapshot_name(name).map_err(SandboxError::from)?;
+    name.parse::<SnapshotName>().map_err(SandboxError::from)?;
     Ok(Some(match action {
         "restore" => format!(
             "Restore the snapshot `{name}`? Everything that changed in the sandbox since then is lost, and what runs \
@@ -150,15 +151,16 @@ async fn act(
     name: &str,
     work: &Work,
 ) -> Result<Vec<Snapshot>, SandboxError> {
+    let name = || name.parse::<SnapshotName>();
     match action {
         Action::Save => {
-            let saved = sandbox.snapshot_save(name, &work.progress).await?;
+            let saved = sandbox.snapshot_save(&name()?, &work.progress).await?;
             // What was saved is saved, whether or not the others can be listed.
             return Ok(sandbox.snapshot_list().await.unwrap_or(vec![saved]));
         }
-        Action::Restore => sandbox.snapshot_restore(name, &work.progress).await?,
+        Action::Restore => sandbox.snapshot_restore(&name()?, &work.progress).await?,
         Action::Delete => {
-            sandbox.snapshot_delete(name).await?;
+            sandbox.snapshot_delete(&name()?).await?;
         }
         Action::List => return sandbox.snapshot_list().await,
     }
@@ -177,7 +179,7 @@ fn word(action: Action) -> &'static str {
 /// A snapshot as results show it.
 pub(crate) fn saved(snapshot: &Snapshot) -> Saved {
     Saved {
-        name: snapshot.name.clone(),
+        name: snapshot.name.to_string(),
         bytes: snapshot.bytes,
         created: format!("{:.0}", snapshot.created),
     }
@@ -201,7 +203,7 @@ fn as_text(action: Action, name: Option<&str>, snapshots: &[Snapshot], took: Dur
     text.push_str("saved snapshots:\n");
     let width = snapshots
         .iter()
-        .map(|snapshot| snapshot.name.len())
+        .map(|snapshot| snapshot.name.as_str().len())
         .max()
         .unwrap_or(0);
     for snapshot in snapshots {
@@ -287,7 +289,7 @@ mod tests {
     #[test]
     fn both_forms_hold_name_size_and_time() {
         let snapshot = Snapshot {
-            name: "good".to_owned(),
+            name: "good".parse().unwrap(),
             bytes: 12_345_678,
             created: "2025-03-04T05:06:07.89Z".parse().unwrap(),
         };

@@ -1,7 +1,8 @@
-//! A running sandbox that others on this host can join: the user's own `ssh`, and `snowglobe` itself.
+//! The directory of a running sandbox, through which other processes of the same user join it: the user's own `ssh`,
+//! and `snowglobe` itself.
 //!
 //! ```text
-//! <runtime>/<instance>/instance.json   who runs here (mode 0600, as all of it)
+//! <runtime>/<instance>/instance.json   the sandbox's name, workspace, image and process (mode 0600, as every file here)
 //!                     /ssh.sock        each connection is an SSH session in the guest
 //!                     /mcp.sock        each connection is an MCP session with the same sandbox
 //!                     /id_ed25519      the key that logs in as `root` or `sandbox`
@@ -9,8 +10,10 @@
 //!                     /known_hosts     the guest's host key; written anew at each boot
 //! ```
 //!
-//! The directory lives as long as its owner holds `lock`; a dead one's is passed over and removed. An instance's id is
-//! its directory's name, eight hexadecimal digits, whatever a file in it says; other directories are no instances.
+//! A directory counts as long as its owner holds `lock`; a dead owner's is removed. An instance's id is its directory's
+//! name, eight hexadecimal digits, whatever a file in it says; other directories are no instances.
+
+mod runtime;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
@@ -22,10 +25,29 @@ use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use serde::{Deserialize, Serialize};
 
-use super::SandboxError;
-use super::runtime::RuntimeDir;
-use crate::guest::VmKeys;
+use crate::guest::{KeyError, VmKeys};
+use crate::names::SandboxName;
 use crate::{presence, private};
+
+pub use runtime::RuntimeDir;
+
+/// Why the runtime directory, or a sandbox's directory in it, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// A file or directory.
+    #[error("{operation} {path}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
 
 /// The host name under which the user's ssh knows the guest.
 pub const SSH_HOST: &str = "snowglobe";
@@ -34,10 +56,10 @@ pub const SSH_HOST: &str = "snowglobe";
 const LONGEST_FILE: u64 = 64 << 10;
 
 /// The beginning of the name of a directory that images are built in.
-pub(super) const BUILD: &str = "build-";
+pub(crate) const BUILD: &str = "build-";
 
 /// The lock that shows that a directory's owner lives.
-pub(super) const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 
 /// An instance's id: eight hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +149,17 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// What a sandbox that starts says about itself.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// The sandbox's name.
+    pub name: &'a SandboxName,
+    /// The directory that it belongs to.
+    pub workspace: &'a Path,
+    /// The image it runs.
+    pub image: &'a str,
+}
+
 /// This process's own directory.
 #[derive(Debug)]
 pub struct Instance {
@@ -154,11 +187,11 @@ fn private_file(path: &Path, content: &[u8]) -> io::Result<()> {
 
 impl Instance {
     /// Makes the directory of a sandbox that starts in this process.
-    pub fn create(config: &crate::config::Config) -> Result<Self, SandboxError> {
-        let runtime = RuntimeDir::make(&config.runtime_dir)?;
+    pub fn create(runtime_dir: &Path, about: About<'_>) -> Result<Self, RunDirError> {
+        let runtime = RuntimeDir::make(runtime_dir)?;
         let id = Id::new();
         let dir = runtime.path().join(id.as_str());
-        let fail = |source| SandboxError::File {
+        let fail = |source| RunDirError::File {
             operation: "make the directory",
             path: dir.clone(),
             source,
@@ -166,12 +199,12 @@ impl Instance {
         let key = crate::guest::generate_key()?;
         let make = || -> io::Result<File> {
             private::new_dir(&dir)?;
-            let lock = hold(&dir, LOCK)?;
+            let lock = presence::hold(&dir, LOCK)?;
             let info = Info {
-                name: config.name.clone(),
-                workspace: config.workspace.clone(),
+                name: about.name.to_string(),
+                workspace: about.workspace.to_owned(),
                 pid: std::process::id(),
-                image: config.image.clone(),
+                image: about.image.to_owned(),
                 started: jiff::Timestamp::now(),
             };
             private_file(
@@ -197,14 +230,14 @@ impl Instance {
     }
 
     /// Writes down the keys of the VM that runs now; the host key last, since others wait for it.
-    pub fn set_keys(&self, keys: &VmKeys) -> Result<(), SandboxError> {
+    pub fn set_keys(&self, keys: &VmKeys) -> Result<(), RunDirError> {
         let known_host = format!("{SSH_HOST} {}\n", keys.host_public()?);
         for (file, content) in [
             ("control_ed25519", keys.control_pem()?),
             ("known_hosts", known_host),
         ] {
             let path = self.dir.join(file);
-            private_file(&path, content.as_bytes()).map_err(|source| SandboxError::File {
+            private_file(&path, content.as_bytes()).map_err(|source| RunDirError::File {
                 operation: "write",
                 path,
                 source,
@@ -226,29 +259,19 @@ impl Drop for Instance {
     }
 }
 
-/// Shows for as long as the lock lives that a directory belongs to a living process; then [`running`] removes it.
-pub(super) fn hold(dir: &Path, name: &str) -> io::Result<File> {
-    // Locked before it has its name: nobody meets an unlocked one and takes it for a dead one's.
-    let new = dir.join(format!("{name}.new"));
-    let lock = File::create(&new)?;
-    lock.lock()?;
-    fs::rename(new, dir.join(name))?;
-    Ok(lock)
-}
-
-fn public_line(key: &PrivateKey) -> Result<String, SandboxError> {
+fn public_line(key: &PrivateKey) -> Result<String, RunDirError> {
     key.public_key()
         .to_openssh()
-        .map_err(|e| SandboxError::from(crate::guest::KeyError::from(e)))
+        .map_err(|e| KeyError::from(e).into())
 }
 
 /// Every sandbox that runs now, newest first. What the dead left is removed.
-pub fn running(runtime_dir: &Path) -> Result<Vec<Running>, SandboxError> {
+pub fn running(runtime_dir: &Path) -> Result<Vec<Running>, RunDirError> {
     let Some(runtime) = RuntimeDir::open(runtime_dir)? else {
         return Ok(Vec::new());
     };
     let names = runtime.directories();
-    let names = names.map_err(|source| SandboxError::File {
+    let names = names.map_err(|source| RunDirError::File {
         operation: "list",
         path: runtime.path().to_owned(),
         source,
@@ -300,7 +323,7 @@ mod tests {
             "started": "2026-01-02T03:04:05Z",
         });
         fs::write(dir.join("instance.json"), info.to_string()).unwrap();
-        hold(&dir, LOCK).unwrap()
+        presence::hold(&dir, LOCK).unwrap()
     }
 
     #[test]

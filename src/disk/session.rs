@@ -8,54 +8,31 @@
 //! there as a running VM holds its own. What a server left that was killed is removed by the next one.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use super::instance::hold;
-use super::store::{Record, RunDir, Store, StoreError, entries, io_error, left_behind};
+use super::error::{StoreError, io_error};
+use super::record::Record;
+use super::store::{Session, Store, VmDir, entries, left_behind};
+use crate::names::{SandboxName, SnapshotName};
 use crate::{presence, private};
-
-/// What stands between a name and a session's id: no name holds it.
-const SEPARATOR: char = '@';
 
 /// The lock that shows that a session lives.
 const LOCK: &str = "session";
-
-/// What a session has beside its own files.
-#[derive(Debug)]
-pub(super) struct Session {
-    dir: PathBuf,
-    _lock: fs::File,
-    /// The store that it comes from.
-    pub(super) from: Store,
-    /// The snapshot that its machines start from, and what holds its layers there.
-    pub(super) start: Option<(Record, RunDir)>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        left_behind(&self.dir, fs::remove_dir_all(&self.dir));
-    }
-}
-
-/// The name that a store's name begins with: of a session's the one it comes from.
-pub(super) fn family(name: &str) -> &str {
-    name.split_once(SEPARATOR).map_or(name, |(name, _)| name)
-}
 
 impl Store {
     /// A new session's store beside the one of the sandbox `name`, which goes with the last clone of it. Machines
     /// start from that one's snapshot `start`, where one is named.
     pub fn of_session(
         data_dir: &Path,
-        name: &str,
-        start: Option<&str>,
+        name: &SandboxName,
+        start: Option<&SnapshotName>,
     ) -> Result<Self, StoreError> {
         let from = Self::open(data_dir, name)?;
         let start = start.map(|start| from.pinned(start)).transpose()?;
-        let id = format!("{name}{SEPARATOR}{:016x}", rand::random::<u64>());
-        let dir = data_dir.join("sandboxes").join(&id);
-        let made = private::new_dir(&dir).and_then(|()| hold(&dir, LOCK));
+        let name = name.session();
+        let dir = data_dir.join("sandboxes").join(name.as_str());
+        let made = private::new_dir(&dir).and_then(|()| presence::hold(&dir, LOCK));
         let lock = made.map_err(io_error("make the directory", &dir))?;
         let session = Session {
             dir,
@@ -65,13 +42,13 @@ impl Store {
         };
         Ok(Self {
             session: Some(Arc::new(session)),
-            ..Self::open(data_dir, &id)?
+            ..Self::open(data_dir, &name)?
         })
     }
 
     /// A snapshot whose layers nobody removes as long as the directory is held.
-    fn pinned(&self, name: &str) -> Result<(Record, RunDir), StoreError> {
-        let run = self.new_run()?;
+    fn pinned(&self, name: &SnapshotName) -> Result<(Record, VmDir), StoreError> {
+        let run = self.new_vm()?;
         run.set_layers(&self.get(name)?.layers)?;
         // Once more: it may have been deleted in between.
         Ok((self.get(name)?, run))
@@ -85,10 +62,10 @@ impl Store {
             Ok(false) | Err(_) => return,
         };
         for path in all {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
             let lock = path.join(LOCK);
-            // One without a lock is in the making. What can't be looked at stays.
-            let there = name.contains(SEPARATOR) && presence::is_name(&lock).unwrap_or(false);
+            let is_session = Store::at(path.clone()).name.is_session();
+            // One without a lock is being made. What can't be looked at stays.
+            let there = is_session && presence::is_name(&lock).unwrap_or(false);
             if there && matches!(presence::is_held(&lock), Ok(false)) {
                 left_behind(&path, fs::remove_dir_all(&path));
             }
@@ -98,7 +75,10 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::Base;
+    use std::path::PathBuf;
+
+    use super::super::record::Base;
+    use super::super::tests::named;
     use super::*;
 
     fn saved(store: &Store, dir: &Path, name: &str) -> PathBuf {
@@ -113,25 +93,26 @@ mod tests {
         };
         let layer = store.new_layer();
         fs::write(store.layer(&layer), b"layer").unwrap();
-        store.save(name, base, vec![layer.clone()]).unwrap();
+        store.save(&named(name), base, vec![layer.clone()]).unwrap();
         store.layer(&layer)
     }
 
     fn names(store: &Store) -> Vec<String> {
         let all = store.list().unwrap().into_iter();
-        all.map(|record| record.name).collect()
+        all.map(|record| record.name.to_string()).collect()
     }
 
     #[test]
     fn what_one_session_saves_is_no_others_and_goes_with_it() {
         let dir = tempfile::tempdir().unwrap();
-        let own = Store::open(dir.path(), "test").unwrap();
-        let [one, two] = [(); 2].map(|()| Store::of_session(dir.path(), "test", None).unwrap());
+        let own = Store::open(dir.path(), &named("test")).unwrap();
+        let [one, two] =
+            [(); 2].map(|()| Store::of_session(dir.path(), &named("test"), None).unwrap());
         let layer = saved(&one, dir.path(), "mine");
         assert_eq!(names(&one), ["mine"]);
         assert!(names(&two).is_empty() && names(&own).is_empty());
         assert!(matches!(
-            two.delete("mine"),
+            two.delete(&named("mine")),
             Err(StoreError::NotFound { .. })
         ));
         saved(&two, dir.path(), "mine");
@@ -151,7 +132,7 @@ mod tests {
     #[test]
     fn what_a_killed_server_left_goes_with_the_next() {
         let dir = tempfile::tempdir().unwrap();
-        let living = Store::of_session(dir.path(), "test", None).unwrap();
+        let living = Store::of_session(dir.path(), &named("test"), None).unwrap();
         let dead = dir.path().join("sandboxes/test@0000000000000000");
         fs::create_dir_all(dead.join("layers")).unwrap();
         Store::sweep_sessions(dir.path());
@@ -168,19 +149,19 @@ mod tests {
     #[test]
     fn a_start_of_the_users_is_held_as_long_as_the_session_lives() {
         let dir = tempfile::tempdir().unwrap();
-        let own = Store::open(dir.path(), "test").unwrap();
+        let own = Store::open(dir.path(), &named("test")).unwrap();
         let layer = saved(&own, dir.path(), "start");
-        assert!(Store::of_session(dir.path(), "test", Some("none")).is_err());
-        let session = Store::of_session(dir.path(), "test", Some("start")).unwrap();
-        let start = session.start("start").unwrap();
+        assert!(Store::of_session(dir.path(), &named("test"), Some(&named("none"))).is_err());
+        let session = Store::of_session(dir.path(), &named("test"), Some(&named("start"))).unwrap();
+        let start = session.start(&named("start")).unwrap();
         assert_eq!(session.layer(&start.layers[0]), layer);
         assert!(
             names(&session).is_empty(),
             "it is not the session's to delete"
         );
-        own.delete("start").unwrap();
+        own.delete(&named("start")).unwrap();
         assert!(layer.exists());
-        assert!(session.start("start").is_ok());
+        assert!(session.start(&named("start")).is_ok());
         drop(session);
         own.sweep();
         assert!(!layer.exists());

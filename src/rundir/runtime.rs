@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, stat};
 use rustix::io::Errno;
 
-use super::SandboxError;
+use super::RunDirError;
 
 /// How many names of the directory are looked at.
 const MOST_NAMES: usize = 10_000;
@@ -26,8 +26,8 @@ pub struct RuntimeDir {
     dir: OwnedFd,
 }
 
-fn unfit(path: &Path, why: impl Into<io::Error>) -> SandboxError {
-    SandboxError::File {
+fn unfit(path: &Path, why: impl Into<io::Error>) -> RunDirError {
+    RunDirError::File {
         operation: "use the runtime directory",
         path: path.to_owned(),
         source: why.into(),
@@ -42,7 +42,7 @@ fn because(why: String) -> io::Error {
 
 impl RuntimeDir {
     /// The directory at that path; made where it is not there.
-    pub fn make(path: &Path) -> Result<Self, SandboxError> {
+    pub fn make(path: &Path) -> Result<Self, RunDirError> {
         // Of parents that are missing each is as closed as the directory itself.
         DirBuilder::new()
             .recursive(true)
@@ -59,7 +59,7 @@ impl RuntimeDir {
     }
 
     /// The directory at that path; `None` where there is no such name.
-    pub fn open(path: &Path) -> Result<Option<Self>, SandboxError> {
+    pub fn open(path: &Path) -> Result<Option<Self>, RunDirError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match openat(CWD, path, flags, Mode::empty()) {
             Ok(dir) => dir,

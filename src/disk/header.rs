@@ -33,17 +33,17 @@ const DIRTY: u64 = 1;
 
 /// What a layer must stand on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Below<'a> {
+pub(crate) struct Below<'a> {
     /// The file.
-    pub(super) path: &'a Path,
+    pub(crate) path: &'a Path,
     /// Its format.
-    pub(super) format: DiskFormat,
+    pub(crate) format: DiskFormat,
     /// The size of the disk, in bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
 }
 
 /// Checks that the layer at `path` stands on `below` and on nothing else; gives what is wrong.
-pub(super) fn check(path: &Path, below: Below<'_>) -> Result<(), String> {
+pub(crate) fn check(path: &Path, below: Below<'_>) -> Result<(), String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let file = File::options()
             .read(true)

@@ -4,6 +4,9 @@
 //! call. Dropping it kills the VM; [`Machine::stop`] also waits until its files are gone. A guest that breaks the rules
 //! of its link has its VM ended at once, whether anybody is calling or not.
 
+mod builder;
+mod feed;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,11 +18,15 @@ use snowglobe_init::boot::{
 use snowglobe_init::wire::Request;
 use snowglobe_runner::{Disk, DiskFormat, Engine, Isolation, Share, VmSpec};
 
-use super::SandboxError;
-use crate::guest::{self, Guest, VmKeys};
+use crate::config::HostConfig;
+use crate::guest::{self, Guest, GuestError, KeyError, VmKeys};
+use crate::image::ImageError;
 use crate::progress::Progress;
-use crate::vmm::{self, Vm};
-use crate::workspace::WorkspaceDir;
+use crate::rundir::RunDirError;
+use crate::vmm::{self, Vm, VmEnd, VmmError, artefacts, host::Host};
+use crate::workspace::SharedDir;
+
+pub use builder::VmUnpacker;
 
 /// The name of the virtio-serial port that carries the guest link.
 const LINK_NAME: &str = "snowglobe.link";
@@ -39,6 +46,50 @@ const WORKSPACE_TAG: &str = "workspace";
 /// The uid and gid of the user `sandbox`.
 const SANDBOX_ID: u32 = 1000;
 
+/// The file of a VM's directory that its console is written to.
+pub(crate) const CONSOLE_LOG: &str = "console.log";
+
+/// Why a machine could not be booted or reached.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The guest did not come up.
+    #[error("boot the sandbox at stage `{stage}`: {problem}")]
+    Boot {
+        /// How far it came.
+        stage: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The VM has ended.
+    #[error("reach the VM: it ended ({0})")]
+    Ended(VmEnd),
+    /// The guest refused, or broke the rules of its link.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The VM could not be started or asked.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// Keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The runtime directory.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A file of the machine's own.
+    #[error("{operation} {path}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
 /// The parts every VM on this host is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -52,6 +103,19 @@ pub struct Parts {
     pub engine: Engine,
     /// What to do where a fence around it can't be had.
     pub isolation: Isolation,
+}
+
+impl Parts {
+    /// The programs of this host, and the engine that the configuration chooses.
+    pub fn find(host: &HostConfig) -> Result<Self, VmmError> {
+        Ok(Self {
+            runner: artefacts::runner()?,
+            init: artefacts::init()?,
+            kernel: artefacts::kernel(&host.dirs.cache)?,
+            isolation: host.isolation.into(),
+            engine: vmm::choose(host, &Host::detect(&host.dirs.cache))?,
+        })
+    }
 }
 
 /// What to boot.
@@ -74,9 +138,7 @@ pub struct Plan {
     /// A second disk, which the guest may only read.
     pub feed: Option<PathBuf>,
     /// The host directory shared as the workspace.
-    pub workspace: Option<PathBuf>,
-    /// That directory, opened: the path is for messages only.
-    pub workspace_dir: WorkspaceDir,
+    pub workspace: Option<SharedDir>,
     /// Whether there is a workspace at all.
     pub workspace_path: Option<String>,
     /// Open files per command.
@@ -125,34 +187,36 @@ impl Machine {
         parts: &Parts,
         plan: Plan,
         progress: &Progress,
-    ) -> Result<Self, SandboxError> {
+    ) -> Result<Self, MachineError> {
         let started = Instant::now();
         let keys = VmKeys::generate()?;
         progress.say("starting the VM");
         let link = link(&parts.engine);
         let spec = spec(parts, &plan, &keys, &link)?;
-        let opened = plan.workspace_dir.duplicate();
-        let opened = opened.map_err(|source| SandboxError::File {
-            operation: "hand on the workspace",
-            path: plan.workspace.clone().unwrap_or_default(),
-            source,
-        })?;
-        let vm = Vm::start(&parts.runner, &spec, opened.into_iter().collect()).await?;
+        let opened = plan.workspace.iter().map(|dir| {
+            dir.duplicate().map_err(|source| MachineError::File {
+                operation: "hand on the workspace",
+                path: dir.path().to_owned(),
+                source,
+            })
+        });
+        let opened = opened.collect::<Result<_, _>>()?;
+        let vm = Vm::start(&parts.runner, &spec, opened).await?;
         let vm = Arc::new(vm);
         progress.say("booting the guest");
         let guest = tokio::select! {
             guest = tokio::time::timeout(plan.timeout, connect(&plan.link_socket, &link, &keys)) => guest,
             end = vm.ended() => {
-                return Err(SandboxError::Boot { stage: stage(&end.console), problem: end.to_string() });
+                return Err(MachineError::Boot { stage: stage(&end.console), problem: end.to_string() });
             }
             reason = vm.stalled() => {
-                return Err(SandboxError::Boot { stage: "disk".into(), problem: format!("{reason}; make room there") });
+                return Err(MachineError::Boot { stage: "disk".into(), problem: format!("{reason}; make room there") });
             }
         };
         let guest = match guest {
             Ok(Ok(guest)) => guest,
-            Ok(Err(guest::GuestError::Violation(violation))) => {
-                return Err(SandboxError::Boot {
+            Ok(Err(GuestError::Violation(violation))) => {
+                return Err(MachineError::Boot {
                     stage: "guest link".into(),
                     problem: format!("the guest {violation}, so its VM was ended"),
                 });
@@ -161,7 +225,7 @@ impl Machine {
             Ok(Err(error)) => {
                 let ended = tokio::time::timeout(Duration::from_secs(2), vm.ended()).await;
                 return Err(match ended {
-                    Ok(end) => SandboxError::Boot {
+                    Ok(end) => MachineError::Boot {
                         stage: stage(&end.console),
                         problem: end.to_string(),
                     },
@@ -187,19 +251,19 @@ impl Machine {
     }
 
     /// The guest, connected again if the connection was lost. Takes no longer than [`RECONNECT`], however many wait.
-    pub async fn guest(&self) -> Result<Arc<Guest>, SandboxError> {
+    pub async fn guest(&self) -> Result<Arc<Guest>, MachineError> {
         tokio::time::timeout(RECONNECT, self.connected())
             .await
-            .unwrap_or_else(|_| Err(guest::GuestError::Lost.into()))
+            .unwrap_or_else(|_| Err(GuestError::Lost.into()))
     }
 
-    async fn connected(&self) -> Result<Arc<Guest>, SandboxError> {
+    async fn connected(&self) -> Result<Arc<Guest>, MachineError> {
         let mut guest = self.guest.lock().await;
         if !guest.is_lost() {
             return Ok(guest.clone());
         }
         if let Some(end) = self.vm.end() {
-            return Err(SandboxError::Died(end.to_string()));
+            return Err(MachineError::Ended(end));
         }
         tracing::info!("the guest link was lost; connecting anew");
         match connect(&self.link_socket, &self.link, &self.keys).await {
@@ -208,9 +272,9 @@ impl Machine {
                 *guest = Arc::new(again);
                 Ok(guest.clone())
             }
-            Err(guest::GuestError::Violation(violation)) => {
+            Err(GuestError::Violation(violation)) => {
                 self.vm.stop_because(untrusted(&violation)).await;
-                Err(guest::GuestError::Violation(violation).into())
+                Err(GuestError::Violation(violation).into())
             }
             Err(error) => Err(error.into()),
         }
@@ -255,7 +319,7 @@ async fn connect(
     socket: &std::path::Path,
     link: &Link,
     keys: &VmKeys,
-) -> Result<Guest, guest::GuestError> {
+) -> Result<Guest, GuestError> {
     let stream = loop {
         let stream = match guest::connect(socket).await {
             Ok(stream) => guest::synchronize(stream).await,
@@ -265,7 +329,7 @@ async fn connect(
             // A serial port holds what is said until somebody listens; a vsock hangs up.
             Err(error)
                 if matches!(link, Link::Vsock { .. })
-                    && !matches!(error, guest::GuestError::Violation(_)) =>
+                    && !matches!(error, GuestError::Violation(_)) =>
             {
                 tokio::time::sleep(LISTENING_SOON).await;
             }
@@ -297,7 +361,7 @@ fn stage(console: &[String]) -> String {
     named.unwrap_or_else(|| "kernel".into())
 }
 
-async fn too_slow(vm: &Vm, timeout: Duration) -> SandboxError {
+async fn too_slow(vm: &Vm, timeout: Duration) -> MachineError {
     let lines = match vm
         .command(snowglobe_runner::Action::Console { lines: 60 })
         .await
@@ -306,7 +370,7 @@ async fn too_slow(vm: &Vm, timeout: Duration) -> SandboxError {
         _ => Vec::new(),
     };
     let last = lines[lines.len().saturating_sub(12)..].join("\n  ");
-    SandboxError::Boot {
+    MachineError::Boot {
         stage: stage(&lines),
         problem: format!(
             "the guest did not answer within {} s (boot_timeout_s); last lines of the console:\n  {last}",
@@ -315,7 +379,7 @@ async fn too_slow(vm: &Vm, timeout: Duration) -> SandboxError {
     }
 }
 
-fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec, SandboxError> {
+fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec, MachineError> {
     let initramfs = plan.run_dir.join("initramfs.cpio");
     let device = "/dev/vda".to_owned();
     let boot = BootConfig {
@@ -342,7 +406,7 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
         workdir: plan.workdir.clone(),
         git_identity: plan.git_identity.clone(),
     };
-    vmm::initramfs::write(&initramfs, &parts.init, &boot).map_err(|source| SandboxError::File {
+    vmm::initramfs::write(&initramfs, &parts.init, &boot).map_err(|source| MachineError::File {
         operation: "write the initramfs",
         path: initramfs.clone(),
         source,
@@ -374,17 +438,17 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
         shares: plan
             .workspace
             .iter()
-            .map(|path| Share {
+            .map(|dir| Share {
                 tag: WORKSPACE_TAG.into(),
-                path: path.clone(),
-                opened: plan.workspace_dir.dir().map(|_| 0),
+                path: dir.path().to_owned(),
+                opened: Some(0),
                 guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
             })
             .collect(),
         link_socket: plan.link_socket.clone(),
         link_name: LINK_NAME.into(),
         link_port: LINK_PORT,
-        console_log: plan.run_dir.join(super::CONSOLE_LOG),
+        console_log: plan.run_dir.join(CONSOLE_LOG),
         max_layer_bytes: plan.disk_bytes.map(layer_bound),
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
@@ -398,7 +462,7 @@ fn layer_bound(disk_bytes: u64) -> u64 {
 }
 
 /// Fresh random bytes for a guest, base64.
-pub(super) fn entropy() -> String {
+fn entropy() -> String {
     base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 32]>())
 }
 

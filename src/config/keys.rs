@@ -1,0 +1,160 @@
+//! The configuration's keys: one table.
+//!
+//! A line of it is a key with its help text, its type, what it may hold and who may set it. From it come the layer
+//! [`Raw`] (which is also the flags of every subcommand that runs a sandbox), the keys that files and the environment
+//! may set, and the ranges. To add a key: a line here, its place in `resolve.rs`, a line in README.md.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
+use crate::image::Registries;
+use crate::workspace::Mode;
+
+/// Who may set a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SetBy {
+    /// The user's file, the environment, flags.
+    User,
+    /// The project's file, too.
+    Project,
+}
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Text, or one of a few words; its type checks it.
+    Text,
+    /// A whole number within these bounds.
+    Number(u64, u64),
+    /// `true` or `false`.
+    Boolean,
+    /// A table, which only files can hold.
+    Table,
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) set_by: SetBy,
+}
+
+/// The key of that name.
+pub(super) fn key(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+macro_rules! keys {
+    ($($(#[$help:meta])* $key:ident: $type:ty, $value:literal, $kind:expr, $set_by:ident;)*) => {
+        /// One layer of the configuration: what it sets, nothing resolved.
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize, Args)]
+        #[serde(deny_unknown_fields)]
+        pub struct Raw {
+            $(
+                $(#[$help])*
+                #[arg(long, value_name = $value)]
+                pub $key: Option<$type>,
+            )*
+            /// How registries are reached: mirrors, http, ca.
+            #[arg(skip)]
+            #[serde(default)]
+            pub registries: Registries,
+            /// Environment of every command, NAME=VALUE; may be repeated
+            #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
+            #[serde(default, deserialize_with = "variables")]
+            pub env: Vec<(String, String)>,
+        }
+
+        /// Every key.
+        pub(super) const KEYS: &[Key] = &[
+            $(Key { name: stringify!($key), kind: $kind, set_by: SetBy::$set_by },)*
+            Key { name: "registries", kind: Kind::Table, set_by: SetBy::User },
+            Key { name: "env", kind: Kind::Table, set_by: SetBy::Project },
+        ];
+
+        impl Raw {
+            /// `over` laid over this layer.
+            pub(super) fn under(self, over: Self) -> Self {
+                let (mut env, mut registries) = (self.env, self.registries);
+                env.extend(over.env);
+                registries.0.extend(over.registries.0);
+                Self {
+                    $($key: over.$key.or(self.$key),)*
+                    registries,
+                    env,
+                }
+            }
+
+            /// What this layer sets and `over` does not.
+            pub(super) fn not_in(&self, over: &Self) -> Self {
+                Self {
+                    $($key: self.$key.clone().filter(|_| over.$key.is_none()),)*
+                    ..self.clone()
+                }
+            }
+        }
+    };
+}
+
+keys! {
+    /// Image the sandbox runs: a name of `snowglobe image ls`, or any reference, such as python:3.12-slim [default: debian]
+    image: String, "IMAGE", Kind::Text, Project;
+    /// Virtual processors [default: as many as the host has, 4 at most]
+    cpus: u32, "N", Kind::Number(1, 64), Project;
+    /// Memory in MiB [default: 2048]
+    memory_mib: u32, "MIB", Kind::Number(128, 1 << 20), Project;
+    /// How much of its disk the sandbox may fill, in GiB [default: 16]
+    disk_gib: u32, "GIB", Kind::Number(1, 60), Project;
+    /// Open files allowed per command in the sandbox [default: 65536]
+    nofile: u64, "N", Kind::Number(64, 1 << 20), Project;
+    /// Host directory that is /workspace in the sandbox [default: the working directory]
+    workspace: PathBuf, "DIR", Kind::Text, User;
+    /// How /workspace is made: `mount` shares the host directory, `none` gives an empty one [default: mount]
+    workspace_mode: Mode, "MODE", Kind::Text, Project;
+    /// Snapshot the sandbox starts from, instead of the clean image
+    snapshot: String, "NAME", Kind::Text, User;
+    /// Name of the sandbox, whose snapshots it shares [default: made from the workspace's path]
+    name: String, "NAME", Kind::Text, User;
+    /// Engine: `auto`, `krun` or `qemu` [default: auto]
+    engine: EngineChoice, "ENGINE", Kind::Text, User;
+    /// What qemu runs on: `auto`, `kvm`, `hvf` or `tcg` [default: auto]
+    accel: AccelChoice, "ACCEL", Kind::Text, User;
+    /// If a fence around the VM is not available on this host: `require` starts no VM, `best` starts it and says so [default: best]
+    isolation: IsolationChoice, "HOW", Kind::Text, User;
+    /// The qemu program [default: qemu-system-ARCH in PATH]
+    qemu: PathBuf, "PROGRAM", Kind::Text, User;
+    /// Seconds a boot may take [default: 60]
+    boot_timeout_s: u64, "SECONDS", Kind::Number(1, 3600), Project;
+    /// Seconds a command may run if the call sets no limit [default: 120]
+    exec_timeout_s: u64, "SECONDS", Kind::Number(1, 86_400), Project;
+    /// Seconds after which a call becomes a background job, if the client takes no progress messages [default: 50]
+    background_after_s: u64, "SECONDS", Kind::Number(1, 86_400), Project;
+    /// Whether a person confirms restoring, deleting and rebooting: `never`, `ask` where the client can, `require` [default: never]
+    confirm: Confirm, "WHEN", Kind::Text, User;
+    /// Whether commits in the sandbox get the name and e-mail address of your git configuration [default: true]
+    git_identity: bool, "BOOL", Kind::Boolean, User;
+    /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
+    data_dir: PathBuf, "DIR", Kind::Text, User;
+    /// What images may take on this disk, in GiB; beyond it, the pulled images that were not used for longest are removed [default: 100]
+    image_store_gib: u32, "GIB", Kind::Number(1, 1 << 20), User;
+    /// What the snapshots of a sandbox may take on this disk, in GiB [default: 50]
+    snapshot_gib: u32, "GIB", Kind::Number(1, 1 << 20), User;
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("expected NAME=VALUE, got `{text}`")),
+    }
+}
+
+fn variables<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
+    Ok(BTreeMap::<String, String>::deserialize(from)?
+        .into_iter()
+        .collect())
+}

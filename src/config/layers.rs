@@ -1,0 +1,183 @@
+//! The layers as they are read: files and the environment, each checked against the table of keys.
+
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+
+use super::ConfigError;
+use super::dirs::Dirs;
+use super::keys::{KEYS, Key, Kind, Raw, SetBy, key};
+use super::nearest;
+use crate::image::ImageRef;
+
+/// Names that `SNOWGLOBE_*` may have beside the keys.
+const OTHER_VARIABLES: &[&str] = &["LOG", "LIBEXEC", "CACHE_DIR", "RUNTIME_DIR"];
+
+/// Where the layers come from; separate from [`super::Config`] so that tests bring their own.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// The path of the user's file.
+    pub user_file: Option<PathBuf>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// The flags.
+    pub flags: Raw,
+}
+
+impl Sources {
+    /// The process's own working directory, files and environment.
+    pub fn of_process(flags: Raw) -> Result<Self, ConfigError> {
+        let cwd = std::env::current_dir().map_err(|source| ConfigError::Unreadable {
+            path: ".".into(),
+            source,
+        })?;
+        let user_file = etcetera::choose_base_strategy()
+            .ok()
+            .map(|dirs| dirs.config_dir().join("snowglobe/config.toml"));
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Ok(Self {
+            cwd,
+            user_file,
+            env,
+            flags,
+        })
+    }
+}
+
+/// All layers except the project's, and the directories that they set.
+pub(super) struct Layers {
+    pub(super) user: Raw,
+    /// The environment and the flags, which are laid over the project's file.
+    pub(super) over: Raw,
+    pub(super) dirs: Dirs,
+}
+
+impl Layers {
+    pub(super) fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let user = sources.user_file.as_deref().map(read_user);
+        let user = user.transpose()?.unwrap_or_default();
+        let over = read_env(&sources.env)?.under(sources.flags.clone());
+        let dirs = Dirs::resolve(&user, &over, &sources.env)?;
+        Ok(Self { user, over, dirs })
+    }
+}
+
+/// The user's own file; one that cannot be read is an error, not "no file".
+fn read_user(path: &Path) -> Result<Raw, ConfigError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(path, &text, SetBy::User),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Raw::default()),
+        Err(source) => Err(ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// A file's layer, which `by` wrote.
+pub(super) fn parse(path: &Path, text: &str, by: SetBy) -> Result<Raw, ConfigError> {
+    let refused = |message| ConfigError::Malformed {
+        path: path.to_owned(),
+        message,
+    };
+    let table: toml::Table = text.parse().map_err(|e| malformed(path, text, &e))?;
+    for (name, value) in &table {
+        let Some(key) = key(name) else {
+            return Err(refused(unknown_key(name, |_| true)));
+        };
+        if by == SetBy::Project
+            && let Err(why) = allowed_in_project(key, value)
+        {
+            return Err(refused(format!(
+                "{why}, since the file comes with the repository; set it in the user's configuration, \
+                 by SNOWGLOBE_{} or by a flag",
+                name.to_uppercase()
+            )));
+        }
+    }
+    toml::from_str(text).map_err(|e| malformed(path, text, &e))
+}
+
+fn allowed_in_project(key: &Key, value: &toml::Value) -> Result<(), String> {
+    if key.set_by != SetBy::Project {
+        return Err(format!("`{}` can't be set by a project", key.name));
+    }
+    let reference = value.as_str().map(str::parse::<ImageRef>);
+    match reference {
+        Some(Ok(reference)) if key.name == "image" && reference.is_host_path() => {
+            Err("`image` can't name a file of the host in a project".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is wrong with a text, and where, but not the text itself: the path may lead to another file than was meant.
+fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before
+        .map(|before| format!("line {}: ", 1 + before.matches('\n').count()))
+        .unwrap_or_default();
+    ConfigError::Malformed {
+        path: path.to_owned(),
+        message: format!("{place}{}", error.message()),
+    }
+}
+
+fn unknown_key(name: &str, may: impl Fn(&Key) -> bool) -> String {
+    let mut known: Vec<&str> = KEYS
+        .iter()
+        .filter(|key| may(key))
+        .map(|key| key.name)
+        .collect();
+    known.sort_unstable();
+    // Bounded and without control characters: a project's file may come from anywhere.
+    let name: String = name.escape_debug().take(40).collect();
+    match nearest(&name, &known) {
+        Some(near) => format!("unknown key `{name}`; did you mean `{near}`?"),
+        None => format!("unknown key `{name}`; known keys: {}", known.join(", ")),
+    }
+}
+
+fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
+    let may = |key: &Key| key.kind != Kind::Table;
+    let mut table = toml::Table::new();
+    for (name, value) in env {
+        let Some(suffix) = name.strip_prefix("SNOWGLOBE_") else {
+            continue;
+        };
+        if OTHER_VARIABLES.contains(&suffix) || value.is_empty() {
+            continue;
+        }
+        let refused = |message| ConfigError::Environment {
+            name: name.clone(),
+            message,
+        };
+        let lower = suffix.to_lowercase();
+        let Some(key) = key(&lower).filter(|key| may(key)) else {
+            return Err(refused(unknown_key(&lower, may)));
+        };
+        let expected = |what: &str| refused(format!("expected {what}, got `{value}`"));
+        let value = match key.kind {
+            Kind::Number(..) => {
+                let number = value.parse();
+                toml::Value::Integer(number.map_err(|_| expected("a whole number"))?)
+            }
+            Kind::Boolean => {
+                let truth = value.parse();
+                toml::Value::Boolean(truth.map_err(|_| expected("`true` or `false`"))?)
+            }
+            Kind::Text | Kind::Table => toml::Value::String(value.clone()),
+        };
+        table.insert(lower, value);
+    }
+    table
+        .try_into()
+        .map_err(|e: toml::de::Error| ConfigError::Environment {
+            name: "SNOWGLOBE_*".into(),
+            message: e.message().to_owned(),
+        })
+}

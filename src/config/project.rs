@@ -1,0 +1,188 @@
+//! The project's file, `snowglobe.toml`: where it is looked for, and how it is read.
+//!
+//! The file comes with the repository, and the guest can write it through the workspace. So it is looked for in the
+//! working directory and upwards, but not beyond the repository, the file system, and directories that are home or
+//! that other users own or may write ([`find`]). It is opened once, without following links, and must be a regular
+//! file of the user's or root's. Whether its content counts is decided in [`super::consent`].
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, stat};
+use rustix::io::Errno;
+
+use super::ConfigError;
+
+/// The name of the project's file.
+pub const PROJECT_FILE: &str = "snowglobe.toml";
+
+/// The longest file that is read, in bytes.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// A project's file as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectFile {
+    /// Where it is, absolute.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
+}
+
+/// Looks for the project's file from `cwd` upwards; `home` ends the search before it is looked at.
+pub fn find(cwd: &Path, home: Option<&Path>) -> Result<Option<ProjectFile>, ConfigError> {
+    let unreadable = |path: &Path, errno: Errno| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source: errno.into(),
+    };
+    let start = stat(cwd).map_err(|errno| unreadable(cwd, errno))?;
+    for dir in cwd.ancestors() {
+        if dir != cwd {
+            let seen = stat(dir).map_err(|errno| unreadable(dir, errno))?;
+            if home == Some(dir) || !continues(&start, &seen) {
+                return Ok(None);
+            }
+        }
+        let path = dir.join(PROJECT_FILE);
+        if let Some(text) = read(&path)? {
+            return Ok(Some(ProjectFile { path, text }));
+        }
+        // A worktree has a file of that name.
+        if dir.join(".git").symlink_metadata().is_ok() {
+            return Ok(None);
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the search may go on into a parent: on the same file system, of the same owner, and not a place where
+/// other users can put a file.
+fn continues(start: &Stat, parent: &Stat) -> bool {
+    let others_write = Mode::from_raw_mode(parent.st_mode).contains(Mode::WOTH);
+    parent.st_dev == start.st_dev && parent.st_uid == start.st_uid && !others_write
+}
+
+/// The file's text; `None` where there is no such file. Whatever else is there is an error.
+fn read(path: &Path) -> Result<Option<String>, ConfigError> {
+    let odd = |message: String| ConfigError::Malformed {
+        path: path.to_owned(),
+        message,
+    };
+    let failed = |errno: Errno| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source: errno.into(),
+    };
+    // Without blocking: a fifo has a writer some day, or never.
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => {
+            return Err(odd(
+                "it is a symbolic link, which is not followed; expected a file of your own".into(),
+            ));
+        }
+        Err(errno) => return Err(failed(errno)),
+    };
+    let seen = fstat(file.as_fd()).map_err(failed)?;
+    if FileType::from_raw_mode(seen.st_mode) != FileType::RegularFile {
+        return Err(odd("it is not a regular file; remove it".into()));
+    }
+    let own = rustix::process::geteuid().as_raw();
+    if seen.st_uid != own && seen.st_uid != 0 {
+        return Err(odd(format!(
+            "it belongs to user {}, not to you (user {own}); remove it, or make it yours with chown",
+            seen.st_uid
+        )));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::from(file)
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(odd(format!(
+            "it is longer than {} KiB, which no such file needs to be",
+            MAX_BYTES >> 10
+        )));
+    }
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| odd("it is not UTF-8 text".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn found(cwd: &Path) -> Result<Option<PathBuf>, String> {
+        find(cwd, None)
+            .map(|file| file.map(|file| file.path))
+            .map_err(|error| crate::describe(&error))
+    }
+
+    /// `outer/repository/inner`, with a project's file in `outer`.
+    fn nested() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("outer/repository/inner");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(dir.path().join("outer").join(PROJECT_FILE), "cpus = 1").unwrap();
+        (dir, inner)
+    }
+
+    #[test]
+    fn the_search_ends_at_the_repository() {
+        let (dir, inner) = nested();
+        let outer = dir.path().join("outer");
+        let file = outer.join(PROJECT_FILE);
+        assert_eq!(found(&inner), Ok(Some(file.clone())));
+        // A worktree's `.git` is a file.
+        fs::write(outer.join("repository/.git"), "gitdir: elsewhere").unwrap();
+        assert_eq!(found(&inner), Ok(None));
+        let own = outer.join("repository").join(PROJECT_FILE);
+        fs::write(&own, "").unwrap();
+        assert_eq!(found(&inner), Ok(Some(own)));
+    }
+
+    #[test]
+    fn the_search_ends_before_home_and_before_places_of_others() {
+        let (dir, inner) = nested();
+        let outer = dir.path().join("outer");
+        assert_eq!(find(&inner, Some(&outer)).unwrap(), None);
+        assert!(find(&inner, None).unwrap().is_some());
+        fs::set_permissions(&outer, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(found(&inner), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_plain_file_of_ones_own_is_an_error_and_ends_the_search() {
+        let (dir, inner) = nested();
+        let file = inner.join(PROJECT_FILE);
+        let secret = dir.path().join("secret");
+        fs::write(&secret, "[section\nroot:$6$hash").unwrap();
+        let refused = |how: &str| {
+            let error = found(&inner).unwrap_err();
+            assert!(error.contains(how) && !error.contains("hash"), "{error}");
+            let _ = fs::remove_file(&file);
+        };
+        symlink(&secret, &file).unwrap();
+        refused("symbolic link");
+        symlink("/no/such/file", &file).unwrap();
+        refused("symbolic link");
+        rustix::fs::mknodat(CWD, &file, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        refused("not a regular file");
+        fs::write(&file, vec![b'#'; MAX_BYTES as usize + 1]).unwrap();
+        refused("longer than 64 KiB");
+        fs::write(&file, [b'#', 0xff]).unwrap();
+        refused("not UTF-8");
+        fs::create_dir(&file).unwrap();
+        refused("not a regular file");
+    }
+}

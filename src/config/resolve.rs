@@ -1,0 +1,118 @@
+//! From the layers to the configuration: defaults, ranges, the workspace.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::dirs::Dirs;
+use super::keys::{Kind, Raw, key};
+use super::{CallPolicy, Config, ConfigError, HostConfig, SandboxSpec};
+use crate::names::{RULE, SandboxName};
+use crate::workspace::{Mode, SharedDir, Workspace};
+
+pub(super) const DEFAULT_IMAGE: &str = "debian";
+pub(super) const DEFAULT_MEMORY_MIB: u32 = 2048;
+pub(super) const DEFAULT_DISK_GIB: u32 = 16;
+pub(super) const DEFAULT_NOFILE: u64 = 65_536;
+
+pub(super) fn default_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(4) as u32)
+}
+
+/// Checks a number against its key's range.
+fn in_range<T: Into<u64> + Copy>(name: &'static str, value: T) -> Result<T, ConfigError> {
+    let number: u64 = value.into();
+    match key(name).map(|key| key.kind) {
+        Some(Kind::Number(least, most)) if !(least..=most).contains(&number) => {
+            Err(ConfigError::Value {
+                key: name,
+                value: number.to_string(),
+                expected: format!("expected {least} to {most}"),
+            })
+        }
+        _ => Ok(value),
+    }
+}
+
+fn seconds(name: &'static str, value: u64) -> Result<Duration, ConfigError> {
+    in_range(name, value).map(Duration::from_secs)
+}
+
+/// GiB in bytes.
+fn gibibytes(name: &'static str, value: u32) -> Result<u64, ConfigError> {
+    in_range(name, value).map(|gib| u64::from(gib) << 30)
+}
+
+pub(super) fn resolve(raw: Raw, cwd: &Path, dirs: Dirs) -> Result<Config, ConfigError> {
+    let host = HostConfig {
+        engine: raw.engine.unwrap_or_default(),
+        accel: raw.accel.unwrap_or_default(),
+        isolation: raw.isolation.unwrap_or_default(),
+        qemu: raw.qemu.clone(),
+        boot_timeout: seconds("boot_timeout_s", raw.boot_timeout_s.unwrap_or(60))?,
+        registries: raw.registries.clone(),
+        image_store_bytes: gibibytes("image_store_gib", raw.image_store_gib.unwrap_or(100))?,
+        dirs,
+    };
+    let calls = CallPolicy {
+        confirm: raw.confirm.unwrap_or_default(),
+        background_after: seconds("background_after_s", raw.background_after_s.unwrap_or(50))?,
+    };
+    Ok(Config {
+        host,
+        sandbox: sandbox(raw, cwd)?,
+        calls,
+        ignored: None,
+    })
+}
+
+fn sandbox(raw: Raw, cwd: &Path) -> Result<SandboxSpec, ConfigError> {
+    let project_named = raw.workspace.is_some();
+    let directory = raw.workspace.unwrap_or_else(|| cwd.to_owned());
+    let unusable = |expected: String| ConfigError::Value {
+        key: "workspace",
+        value: directory.display().to_string(),
+        expected,
+    };
+    let project_dir = directory
+        .canonicalize()
+        .ok()
+        .filter(|path| path.is_dir())
+        .ok_or_else(|| unusable("expected a directory that exists".into()))?;
+    let workspace = match raw.workspace_mode.unwrap_or_default() {
+        Mode::None => Workspace::None,
+        Mode::Mount => SharedDir::open(&project_dir)
+            .map(Workspace::Mount)
+            .map_err(|error| unusable(format!("it can't be opened ({error})")))?,
+    };
+    let name = match raw.name {
+        None => SandboxName::of_workspace(&project_dir),
+        Some(name) => named("name", name)?,
+    };
+    let snapshot = raw.snapshot.map(|name| named("snapshot", name));
+    Ok(SandboxSpec {
+        name,
+        image: raw.image.unwrap_or_else(|| DEFAULT_IMAGE.into()),
+        snapshot: snapshot.transpose()?,
+        snapshot_bytes: gibibytes("snapshot_gib", raw.snapshot_gib.unwrap_or(50))?,
+        cpus: in_range("cpus", raw.cpus.unwrap_or_else(default_cpus))?,
+        memory_mib: in_range("memory_mib", raw.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB))?,
+        disk_bytes: gibibytes("disk_gib", raw.disk_gib.unwrap_or(DEFAULT_DISK_GIB))?,
+        nofile: in_range("nofile", raw.nofile.unwrap_or(DEFAULT_NOFILE))?,
+        project_dir,
+        project_named,
+        workspace,
+        exec_timeout: seconds("exec_timeout_s", raw.exec_timeout_s.unwrap_or(120))?,
+        git_identity: raw.git_identity.unwrap_or(true),
+        env: raw.env,
+    })
+}
+
+/// Checks a name.
+fn named<T: FromStr>(key: &'static str, name: String) -> Result<T, ConfigError> {
+    name.parse().map_err(|_| ConfigError::Value {
+        key,
+        expected: format!("expected {RULE}"),
+        value: name,
+    })
+}

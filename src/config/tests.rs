@@ -1,0 +1,243 @@
+use super::resolve::DEFAULT_IMAGE;
+use super::*;
+
+/// A project's directory beside the data directory and the user's file.
+fn sources(dir: &tempfile::TempDir) -> Sources {
+    let cwd = dir.path().join("project");
+    std::fs::create_dir_all(&cwd).unwrap();
+    Sources {
+        cwd,
+        flags: Raw {
+            data_dir: Some(dir.path().join("data")),
+            ..Raw::default()
+        },
+        ..Sources::default()
+    }
+}
+
+fn user_file(dir: &tempfile::TempDir, text: &str) -> Option<PathBuf> {
+    let path = dir.path().join("config/config.toml");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, text).unwrap();
+    Some(path)
+}
+
+fn project_file(dir: &tempfile::TempDir, text: &str) {
+    std::fs::write(sources(dir).cwd.join(PROJECT_FILE), text).unwrap();
+}
+
+#[test]
+fn a_users_file_that_cannot_be_read_is_not_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut from = sources(&dir);
+    from.user_file = Some(dir.path().join("config/config.toml"));
+    assert!(Config::load(from).is_ok(), "there is none");
+    for odd in [dir.path().to_owned(), "/dev/null/config.toml".into()] {
+        let mut from = sources(&dir);
+        from.user_file = Some(odd.clone());
+        let error = Config::load(from).unwrap_err();
+        assert!(matches!(error, ConfigError::Unreadable { path, .. } if path == odd));
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let dir = tempfile::tempdir().unwrap();
+    project_file(&dir, "image = 'project'\ncpus = 2\nmemory_mib = 250");
+    let mut from = sources(&dir);
+    from.user_file = user_file(
+        &dir,
+        "image = 'user'\ncpus = 1\nmemory_mib = 300\nnofile = 100\n[env]\nA = 'user'",
+    );
+    from.env = vec![
+        ("SNOWGLOBE_IMAGE".into(), "env".into()),
+        ("SNOWGLOBE_CPUS".into(), "3".into()),
+    ];
+    from.flags.image = Some("flag".into());
+    let config = Config::load(from).unwrap();
+    assert_eq!(
+        (
+            config.sandbox.image.as_str(),
+            config.sandbox.cpus,
+            config.sandbox.memory_mib,
+            config.sandbox.nofile
+        ),
+        ("flag", 3, 250, 100)
+    );
+    assert_eq!(config.sandbox.env, [("A".to_owned(), "user".to_owned())]);
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    let dir = tempfile::tempdir().unwrap();
+    project_file(&dir, "memory_mb = 1");
+    let error = Config::load(sources(&dir)).unwrap_err().to_string();
+    assert!(
+        error.contains("`memory_mb`; did you mean `memory_mib`?"),
+        "{error}"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let mut from = sources(&empty);
+    from.env = vec![("SNOWGLOBE_IMGE".into(), "x".into())];
+    let error = Config::load(from).unwrap_err().to_string();
+    assert!(error.contains("did you mean `image`?"), "{error}");
+}
+
+#[test]
+fn a_project_may_not_name_host_paths() {
+    for key in [
+        "workspace = '/etc'",
+        "qemu = '/tmp/evil'",
+        "data_dir = '/x'",
+        "[registries.'docker.io']\nmirrors = ['evil.example']",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        project_file(&dir, key);
+        let error = Config::load(sources(&dir)).unwrap_err().to_string();
+        assert!(error.contains("can't be set by a project"), "{error}");
+    }
+}
+
+#[test]
+fn a_project_may_name_an_image_but_no_file_of_the_host() {
+    for (image, good) in [
+        ("python:3.12", true),
+        ("tar:/root/backup.tar", false),
+        ("oci:/x", false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        project_file(&dir, &format!("image = '{image}'"));
+        match Config::load(sources(&dir)) {
+            Ok(config) => assert!(good && config.ignored.is_some()),
+            Err(error) => assert!(
+                !good && error.to_string().contains("file of the host"),
+                "{error}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn a_project_s_wishes_beyond_the_bounds_count_once_they_are_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "image = 'registry.example/exfil:tag'\nexec_timeout_s = 7";
+    project_file(&dir, text);
+    let load = || Config::load(sources(&dir)).unwrap();
+    let config = load();
+    assert_eq!(
+        (
+            config.sandbox.image.as_str(),
+            config.sandbox.exec_timeout.as_secs()
+        ),
+        (DEFAULT_IMAGE, 120)
+    );
+    let said = config.ignored.unwrap().to_string();
+    assert!(
+        said.contains("registry.example/exfil:tag") && said.contains("snowglobe allow"),
+        "{said}"
+    );
+
+    let file = project::find(&sources(&dir).cwd, None).unwrap().unwrap();
+    let consent = Consent::new(&dir.path().join("data"));
+    consent.give(&file).unwrap();
+    let config = load();
+    assert_eq!(
+        (
+            config.sandbox.image.as_str(),
+            config.sandbox.exec_timeout.as_secs()
+        ),
+        ("registry.example/exfil:tag", 7)
+    );
+    assert_eq!(config.ignored, None);
+
+    project_file(&dir, &format!("{text}\ncpus = 64"));
+    assert!(load().ignored.is_some());
+    // What the user sets is not the project's to ask for.
+    let mut from = sources(&dir);
+    from.flags.image = Some("mine".into());
+    from.flags.cpus = Some(1);
+    let config = Config::load(from).unwrap();
+    assert_eq!(
+        (config.ignored, config.sandbox.exec_timeout.as_secs()),
+        (None, 7)
+    );
+}
+
+#[test]
+fn a_project_above_does_not_widen_what_is_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    project_file(&dir, "exec_timeout_s = 7");
+    let mut from = sources(&dir);
+    from.cwd = from.cwd.join("inner");
+    std::fs::create_dir(&from.cwd).unwrap();
+    let inner = from.cwd.canonicalize().unwrap();
+    let config = Config::load(from).unwrap();
+    assert_eq!(
+        (
+            config.sandbox.project_dir,
+            config.sandbox.exec_timeout.as_secs()
+        ),
+        (inner, 7)
+    );
+}
+
+#[test]
+fn what_a_file_says_is_not_in_its_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    project_file(&dir, "cpus = 1\nroot:$6$hash:19000");
+    let error = Config::load(sources(&dir)).unwrap_err().to_string();
+    assert!(
+        error.contains("line 2: ") && !error.contains("hash"),
+        "{error}"
+    );
+}
+
+#[test]
+fn registries_are_the_users_to_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut from = sources(&dir);
+    from.user_file = user_file(
+        &dir,
+        "[registries.'docker.io']\nmirrors = ['localhost:5000']\n[registries.'r:1']\nhttp = true",
+    );
+    let config = Config::load(from).unwrap();
+    assert_eq!(
+        config.host.registries.0["docker.io"].mirrors,
+        ["localhost:5000"]
+    );
+    assert_eq!(config.host.registries.0["r:1"].http, Some(true));
+    let mut from = sources(&dir);
+    from.user_file = user_file(&dir, "[registries.x]\nmirror = 'y'");
+    assert!(
+        Config::load(from)
+            .unwrap_err()
+            .to_string()
+            .contains("unknown field `mirror`")
+    );
+}
+
+#[test]
+fn values_out_of_range_say_what_was_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut from = sources(&dir);
+    from.flags.cpus = Some(0);
+    let error = Config::load(from).unwrap_err().to_string();
+    assert!(error.contains("expected 1 to 64"), "{error}");
+}
+
+#[test]
+fn what_is_no_project_is_configured_but_not_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |cwd: &str, named: bool| {
+        let mut from = sources(&dir);
+        from.cwd = cwd.into();
+        from.flags.workspace = named.then(|| cwd.into());
+        let config = Config::load(from).unwrap();
+        config.check_workspace().map_err(|error| error.to_string())
+    };
+    assert!(at("/", true).unwrap_err().contains("own files"));
+    assert!(at("/etc", false).unwrap_err().contains("--workspace"));
+    assert_eq!(at("/etc", true), Ok(()));
+    let project = sources(&dir).cwd;
+    assert_eq!(at(project.to_str().unwrap(), false), Ok(()));
+}

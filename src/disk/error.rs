@@ -1,0 +1,113 @@
+//! Why layers and snapshots cannot be used.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::image::human_bytes;
+use crate::names::SnapshotName;
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The name is taken.
+    #[error(
+        "save the snapshot `{0}`: there is one of that name already; delete it first, or take another name"
+    )]
+    Exists(SnapshotName),
+    /// There is no such snapshot.
+    #[error("find the snapshot `{name}`: {}", there_are(.known))]
+    NotFound {
+        /// The name.
+        name: SnapshotName,
+        /// Those that there are.
+        known: Vec<SnapshotName>,
+    },
+    /// It would be more than snapshots may take.
+    #[error(
+        "save the snapshot `{name}`: it would take {}, and snapshots of this sandbox take {} of the {} that they may \
+         (snapshot_gib in the configuration); delete some first{}",
+        human_bytes(*.adds), human_bytes(*.taken), human_bytes(*.limit), largest(.known)
+    )]
+    Full {
+        /// The name.
+        name: SnapshotName,
+        /// What it would take, in bytes.
+        adds: u64,
+        /// What others take.
+        taken: u64,
+        /// What all may take.
+        limit: u64,
+        /// Those that there are, with what each takes.
+        known: Vec<(SnapshotName, u64)>,
+    },
+    /// A record or one of its layers is damaged.
+    #[error("use the snapshot `{name}`: {problem}")]
+    Damaged {
+        /// The name.
+        name: SnapshotName,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A layer is not what was written here.
+    #[error("stand on the disk layer {path}: it {problem}; nothing was started on it")]
+    Layer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// What tells which layers are needed makes no sense.
+    #[error("find out which layers are needed: {path} {problem}; move it away if nothing needs it")]
+    Unclear {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The disk said no.
+    #[error("{operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn there_are(known: &[SnapshotName]) -> String {
+    if known.is_empty() {
+        "there are none yet".into()
+    } else {
+        let known: Vec<&str> = known.iter().map(SnapshotName::as_str).collect();
+        format!("there are {}", known.join(", "))
+    }
+}
+
+fn largest(known: &[(SnapshotName, u64)]) -> String {
+    let mut known: Vec<_> = known.iter().collect();
+    known.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let shown: Vec<String> = known
+        .into_iter()
+        .take(5)
+        .map(|(name, bytes)| format!("{name} ({})", human_bytes(*bytes)))
+        .collect();
+    match shown.is_empty() {
+        true => String::new(),
+        false => format!(": {}", shown.join(", ")),
+    }
+}
+
+/// Makes a [`StoreError::Io`] of an I/O error.
+pub(super) fn io_error(
+    operation: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io {
+        operation,
+        path,
+        source,
+    }
+}

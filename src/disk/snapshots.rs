@@ -1,0 +1,261 @@
+//! Snapshots: saving, finding and deleting them.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::error::{StoreError, io_error};
+use super::record::{Base, Record, VERSION};
+use super::store::{Store, entries};
+use crate::names::SnapshotName;
+use crate::{files, presence};
+
+impl Store {
+    /// The snapshot of that name that machines start from: of a session's store it is the one that was named for it.
+    pub fn start(&self, name: &SnapshotName) -> Result<Record, StoreError> {
+        match self
+            .session
+            .as_ref()
+            .and_then(|session| session.start.as_ref())
+        {
+            Some((record, _)) => Ok(record.clone()),
+            None => self.get(name),
+        }
+    }
+
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.dir.join("snapshots")
+    }
+
+    fn record_path(&self, name: &SnapshotName) -> PathBuf {
+        self.snapshots().join(format!("{name}.json"))
+    }
+
+    fn read(&self, name: &SnapshotName) -> Result<Option<Record>, StoreError> {
+        let damaged = |problem: String| StoreError::Damaged {
+            name: name.clone(),
+            problem,
+        };
+        let path = self.record_path(name);
+        let read = presence::read(&path);
+        let Some(text) =
+            read.map_err(|e| damaged(format!("{} can't be read ({e})", path.display())))?
+        else {
+            return Ok(None);
+        };
+        let record: Record = serde_json::from_slice(&text).map_err(|e| {
+            damaged(format!(
+                "{} is no snapshot's record ({e}); move it away",
+                path.display()
+            ))
+        })?;
+        if record.version != VERSION || record.name != *name {
+            return Err(damaged(format!(
+                "{} belongs to another version or name; move it away",
+                path.display()
+            )));
+        }
+        Ok(Some(record))
+    }
+
+    /// Every snapshot, by name. Stray files are passed over with a warning.
+    pub fn list(&self) -> Result<Vec<Record>, StoreError> {
+        let dir = self.dir.join("snapshots");
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(io_error("list", &dir))? {
+            let file = entry.map_err(io_error("list", &dir))?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(".json"));
+            let name = name.and_then(|name| name.parse().ok());
+            let record = name.map(|name| self.read(&name));
+            match record {
+                Some(Ok(Some(record))) => records.push(record),
+                Some(Ok(None)) => {}
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "passed over a stray file among the snapshots")
+                }
+                None => tracing::warn!(?file, "passed over a stray file among the snapshots"),
+            }
+        }
+        records.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(records)
+    }
+
+    fn names(&self) -> Vec<SnapshotName> {
+        self.list()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|record| record.name)
+            .collect()
+    }
+
+    /// The snapshot of that name, its layers checked to be there.
+    pub fn get(&self, name: &SnapshotName) -> Result<Record, StoreError> {
+        let Some(record) = self.read(name)? else {
+            return Err(StoreError::NotFound {
+                name: name.clone(),
+                known: self.names(),
+            });
+        };
+        let damaged = |path: &Path, what: String| StoreError::Damaged {
+            name: name.clone(),
+            problem: format!("its disk {} {what}", path.display()),
+        };
+        for path in record
+            .layers
+            .iter()
+            .map(|layer| self.layer(layer))
+            .chain([record.base.disk.clone()])
+        {
+            match presence::is_file(&path) {
+                Ok(true) => {}
+                Ok(false) => return Err(damaged(&path, "is missing".into())),
+                Err(e) => return Err(damaged(&path, format!("can't be read ({e})"))),
+            }
+        }
+        Ok(record)
+    }
+
+    /// Refuses a name that can't be saved under: a bad one, or one that is taken (by a stray file, too).
+    pub fn check_free(&self, name: &SnapshotName) -> Result<(), StoreError> {
+        let path = self.record_path(name);
+        match presence::is_name(&path).map_err(io_error("look for", &path))? {
+            true => Err(StoreError::Exists(name.clone())),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a snapshot of the layer `newest` that would take more than all of this sandbox's, of every session,
+    /// may take together.
+    pub fn check_size(
+        &self,
+        name: &SnapshotName,
+        newest: &str,
+        limit: u64,
+    ) -> Result<(), StoreError> {
+        let adds = taken(&self.layer(newest));
+        let all = self.dir.parent().unwrap_or(&self.dir);
+        let mut frozen = 0_u64;
+        for dir in entries(all)? {
+            let store = Store::at(dir);
+            if store.name.without_session() != self.name.without_session() {
+                continue;
+            }
+            // One that is being made or removed just now has none yet, or none any more.
+            for layer in store.layers_of_snapshots().unwrap_or_default() {
+                frozen = frozen.saturating_add(taken(&store.layer(&layer)));
+            }
+        }
+        if frozen.saturating_add(adds) <= limit {
+            return Ok(());
+        }
+        let known = self.list()?.into_iter();
+        Err(StoreError::Full {
+            name: name.clone(),
+            adds,
+            taken: frozen,
+            limit,
+            known: known.map(|record| (record.name, record.bytes)).collect(),
+        })
+    }
+
+    /// Writes a snapshot's record; its layers are frozen from here on. Loses nothing if the name was taken meanwhile.
+    pub fn save(
+        &self,
+        name: &SnapshotName,
+        base: Base,
+        layers: Vec<String>,
+    ) -> Result<Record, StoreError> {
+        self.check_free(name)?;
+        let bytes = layers.last().map_or(0, |layer| taken(&self.layer(layer)));
+        let record = Record {
+            version: VERSION,
+            name: name.clone(),
+            created: now(),
+            base,
+            layers,
+            bytes,
+        };
+        let path = self.record_path(name);
+        let dir = self.snapshots();
+        let write = || {
+            let mut file = tempfile::NamedTempFile::new_in(&dir)?;
+            file.write_all(&serde_json::to_vec_pretty(&record)?)?;
+            file.as_file().sync_all()?;
+            file.persist_noclobber(&path)?;
+            let synced = files::sync_dir(&dir);
+            if synced.is_err() {
+                // Not saved is not there: else it might go with the host's power.
+                let _ = fs::remove_file(&path);
+            }
+            synced
+        };
+        let _held = self.lock()?;
+        match write() {
+            Ok(()) => Ok(record),
+            Err(error) if io::Error::kind(&error) == io::ErrorKind::AlreadyExists => {
+                Err(StoreError::Exists(name.clone()))
+            }
+            Err(error) => Err(io_error("write", &path)(error)),
+        }
+    }
+
+    /// Deletes a snapshot; layers that nothing else stands on go with it.
+    pub fn delete(&self, name: &SnapshotName) -> Result<Record, StoreError> {
+        let record = {
+            let _held = self.lock()?;
+            let Some(record) = self.read(name)? else {
+                return Err(StoreError::NotFound {
+                    name: name.clone(),
+                    known: self.names(),
+                });
+            };
+            let path = self.record_path(name);
+            // Before its layers go: a record that comes back after a crash must not lack them.
+            let removed = fs::remove_file(&path).and_then(|()| files::sync_dir(&self.snapshots()));
+            removed.map_err(io_error("delete", &path))?;
+            record
+        };
+        self.sweep();
+        Ok(record)
+    }
+}
+
+/// What a file takes on the disk; nothing where it is not there.
+fn taken(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
+}
+
+fn now() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+/// Every snapshot of every sandbox, with the sandbox's name. Fails where one can't be read, so that whoever wants to
+/// remove what snapshots stand on doesn't.
+pub(crate) fn all_records(data_dir: &Path) -> Result<Vec<(String, Record)>, StoreError> {
+    let dir = data_dir.join("sandboxes");
+    if !presence::is_name(&dir).map_err(io_error("look for", &dir))? {
+        return Ok(Vec::new());
+    }
+    let mut all = Vec::new();
+    for dir in entries(&dir)? {
+        let snapshots = dir.join("snapshots");
+        if !presence::is_name(&snapshots).map_err(io_error("look for", &snapshots))? {
+            continue;
+        }
+        let store = Store::at(dir);
+        for snapshot in entries(&snapshots)? {
+            let file = snapshot.file_name().and_then(|file| file.to_str());
+            let Some(name) = file.and_then(|file| file.strip_suffix(".json")) else {
+                continue;
+            };
+            let name = name.parse().map_err(|error| StoreError::Unclear {
+                path: snapshot.clone(),
+                problem: format!("is no snapshot's record ({error})"),
+            })?;
+            let read = store.read(&name)?;
+            all.extend(read.map(|record| (store.name.to_string(), record)));
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,134 @@
+//! The directory of one sandbox: its layers, and a directory for each of its VMs.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::{StoreError, io_error};
+use super::record::Record;
+use crate::names::SandboxName;
+use crate::{files, presence, private};
+
+/// One sandbox's directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(super) name: SandboxName,
+    pub(super) dir: PathBuf,
+    pub(super) session: Option<Arc<Session>>,
+}
+
+/// What the store of a client's session has beside its own files. The store goes when it is dropped.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) dir: PathBuf,
+    pub(super) _lock: File,
+    /// The store that it comes from.
+    pub(super) from: Store,
+    /// The snapshot that its machines start from, and what holds its layers there.
+    pub(super) start: Option<(Record, VmDir)>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        left_behind(&self.dir, fs::remove_dir_all(&self.dir));
+    }
+}
+
+/// A running VM's directory; its files are the runner's to remove.
+#[derive(Debug)]
+pub struct VmDir {
+    /// Where it is.
+    pub path: PathBuf,
+    _lock: File,
+}
+
+impl VmDir {
+    /// Writes down the layers that the VM stands on, before they are used.
+    pub fn set_layers(&self, layers: &[String]) -> Result<(), StoreError> {
+        let path = self.path.join("layers.json");
+        let text = serde_json::to_vec(layers).map_err(io::Error::other);
+        text.and_then(|text| files::replace(&path, &text))
+            .map_err(io_error("write", &path))
+    }
+}
+
+impl Store {
+    /// The store of the sandbox `name` under the data directory; made when it is not there.
+    pub fn open(data_dir: &Path, name: &SandboxName) -> Result<Self, StoreError> {
+        let all = data_dir.join("sandboxes");
+        let dir = all.join(name.as_str());
+        let parts = ["layers", "snapshots", "run"].map(|part| dir.join(part));
+        for path in [&all, &dir].into_iter().chain(&parts) {
+            private::dir(path).map_err(io_error("make the directory", path))?;
+        }
+        Ok(Self {
+            name: name.clone(),
+            dir,
+            session: None,
+        })
+    }
+
+    /// The store in a directory that was found.
+    pub(super) fn at(dir: PathBuf) -> Self {
+        Self {
+            name: SandboxName::of_directory(dir.file_name().unwrap_or_default()),
+            dir,
+            session: None,
+        }
+    }
+
+    /// The sandbox's name.
+    pub fn name(&self) -> &SandboxName {
+        &self.name
+    }
+
+    /// Holds the store against other processes until dropped.
+    pub(super) fn lock(&self) -> Result<File, StoreError> {
+        let path = self.dir.join("lock");
+        files::lock(&path).map_err(io_error("lock", &path))
+    }
+
+    /// Where a layer is, or will be.
+    pub fn layer(&self, file: &str) -> PathBuf {
+        let started = self.session.as_ref().and_then(|session| {
+            let (record, _) = session.start.as_ref()?;
+            let holds = record.layers.iter().any(|layer| layer == file);
+            holds.then(|| session.from.layer(file))
+        });
+        started.unwrap_or_else(|| self.dir.join("layers").join(file))
+    }
+
+    /// A name for a new layer.
+    pub fn new_layer(&self) -> String {
+        format!("{:016x}.qcow2", rand::random::<u64>())
+    }
+
+    /// A directory for a new VM.
+    pub fn new_vm(&self) -> Result<VmDir, StoreError> {
+        let _held = self.lock()?;
+        let path = self
+            .dir
+            .join("run")
+            .join(format!("{:08x}", rand::random::<u32>()));
+        let make = || {
+            private::new_dir(&path)?;
+            let lock = File::create(path.join("lock"))?;
+            lock.lock()?;
+            Ok(lock)
+        };
+        let lock = make().map_err(io_error("make the directory", &path))?;
+        Ok(VmDir { path, _lock: lock })
+    }
+}
+
+/// Everything in a directory.
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    presence::entries(dir).map_err(io_error("list", dir))
+}
+
+pub(super) fn left_behind(path: &Path, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::debug!(path = %path.display(), %error, "could not be cleared away");
+    }
+}

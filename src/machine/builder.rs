@@ -1,0 +1,188 @@
+//! Filling new disks: a machine that unpacks an image's layers.
+
+use std::path::Path;
+use std::time::Duration;
+
+use snowglobe_init::boot::BUILD_ROOT;
+use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
+use snowglobe_runner::{Accel, DiskFormat, Engine};
+
+use super::feed::{Feed, Pieces};
+use super::{Machine, MachineError, Parts, Plan};
+use crate::config::HostConfig;
+use crate::guest::{Guest, Output, unexpected};
+use crate::image::user::Accounts;
+use crate::image::{ImageError, LayerSource, Processor, Unpacked, Unpacker};
+use crate::presence;
+use crate::progress::Progress;
+use crate::rundir::{self, RuntimeDir};
+use crate::vmm::{self, host::Host};
+
+/// The most that is kept of an image's lists of users and groups, in bytes.
+const ACCOUNTS_BYTES: u64 = 256 << 10;
+
+/// Unpacks layers in a microVM of this host.
+#[derive(Debug)]
+pub struct VmUnpacker<'a> {
+    host: &'a HostConfig,
+}
+
+impl<'a> VmUnpacker<'a> {
+    /// An unpacker that boots VMs with the engine that the configuration chooses.
+    pub fn new(host: &'a HostConfig) -> Self {
+        Self { host }
+    }
+
+    async fn fill(
+        &self,
+        disk: &Path,
+        layers: &[LayerSource],
+        progress: &Progress,
+    ) -> Result<Unpacked, MachineError> {
+        let parts = Parts::find(self.host)?;
+        let runtime = RuntimeDir::make(&self.host.dirs.runtime)?;
+        // Removes what was left by one that was killed before it had a runner, which would have.
+        rundir::running(runtime.path())?;
+        let temporary = |source| MachineError::File {
+            operation: "make a directory in",
+            path: runtime.path().to_owned(),
+            source,
+        };
+        let dir = tempfile::Builder::new()
+            .prefix(rundir::BUILD)
+            .tempdir_in(runtime.path())
+            .map_err(temporary)?;
+        let _held = presence::hold(dir.path(), rundir::LOCK).map_err(temporary)?;
+        let feed = Feed::create(disk).map_err(|source| MachineError::File {
+            operation: "make the disk that layers come on, for",
+            path: disk.to_owned(),
+            source,
+        })?;
+        let plan = Plan {
+            name: "snowglobe-build".into(),
+            cpus: 1,
+            memory_mib: 512,
+            disk: disk.to_owned(),
+            format: DiskFormat::Raw,
+            backing: Vec::new(),
+            build: true,
+            feed: Some(feed.path.clone()),
+            workspace: None,
+            workspace_path: None,
+            nofile: 65_536,
+            disk_bytes: None,
+            env: Vec::new(),
+            image_user: None,
+            workdir: None,
+            git_identity: None,
+            login_keys: Vec::new(),
+            run_dir: dir.path().to_owned(),
+            link_socket: dir.path().join("link.sock"),
+            remove: Vec::new(),
+            remove_if_orphaned: Vec::new(),
+            timeout: self.host.boot_timeout,
+        };
+        // Layers are decompressed while the guest boots, and while it unpacks those before.
+        let pieces = feed.start(layers);
+        let machine = Machine::boot(&parts, plan, progress).await?;
+        let filled = self.apply(&machine, layers, pieces, progress).await;
+        if filled.is_ok() {
+            // The guest has unmounted the disk by now; powering off also has the engine flush it.
+            let guest = machine.guest().await?;
+            let _ = guest.ask(&Request::PowerOff).await;
+            let _ = tokio::time::timeout(Duration::from_secs(10), machine.vm.ended()).await;
+        }
+        machine.stop().await;
+        filled
+    }
+
+    async fn apply(
+        &self,
+        machine: &Machine,
+        layers: &[LayerSource],
+        mut pieces: Pieces,
+        progress: &Progress,
+    ) -> Result<Unpacked, MachineError> {
+        let guest = machine.guest().await?;
+        let mut total = Unpacked::default();
+        for (index, layer) in layers.iter().enumerate() {
+            progress.say(match layers.len() {
+                1 => "unpacking".to_owned(),
+                count => format!("unpacking layer {} of {count}", index + 1),
+            });
+            let piece = pieces.next().await;
+            // A stream that broke on the host is the reason behind whatever came of it.
+            layer.check()?;
+            let piece = piece.map_err(ImageError::unpack)?;
+            let request = Request::ApplyLayer {
+                whiteouts: layer.whiteouts,
+                offset: piece.offset,
+                bytes: piece.bytes,
+            };
+            match guest.ask(&request).await? {
+                Report::Layer { entries, bytes } => {
+                    total.entries += entries;
+                    total.bytes += bytes;
+                }
+                other => return Err(unexpected("apply a layer", &other).into()),
+            }
+        }
+        total.accounts = Accounts {
+            passwd: read_text(&guest, "etc/passwd").await,
+            group: read_text(&guest, "etc/group").await,
+        };
+        progress.say("writing the disk");
+        guest.ask(&Request::FinishRoot).await?;
+        Ok(total)
+    }
+}
+
+/// A small file of the new root; what isn't there is empty.
+async fn read_text(guest: &Guest, path: &str) -> String {
+    let want = ReadWant::Bytes {
+        offset: 0,
+        limit: ACCOUNTS_BYTES,
+    };
+    let path = format!("{BUILD_ROOT}/{path}");
+    let request = Request::Read(ReadRequest {
+        path,
+        user: User::Root,
+        want,
+    });
+    let mut text = Vec::new();
+    let mut collect = |output| {
+        if let Output::Stdout(bytes) = output {
+            text.extend_from_slice(&bytes);
+        }
+    };
+    match guest
+        .request(&request, bytes::Bytes::new(), &mut collect)
+        .await
+    {
+        Ok(_) => String::from_utf8_lossy(&text).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+impl Unpacker for VmUnpacker<'_> {
+    /// The host's own if the hardware runs the guest. If nothing can run it, the choice does not matter yet.
+    fn processor(&self) -> Processor {
+        match vmm::choose(self.host, &Host::detect(&self.host.dirs.cache)) {
+            Ok(Engine::Qemu {
+                accel: Accel::Tcg, ..
+            }) => Processor::translated(),
+            Ok(_) | Err(_) => Processor::host(),
+        }
+    }
+
+    async fn unpack(
+        &self,
+        disk: &Path,
+        layers: &[LayerSource],
+        progress: &Progress,
+    ) -> Result<Unpacked, ImageError> {
+        self.fill(disk, layers, progress)
+            .await
+            .map_err(ImageError::unpack)
+    }
+}

@@ -1,0 +1,231 @@
+//! Booting the sandbox's machine, and telling callers how it ended.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use snowglobe_runner::DiskFormat;
+use tokio::sync::OwnedMutexGuard;
+
+use super::state::{Live, StartPoint, State};
+use super::{Sandbox, SandboxError, WORKSPACE, git, images};
+use crate::disk::make_overlay;
+use crate::guest::{Guest, GuestError};
+use crate::machine::{CONSOLE_LOG, Machine, MachineError, Parts, Plan};
+use crate::progress::Progress;
+use crate::vmm;
+
+/// How long the end of a VM may lag behind the end of its link.
+const END_GRACE: Duration = Duration::from_secs(2);
+
+impl Sandbox {
+    /// Changes the state, and publishes it.
+    pub(super) fn set(&self, state: &mut State, new: State) -> State {
+        self.published.set(&new);
+        std::mem::replace(state, new)
+    }
+
+    /// The running machine; boots one when there is none.
+    pub(super) async fn live(
+        self: &Arc<Self>,
+        progress: &Progress,
+    ) -> Result<Arc<Live>, SandboxError> {
+        if self.stopping.is_cancelled() {
+            return Err(SandboxError::Stopped);
+        }
+        // A caller that gives up must not take the boot with it that others wait for: so the boot is a task.
+        let (sandbox, progress) = (self.clone(), progress.clone());
+        let boot = tokio::spawn(async move {
+            let mut state = sandbox.state.clone().lock_owned().await;
+            let running = match &*state {
+                State::Running(live) => Some(live.clone()),
+                State::Stopped => return Err(SandboxError::Stopped),
+                State::Off => None,
+            };
+            if let Some(live) = running {
+                let Some(end) = live.machine.vm.end() else {
+                    return Ok(live);
+                };
+                sandbox.set(&mut state, State::Off);
+                if !live.told.load(Ordering::Relaxed) {
+                    return Err(sandbox.died(&live, &end));
+                }
+            }
+            let from = sandbox
+                .config
+                .sandbox
+                .snapshot
+                .clone()
+                .map_or(StartPoint::Clean, StartPoint::Configured);
+            let live = tokio::select! {
+                live = sandbox.boot(from, &progress) => Arc::new(sandbox.view.booted(live)?),
+                () = sandbox.stopping.cancelled() => return Err(SandboxError::Stopped),
+            };
+            sandbox.set(&mut state, State::Running(live.clone()));
+            Ok(live)
+        });
+        boot.await.unwrap_or(Err(SandboxError::Stopped))
+    }
+
+    pub(super) async fn boot(
+        &self,
+        from: StartPoint,
+        progress: &Progress,
+    ) -> Result<Live, SandboxError> {
+        let (host, spec) = (&self.config.host, &self.config.sandbox);
+        let parts = Parts::find(host)?;
+        let saved = match &from {
+            StartPoint::Clean => None,
+            StartPoint::Configured(name) => Some(self.store.start(name)?),
+            StartPoint::Snapshot(name) => Some(self.store.get(name)?),
+        };
+        let (base, mut layers, image) = match saved {
+            None => {
+                let (base, image) = images::of_image(host, spec, progress).await?;
+                (base, Vec::new(), image)
+            }
+            Some(record) => {
+                let image = images::hold(host, spec, &record.base)?;
+                (record.base, record.layers, image)
+            }
+        };
+        let git_identity = match spec.git_identity {
+            true => git::identity(&spec.project_dir).await,
+            false => None,
+        };
+        let vm_dir = self.store.new_vm()?;
+        self.view.booting(vm_dir.path.join(CONSOLE_LOG));
+        let layer = self.store.new_layer();
+        let (under, format) = match layers.last() {
+            Some(layer) => (self.store.layer(layer), DiskFormat::Qcow2),
+            None => (base.disk.clone(), DiskFormat::Raw),
+        };
+        let mut backing: Vec<_> = layers.iter().map(|layer| self.store.layer(layer)).collect();
+        backing.push(base.disk.clone());
+        let size = self.check_layers(&base, &layers)?;
+        layers.push(layer.clone());
+        vm_dir.set_layers(&layers)?;
+        let disk = self.store.layer(&layer);
+        make_overlay(&under, format, size, &disk).await?;
+        let workspace = spec.workspace.shared().cloned();
+        let mut env = base.env.clone();
+        env.extend(spec.env.clone());
+        let plan = Plan {
+            name: "snowglobe".into(),
+            cpus: spec.cpus,
+            memory_mib: spec.memory_mib,
+            disk: disk.clone(),
+            format: DiskFormat::Qcow2,
+            backing,
+            build: false,
+            feed: None,
+            workspace_path: Some(WORKSPACE.into()),
+            nofile: spec.nofile,
+            disk_bytes: Some(spec.disk_bytes),
+            env,
+            image_user: base.user.clone(),
+            workdir: base.workdir.clone().filter(|_| workspace.is_none()),
+            workspace,
+            git_identity,
+            login_keys: vec![self.instance.login_key.clone()],
+            run_dir: vm_dir.path.clone(),
+            link_socket: self.instance.link_socket(),
+            remove: vec![disk],
+            remove_if_orphaned: vec![self.instance.dir.clone()],
+            timeout: host.boot_timeout,
+        };
+        let machine = Machine::boot(&parts, plan, progress).await?;
+        self.view.fenced(&machine.vm.lacks);
+        self.instance.set_keys(&machine.keys)?;
+        Ok(Live {
+            machine,
+            vm_dir,
+            base,
+            layers: Mutex::new(layers),
+            replaced: OnceLock::new(),
+            told: AtomicBool::new(false),
+            _image: image,
+        })
+    }
+
+    /// What the call is told that finds the VM ended.
+    pub(super) fn died(&self, live: &Live, end: &vmm::VmEnd) -> SandboxError {
+        live.told.store(true, Ordering::Relaxed);
+        self.view.died(&end.to_string());
+        SandboxError::Died(end.to_string())
+    }
+
+    /// What an error of the guest link means for the call it ended.
+    pub(super) async fn explain(&self, live: &Live, error: GuestError) -> SandboxError {
+        if !error.is_lost() {
+            return error.into();
+        }
+        let end = tokio::time::timeout(END_GRACE, live.machine.vm.ended()).await;
+        if let Some(what) = live.replaced.get() {
+            return SandboxError::Replaced(what);
+        }
+        match end {
+            _ if self.stopping.is_cancelled() => SandboxError::Stopped,
+            Ok(end) => self.died(live, &end),
+            Err(_) if matches!(error, GuestError::Lost) => SandboxError::LinkBroke,
+            Err(_) => error.into(),
+        }
+    }
+
+    pub(super) async fn ready(
+        self: &Arc<Self>,
+        progress: &Progress,
+    ) -> Result<(Arc<Live>, Arc<Guest>), SandboxError> {
+        let live = self.live(progress).await?;
+        let guest = self.guest_of(&live).await?;
+        Ok((live, guest))
+    }
+
+    /// A machine's guest, or why it can't be reached.
+    pub(super) async fn guest_of(&self, live: &Live) -> Result<Arc<Guest>, SandboxError> {
+        match live.machine.guest().await {
+            Err(MachineError::Guest(error)) => Err(self.explain(live, error).await),
+            Err(MachineError::Ended(end)) => Err(self.died(live, &end)),
+            other => Ok(other?),
+        }
+    }
+
+    /// An answer of the guest's, or why there is none.
+    pub(super) async fn answer<T>(
+        &self,
+        live: &Live,
+        answer: impl Future<Output = Result<T, GuestError>>,
+    ) -> Result<T, SandboxError> {
+        tokio::select! {
+            answer = answer => match answer {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(self.explain(live, error).await),
+            },
+            // It stands still, so nothing will come.
+            reason = live.machine.vm.stalled() => Err(SandboxError::Stalled(reason)),
+        }
+    }
+
+    /// The state's lock, for as long as the sandbox is not being stopped.
+    pub(super) async fn lock(&self) -> Result<OwnedMutexGuard<State>, SandboxError> {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => Err(SandboxError::Stopped),
+            state = self.state.clone().lock_owned() => Ok(state),
+        }
+    }
+
+    /// Does something while the state's lock is held, until the sandbox is stopped.
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, SandboxError>>,
+    ) -> Result<T, SandboxError> {
+        let done = self.stopping.run_until_cancelled(work).await;
+        done.unwrap_or(Err(SandboxError::Stopped))
+    }
+
+    /// Boots if need be, and gives the guest.
+    pub async fn guest(self: &Arc<Self>, progress: &Progress) -> Result<Arc<Guest>, SandboxError> {
+        Ok(self.ready(progress).await?.1)
+    }
+}
