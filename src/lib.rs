@@ -3,6 +3,7 @@
 //! The map of the code, each part above the parts that it uses:
 //!
 //! - [`cli`]: one file per subcommand;
+//! - `client`: joining a sandbox that another process runs;
 //! - [`mcp`]: the MCP server: its tools, resources and transports;
 //! - [`doctor`]: what works on this host;
 //! - [`sandbox`]: the owner of one VM's state: lifecycle, snapshots, commands, files;
@@ -20,6 +21,7 @@
 #![warn(clippy::print_stderr)]
 
 pub mod cli;
+mod client;
 pub mod config;
 pub mod disk;
 pub mod doctor;

@@ -75,12 +75,12 @@ impl Exec {
         let mut broken = false;
         let mut pass = |output| broken |= pass_on(&output).is_err();
         let report = tokio::select! {
-            report = attached.guest.exec(request, input, &mut pass, &cancel, None) => Ok(report),
+            ran = attached.guest.run(request, input, &mut pass, &cancel, None) => Ok(ran),
             signal = serve::terminated() => Err(signal),
         };
         attached.close().await;
         let report = match report {
-            Ok(report) => report?,
+            Ok(ran) => ran?.ended()?,
             Err(signal) => return Ok(ExitCode::from(128 + signal)),
         };
         match report.outcome {

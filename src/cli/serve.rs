@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Done;
 use crate::config::{Config, Raw};
 use crate::progress::Progress;
-use crate::rundir::RuntimeDir;
+use crate::rundir::{RunDirError, RuntimeDir};
 use crate::sandbox::{Sandbox, SandboxError};
 use crate::{mcp, vmm};
 
@@ -206,11 +206,11 @@ fn announce(config: &Config) {
 pub(super) fn listen(
     sandbox: &Arc<Sandbox>,
     closing: &CancellationToken,
-) -> Result<(), SandboxError> {
+) -> Result<(), RunDirError> {
     let bind = |name: &str| {
         let path = sandbox.instance().dir.join(name);
         let bound = Address::of(&path).and_then(|address| UnixListener::bind(address.path()));
-        bound.map_err(|source| SandboxError::File {
+        bound.map_err(|source| RunDirError::File {
             operation: "listen on",
             path,
             source,

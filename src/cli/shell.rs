@@ -66,9 +66,9 @@ impl Shell {
             let mut out = std::io::stdout().lock();
             let _ = out.write_all(&data).and_then(|()| out.flush());
         };
-        let report = attached
+        let ran = attached
             .guest
-            .exec(
+            .run(
                 request,
                 tokio::io::stdin(),
                 &mut show,
@@ -78,7 +78,7 @@ impl Shell {
             .await;
         drop(raw);
         attached.close().await;
-        Ok(ExitCode::from(report?.outcome.exit_status()))
+        Ok(ExitCode::from(ran?.ended()?.outcome.exit_status()))
     }
 }
 

@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 use rmcp::ServiceExt;
 use rmcp::model::CallToolRequestParams;
 
-use super::{Done, attach, load};
+use super::{Done, load};
+use crate::client;
 use crate::config::{Config, Raw};
 use crate::disk::Store;
 use crate::image::human_bytes;
@@ -98,13 +99,13 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
 
 /// Has the running sandbox do it, and shows what it says.
 async fn call(config: &Config, action: &str, name: &SnapshotName) -> anyhow::Result<()> {
-    let running = attach::find(config)?.ok_or_else(|| {
+    let running = client::find(config)?.ok_or_else(|| {
         anyhow::anyhow!(
             "{action} the snapshot `{name}`: no sandbox runs for {}; start one first",
             config.sandbox.project_dir.display()
         )
     })?;
-    let stream = crate::guest::connect(&running.mcp_socket()).await?;
+    let stream = client::connect(&running.mcp_socket()).await?;
     let client = ().serve(stream).await?;
     let arguments = serde_json::json!({"action": action, "name": name})
         .as_object()

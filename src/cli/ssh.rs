@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::io::AsyncWriteExt;
 
-use super::{Done, attach, load};
+use super::{Done, load};
+use crate::client;
 use crate::config::{Config, Raw};
 use crate::rundir::{self, Id, Running, SSH_HOST};
 
@@ -18,7 +19,7 @@ pub(super) struct SshConfig {
 }
 
 fn running(config: &Config) -> anyhow::Result<Running> {
-    attach::find(config)?.ok_or_else(|| {
+    client::find(config)?.ok_or_else(|| {
         anyhow::anyhow!(
             "find a running sandbox for {}: none runs; an MCP client starts one, and so does `snowglobe shell`",
             config.sandbox.project_dir.display()
@@ -99,9 +100,7 @@ impl SshProxy {
         let running = found.ok_or_else(|| {
             anyhow::anyhow!("reach the sandbox {}: it no longer runs", self.instance)
         })?;
-        let (mut from, mut to) = crate::guest::connect(&running.ssh_socket())
-            .await?
-            .into_split();
+        let (mut from, mut to) = client::connect(&running.ssh_socket()).await?.into_split();
         tokio::spawn(async move {
             let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await;
             let _ = to.shutdown().await;

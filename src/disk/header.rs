@@ -33,17 +33,17 @@ const DIRTY: u64 = 1;
 
 /// What a layer must stand on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Below<'a> {
+pub(super) struct Below<'a> {
     /// The file.
-    pub(crate) path: &'a Path,
+    pub(super) path: &'a Path,
     /// Its format.
-    pub(crate) format: DiskFormat,
+    pub(super) format: DiskFormat,
     /// The size of the disk, in bytes.
-    pub(crate) size: u64,
+    pub(super) size: u64,
 }
 
 /// Checks that the layer at `path` stands on `below` and on nothing else; gives what is wrong.
-pub(crate) fn check(path: &Path, below: Below<'_>) -> Result<(), String> {
+pub(super) fn check(path: &Path, below: Below<'_>) -> Result<(), String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let file = File::options()
             .read(true)
@@ -139,6 +139,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::overlay::make_overlay;
     use super::*;
 
     const SIZE: u64 = 1 << 30;
@@ -172,14 +173,12 @@ mod tests {
         base
     }
 
-    #[tokio::test]
-    async fn a_layer_of_ours_and_of_qemus_is_taken() {
+    #[test]
+    fn a_layer_of_ours_and_of_qemus_is_taken() {
         let dir = tempfile::tempdir().unwrap();
         let base = base(dir.path());
         let ours = dir.path().join("ours");
-        super::super::make_overlay(&base, DiskFormat::Raw, SIZE, &ours)
-            .await
-            .unwrap();
+        make_overlay(&base, DiskFormat::Raw, SIZE, &ours).unwrap();
         check(&ours, below(&base)).unwrap();
         let theirs = made(dir.path(), &["-b", base.to_str().unwrap(), "-F", "raw"]);
         check(&theirs, below(&base)).unwrap();

@@ -12,6 +12,7 @@
 //! once a record names it; a layer that neither a record nor a living VM names is garbage and is swept. If one of
 //! these cannot be read, nothing is swept at all.
 
+mod chain;
 mod error;
 mod header;
 mod overlay;
@@ -23,9 +24,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use chain::NewDisk;
 pub use error::StoreError;
-pub(crate) use header::{Below, check as check_header};
-pub(crate) use overlay::make_overlay;
 pub use record::{Base, Record};
 pub(crate) use snapshots::all_records;
 pub use store::{Store, VmDir};

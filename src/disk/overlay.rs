@@ -8,28 +8,22 @@ use snowglobe_runner::DiskFormat;
 use super::error::{StoreError, io_error};
 use crate::private;
 
-/// Makes a copy-on-write layer over a disk, of the size (in bytes) of the lowest one.
-pub(crate) async fn make_overlay(
+/// Makes a copy-on-write layer over a disk, of the size (in bytes) of the lowest one. Blocks.
+pub(super) fn make_overlay(
     under: &Path,
     format: DiskFormat,
     size: u64,
     overlay: &Path,
 ) -> Result<(), StoreError> {
-    let failed = io_error("make the disk layer", overlay);
-    let Some(backing) = under.to_str() else {
-        return Err(failed(std::io::Error::other(
-            "the path below it is not UTF-8",
-        )));
-    };
     let format = match format {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
     };
-    let (backing, new) = (backing.to_owned(), overlay.to_owned());
-    let made = tokio::task::spawn_blocking(move || format_overlay(backing, format, size, &new));
-    made.await
-        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-        .map_err(failed)
+    let made = match under.to_str() {
+        Some(backing) => format_overlay(backing.to_owned(), format, size, overlay),
+        None => Err(std::io::Error::other("the path below it is not UTF-8")),
+    };
+    made.map_err(io_error("make the disk layer", overlay))
 }
 
 fn format_overlay(backing: String, format: &str, size: u64, overlay: &Path) -> std::io::Result<()> {
@@ -56,8 +50,8 @@ fn format_overlay(backing: String, format: &str, size: u64, overlay: &Path) -> s
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_layer_is_what_qemu_img_takes_it_for() {
+    #[test]
+    fn a_layer_is_what_qemu_img_takes_it_for() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let base = at("base.raw");
@@ -65,12 +59,8 @@ mod tests {
         std::fs::File::create(&base)
             .and_then(|file| file.set_len(size))
             .unwrap();
-        make_overlay(&base, DiskFormat::Raw, size, &at("one"))
-            .await
-            .unwrap();
-        make_overlay(&at("one"), DiskFormat::Qcow2, size, &at("two"))
-            .await
-            .unwrap();
+        make_overlay(&base, DiskFormat::Raw, size, &at("one")).unwrap();
+        make_overlay(&at("one"), DiskFormat::Qcow2, size, &at("two")).unwrap();
         let info = std::process::Command::new("qemu-img")
             .args(["info", "--backing-chain", "--output=json"])
             .arg(at("two"))
@@ -99,7 +89,7 @@ mod tests {
             .arg(at("two"))
             .status();
         assert!(check.unwrap().success());
-        let again = make_overlay(&at("one"), DiskFormat::Qcow2, size, &at("two")).await;
+        let again = make_overlay(&at("one"), DiskFormat::Qcow2, size, &at("two"));
         assert!(
             again.is_err() && at("two").exists(),
             "a layer was written over"

@@ -36,14 +36,18 @@ impl Drop for Session {
 }
 
 /// A running VM's directory; its files are the runner's to remove.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct VmDir {
-    /// Where it is.
-    pub path: PathBuf,
-    _lock: File,
+    path: PathBuf,
+    _lock: Arc<File>,
 }
 
 impl VmDir {
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Writes down the layers that the VM stands on, before they are used.
     pub fn set_layers(&self, layers: &[String]) -> Result<(), StoreError> {
         let path = self.path.join("layers.json");
@@ -118,7 +122,10 @@ impl Store {
             Ok(lock)
         };
         let lock = make().map_err(io_error("make the directory", &path))?;
-        Ok(VmDir { path, _lock: lock })
+        Ok(VmDir {
+            path,
+            _lock: Arc::new(lock),
+        })
     }
 }
 

@@ -113,7 +113,7 @@ fn nobody_else_can_enter() {
     let (dir, store, _base) = store();
     let run = store.new_vm().unwrap();
     let all = dir.path().join("sandboxes");
-    for path in [&all, &store.dir, &store.dir.join("layers"), &run.path] {
+    for path in [&all, &store.dir, &store.dir.join("layers"), run.path()] {
         assert_eq!(
             path.metadata().unwrap().mode() & 0o777,
             0o700,
@@ -131,7 +131,7 @@ fn a_living_vm_keeps_its_layers_and_a_dead_one_does_not() {
     run.set_layers(std::slice::from_ref(&used)).unwrap();
     store.try_sweep().unwrap();
     assert!(store.layer(&used).exists());
-    let path = run.path.clone();
+    let path = run.path().to_owned();
     drop(run);
     store.try_sweep().unwrap();
     assert!(!store.layer(&used).exists() && !path.exists());
@@ -207,7 +207,7 @@ fn sweep_beside(damage: impl FnOnce(&Path, &Path)) -> Result<(), String> {
     run.set_layers(std::slice::from_ref(&used)).unwrap();
     let dead = store.dir.join("run/dead");
     fs::create_dir(&dead).unwrap();
-    damage(&run.path, &dir.path().join("sandboxes/test/snapshots"));
+    damage(run.path(), &dir.path().join("sandboxes/test/snapshots"));
     let swept = store.try_sweep();
     let gone = [store.layer(&unused), dead].map(|path| !path.exists());
     assert!(store.layer(&used).exists(), "a running VM's disk is gone");

@@ -71,6 +71,23 @@ pub struct Guest {
     gone: CancellationToken,
 }
 
+impl Ran {
+    /// How a command ended that could not become a job.
+    pub fn ended(self) -> Result<ExecReport, GuestError> {
+        match self {
+            Self::Ended(report) => Ok(report),
+            Self::Job(job) => Err(unexpected(
+                "exec",
+                &Report::Job(JobReport {
+                    offset: 0,
+                    next_offset: 0,
+                    job,
+                }),
+            )),
+        }
+    }
+}
+
 impl std::fmt::Debug for Guest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Guest")
@@ -181,32 +198,7 @@ impl Guest {
         self.request(request, Bytes::new(), &mut |_| ()).await
     }
 
-    /// Runs a command. Cancelling closes its channel, which ends it, and waits no longer.
-    pub async fn exec<R>(
-        &self,
-        request: ExecRequest,
-        input: R,
-        output: &mut (dyn FnMut(Output) + Send),
-        cancel: &CancellationToken,
-        resizes: Option<tokio::sync::mpsc::Receiver<(u16, u16)>>,
-    ) -> Result<ExecReport, GuestError>
-    where
-        R: AsyncRead + Unpin + Send + 'static,
-    {
-        match self.run(request, input, output, cancel, resizes).await? {
-            Ran::Ended(report) => Ok(report),
-            Ran::Job(job) => Err(unexpected(
-                "exec",
-                &Report::Job(JobReport {
-                    offset: 0,
-                    next_offset: 0,
-                    job,
-                }),
-            )),
-        }
-    }
-
-    /// As [`Guest::exec`], where the command may go on as a job.
+    /// Runs a command. Cancelling closes its channel, which ends the command, and waits no longer.
     pub async fn run<R>(
         &self,
         request: ExecRequest,

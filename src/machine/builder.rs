@@ -39,7 +39,7 @@ impl<'a> VmUnpacker<'a> {
         layers: &[LayerSource],
         progress: &Progress,
     ) -> Result<Unpacked, MachineError> {
-        let parts = Parts::find(self.host)?;
+        let parts = Parts::find(self.host).await?;
         let runtime = RuntimeDir::make(&self.host.dirs.runtime)?;
         // Removes what was left by one that was killed before it had a runner, which would have.
         rundir::running(runtime.path())?;

@@ -78,6 +78,14 @@ pub enum MachineError {
     /// An image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A thread that did part of it ended early.
+    #[error("{operation}")]
+    Task {
+        /// What it did.
+        operation: &'static str,
+        /// How it ended.
+        source: tokio::task::JoinError,
+    },
     /// A file of the machine's own.
     #[error("{operation} {path}")]
     File {
@@ -107,14 +115,19 @@ pub struct Parts {
 
 impl Parts {
     /// The programs of this host, and the engine that the configuration chooses.
-    pub fn find(host: &HostConfig) -> Result<Self, VmmError> {
-        Ok(Self {
-            runner: artefacts::runner()?,
-            init: artefacts::init()?,
-            kernel: artefacts::kernel(&host.dirs.cache)?,
-            isolation: host.isolation.into(),
-            engine: vmm::choose(host, &Host::detect(&host.dirs.cache))?,
+    pub async fn find(host: &HostConfig) -> Result<Self, MachineError> {
+        let host = host.clone();
+        // The kernel may have to be unpacked, and the host's engines tried.
+        blocking("look for the programs of a VM", move || {
+            Ok(Self {
+                runner: artefacts::runner().map_err(VmmError::from)?,
+                init: artefacts::init().map_err(VmmError::from)?,
+                kernel: artefacts::kernel(&host.dirs.cache).map_err(VmmError::from)?,
+                isolation: host.isolation.into(),
+                engine: vmm::choose(&host, &Host::detect(&host.dirs.cache))?,
+            })
         })
+        .await
     }
 }
 
@@ -192,7 +205,7 @@ impl Machine {
         let keys = VmKeys::generate()?;
         progress.say("starting the VM");
         let link = link(&parts.engine);
-        let spec = spec(parts, &plan, &keys, &link)?;
+        let spec = spec(parts, &plan, &keys, &link).await?;
         let opened = plan.workspace.iter().map(|dir| {
             dir.duplicate().map_err(|source| MachineError::File {
                 operation: "hand on the workspace",
@@ -379,7 +392,12 @@ async fn too_slow(vm: &Vm, timeout: Duration) -> MachineError {
     }
 }
 
-fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec, MachineError> {
+async fn spec(
+    parts: &Parts,
+    plan: &Plan,
+    keys: &VmKeys,
+    link: &Link,
+) -> Result<VmSpec, MachineError> {
     let initramfs = plan.run_dir.join("initramfs.cpio");
     let device = "/dev/vda".to_owned();
     let boot = BootConfig {
@@ -406,11 +424,15 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
         workdir: plan.workdir.clone(),
         git_identity: plan.git_identity.clone(),
     };
-    vmm::initramfs::write(&initramfs, &parts.init, &boot).map_err(|source| MachineError::File {
-        operation: "write the initramfs",
-        path: initramfs.clone(),
-        source,
-    })?;
+    let (file, init) = (initramfs.clone(), parts.init.clone());
+    blocking("write the initramfs", move || {
+        vmm::initramfs::write(&file, &init, &boot).map_err(|source| MachineError::File {
+            operation: "write the initramfs",
+            path: file,
+            source,
+        })
+    })
+    .await?;
     let mut remove = vec![plan.run_dir.clone(), plan.link_socket.clone()];
     remove.extend(plan.remove.clone());
     Ok(VmSpec {
@@ -453,6 +475,15 @@ fn spec(parts: &Parts, plan: &Plan, keys: &VmKeys, link: &Link) -> Result<VmSpec
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
     })
+}
+
+/// Does work that waits for the disk on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> Result<T, MachineError> + Send + 'static,
+) -> Result<T, MachineError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|source| Err(MachineError::Task { operation, source }))
 }
 
 /// How large a layer may grow of whose disk so many bytes may be used: what is freed comes back in whole clusters only,

@@ -64,16 +64,12 @@ pub enum SandboxError {
     /// The sandbox's directory among the running ones.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
-    /// A file of the sandbox's own.
-    #[error("{operation} {path}")]
-    File {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
-    },
+    /// A snapshot's record names a disk that is not in the store of images.
+    #[error("use the image disk {0}: it is not in the store of images")]
+    ForeignDisk(PathBuf),
+    /// A thread that worked on the disk ended early.
+    #[error("finish the work on the sandbox's disk")]
+    Task(#[source] std::io::Error),
 }
 
 impl From<GuestError> for SandboxError {

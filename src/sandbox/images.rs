@@ -86,10 +86,7 @@ pub(super) fn hold(
     spec: &SandboxSpec,
     base: &Base,
 ) -> Result<ImageHandle, SandboxError> {
-    let id = DiskId::of_path(&base.disk).ok_or_else(|| SandboxError::File {
-        operation: "use the image disk",
-        path: base.disk.clone(),
-        source: std::io::Error::other("it is not one of the store's"),
-    })?;
+    let id =
+        DiskId::of_path(&base.disk).ok_or_else(|| SandboxError::ForeignDisk(base.disk.clone()))?;
     Ok(image_store(host)?.open_disk(&id, &disk_user(spec))?)
 }

@@ -9,7 +9,6 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::state::{Live, StartPoint, State};
 use super::{Sandbox, SandboxError, WORKSPACE, git, images};
-use crate::disk::make_overlay;
 use crate::guest::{Guest, GuestError};
 use crate::machine::{CONSOLE_LOG, Machine, MachineError, Parts, Plan};
 use crate::progress::Progress;
@@ -73,13 +72,19 @@ impl Sandbox {
         progress: &Progress,
     ) -> Result<Live, SandboxError> {
         let (host, spec) = (&self.config.host, &self.config.sandbox);
-        let parts = Parts::find(host)?;
+        let parts = Parts::find(host).await?;
         let saved = match &from {
             StartPoint::Clean => None,
-            StartPoint::Configured(name) => Some(self.store.start(name)?),
-            StartPoint::Snapshot(name) => Some(self.store.get(name)?),
+            StartPoint::Configured(name) => {
+                let name = name.clone();
+                Some(self.on_disk(move |store| store.start(&name)).await?)
+            }
+            StartPoint::Snapshot(name) => {
+                let name = name.clone();
+                Some(self.on_disk(move |store| store.get(&name)).await?)
+            }
         };
-        let (base, mut layers, image) = match saved {
+        let (base, layers, image) = match saved {
             None => {
                 let (base, image) = images::of_image(host, spec, progress).await?;
                 (base, Vec::new(), image)
@@ -93,20 +98,11 @@ impl Sandbox {
             true => git::identity(&spec.project_dir).await,
             false => None,
         };
-        let vm_dir = self.store.new_vm()?;
-        self.view.booting(vm_dir.path.join(CONSOLE_LOG));
-        let layer = self.store.new_layer();
-        let (under, format) = match layers.last() {
-            Some(layer) => (self.store.layer(layer), DiskFormat::Qcow2),
-            None => (base.disk.clone(), DiskFormat::Raw),
-        };
-        let mut backing: Vec<_> = layers.iter().map(|layer| self.store.layer(layer)).collect();
-        backing.push(base.disk.clone());
-        let size = self.check_layers(&base, &layers)?;
-        layers.push(layer.clone());
-        vm_dir.set_layers(&layers)?;
-        let disk = self.store.layer(&layer);
-        make_overlay(&under, format, size, &disk).await?;
+        let under = base.clone();
+        let disk = self
+            .on_disk(move |store| store.new_disk(&under, layers))
+            .await?;
+        self.view.booting(disk.vm_dir.path().join(CONSOLE_LOG));
         let workspace = spec.workspace.shared().cloned();
         let mut env = base.env.clone();
         env.extend(spec.env.clone());
@@ -114,9 +110,9 @@ impl Sandbox {
             name: "snowglobe".into(),
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
-            disk: disk.clone(),
+            disk: disk.file.clone(),
             format: DiskFormat::Qcow2,
-            backing,
+            backing: disk.backing,
             build: false,
             feed: None,
             workspace_path: Some(WORKSPACE.into()),
@@ -128,9 +124,9 @@ impl Sandbox {
             workspace,
             git_identity,
             login_keys: vec![self.instance.login_key.clone()],
-            run_dir: vm_dir.path.clone(),
+            run_dir: disk.vm_dir.path().to_owned(),
             link_socket: self.instance.link_socket(),
-            remove: vec![disk],
+            remove: vec![disk.file],
             remove_if_orphaned: vec![self.instance.dir.clone()],
             timeout: host.boot_timeout,
         };
@@ -139,9 +135,9 @@ impl Sandbox {
         self.instance.set_keys(&machine.keys)?;
         Ok(Live {
             machine,
-            vm_dir,
+            vm_dir: disk.vm_dir,
             base,
-            layers: Mutex::new(layers),
+            layers: Mutex::new(disk.layers),
             replaced: OnceLock::new(),
             told: AtomicBool::new(false),
             _image: image,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use snowglobe_init::wire::Request;
-use snowglobe_runner::{Action, Answer, DiskFormat};
+use snowglobe_runner::{Action, Answer};
 
 use super::state::{Live, StartPoint, State};
 use super::{Sandbox, SandboxError};
-use crate::disk::{Base, Below, Record, StoreError, check_header};
+use crate::disk::{Record, Store, StoreError};
 use crate::names::SnapshotName;
 use crate::progress::Progress;
 
@@ -33,21 +33,36 @@ impl From<Record> for Snapshot {
 }
 
 impl Sandbox {
-    /// Freezes the disk as it stands and goes on above it.
+    /// Does work on the sandbox's store, which may wait for the disk or for another process's lock.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, SandboxError> {
+        let store = self.store.clone();
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        Ok(done
+            .map_err(std::io::Error::other)
+            .map_err(SandboxError::Task)??)
+    }
+
+    /// Freezes the disk as it is; the machine goes on with a new layer on top of it.
     pub async fn snapshot_save(
         self: &Arc<Self>,
         name: &SnapshotName,
         progress: &Progress,
     ) -> Result<Snapshot, SandboxError> {
-        self.store.check_free(name)?;
+        let new = name.clone();
+        self.on_disk(move |store| store.check_free(&new)).await?;
         let (_, guest) = self.ready(progress).await?;
         let state = self.lock().await?;
         let State::Running(live) = &*state else {
             return Err(SandboxError::Stopped);
         };
-        if let Some(newest) = live.layers().last() {
+        if let Some(newest) = live.layers().pop() {
             let limit = self.config.sandbox.snapshot_bytes;
-            self.store.check_size(name, newest, limit)?;
+            let name = name.clone();
+            self.on_disk(move |store| store.check_size(&name, &newest, limit))
+                .await?;
         }
         progress.say("pausing what runs");
         let freezing = async {
@@ -60,36 +75,15 @@ impl Sandbox {
             switched
         };
         let frozen = self.unless_stopped(freezing).await?;
-        // The VM wrote it: what is wrong with it is better known before something is to stand on it.
-        self.check_layers(&live.base, &frozen)?;
-        let saved = self.store.save(name, live.base.clone(), frozen)?;
+        let (name, base) = (name.clone(), live.base.clone());
+        let save = move |store: &Store| {
+            // The guest may have damaged the layer: that must be known before a machine starts from it.
+            store.check_layers(&base, &frozen)?;
+            store.save(&name, base, frozen)
+        };
+        let saved = self.on_disk(save).await?;
         self.view.changed();
         Ok(saved.into())
-    }
-
-    /// Checks that each layer stands on the one before it, and the first on the image's disk; gives that one's size.
-    pub(super) fn check_layers(&self, base: &Base, layers: &[String]) -> Result<u64, SandboxError> {
-        let disk = std::fs::metadata(&base.disk).map_err(|source| SandboxError::File {
-            operation: "read the size of the image's disk",
-            path: base.disk.clone(),
-            source,
-        })?;
-        let size = disk.len();
-        let (mut below, mut format) = (base.disk.clone(), DiskFormat::Raw);
-        for layer in layers {
-            let path = self.store.layer(layer);
-            let stands_on = Below {
-                path: &below,
-                format,
-                size,
-            };
-            check_header(&path, stands_on).map_err(|problem| StoreError::Layer {
-                path: path.clone(),
-                problem,
-            })?;
-            (below, format) = (path, DiskFormat::Qcow2);
-        }
-        Ok(size)
     }
 
     /// Freezes the running VM's disk; gives the layers that are frozen now.
@@ -99,7 +93,8 @@ impl Sandbox {
         let mut all = before.clone();
         all.push(new.clone());
         // Both are held against sweeping until the snapshot's record holds one of them.
-        live.vm_dir.set_layers(&all)?;
+        let (vm_dir, needed) = (live.vm_dir.clone(), all.clone());
+        self.on_disk(move |_| vm_dir.set_layers(&needed)).await?;
         let layer = self.store.layer(&new);
         let freeze = Action::FreezeDisk {
             layer: layer.clone(),
@@ -123,7 +118,8 @@ impl Sandbox {
         name: &SnapshotName,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
-        self.store.get(name)?;
+        let wanted = name.clone();
+        self.on_disk(move |store| store.get(&wanted)).await?;
         self.replace(
             StartPoint::Snapshot(name.clone()),
             "restored to a snapshot",
@@ -134,14 +130,16 @@ impl Sandbox {
 
     /// Deletes a snapshot.
     pub async fn snapshot_delete(&self, name: &SnapshotName) -> Result<Snapshot, SandboxError> {
-        let deleted = self.store.delete(name)?;
+        let name = name.clone();
+        let deleted = self.on_disk(move |store| store.delete(&name)).await?;
         self.view.changed();
         Ok(deleted.into())
     }
 
     /// Every snapshot, by name.
     pub async fn snapshot_list(&self) -> Result<Vec<Snapshot>, SandboxError> {
-        Ok(self.store.list()?.into_iter().map(Into::into).collect())
+        let all = self.on_disk(Store::list).await?;
+        Ok(all.into_iter().map(Into::into).collect())
     }
 
     /// Goes back to the clean image.

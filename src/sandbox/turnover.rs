@@ -52,7 +52,7 @@ impl Sandbox {
             Err(SandboxError::Stopped) => Err(SandboxError::Stopped),
             Err(error) => {
                 if let Some(live) = &old {
-                    self.view.booting(live.vm_dir.path.join(CONSOLE_LOG));
+                    self.view.booting(live.vm_dir.path().join(CONSOLE_LOG));
                     self.instance.set_keys(&live.machine.keys)?;
                     self.stopping.run_until_cancelled(resume(live)).await;
                 }
