@@ -13,7 +13,7 @@ use crate::image::{ImageError, ImageRef};
 use crate::rundir::RuntimeDir;
 use crate::sandbox::image_store;
 use crate::vmm::{
-    self, Lack, artefacts,
+    self, artefacts,
     host::{self, Host},
 };
 
@@ -197,7 +197,7 @@ async fn engine(config: &Config, host: &Host) -> Vec<Check> {
         (EngineChoice::Auto, _) => "chosen since accel is configured, which is qemu's",
         (EngineChoice::Krun | EngineChoice::Qemu, _) => "as configured",
     };
-    let lacks: Vec<_> = vmm::lacks(&engine).iter().map(Lack::to_string).collect();
+    let can = vmm::capabilities(&engine);
     let chosen = match &engine {
         Engine::Krun => Check::ok("engine krun", format!("libkrun, on KVM; {why}")),
         Engine::Qemu { binary, accel } => {
@@ -215,7 +215,7 @@ async fn engine(config: &Config, host: &Host) -> Vec<Check> {
             )
         }
     };
-    vec![chosen, Check::ok("engine's limits", lacks.join("; "))]
+    vec![chosen, Check::ok("engine's traits", can.to_string())]
 }
 
 async fn version(program: &Path) -> Option<String> {

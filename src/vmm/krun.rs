@@ -2,32 +2,24 @@
 
 use snowglobe_runner::Engine;
 
+use super::capabilities::Capabilities;
+use super::error::VmmError;
 use super::host::Host;
-use super::{Lack, Vmm, VmmError};
 
-/// libkrun as it comes with the runner: there is nothing to choose.
-pub(super) struct Krun;
+pub(super) const CAPABILITIES: Capabilities = Capabilities {
+    live_layers: false,
+    stale_files_s: 5,
+    others_files: false,
+    needs_namespaces: true,
+    needs_qemu_installed: false,
+};
 
-impl Vmm for Krun {
-    fn name(&self) -> &'static str {
-        "krun"
-    }
-
-    fn lacks(&self) -> &'static [Lack] {
-        &[
-            Lack::LayersWhileRunning,
-            Lack::FreshWorkspace,
-            Lack::OthersFiles,
-            Lack::HostsWithoutNamespaces,
-        ]
-    }
-
-    fn engine(&self, host: &Host) -> Result<Engine, VmmError> {
-        match host.kvm.problem() {
-            None => Ok(Engine::Krun),
-            Some(problem) => Err(VmmError::NoEngine(format!(
-                "engine = \"krun\" was asked for, but {problem}"
-            ))),
-        }
+/// What the runner is told; an error says what is missing.
+pub(super) fn engine(host: &Host) -> Result<Engine, VmmError> {
+    match host.kvm.problem() {
+        None => Ok(Engine::Krun),
+        Some(problem) => Err(VmmError::NoEngine(format!(
+            "engine = \"krun\" was asked for, but {problem}"
+        ))),
     }
 }

@@ -1,0 +1,29 @@
+//! Which engine runs a VM, and what each can do.
+
+use snowglobe_runner::Engine;
+
+use super::capabilities::Capabilities;
+use super::error::VmmError;
+use super::host::Host;
+use super::{krun, qemu};
+use crate::config::{AccelChoice, EngineChoice, HostConfig};
+
+/// What an engine can do.
+pub fn capabilities(engine: &Engine) -> Capabilities {
+    match engine {
+        Engine::Krun => krun::CAPABILITIES,
+        Engine::Qemu { .. } => qemu::CAPABILITIES,
+    }
+}
+
+/// The engine to run, decided before anything is started: `krun` if hardware virtualization works, else `qemu`.
+pub fn choose(config: &HostConfig, host: &Host) -> Result<Engine, VmmError> {
+    let qemu = || qemu::engine(config.qemu.as_deref(), config.accel, host);
+    match config.engine {
+        EngineChoice::Krun => krun::engine(host),
+        EngineChoice::Qemu => qemu(),
+        // An explicit `accel` implies qemu.
+        EngineChoice::Auto if config.accel != AccelChoice::Auto => qemu(),
+        EngineChoice::Auto => krun::engine(host).or_else(|_| qemu()),
+    }
+}

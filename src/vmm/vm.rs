@@ -1,0 +1,312 @@
+//! A VM: a `snowglobe-runner` process, running or ended.
+//!
+//! An ended VM never runs again, and [`Vm::end`] says how it ended. Dropping a [`Vm`] ends it: the runner sees its
+//! standard input close, kills the engine and removes the VM's files.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use snowglobe_runner::{Action, Answer, Command, DESCRIPTORS, Event, VmSpec};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::error::{VmEnd, VmmError, unknown_end};
+
+type Replies = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>>;
+
+/// How long the runner may take to say something that it knows.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long it may take to end a VM and remove its files before it is killed, which ends the VM, too.
+const STOPPING: Duration = Duration::from_secs(10);
+
+/// How long a VM may stand still for want of room before those who wait for it are told.
+const STALL: Duration = Duration::from_secs(1);
+
+/// A VM, running or ended.
+#[derive(Debug)]
+pub struct Vm {
+    stdin: tokio::sync::Mutex<Option<tokio::process::ChildStdin>>,
+    replies: Replies,
+    next_id: AtomicU64,
+    end: watch::Receiver<Option<VmEnd>>,
+    gone: watch::Receiver<bool>,
+    stalled: watch::Receiver<Option<String>>,
+    /// Why it was ended, where that is known here only.
+    because: OnceLock<String>,
+    kill: CancellationToken,
+    /// The runner's process id.
+    pub runner_pid: u32,
+    /// The engine's process id.
+    pub engine_pid: u32,
+    /// Which fences around its processes do not hold, and why.
+    pub lacks: Vec<String>,
+}
+
+impl Vm {
+    /// Starts the VM; returns once its engine runs (the guest is still booting then). What `opened` holds is handed
+    /// on to the runner, where the spec's shares name it by its place in there.
+    pub async fn start(
+        runner: &Path,
+        spec: &VmSpec,
+        opened: Vec<OwnedFd>,
+    ) -> Result<Self, VmmError> {
+        let spawn = |source| VmmError::Spawn {
+            path: runner.to_owned(),
+            source,
+        };
+        let mut command = tokio::process::Command::new(runner);
+        command
+            .arg(format!("{DESCRIPTORS}{}", opened.len()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        let mappings = opened
+            .into_iter()
+            .zip(3..)
+            .map(|(parent_fd, child_fd)| FdMapping {
+                parent_fd,
+                child_fd,
+            });
+        command
+            .fd_mappings(mappings.collect())
+            .map_err(|error| spawn(std::io::Error::other(error)))?;
+        let mut child = command.spawn().map_err(spawn)?;
+        // The descriptors are the child's now.
+        drop(command);
+        let runner_pid = child.id().unwrap_or_default();
+        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(spawn(std::io::Error::other("its pipes are missing")));
+        };
+        // A runner that fails at once has said why on its standard output; the broken pipe adds nothing.
+        let _ = stdin.write_all(&line(spec)).await;
+
+        let replies = Replies::default();
+        let (end_sender, end) = watch::channel(None);
+        let (gone_sender, gone) = watch::channel(false);
+        let (stall_sender, stalled) = watch::channel(None);
+        let (start_sender, started) = oneshot::channel();
+        tokio::spawn(listen(
+            stdout,
+            replies.clone(),
+            start_sender,
+            stall_sender,
+            end_sender,
+        ));
+        let kill = CancellationToken::new();
+        let killed = kill.clone();
+        tokio::spawn(async move {
+            if killed.run_until_cancelled(child.wait()).await.is_none() {
+                let _ = child.kill().await;
+            }
+            let _ = gone_sender.send(true);
+        });
+        let (engine_pid, lacks) = match started.await {
+            Ok(Event::Started { pid, lacks }) => (pid, lacks),
+            Ok(Event::Failed {
+                stage,
+                message,
+                console,
+            }) => {
+                return Err(VmmError::Failed {
+                    stage,
+                    message,
+                    console,
+                });
+            }
+            Ok(_) | Err(_) => {
+                return Err(VmmError::Failed {
+                    stage: "runner".into(),
+                    message: "the runner ended before it had started the VM".into(),
+                    console: Vec::new(),
+                });
+            }
+        };
+        Ok(Self {
+            stdin: tokio::sync::Mutex::new(Some(stdin)),
+            replies,
+            next_id: AtomicU64::new(1),
+            end,
+            gone,
+            stalled,
+            because: OnceLock::new(),
+            kill,
+            runner_pid,
+            engine_pid,
+            lacks,
+        })
+    }
+
+    /// Has the runner do something. What only takes it a moment has a deadline.
+    pub async fn command(&self, action: Action) -> Result<Answer, VmmError> {
+        let answer = match &action {
+            // The runner bounds what depends on the engine; the host's disk takes the time it takes.
+            Action::FreezeDisk { .. } => return self.send(action).await,
+            Action::Console { .. } | Action::Pause | Action::Resume | Action::Stop => {
+                self.send(action)
+            }
+        };
+        tokio::time::timeout(ANSWER, answer)
+            .await
+            .unwrap_or(Err(VmmError::NoAnswer(ANSWER)))
+    }
+
+    async fn send(&self, action: Action) -> Result<Answer, VmmError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.replies).insert(id, sender);
+        if self.end().is_none()
+            && let Some(stdin) = self.stdin.lock().await.as_mut()
+        {
+            // A write that fails means the runner is gone: the reply's sender is dropped, and that is the answer.
+            let _ = stdin.write_all(&line(&Command { id, action })).await;
+        } else {
+            lock(&self.replies).remove(&id);
+        }
+        match receiver.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(message)) => Err(VmmError::Refused(message)),
+            Err(_) => Err(VmmError::Ended(self.end().unwrap_or_else(unknown_end))),
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn end(&self) -> Option<VmEnd> {
+        self.end.borrow().clone().map(|end| self.explained(end))
+    }
+
+    fn explained(&self, end: VmEnd) -> VmEnd {
+        match self.because.get() {
+            Some(reason) => VmEnd {
+                reason: reason.clone(),
+                ..end
+            },
+            None => end,
+        }
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) -> VmEnd {
+        let mut end = self.end.clone();
+        let end = match end.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or_else(unknown_end),
+            Err(_) => unknown_end(),
+        };
+        self.explained(end)
+    }
+
+    /// Waits until it stands still for want of something of the host's, and has for a moment; gives what that is.
+    pub async fn stalled(&self) -> String {
+        let mut stalled = self.stalled.clone();
+        loop {
+            let Ok(Some(reason)) = stalled.wait_for(Option::is_some).await.map(|r| r.clone())
+            else {
+                // No more is heard of it: it has ended.
+                return std::future::pending().await;
+            };
+            let goes_on = stalled.wait_for(Option::is_none);
+            if !matches!(tokio::time::timeout(STALL, goes_on).await, Ok(Ok(_))) {
+                return reason;
+            }
+        }
+    }
+
+    /// Kills it and waits until its files are gone. Idempotent. Depends neither on the guest nor on the engine, and on
+    /// the runner only for as long as it may take.
+    pub async fn stop(&self) {
+        let mut gone = self.gone.clone();
+        let stopped = async {
+            if let Some(mut stdin) = self.stdin.lock().await.take() {
+                // Said, not only shown by hanging up: a parent that vanishes leaves more behind than one that stops a VM.
+                let _ = stdin
+                    .write_all(&line(&Command {
+                        id: 0,
+                        action: Action::Stop,
+                    }))
+                    .await;
+            }
+            let _ = gone.wait_for(|gone| *gone).await;
+        };
+        if tokio::time::timeout(STOPPING, stopped).await.is_err() {
+            tracing::warn!("the VM's runner did not end in time and is killed");
+            self.kill.cancel();
+            let _ = self.gone.clone().wait_for(|gone| *gone).await;
+        }
+    }
+
+    /// As [`Vm::stop`]; everybody is told that it ended for this reason.
+    pub async fn stop_because(&self, reason: String) {
+        let _ = self.because.set(reason);
+        self.stop().await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn line<T: serde::Serialize>(message: &T) -> Vec<u8> {
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+async fn listen(
+    stdout: tokio::process::ChildStdout,
+    replies: Replies,
+    started: oneshot::Sender<Event>,
+    stalled: watch::Sender<Option<String>>,
+    end: watch::Sender<Option<VmEnd>>,
+) {
+    let mut started = Some(started);
+    let mut lines = BufReader::new(stdout).lines();
+    let mut last = None;
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str(&line) {
+            Ok(Event::Reply { id, result }) => {
+                if let Some(sender) = lock(&replies).remove(&id) {
+                    let _ = sender.send(result);
+                }
+            }
+            Ok(Event::Stalled { reason }) => {
+                tracing::warn!("the VM stands still: {reason}");
+                stalled.send_replace(Some(reason));
+            }
+            Ok(Event::Resumed) => {
+                tracing::info!("the VM goes on");
+                stalled.send_replace(None);
+            }
+            Ok(Event::Exited {
+                clean,
+                reason,
+                console,
+            }) => {
+                last = Some(VmEnd {
+                    clean,
+                    reason,
+                    console,
+                })
+            }
+            Ok(event) => {
+                if let Some(sender) = started.take() {
+                    let _ = sender.send(event);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%line, %error, "the runner said something else than an event")
+            }
+        }
+    }
+    let _ = end.send(Some(last.unwrap_or_else(unknown_end)));
+    stalled.send_replace(None);
+    lock(&replies).clear();
+}
