@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::ConfigError;
+use super::defaults::{DEFAULT_DISK_GIB, DEFAULT_MEMORY_MIB, DEFAULT_NOFILE, default_cpus};
 use super::keys::Raw;
 use super::project::ProjectFile;
-use super::resolve::{DEFAULT_DISK_GIB, DEFAULT_MEMORY_MIB, DEFAULT_NOFILE, default_cpus};
 use crate::workspace::Mode;
 
 /// What the user grants a project's file without being asked.

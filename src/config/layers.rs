@@ -7,8 +7,8 @@ use etcetera::BaseStrategy;
 use super::ConfigError;
 use super::dirs::Dirs;
 use super::keys::{KEYS, Key, Kind, Raw, SetBy, key};
-use super::nearest;
 use crate::image::ImageRef;
+use crate::text::nearest;
 
 /// Names that `SNOWGLOBE_*` may have beside the keys.
 const OTHER_VARIABLES: &[&str] = &["LOG", "LIBEXEC", "CACHE_DIR", "RUNTIME_DIR"];

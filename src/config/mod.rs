@@ -12,17 +12,16 @@
 
 mod choices;
 mod consent;
+mod defaults;
 mod dirs;
 mod error;
 mod keys;
 mod layers;
 mod project;
 mod resolve;
+mod resolved;
 #[cfg(test)]
 mod tests;
-
-use std::path::PathBuf;
-use std::time::Duration;
 
 pub use choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 pub use consent::{Consent, Ignored};
@@ -31,10 +30,9 @@ pub use error::ConfigError;
 pub use keys::Raw;
 pub use layers::Sources;
 pub use project::{PROJECT_FILE, ProjectFile, find as find_project};
+pub use resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
 
-use crate::image::{ImageRef, ImageStore, Registries};
-use crate::names::{SandboxName, SnapshotName};
-use crate::workspace::Workspace;
+use crate::image::{ImageRef, ImageStore};
 use consent::{Bounds, excess};
 use keys::SetBy;
 use layers::Layers;
@@ -42,92 +40,6 @@ use layers::Layers;
 /// The names of all keys.
 pub fn key_names() -> impl Iterator<Item = &'static str> {
     keys::KEYS.iter().map(|key| key.name)
-}
-
-/// What holds for every sandbox on this host.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostConfig {
-    /// Snowglobe's own directories.
-    pub dirs: Dirs,
-    /// The engine asked for.
-    pub engine: EngineChoice,
-    /// The accelerator asked for.
-    pub accel: AccelChoice,
-    /// What to do if a fence is not available.
-    pub isolation: IsolationChoice,
-    /// The qemu program asked for.
-    pub qemu: Option<PathBuf>,
-    /// How long a boot may take.
-    pub boot_timeout: Duration,
-    /// How registries are reached.
-    pub registries: Registries,
-    /// What images may take on this disk, in bytes.
-    pub image_store_bytes: u64,
-}
-
-/// One sandbox as it was asked for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SandboxSpec {
-    /// Its name.
-    pub name: SandboxName,
-    /// Its image: a name or a reference.
-    pub image: String,
-    /// The snapshot to start from instead of the clean image.
-    pub snapshot: Option<SnapshotName>,
-    /// What its snapshots may take on the host's disk, in bytes.
-    pub snapshot_bytes: u64,
-    /// Virtual processors.
-    pub cpus: u32,
-    /// Memory in MiB.
-    pub memory_mib: u32,
-    /// How much of its disk may be used, in bytes.
-    pub disk_bytes: u64,
-    /// Open files per command.
-    pub nofile: u64,
-    /// The host directory that it belongs to, absolute and without links.
-    pub project_dir: PathBuf,
-    /// Whether the user named that directory; else it is the working directory.
-    pub project_named: bool,
-    /// What `/workspace` is.
-    pub workspace: Workspace,
-    /// How long a command may run if its caller sets no limit.
-    pub exec_timeout: Duration,
-    /// Whether the guest's git gets the user's name and e-mail address.
-    pub git_identity: bool,
-    /// Environment of every command.
-    pub env: Vec<(String, String)>,
-}
-
-/// How the server treats calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallPolicy {
-    /// Whether a person is asked before what cannot be undone.
-    pub confirm: Confirm,
-    /// When a call becomes a background job if its client takes no progress messages.
-    pub background_after: Duration,
-}
-
-/// Everything resolved.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// What holds for every sandbox.
-    pub host: HostConfig,
-    /// The sandbox asked for.
-    pub sandbox: SandboxSpec,
-    /// How calls are treated.
-    pub calls: CallPolicy,
-    /// The project's file, if it does not count.
-    pub ignored: Option<Ignored>,
-}
-
-/// The known name nearest to `name`, if one is near enough to be what was meant.
-pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(name, k), *k))
-        .min()
-        .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
-        .map(|(_, k)| k)
 }
 
 impl Config {
@@ -173,7 +85,7 @@ fn granted(
     dirs: &Dirs,
 ) -> Result<Result<Raw, Ignored>, ConfigError> {
     let project = layers::parse(&file.path, &file.text, SetBy::Project)?;
-    let own_image = user.image.as_deref().unwrap_or(resolve::DEFAULT_IMAGE);
+    let own_image = user.image.as_deref().unwrap_or(defaults::DEFAULT_IMAGE);
     let fetches = |image: &str| image != own_image && !is_here(dirs, image);
     // What a flag or the environment sets anyway is not asked of the user.
     let asks = excess(&project.not_in(over), &Bounds::of(user), fetches);

@@ -4,20 +4,15 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::defaults::{
+    DEFAULT_DISK_GIB, DEFAULT_IMAGE, DEFAULT_MEMORY_MIB, DEFAULT_NOFILE, default_cpus,
+};
 use super::dirs::Dirs;
+use super::error::ConfigError;
 use super::keys::{Kind, Raw, key};
-use super::{CallPolicy, Config, ConfigError, HostConfig, SandboxSpec};
+use super::resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
 use crate::names::{RULE, SandboxName};
 use crate::workspace::{Mode, SharedDir, Workspace};
-
-pub(super) const DEFAULT_IMAGE: &str = "debian";
-pub(super) const DEFAULT_MEMORY_MIB: u32 = 2048;
-pub(super) const DEFAULT_DISK_GIB: u32 = 16;
-pub(super) const DEFAULT_NOFILE: u64 = 65_536;
-
-pub(super) fn default_cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(4) as u32)
-}
 
 /// Checks a number against its key's range.
 fn in_range<T: Into<u64> + Copy>(name: &'static str, value: T) -> Result<T, ConfigError> {

@@ -1,4 +1,6 @@
-use super::resolve::DEFAULT_IMAGE;
+use std::path::PathBuf;
+
+use super::defaults::DEFAULT_IMAGE;
 use super::*;
 
 /// A project's directory beside the data directory and the user's file.

@@ -11,6 +11,8 @@ use snowglobe_init::wire::{
     STOP_GRACE,
 };
 
+use super::error::GuestError;
+
 /// The longest report, in bytes.
 pub(super) const LONGEST_REPORT: u64 = 1 << 20;
 
@@ -123,6 +125,24 @@ fn limit(exec: &ExecRequest) -> Option<Duration> {
 
 fn transfer(bytes: u64) -> Duration {
     Duration::from_secs(bytes / SLOWEST)
+}
+
+/// Waits for an answer, no longer than `time`.
+pub async fn within<T, E: From<GuestError>>(
+    time: Option<Duration>,
+    operation: &'static str,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let Some(time) = time else {
+        return answer.await;
+    };
+    let late = GuestError::NoAnswer {
+        operation,
+        seconds: time.as_secs(),
+    };
+    tokio::time::timeout(time, answer)
+        .await
+        .unwrap_or_else(|_| Err(late.into()))
 }
 
 #[cfg(test)]

@@ -3,16 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use russh::{ChannelMsg, ChannelWriteHalf, client};
 use snowglobe_init::wire::{self, Report, Request};
 use tokio::io::AsyncRead;
 
 use super::bounds::LONGEST_REPORT;
-use super::guard::Guard;
-use super::{Guest, GuestError, Output, Violation, blame};
+use super::error::GuestError;
+use super::guard::{Guard, Violation, Watch};
 
 /// How long closing a channel may take.
 const CLOSING: Duration = Duration::from_secs(5);
+
+/// One piece of a request's output, in the order it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// From standard output.
+    Stdout(Bytes),
+    /// From standard error.
+    Stderr(Bytes),
+}
 
 /// A request under way. Dropping it closes its channel.
 pub(super) struct Call {
@@ -31,7 +41,8 @@ pub(super) struct Call {
 impl Call {
     /// Sends a request, for which `most` bytes of data may come.
     pub(super) async fn open<R>(
-        guest: &Guest,
+        handle: &client::Handle<Watch>,
+        guard: &Guard,
         request: &Request,
         input: R,
         most: Option<u64>,
@@ -39,11 +50,11 @@ impl Call {
     where
         R: AsyncRead + Unpin + Send + 'static,
     {
-        let blamed = |error: russh::Error| blame(&guest.guard, error.into());
-        guest.guard.open();
+        let blamed = |error: russh::Error| blame(guard, error.into());
+        guard.open();
         let channel = tokio::select! {
-            opened = guest.handle.channel_open_session() => opened.map_err(blamed)?,
-            () = guest.guard.broken() => return Err(blame(&guest.guard, GuestError::Lost)),
+            opened = handle.channel_open_session() => opened.map_err(blamed)?,
+            () = guard.broken() => return Err(blame(guard, GuestError::Lost)),
         };
         let (reader, writer) = channel.split();
         let writer = Arc::new(writer);
@@ -51,7 +62,7 @@ impl Call {
             operation: name(request),
             reader,
             writer: writer.clone(),
-            guard: guest.guard.clone(),
+            guard: guard.clone(),
             room: most,
             most: most.unwrap_or(u64::MAX),
             tasks: Vec::new(),
@@ -217,5 +228,13 @@ pub(super) fn name(request: &Request) -> &'static str {
         Request::ApplyLayer { .. } => "apply a layer",
         Request::FinishRoot => "finish the root",
         Request::PowerOff => "power off",
+    }
+}
+
+/// The reason behind a broken link, where the guest is it.
+pub(super) fn blame(guard: &Guard, error: GuestError) -> GuestError {
+    match guard.violation() {
+        Some(violation) => GuestError::Violation(violation),
+        None => error,
     }
 }

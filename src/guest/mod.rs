@@ -25,7 +25,9 @@ use snowglobe_init::wire::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use call::Call;
+pub use bounds::within;
+pub use call::Output;
+use call::{Call, blame};
 pub use error::{GuestError, unexpected};
 pub use guard::Violation;
 use guard::{Attached, Guard, Guarded, Watch};
@@ -43,15 +45,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(600);
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
-
-/// One piece of a request's output, in the order it came.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// From standard output.
-    Stdout(Bytes),
-    /// From standard error.
-    Stderr(Bytes),
-}
 
 /// What became of a command.
 #[derive(Debug, Clone)]
@@ -187,7 +180,7 @@ impl Guest {
         let bounds = bounds::of(request, input.len() as u64);
         let input = std::io::Cursor::new(input);
         let answered = async {
-            let call = Call::open(self, request, input, bounds.data).await?;
+            let call = Call::open(&self.handle, &self.guard, request, input, bounds.data).await?;
             call.finish(output).await
         };
         within(bounds.time, call::name(request), answered).await
@@ -214,7 +207,8 @@ impl Guest {
         let request = Request::Exec(request);
         let bounds = bounds::of(&request, 0);
         let answered = async {
-            let mut call = Call::open(self, &request, input, bounds.data).await?;
+            let mut call =
+                Call::open(&self.handle, &self.guard, &request, input, bounds.data).await?;
             if let Some(resizes) = resizes {
                 call.forward_resizes(resizes);
             }
@@ -308,32 +302,6 @@ async fn heartbeat(handle: Arc<client::Handle<Watch>>, guard: Guard) {
 /// How long a command's answer may take, by what its request says; absent: any time.
 pub fn patience(request: &ExecRequest) -> Option<Duration> {
     bounds::of(&Request::Exec(request.clone()), 0).time
-}
-
-/// The reason behind a broken link, where the guest is it.
-fn blame(guard: &Guard, error: GuestError) -> GuestError {
-    match guard.violation() {
-        Some(violation) => GuestError::Violation(violation),
-        None => error,
-    }
-}
-
-/// Waits for an answer, no longer than `time`.
-pub async fn within<T, E: From<GuestError>>(
-    time: Option<Duration>,
-    operation: &'static str,
-    answer: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    let Some(time) = time else {
-        return answer.await;
-    };
-    let late = GuestError::NoAnswer {
-        operation,
-        seconds: time.as_secs(),
-    };
-    tokio::time::timeout(time, answer)
-        .await
-        .unwrap_or_else(|_| Err(late.into()))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use snowglobe_init::wire::ReadContent;
 use tokio::task::JoinHandle;
 
-use super::Read;
+use super::content::Read;
 
 /// How soon the next page has to be asked for, and how long what was fetched is believed.
 const MOMENT: Duration = Duration::from_secs(1);

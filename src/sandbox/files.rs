@@ -4,58 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snowglobe_init::wire::{
-    EditReport, EditRequest, FoundLine, ReadContent, ReadReport, ReadRequest, ReadWant, Report,
-    Request, SearchReport, SearchRequest, User, WriteRequest,
+    EditReport, EditRequest, FoundLine, ReadReport, ReadRequest, ReadWant, Report, Request,
+    SearchReport, SearchRequest, User, WriteRequest,
 };
 
 use super::ahead::{self, Follows, Page};
+use super::content::{Read, Write, Written};
 use super::{Sandbox, SandboxError};
 use crate::guest::{GuestError, unexpected};
 use crate::progress::Progress;
 
 /// The longest image that the guest sends. What shows it makes it smaller where that is too long.
 const IMAGE_BYTES: u64 = 20 << 20;
-
-/// What [`Sandbox::read`] found.
-#[derive(Debug, Clone)]
-pub struct Read {
-    /// The resolved, absolute path.
-    pub path: String,
-    /// Size in bytes.
-    pub size: u64,
-    /// What it is.
-    pub content: ReadContent,
-    /// The text's lines (without numbers), or what may be an image, or the directory's entries as JSON lines.
-    pub data: Bytes,
-    /// What a reader should know about it.
-    pub notes: Vec<String>,
-}
-
-/// What [`Sandbox::write`] did.
-#[derive(Debug, Clone)]
-pub struct Written {
-    /// The resolved, absolute path.
-    pub path: String,
-    /// How many bytes were written.
-    pub bytes: u64,
-    /// What a reader should know about it.
-    pub notes: Vec<String>,
-}
-
-/// A file for [`Sandbox::write`].
-#[derive(Debug, Clone)]
-pub struct Write {
-    /// The path; relative to the workspace.
-    pub path: String,
-    /// Its new content (or what is added).
-    pub content: Bytes,
-    /// Permission bits.
-    pub mode: Option<u32>,
-    /// Add to the end.
-    pub append: bool,
-    /// Who writes.
-    pub user: User,
-}
 
 impl Sandbox {
     /// Reads lines (from 1) of a text, `max_bytes` at most, or what may be an image, or a directory.

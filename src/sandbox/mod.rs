@@ -17,6 +17,7 @@
 //! What is deliberately absent: MCP, and anything that prints.
 
 mod ahead;
+mod content;
 mod error;
 mod exec;
 mod files;
@@ -40,9 +41,9 @@ use crate::disk::Store;
 pub use crate::guest::Output;
 use crate::rundir::{self, Instance};
 use crate::workspace::Workspace;
+pub use content::{Read, Write, Written};
 pub use error::SandboxError;
 pub use exec::{Exec, ExecEnd, Limit, Ran};
-pub use files::{Read, Write, Written};
 pub use images::image_store;
 pub use snapshots::Snapshot;
 pub use snowglobe_init::wire::{
