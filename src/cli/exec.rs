@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Done, attach, load_to_share, progress, serve};
 use crate::config::Raw;
 use crate::guest::Output;
-use crate::sandbox::{Command, Exec as Asked, Limit, Outcome, Stdin};
+use crate::sandbox::{Exec as Asked, Limit, Outcome, Program, Stdin};
 
 /// Run one command in the sandbox: in the one that runs for this workspace, or in a fresh one that goes afterwards.
 #[derive(Debug, Args)]
@@ -46,8 +46,8 @@ pub(super) struct Exec {
 impl Exec {
     pub(super) async fn run(self) -> Done {
         let command = match <[String; 1]>::try_from(self.command) {
-            Ok([line]) => Command::Shell(line),
-            Err(argv) => Command::Argv(argv),
+            Ok([line]) => Program::Shell(line),
+            Err(argv) => Program::Argv(argv),
         };
         let limit = limit(self.timeout)?;
         let config = load_to_share(*self.config)?;

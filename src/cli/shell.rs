@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Done, attach, load_to_share, progress};
 use crate::config::Raw;
 use crate::guest::Output;
-use crate::sandbox::{Command, Exec, Limit, PtySize, Stdin};
+use crate::sandbox::{Exec, Limit, Program, PtySize, Stdin};
 
 /// Open a shell in the sandbox that runs for this workspace, or in a fresh one that goes with the shell.
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ impl Shell {
                 cols,
                 rows,
             }),
-            ..Exec::new(Command::LoginShell)
+            ..Exec::new(Program::LoginShell)
         }
         .request(&config.sandbox);
         let (steps, shown) = progress::show();

@@ -149,14 +149,14 @@ pub async fn within<T, E: From<GuestError>>(
 mod tests {
     use proptest::prelude::*;
     use snowglobe_init::wire::{
-        Command, EditRequest, JobRequest, ReadRequest, SearchRequest, Stdin, User, WriteRequest,
+        EditRequest, JobRequest, Program, ReadRequest, SearchRequest, Stdin, User, WriteRequest,
     };
 
     use super::*;
 
     fn exec(timeout_ms: Option<u64>, detach: Option<Detach>) -> Request {
         Request::Exec(ExecRequest {
-            command: Command::Shell("x".into()),
+            command: Program::Shell("x".into()),
             cwd: None,
             env: Default::default(),
             user: User::Root,

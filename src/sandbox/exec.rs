@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use snowglobe_init::wire::{
-    Command, Detach, ExecReport, ExecRequest, JobInfo, Outcome, PtySize, Stdin, User,
+    Detach, ExecReport, ExecRequest, JobInfo, Outcome, Program, PtySize, Stdin, User,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ const SPILL_AFTER: u64 = 10_000;
 #[derive(Debug, Clone)]
 pub struct Exec {
     /// What to run.
-    pub command: Command,
+    pub command: Program,
     /// The working directory, absolute or relative to the workspace.
     pub cwd: Option<String>,
     /// Environment on top of the configuration's and the user's own.
@@ -67,7 +67,7 @@ impl Limit {
 
 impl Exec {
     /// A command with nothing said about it.
-    pub fn new(command: Command) -> Self {
+    pub fn new(command: Program) -> Self {
         Self {
             command,
             cwd: None,
@@ -229,7 +229,7 @@ mod tests {
             ..Sources::default()
         });
         let spec = config.unwrap().sandbox;
-        let mut exec = Exec::new(Command::Shell("x".into()));
+        let mut exec = Exec::new(Program::Shell("x".into()));
         exec.env.insert("B".into(), "2".into());
         let request = exec.clone().request(&spec);
         assert_eq!(request.timeout_ms, Some(7000));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snowglobe_init::wire::{
-    EditReport, EditRequest, FoundLine, ReadReport, ReadRequest, ReadWant, Report, Request,
+    self, EditReport, EditRequest, FoundLine, ReadReport, ReadRequest, ReadWant, Report, Request,
     SearchReport, SearchRequest, User, WriteRequest,
 };
 
@@ -138,15 +138,10 @@ impl Sandbox {
         let Report::Search(report) = report else {
             return Err(unexpected("search", &report).into());
         };
-        let lines = data
-            .split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-            .map(serde_json::from_slice)
-            .collect::<Result<_, _>>()
-            .map_err(|error| GuestError::Protocol {
-                operation: "search",
-                message: error.to_string(),
-            })?;
+        let lines = wire::lines::decode(&data).map_err(|error| GuestError::Protocol {
+            operation: "search",
+            message: error.to_string(),
+        })?;
         Ok((report, lines))
     }
 }

@@ -47,9 +47,9 @@ pub use exec::{Exec, ExecEnd, Limit, Ran};
 pub use images::image_store;
 pub use snapshots::Snapshot;
 pub use snowglobe_init::wire::{
-    Command, Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine,
-    JobAction, JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, PtySize, ReadContent, STOP_GRACE,
-    SearchReport, SearchRequest, Status, Stdin, User,
+    Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine, JobAction,
+    JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, Program, PtySize, ReadContent, STOP_GRACE,
+    SearchReport, SearchRequest, Status, Stdin, User, lines,
 };
 use state::{Published, State};
 pub use view::Console;

@@ -2,27 +2,26 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where the guest finds its [`BootConfig`] (in the initramfs, before the root disk is mounted).
+/// The path of the [`BootConfig`] in the initramfs.
 pub const BOOT_CONFIG_PATH: &str = "/snowglobe/boot.json";
 
-/// Where init is in the initramfs; the kernel starts it with `rdinit=`.
+/// The path of init in the initramfs. The kernel starts it because of `rdinit=`.
 pub const INIT_PATH: &str = "/snowglobe/init";
 
-/// The prefix of the console lines by which init says how far the boot has come:
-/// `snowglobe-init: stage NAME`.
+/// The prefix of the console lines that report the stages of the boot: `snowglobe-init: stage NAME`.
 pub const STAGE_PREFIX: &str = "snowglobe-init: stage ";
 
-/// Everything init needs to know to bring a guest up.
+/// Everything that init needs to set up a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BootConfig {
     /// The guest's host name.
     pub hostname: String,
-    /// Which file system becomes the root.
+    /// The file system that becomes the root.
     pub root: Root,
     /// The device that carries the guest link.
     pub link: Link,
-    /// The shared directory, where one is mounted.
+    /// The workspace; absent: this guest has none.
     pub workspace: Option<Workspace>,
     /// The guest's SSH host key: an OpenSSH private key, PEM.
     pub host_key: String,
@@ -36,19 +35,19 @@ pub struct BootConfig {
     pub entropy: String,
     /// The limit on open files of every command (`ulimit -n`).
     pub nofile: u64,
-    /// How much of the root file system may be used, in bytes; absent: all of it.
+    /// The limit on the use of the root file system, in bytes; absent: none.
     pub disk_bytes: Option<u64>,
-    /// Environment of every command, before what the request sets.
+    /// The environment of every command. Requests add to it.
     pub env: Vec<(String, String)>,
-    /// Whom `sandbox` stands for, where the image names a user of its own.
+    /// The user that `sandbox` stands for, if the image names one.
     pub image_user: Option<ImageUser>,
-    /// Where commands start that name no directory; absent: in the workspace.
+    /// The default working directory of commands; absent: the workspace.
     pub workdir: Option<String>,
-    /// Whose commits are made in the guest, where nothing there says otherwise.
+    /// The author of commits in the guest, unless the guest's own settings name another.
     pub git_identity: Option<GitIdentity>,
 }
 
-/// What git writes into commits.
+/// The author of commits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GitIdentity {
@@ -58,7 +57,7 @@ pub struct GitIdentity {
     pub email: Option<String>,
 }
 
-/// The user that an image's commands expect to be.
+/// The user that an image's commands expect to run as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageUser {
@@ -66,31 +65,30 @@ pub struct ImageUser {
     pub uid: u32,
     /// The primary group.
     pub gid: u32,
-    /// The name in `/etc/passwd`; absent: it has none there.
+    /// The name in `/etc/passwd`; absent: the file does not list it.
     pub name: Option<String>,
 }
 
-/// Which file system becomes the guest's root.
+/// The file system that becomes the guest's root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Root {
-    /// An ext4 disk, switched to before the server starts.
+    /// An ext4 disk. Init switches to it before the server starts.
     Disk {
         /// The block device, such as `/dev/vda`.
         device: String,
     },
-    /// The initramfs stays the root and the disk is mounted at [`BUILD_ROOT`]:
-    /// this guest unpacks an image's layers.
+    /// The initramfs, with a disk mounted at [`BUILD_ROOT`]: this guest unpacks an image's layers.
     Build {
         /// The block device, such as `/dev/vda`.
         device: String,
     },
 }
 
-/// Where a building guest mounts the disk it fills.
+/// The mount point of the disk that a building guest fills.
 pub const BUILD_ROOT: &str = "/newroot";
 
-/// The disk from which a building guest takes layers, as their host puts them there.
+/// The disk on which the host hands layers to a building guest.
 pub const FEED_DEVICE: &str = "/dev/vdb";
 
 /// The device that carries the guest link.
@@ -109,12 +107,12 @@ pub enum Link {
     },
 }
 
-/// A shared directory.
+/// The directory that agents work in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workspace {
-    /// The virtio-fs tag; absent: the directory is only made, on the root disk.
+    /// The virtio-fs tag of the shared directory; absent: a directory on the root disk.
     pub tag: Option<String>,
-    /// Where it is mounted, `/workspace`.
+    /// Its path, `/workspace`.
     pub path: String,
 }

@@ -1,21 +1,21 @@
-//! The headers of tar archives: what the guest, which unpacks archives, and the host, which looks into some, both read
-//! of them, with a bound on everything that a header claims.
+//! The headers of tar archives, with a bound on everything that a header states. The guest unpacks archives, and the host
+//! reads some.
 
 use tar::Header;
 
-/// The unit that an archive is made of, in bytes.
+/// The size of an archive's blocks, in bytes.
 pub const BLOCK: usize = 512;
 
-/// The longest path, in bytes: what the kernel takes.
+/// The longest path, in bytes: the kernel's limit.
 pub const MAX_PATH: usize = 4095;
 
 /// The longest pax or long-name record; extended attributes are at most 64 KiB each.
 pub const MAX_RECORD: u64 = 1 << 20;
 
-/// The most bytes of records about one entry.
+/// The most bytes of records before one entry.
 pub const MAX_RECORDS: u64 = 4 * MAX_RECORD;
 
-/// The header in a block whose checksum is right; nothing where it is wrong. Pure.
+/// The header in a block; `None` if its checksum is wrong. Pure.
 pub fn header(block: &[u8; BLOCK]) -> Option<Header> {
     let mut header = Header::new_old();
     header.as_mut_bytes().copy_from_slice(block);
@@ -25,12 +25,12 @@ pub fn header(block: &[u8; BLOCK]) -> Option<Header> {
         spaces + rest.map(|byte| value(*byte)).sum::<i64>()
     };
     let expected = header.cksum().map(i64::from).ok()?;
-    // Some old writers summed signed bytes.
+    // Some old programs sum signed bytes.
     let right = expected == sum(i64::from) || expected == sum(|byte| i64::from(byte.cast_signed()));
     right.then_some(header)
 }
 
-/// The records of a pax header, `LENGTH KEY=VALUE\n` with any bytes for a value; an error ends them. Pure.
+/// The records of a pax header, `LENGTH KEY=VALUE\n`, whose values may be any bytes. An error is the last item. Pure.
 pub fn pax(mut records: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), String>> {
     std::iter::from_fn(move || {
         if records.is_empty() {

@@ -1,4 +1,4 @@
-//! What the host and the guest's PID 1 must agree on, and PID 1 itself.
+//! What the host and the guest's PID 1 agree on, and PID 1 itself.
 //!
 //! Both need:
 //!
@@ -8,26 +8,35 @@
 //! - [`signals`]: the names of signals, and the exit statuses that stand for them;
 //! - [`text`]: text for readers of messages.
 //!
-//! PID 1 consists of:
+//! The rest is PID 1. The host is built without the feature `server`, and so without these modules and what they depend
+//! on:
 //!
-//! - [`system`]: bringing the system up: mounts, clock, root disk, users;
-//! - [`link`]: the stream to the host;
-//! - [`server`]: the SSH server on that stream;
-//! - [`command`]: commands, from their start to their end, and jobs;
-//! - [`files`]: reading, writing, editing and searching files;
-//! - [`layers`]: unpacking the layers of an image.
+//! - `system`: setting up the system: mounts, clock, root disk, users;
+//! - `link`: the stream to the host;
+//! - `server`: the SSH server on that stream;
+//! - `command`: commands, from their start to their end, and jobs;
+//! - `files`: reading, writing, editing and searching files;
+//! - `layers`: unpacking the layers of an image.
 //!
 //! The server is a library so that tests can run it over an in-memory stream, without a VM.
 #![forbid(unsafe_code)]
 
 pub mod boot;
+#[cfg(feature = "server")]
 pub mod command;
-pub mod files;
+#[cfg(feature = "server")]
+mod files;
 pub mod headers;
+#[cfg(feature = "server")]
 pub mod layers;
+#[cfg(feature = "server")]
 pub mod link;
+#[cfg(feature = "server")]
+mod reason;
+#[cfg(feature = "server")]
 pub mod server;
 pub mod signals;
+#[cfg(feature = "server")]
 pub mod system;
 pub mod text;
 pub mod wire;

@@ -1,14 +1,14 @@
-//! PID 1 of every Snowglobe guest, and the program it starts before every command.
+//! PID 1 of every Snowglobe guest, and the program that it starts before every command.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use snowglobe_init::boot::{BOOT_CONFIG_PATH, BUILD_ROOT, BootConfig, Link, Root};
-use snowglobe_init::command::cgroup::Tree;
+use snowglobe_init::command::cgroup::Cgroups;
 use snowglobe_init::command::enter;
 use snowglobe_init::command::reaper::Reaper;
-use snowglobe_init::server::guest::{Guest, Setup};
+use snowglobe_init::server::{self, Server, Setup};
 use snowglobe_init::{link, system};
 
 fn main() {
@@ -28,10 +28,12 @@ fn main() {
         Ok(()) => "serve the guest link: it ended".to_owned(),
         Err(error) => format!("{error:#}"),
     };
-    let _ = std::fs::write(
+    // Best effort: without a console nothing can be reported.
+    std::fs::write(
         "/dev/console",
         format!("snowglobe-init: failed to {failed}\n"),
-    );
+    )
+    .ok();
     system::power_off();
 }
 
@@ -53,11 +55,12 @@ fn run() -> anyhow::Result<()> {
 fn read_config() -> anyhow::Result<BootConfig> {
     use anyhow::Context;
     let text = std::fs::read(BOOT_CONFIG_PATH).context("read the boot configuration")?;
-    // It holds a private key.
+    // The file holds a private key.
     std::fs::remove_file(BOOT_CONFIG_PATH).context("remove the boot configuration")?;
     serde_json::from_slice(&text).context("understand the boot configuration")
 }
 
+/// Mounts the root disk. Returns its mount point if this guest builds an image.
 fn mount_root(config: &BootConfig) -> anyhow::Result<Option<PathBuf>> {
     system::stage("root disk");
     match &config.root {
@@ -72,7 +75,7 @@ fn mount_root(config: &BootConfig) -> anyhow::Result<Option<PathBuf>> {
                 system::limit_disk(device, limit)?;
             }
             system::stage("workspace");
-            system::furnish(config)?;
+            system::prepare_root(config)?;
             Ok(None)
         }
     }
@@ -82,16 +85,17 @@ async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Resul
     let workspace: PathBuf = config
         .workspace
         .map_or_else(|| "/".into(), |workspace| workspace.path.into());
-    let guest: Arc<Guest> = Guest::new(Setup {
+    let cgroups = Cgroups::create(Path::new("/sys/fs/cgroup"), Reaper::start()?)?;
+    let server = Server::new(Setup {
+        root: "/".into(),
         workdir: config
             .workdir
             .map_or_else(|| workspace.clone(), PathBuf::from),
         workspace,
         state: "/run/snowglobe".into(),
         enter: "/proc/self/exe".into(),
-        cgroups: Some(Tree::create(Path::new("/sys/fs/cgroup"))?),
-        reaper: Reaper::init()?,
-        nofile: Some(config.nofile),
+        supervisor: Arc::new(cgroups),
+        nofile: config.nofile,
         env: config.env,
         build_root,
         image_user: config.image_user,
@@ -100,9 +104,17 @@ async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Resul
         login_keys: config.login_keys,
     })?;
     system::stage("link");
+    let session = move |stream: Box<dyn link::Stream>| {
+        let server = server.clone();
+        async move {
+            if let Err(error) = server::serve(stream, server).await {
+                tracing::debug!(%error, "the host's connection ended");
+            }
+        }
+    };
     match config.link {
-        Link::VirtioSerial { name } => link::serve_port(&link::find_port(&name)?, guest).await?,
-        Link::Vsock { port } => link::serve_vsock(port, guest).await?,
+        Link::VirtioSerial { name } => link::serve_port(&link::find_port(&name)?, session).await?,
+        Link::Vsock { port } => link::serve_vsock(port, session).await?,
     }
     Ok(())
 }

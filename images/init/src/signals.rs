@@ -1,29 +1,34 @@
-//! Signals by name and by number: the one table that guest and host use.
+//! The names and numbers of signals.
 //!
-//! Names are those of Linux and bash without their `SIG`: `TERM`, `SYS`, and for real-time signals `RTMIN`, `RTMIN+1` to
-//! `RTMIN+15`, `RTMAX-14` to `RTMAX`. The two numbers that the C library keeps for itself have no name.
+//! The names are those of Linux and bash without `SIG`: `TERM`, `SYS`, and for real-time signals `RTMIN`, `RTMIN+1` to
+//! `RTMIN+15`, `RTMAX-14` to `RTMAX`. The two signals that the C library reserves have no name.
 
-/// The signals with names of their own, by number from 1.
+/// The names of the signals from number 1 on.
 const NAMES: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
     "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
     "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
-/// Second names.
+/// Further names.
 const ALIASES: [(&str, i32); 3] = [("IOT", 6), ("CLD", 17), ("POLL", 29)];
 
-/// The first and the last real-time signal that programs get from the C library.
+/// The first real-time signal that the C library offers to programs.
 const RT_MIN: i32 = 34;
+
+/// The last real-time signal.
 const RT_MAX: i32 = 64;
 
-/// The last signal that is counted from the first one on.
+/// The last signal whose name counts from `RTMIN`.
 const RT_LOW: i32 = RT_MIN + 15;
 
-/// A signal's name without `SIG`; a number that has no name, as a number.
+/// The name of a signal without `SIG`; the number as text if it has no name.
 pub fn name(number: i32) -> String {
+    let index = usize::try_from(number - 1).ok();
+    if let Some(name) = index.and_then(|index| NAMES.get(index)) {
+        return (*name).to_owned();
+    }
     match number {
-        1..=31 => NAMES[number as usize - 1].to_owned(),
         RT_MIN => "RTMIN".to_owned(),
         RT_MAX => "RTMAX".to_owned(),
         low if (RT_MIN..=RT_LOW).contains(&low) => format!("RTMIN+{}", low - RT_MIN),
@@ -35,11 +40,9 @@ pub fn name(number: i32) -> String {
 /// The number of a signal by its name (with or without `SIG`), or by its number as text.
 pub fn number(name: &str) -> Option<i32> {
     let name = name.strip_prefix("SIG").unwrap_or(name);
-    if let Some(index) = NAMES.iter().position(|known| *known == name) {
-        return Some(index as i32 + 1);
-    }
-    if let Some((_, number)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
-        return Some(*number);
+    let named = (1..).zip(NAMES).map(|(number, name)| (name, number));
+    if let Some((_, number)) = named.chain(ALIASES).find(|(known, _)| *known == name) {
+        return Some(number);
     }
     let offset = |text: &str| match text {
         "" => Some(0),
@@ -58,10 +61,10 @@ pub fn number(name: &str) -> Option<i32> {
     (1..=RT_MAX).contains(&number).then_some(number)
 }
 
-/// The exit status by which shells say that a signal ended a program; for a name that nobody knows, as for SIGKILL.
+/// The exit status with which shells report a program that a signal ended. An unknown name counts as `KILL`.
 pub fn exit_status(name: &str) -> u8 {
     let number = number(name).unwrap_or(9);
-    128 + number as u8
+    128 + u8::try_from(number).unwrap_or(9)
 }
 
 #[cfg(test)]

@@ -9,12 +9,14 @@ use russh::client;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg};
 use russh::{Channel, ChannelMsg};
-use snowglobe_init::server::guest::Guest;
+use snowglobe_init::server::Server;
 use snowglobe_init::wire::{
-    self, Command, Detach, EditRequest, ErrorKind, ExecReport, ExecRequest, FoundLine, JobAction,
-    JobReport, JobRequest, Outcome, PtySize, ReadContent, ReadRequest, ReadWant, Report, Request,
+    self, Detach, EditRequest, ErrorKind, ExecReport, ExecRequest, FoundLine, JobAction, JobReport,
+    JobRequest, Outcome, Program, PtySize, ReadContent, ReadRequest, ReadWant, Report, Request,
     SearchReport, SearchRequest, Stdin, User, WireError, WriteRequest,
 };
+
+mod support;
 
 struct AnyServer;
 
@@ -32,7 +34,7 @@ impl client::Handler for AnyServer {
 struct World {
     _dir: tempfile::TempDir,
     workspace: PathBuf,
-    guest: Arc<Guest>,
+    server: Arc<Server>,
     control: Arc<PrivateKey>,
     login: Arc<PrivateKey>,
 }
@@ -47,10 +49,9 @@ fn world() -> World {
     std::fs::create_dir(&workspace).unwrap();
     let (host, control, login) = (key(), key(), key());
     let public = |key: &PrivateKey| key.public_key().to_openssh().unwrap();
-    let guest = Guest::host_side(
-        &workspace,
-        &dir.path().join("state"),
-        env!("CARGO_BIN_EXE_snowglobe-init").as_ref(),
+    let server = support::server(
+        dir.path(),
+        workspace.clone(),
         host.to_openssh(LineEnding::LF).unwrap().to_string(),
         vec![public(&control)],
         vec![public(&login)],
@@ -58,7 +59,7 @@ fn world() -> World {
     World {
         _dir: dir,
         workspace,
-        guest: guest.unwrap(),
+        server,
         control,
         login,
     }
@@ -71,10 +72,7 @@ impl World {
         key: &Arc<PrivateKey>,
     ) -> Option<client::Handle<AnyServer>> {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        tokio::spawn(snowglobe_init::server::ssh::serve(
-            theirs,
-            self.guest.clone(),
-        ));
+        tokio::spawn(snowglobe_init::server::serve(theirs, self.server.clone()));
         let mut handle = client::connect_stream(Arc::default(), ours, AnyServer)
             .await
             .unwrap();
@@ -147,7 +145,7 @@ async fn ask(handle: &client::Handle<AnyServer>, request: Request, input: &[u8])
 
 fn shell(line: &str) -> ExecRequest {
     ExecRequest {
-        command: Command::Shell(line.into()),
+        command: Program::Shell(line.into()),
         cwd: None,
         env: BTreeMap::new(),
         user: User::Sandbox,
@@ -178,7 +176,7 @@ fn error(answer: Answer) -> WireError {
 async fn the_first_line_states_the_version() {
     use tokio::io::AsyncBufReadExt;
     let (ours, theirs) = tokio::io::duplex(1 << 16);
-    tokio::spawn(snowglobe_init::server::ssh::serve(theirs, world().guest));
+    tokio::spawn(snowglobe_init::server::serve(theirs, world().server));
     let mut line = String::new();
     let mut ours = tokio::io::BufReader::new(ours);
     ours.read_line(&mut line).await.unwrap();
@@ -230,7 +228,7 @@ async fn a_command_that_could_not_start_is_an_error_not_an_exit_code() {
     );
 
     let mut request = shell("");
-    request.command = Command::Argv(vec!["no-such-program".into()]);
+    request.command = Program::Argv(vec!["no-such-program".into()]);
     let refused = error(ask(&handle, Request::Exec(request), b"").await);
     assert_eq!(refused.kind, ErrorKind::NotStarted);
     assert!(
@@ -285,7 +283,7 @@ async fn a_command_whose_time_is_up_can_put_its_things_away() {
         "trap '' TERM; echo deaf; while :; do sleep 0.05; done",
         "kill -STOP $$",
     ] {
-        request.command = Command::Shell(line.into());
+        request.command = Program::Shell(line.into());
         let (_, report) = run(&handle, request.clone()).await;
         assert_eq!(report.outcome, Outcome::TimedOut);
         assert_eq!(report.killed, line.contains("deaf"));
@@ -336,7 +334,7 @@ async fn standard_input_is_the_null_device_unless_it_is_sent() {
 
     // What is sent to a job arrives whole, and ends.
     request.stdin = Stdin::Input;
-    request.command = Command::Shell("wc -c".into());
+    request.command = Program::Shell("wc -c".into());
     let sent = vec![b'x'; 9_000_000];
     let (_, started) = job(&handle, Request::Exec(request.clone()), &sent).await;
     let (_, ended) = job(&handle, of_job(&started.job.id, WAIT), b"").await;
@@ -345,7 +343,7 @@ async fn standard_input_is_the_null_device_unless_it_is_sent() {
     assert_eq!(data, b"9000000\n");
 
     request.stdin = Stdin::Null;
-    request.command = Command::Shell("sleep 60".into());
+    request.command = Program::Shell("sleep 60".into());
     let (_, started) = job(&handle, Request::Exec(request), b"").await;
     let refused = error(ask(&handle, of_job(&started.job.id, input), b"x").await);
     assert!(refused.message.contains("`keep_stdin`"), "{refused}");

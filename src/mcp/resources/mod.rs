@@ -31,7 +31,7 @@ use crate::mcp::tools::snapshot;
 use crate::progress::Progress;
 use crate::sandbox::{
     DirEntry, ErrorKind, JobAction, JobInfo, OUTPUT_DIRECTORY, Outcome, ReadContent, Sandbox,
-    SandboxError, WORKSPACE,
+    SandboxError, WORKSPACE, lines,
 };
 use crate::shown;
 use crate::text;
@@ -362,15 +362,9 @@ async fn file(
     let read = sandbox.bytes(path, offset, limit, &work.progress).await?;
     match read.content {
         ReadContent::Directory { entries: all } => {
-            let entries: Vec<DirEntry> = read
-                .data
-                .split(|byte| *byte == b'\n')
-                .filter(|line| !line.is_empty())
-                .map(serde_json::from_slice)
-                .collect::<Result<_, _>>()
-                .map_err(|error| {
-                    Unread::Failed(format!("failed to read the directory's listing: {error}"))
-                })?;
+            let entries: Vec<DirEntry> = lines::decode(&read.data).map_err(|error| {
+                Unread::Failed(format!("failed to read the directory's listing: {error}"))
+            })?;
             if entries.len() as u64 != all {
                 return Err(Unread::Failed(format!(
                     "failed to read {path}: its {all} entries are more than a resource holds; page through them \

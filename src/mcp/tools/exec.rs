@@ -21,7 +21,7 @@ use crate::mcp::tools::exec::command::{LONGEST_TIMEOUT_S, Params};
 use crate::mcp::tools::job;
 use crate::mcp::tools::schema;
 use crate::sandbox::{
-    Command, Detach, ErrorKind, Exec, ExecEnd, JobInfo, Outcome, Output, Ran, STOP_GRACE, Sandbox,
+    Detach, ErrorKind, Exec, ExecEnd, JobInfo, Outcome, Output, Program, Ran, STOP_GRACE, Sandbox,
     SandboxError,
 };
 use crate::text;
@@ -128,7 +128,7 @@ pub(crate) async fn call(
 ) -> Result<CallToolResult, Refusal> {
     let asked = command::parse(tool, arguments, default_timeout)?;
     let (mut exec, raw, mut notes) = (asked.exec, asked.raw, asked.notes);
-    let listed = matches!(exec.command, Command::Argv(_));
+    let listed = matches!(exec.command, Program::Argv(_));
     let timeout = exec.limit.time(default_timeout).unwrap_or(default_timeout);
     let patience = sandbox.config().calls.background_after;
     if exec.detach.is_none() && !call.hears_progress() && timeout > patience {

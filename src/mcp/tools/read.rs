@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::mcp::call::{Call, Notes, Refusal, noted, result};
 use crate::mcp::tools::arguments;
 use crate::mcp::tools::schema;
-use crate::sandbox::{DirEntry, Read, ReadContent, Sandbox};
+use crate::sandbox::{DirEntry, Read, ReadContent, Sandbox, lines};
 use crate::text;
 
 pub(crate) const NAME: &str = "read";
@@ -280,14 +280,9 @@ fn listing(
     offset: u64,
     limit: u64,
 ) -> Result<(String, Option<u64>), Refusal> {
-    let entries: Vec<DirEntry> = json_lines
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(serde_json::from_slice)
-        .collect::<Result<_, _>>()
-        .map_err(|error| {
-            Refusal::new(format!("failed to read the directory's listing: {error}"))
-        })?;
+    let entries: Vec<DirEntry> = lines::decode(json_lines).map_err(|error| {
+        Refusal::new(format!("failed to read the directory's listing: {error}"))
+    })?;
     let sent_all = entries.len() as u64 == total;
     let skip = if sent_all { offset - 1 } else { 0 };
     let mut text = String::new();

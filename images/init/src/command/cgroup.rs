@@ -1,4 +1,4 @@
-//! A cgroup per command, so that nothing a command starts can outlive its kill, and memory's end has a name.
+//! A cgroup for each command: ending a command ends everything that it started, and lack of memory is recognized.
 //!
 //! ```text
 //! /sys/fs/cgroup/init             PID 1 itself (a cgroup with children may hold no processes)
@@ -9,102 +9,74 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The tree of all commands.
+use super::reaper::Reaper;
+use super::supervisor::{Group, Spawned, Supervisor};
+
+/// The cgroups of all commands.
 #[derive(Debug, Clone)]
-pub struct Tree {
+pub struct Cgroups {
+    dir: PathBuf,
+    leftovers: Leftovers,
+    reaper: Reaper,
+}
+
+/// The cgroups of ended commands that had processes when the command ended.
+#[derive(Debug, Clone, Default)]
+struct Leftovers(Arc<Mutex<Vec<PathBuf>>>);
+
+impl Leftovers {
+    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the cgroups of ended commands whose last process has ended since.
+    ///
+    /// Only those: the cgroup of a command that is about to start is empty, too.
+    fn sweep(&self) {
+        self.lock()
+            .retain(|dir| fs::remove_dir(dir).is_err_and(|e| e.kind() != io::ErrorKind::NotFound));
+    }
+}
+
+/// One command's cgroup. It is removed when it is dropped, or by a later sweep if a process is left in it.
+#[derive(Debug)]
+struct Cgroup {
     dir: PathBuf,
     leftovers: Leftovers,
 }
 
-/// The cgroups of ended commands in which something still ran when they ended.
-type Leftovers = Arc<Mutex<Vec<PathBuf>>>;
-
-/// One command's cgroup, removed when it is dropped: at once, or by a later [`Tree::sweep`] if something still runs in it.
-#[derive(Debug)]
-pub struct Cgroup {
-    /// Its directory.
-    pub dir: PathBuf,
-    leftovers: Leftovers,
-}
-
-impl Tree {
-    /// Sets the tree up under a mounted cgroup2 file system.
-    pub fn create(mount: &Path) -> io::Result<Self> {
+impl Cgroups {
+    /// Sets the cgroups up below a mounted cgroup2 file system.
+    pub fn create(mount: &Path, reaper: Reaper) -> io::Result<Self> {
         let own = mount.join("init");
         fs::create_dir_all(&own)?;
         for pid in fs::read_to_string(mount.join("cgroup.procs"))?.lines() {
-            // Kernel threads stay where they are.
-            let _ = fs::write(own.join("cgroup.procs"), pid);
+            // Kernel threads can't be moved.
+            fs::write(own.join("cgroup.procs"), pid).ok();
         }
         let dir = mount.join("snowglobe");
         fs::create_dir_all(&dir)?;
         for at in [mount, &dir] {
             for controller in ["memory", "pids", "cpu", "io"] {
-                // One that this kernel lacks is done without.
-                let _ = fs::write(at.join("cgroup.subtree_control"), format!("+{controller}"));
+                // Best effort: some kernels lack a controller.
+                fs::write(at.join("cgroup.subtree_control"), format!("+{controller}")).ok();
             }
         }
         Ok(Self {
             dir,
             leftovers: Leftovers::default(),
+            reaper,
         })
     }
 
-    /// A new command's cgroup.
-    pub fn command(&self, number: u64) -> io::Result<Cgroup> {
-        let dir = self.dir.join(format!("cmd-{number}"));
-        fs::create_dir(&dir)?;
-        // Memory that runs out takes the whole command, not a process of it by chance.
-        let _ = fs::write(dir.join("memory.oom.group"), "1");
-        Ok(Cgroup {
-            dir,
-            leftovers: Arc::clone(&self.leftovers),
-        })
-    }
-
-    /// How many commands have processes.
-    pub fn count(&self) -> u64 {
-        let dirs = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        dirs.filter(|entry| entry.file_name().to_string_lossy().starts_with("cmd-"))
-            .count() as u64
-    }
-
-    /// Sends a signal to what ended commands left running.
-    pub fn signal_leftovers(&self, signal: Signal) {
-        let leftovers = self
-            .leftovers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        for dir in leftovers {
-            signal_all(&processes(&dir), signal);
-        }
-    }
-
-    /// Whether any command has a process.
-    pub fn populated(&self) -> bool {
-        populated(&self.dir)
-    }
-
-    /// Removes the cgroups of ended commands whose last process has ended by now.
-    ///
-    /// Only those: the cgroup of a command about to start is empty, too.
-    pub fn sweep(&self) {
-        let mut leftovers = self
-            .leftovers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        leftovers
-            .retain(|dir| fs::remove_dir(dir).is_err_and(|e| e.kind() != io::ErrorKind::NotFound));
-    }
-
-    /// Stops every command where it stands, or lets all go on; returns when the kernel says so.
-    pub async fn freeze(&self, freeze: bool) -> io::Result<()> {
+    async fn set_frozen(&self, freeze: bool) -> io::Result<()> {
         fs::write(
             self.dir.join("cgroup.freeze"),
             if freeze { "1" } else { "0" },
@@ -128,7 +100,47 @@ impl Tree {
     }
 }
 
-/// How many cgroups below a command's own are looked into: a guest's root can make any number.
+impl Supervisor for Cgroups {
+    fn spawn(&self, program: &mut Command) -> io::Result<Spawned> {
+        self.reaper.spawn(program)
+    }
+
+    fn group(&self, number: u64) -> io::Result<Box<dyn Group>> {
+        self.leftovers.sweep();
+        let dir = self.dir.join(format!("cmd-{number}"));
+        fs::create_dir(&dir)?;
+        // Lack of memory should end the whole command, not one process of it by chance. Best effort: without it, one
+        // process ends.
+        fs::write(dir.join("memory.oom.group"), "1").ok();
+        Ok(Box::new(Cgroup {
+            dir,
+            leftovers: self.leftovers.clone(),
+        }))
+    }
+
+    fn count(&self) -> u64 {
+        let dirs = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        dirs.filter(|entry| entry.file_name().to_string_lossy().starts_with("cmd-"))
+            .count() as u64
+    }
+
+    fn populated(&self) -> bool {
+        populated(&self.dir)
+    }
+
+    fn signal_leftovers(&self, signal: Signal) {
+        let leftovers = self.leftovers.lock().clone();
+        for dir in leftovers {
+            signal_all(&processes(&dir), signal);
+        }
+    }
+
+    fn freeze(&self, freeze: bool) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> {
+        Box::pin(self.set_frozen(freeze))
+    }
+}
+
+/// How many cgroups below a command's own are searched. The guest's root can make any number of them.
 const MOST_BELOW: usize = 1000;
 
 fn populated(dir: &Path) -> bool {
@@ -155,42 +167,43 @@ fn processes(dir: &Path) -> Vec<Pid> {
     found
 }
 
-/// Sends each of these processes a signal, and lets those that are stopped take it.
+/// Sends each process a signal, and wakes stopped ones so that they receive it.
 fn signal_all(processes: &[Pid], signal: Signal) {
     for pid in processes {
-        let _ = kill_process(*pid, signal);
+        kill_process(*pid, signal).ok();
     }
     for pid in processes {
-        let _ = kill_process(*pid, Signal::CONT);
+        kill_process(*pid, Signal::CONT).ok();
     }
 }
 
-impl Cgroup {
-    /// Sends every process in it a signal, whatever session it is in; `first` too, which may not have joined yet. Once:
-    /// what a process starts to clean up behind itself is left alone.
-    pub fn signal(&self, first: Option<Pid>, signal: Signal) {
-        let _ = fs::write(self.dir.join("cgroup.freeze"), "0");
+impl Group for Cgroup {
+    fn cgroup(&self) -> Option<&Path> {
+        Some(&self.dir)
+    }
+
+    /// Signals the processes that exist now, once. Processes that a program starts to clean up get no signal.
+    fn signal(&self, first: Pid, signal: Signal) {
+        fs::write(self.dir.join("cgroup.freeze"), "0").ok();
         let mut processes = processes(&self.dir);
-        if let Some(first) = first
-            && !processes.contains(&first)
-        {
+        // It may not have joined the cgroup yet.
+        if !processes.contains(&first) {
             processes.push(first);
         }
         signal_all(&processes, signal);
     }
 
-    /// Kills every process in it.
-    pub fn kill(&self) {
-        let _ = fs::write(self.dir.join("cgroup.kill"), "1");
+    fn kill(&self, first: Pid) {
+        fs::write(self.dir.join("cgroup.kill"), "1").ok();
+        // It may not have joined the cgroup yet.
+        kill_process(first, Signal::KILL).ok();
     }
 
-    /// Whether any process is left in it.
-    pub fn populated(&self) -> bool {
+    fn populated(&self, _: Pid) -> bool {
         populated(&self.dir)
     }
 
-    /// Whether the kernel killed a process of it for want of memory.
-    pub fn out_of_memory(&self) -> bool {
+    fn out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.dir.join("memory.events")).unwrap_or_default();
         events
             .lines()
@@ -201,13 +214,9 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Fails while something still runs in it.
+        // Fails while a process is left in it.
         if fs::remove_dir(&self.dir).is_err() {
-            let mut leftovers = self
-                .leftovers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            leftovers.push(std::mem::take(&mut self.dir));
+            self.leftovers.lock().push(std::mem::take(&mut self.dir));
         }
     }
 }

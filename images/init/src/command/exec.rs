@@ -1,71 +1,58 @@
-//! Running one command over one channel: its input, its output, its end.
+//! Running one command on one channel: its input, its output, its end.
 //!
-//! There is one timer per command. When it is up, the channel closes or the machine is to go, the command is ended
-//! ([`Process::stop`]) and what the pipes still hold is drained. When the command ends by itself, what it left in the
-//! background goes on: its output is read on and dropped, so that it does not die of a closed pipe.
+//! There is one timer per command. When it fires, the channel closes or the machine is about to end, the command is
+//! ended ([`Process::stop`]) and the pipes are drained. When the command ends by itself, its background processes
+//! continue. Their output is read and dropped, since a closed pipe would end them.
 //!
-//! A command that goes on as a job leaves this module: process, streams and timer become the job's ([`jobs`]).
+//! A command that becomes a job leaves this module: the job takes its process, streams and timer ([`jobs`]).
 
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use russh::server::Msg;
-use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use russh::{ChannelMsg, Sig};
 use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::input::Input;
-use crate::command::jobs::{self, Running};
-use crate::command::process::{self, Process};
-use crate::command::pump::{DRAIN, Pump, Sink};
-use crate::command::spill::Spill;
-use crate::server::guest::Guest;
+use super::context::Context;
+use super::input::Input;
+use super::jobs::{self, Jobs, RunningCommand};
+use super::process::{self, Process};
+use super::pump::{DRAIN, Pump, Sink};
+use super::spill::Spill;
+use super::timer;
+use crate::link::channel::{SplitChannel, closed};
 use crate::signals;
 use crate::wire::{Detach, EXT_STDERR, ExecReport, ExecRequest, Outcome, Report, Stdin, WireError};
 
-/// How long a command that is a job from its start is watched for not having started at all.
+/// How long a job that is one from its start may fail to start, so that its request fails instead.
 const EARLY_END: Duration = Duration::from_millis(300);
 
-/// The channel's two halves.
-pub(crate) struct Wire {
-    pub(crate) reader: ChannelReadHalf,
-    pub(crate) writer: Arc<ChannelWriteHalf<Msg>>,
-}
-
-/// Waits until the peer closes the channel, and takes what it still sends off it meanwhile.
-///
-/// What is sent on a closed channel waits for ever once its window is used up: nobody makes room any more.
-pub(crate) async fn closed(reader: &mut ChannelReadHalf) {
-    while !matches!(reader.wait().await, Some(ChannelMsg::Close) | None) {}
-}
-
-/// Runs the command to its end, or until it goes on as a job. `input` is what came with the request already.
+/// Runs the command to its end, or until it becomes a job. `input` came with the request.
 pub(crate) async fn run(
-    guest: &Arc<Guest>,
+    context: &Context,
+    jobs: &Jobs,
     request: &ExecRequest,
-    wire: &mut Wire,
+    channel: &mut SplitChannel,
     input: Bytes,
     eof: bool,
 ) -> Result<Report, WireError> {
     let job = match request.detach {
-        Some(Detach::Now) => Some(guest.jobs.reserve()?),
-        // Where no more jobs can be, it simply runs on here.
-        Some(Detach::After(_)) => guest.jobs.reserve().ok(),
+        Some(Detach::Now) => Some(jobs.reserve()?),
+        // Without room for another job, the command stays on its channel.
+        Some(Detach::After(_)) => jobs.reserve().ok(),
         None => None,
     };
     let started = Instant::now();
-    let mut process = process::start(guest, request)?;
+    let mut process = process::start(context, request)?;
     let spill = |name| {
         request
             .spill_after
-            .map(|after| Spill::new(guest.number(), name, after))
+            .map(|after| Spill::new(context.number(), name, after))
     };
     let (gone, detached) = (CancellationToken::new(), CancellationToken::new());
     let sink = |name, ext| Sink {
-        writer: wire.writer.clone(),
+        writer: channel.writer.clone(),
         ext,
         spill: spill(name),
         log: job.as_ref().map(|job| job.log.clone()),
@@ -80,7 +67,7 @@ pub(crate) async fn run(
     if let Some(stderr) = process.stderr.take() {
         pumps.push(Pump::start(stderr, sink("stderr", Some(EXT_STDERR))));
     }
-    let mut stdin = Feed {
+    let mut stdin = ChannelInput {
         input: Input::new(process.stdin.take()),
         stays_open: request.stdin == Stdin::Open,
         complete: false,
@@ -90,13 +77,14 @@ pub(crate) async fn run(
         stdin.end();
     }
     let timers = Timers {
+        started,
         timeout: request.timeout_ms.map(Duration::from_millis),
         detach: request.detach.filter(|_| job.is_some()),
     };
-    let ended = wait(guest, &mut process, wire, &mut stdin, &timers, started).await;
+    let ended = wait(context, &mut process, channel, &mut stdin, &timers).await;
     let killed = match ended {
         End::Exit(_) | End::Detached => false,
-        End::TimedOut => stop(&mut process, wire, &gone).await,
+        End::TimedOut => stop(&mut process, channel, &gone).await,
         End::Cancelled => {
             gone.cancel();
             process.stop().await
@@ -104,61 +92,61 @@ pub(crate) async fn run(
     };
     if let (End::Detached, Some(job)) = (&ended, job) {
         detached.cancel();
-        let running = Running {
+        let running = RunningCommand {
             process,
             pumps,
             stdin: stdin.input,
             started,
             timeout: timers.timeout,
         };
-        return jobs::start(guest, job, request, running, early(request)).await;
+        return jobs::start(context, jobs, job, request, running, early(request)).await;
     }
     let duration = started.elapsed();
     drop(stdin);
-    drain(&mut pumps, wire, &gone, process.all_gone()).await;
+    drain(&mut pumps, channel, &gone, !process.populated()).await;
     let outcome = match ended {
         End::Exit(status) => match process.start_error() {
             Some(error) => return Err(error),
-            None => outcome(&process, status),
+            None => process.outcome(status),
         },
         End::TimedOut => Outcome::TimedOut,
         End::Cancelled | End::Detached => Outcome::Cancelled,
     };
     Ok(Report::Exec(ExecReport {
         outcome,
-        duration_ms: duration.as_millis() as u64,
+        duration_ms: timer::milliseconds(duration),
         stdout_bytes: pumps[0].bytes(),
         stderr_bytes: pumps.get(1).map_or(0, Pump::bytes),
         stdout_file: pumps[0].file(),
         stderr_file: pumps.get(1).and_then(Pump::file),
-        left_running: process.left_running(),
+        left_running: process.populated(),
         killed,
     }))
 }
 
-/// Ends the command. A peer that goes meanwhile takes no more of its output, but does not hasten its end.
-async fn stop(process: &mut Process, wire: &mut Wire, gone: &CancellationToken) -> bool {
+/// Ends the command. If the peer closes the channel meanwhile, the rest of the output is dropped.
+async fn stop(process: &mut Process, channel: &mut SplitChannel, gone: &CancellationToken) -> bool {
     let stopped = process.stop();
     tokio::pin!(stopped);
     tokio::select! {
         killed = &mut stopped => killed,
-        () = closed(&mut wire.reader) => {
+        () = closed(&mut channel.reader) => {
             gone.cancel();
             stopped.await
         }
     }
 }
 
-/// A command's standard input as it comes from the channel.
-struct Feed {
+/// A command's standard input, as it comes from the channel.
+struct ChannelInput {
     input: Input,
-    /// Whether the channel's end of input leaves it open.
+    /// Whether it stays open after the channel's EOF.
     stays_open: bool,
-    /// Whether all that the channel brings is there.
+    /// Whether the channel's EOF has come.
     complete: bool,
 }
 
-impl Feed {
+impl ChannelInput {
     fn push(&self, data: Bytes) {
         self.input.push(data);
     }
@@ -171,7 +159,7 @@ impl Feed {
     }
 }
 
-/// How long to see whether a new job ends at once. One that has been running for a while has started.
+/// How long a new job is watched for an early end. A command that became a job later has started successfully.
 fn early(request: &ExecRequest) -> Duration {
     match request.detach {
         Some(Detach::Now) => EARLY_END,
@@ -179,8 +167,13 @@ fn early(request: &ExecRequest) -> Duration {
     }
 }
 
-/// Waits for the rest of the output, and gives it up if the peer is gone.
-async fn drain(pumps: &mut [Pump], wire: &mut Wire, gone: &CancellationToken, alone: bool) {
+/// Waits for the rest of the output, and drops it if the peer closes the channel.
+async fn drain(
+    pumps: &mut [Pump],
+    channel: &mut SplitChannel,
+    gone: &CancellationToken,
+    alone: bool,
+) {
     let deadline = Instant::now() + DRAIN;
     let drained = async {
         for pump in pumps {
@@ -190,13 +183,14 @@ async fn drain(pumps: &mut [Pump], wire: &mut Wire, gone: &CancellationToken, al
     tokio::pin!(drained);
     tokio::select! {
         () = &mut drained => {}
-        () = closed(&mut wire.reader) => {
+        () = closed(&mut channel.reader) => {
             gone.cancel();
             drained.await;
         }
     }
 }
 
+/// Why a command left its channel.
 enum End {
     Exit(Option<ExitStatus>),
     TimedOut,
@@ -204,50 +198,42 @@ enum End {
     Detached,
 }
 
-/// What may end a command's stay here besides itself and the channel.
+/// The times after which a command leaves its channel.
 struct Timers {
+    started: Instant,
     timeout: Option<Duration>,
     detach: Option<Detach>,
 }
 
-/// Sleeps so long after `started`; for ever if there is no such time.
-pub(crate) async fn after(started: Instant, time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep_until((started + time).into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn wait(
-    guest: &Guest,
+    context: &Context,
     process: &mut Process,
-    wire: &mut Wire,
-    stdin: &mut Feed,
+    channel: &mut SplitChannel,
+    stdin: &mut ChannelInput,
     timers: &Timers,
-    started: Instant,
 ) -> End {
-    let timer = after(started, timers.timeout);
+    let timeout = timer::after(timers.started, timers.timeout);
     let at_once = timers.detach == Some(Detach::Now);
-    let detach = after(
-        started,
+    let detach = timer::after(
+        timers.started,
         match timers.detach {
             Some(Detach::Now) => Some(Duration::ZERO),
             Some(Detach::After(time)) => Some(Duration::from_millis(time)),
             None => None,
         },
     );
-    tokio::pin!(timer, detach);
+    tokio::pin!(timeout, detach);
     loop {
         tokio::select! {
-            // A job from its start is one even if it has ended by now.
+            // A command that is a job from its start becomes one even if it has ended.
             status = &mut process.exit, if !at_once => return End::Exit(status.ok()),
-            () = &mut timer => return End::TimedOut,
-            // Not before the channel has brought all its input: nothing more comes by it afterwards.
+            () = &mut timeout => return End::TimedOut,
+            // Only after the channel's EOF, since a job gets no more input from the channel.
             () = &mut detach, if stdin.complete => return End::Detached,
-            () = guest.ending.cancelled() => return End::Cancelled,
-            message = wire.reader.wait() => match message {
+            () = context.ending.cancelled() => return End::Cancelled,
+            message = channel.reader.wait() => match message {
                 Some(ChannelMsg::Data { data }) => stdin.push(data),
-                // A terminal has no end: only its user's ^D is one.
+                // On a terminal this ends nothing: there, the user's ^D is the end of input.
                 Some(ChannelMsg::Eof) => stdin.end(),
                 Some(ChannelMsg::Signal { signal }) => {
                     if let Some(signal) = to_signal(&signal) {
@@ -255,7 +241,7 @@ async fn wait(
                     }
                 }
                 Some(ChannelMsg::WindowChange { col_width, row_height, .. }) => {
-                    process.resize(col_width as u16, row_height as u16);
+                    process.resize(dimension(col_width), dimension(row_height));
                 }
                 Some(ChannelMsg::Close) | None => return End::Cancelled,
                 Some(_) => {}
@@ -264,48 +250,26 @@ async fn wait(
     }
 }
 
-/// How a command that ended by itself did.
-pub(crate) fn outcome(process: &Process, status: Option<ExitStatus>) -> Outcome {
-    let failed = !status.is_some_and(|status| status.success());
-    if failed
-        && process
-            .cgroup
-            .as_ref()
-            .is_some_and(crate::command::cgroup::Cgroup::out_of_memory)
-    {
-        return Outcome::OutOfMemory;
-    }
-    match status.map(|status| (status.code(), status.signal())) {
-        Some((Some(code), _)) => Outcome::Exited { code: code as u8 },
-        Some((None, Some(signal))) => Outcome::Signaled {
-            signal: signals::name(signal),
-        },
-        _ => Outcome::Signaled {
-            signal: "KILL".into(),
-        },
-    }
+/// A terminal's width or height as the kernel takes it.
+pub(crate) fn dimension(cells: u32) -> u16 {
+    u16::try_from(cells).unwrap_or(u16::MAX)
 }
 
-/// The name of a signal as SSH sends it.
-pub(crate) fn ssh_name(signal: &russh::Sig) -> &str {
-    use russh::Sig;
+/// The signal that an SSH client asks for.
+fn to_signal(signal: &Sig) -> Option<Signal> {
     match signal {
-        Sig::ABRT => "ABRT",
-        Sig::ALRM => "ALRM",
-        Sig::FPE => "FPE",
-        Sig::HUP => "HUP",
-        Sig::ILL => "ILL",
-        Sig::INT => "INT",
-        Sig::KILL => "KILL",
-        Sig::PIPE => "PIPE",
-        Sig::QUIT => "QUIT",
-        Sig::SEGV => "SEGV",
-        Sig::TERM => "TERM",
-        Sig::USR1 => "USR1",
-        Sig::Custom(name) => name,
+        Sig::ABRT => Some(Signal::ABORT),
+        Sig::ALRM => Some(Signal::ALARM),
+        Sig::FPE => Some(Signal::FPE),
+        Sig::HUP => Some(Signal::HUP),
+        Sig::ILL => Some(Signal::ILL),
+        Sig::INT => Some(Signal::INT),
+        Sig::KILL => Some(Signal::KILL),
+        Sig::PIPE => Some(Signal::PIPE),
+        Sig::QUIT => Some(Signal::QUIT),
+        Sig::SEGV => Some(Signal::SEGV),
+        Sig::TERM => Some(Signal::TERM),
+        Sig::USR1 => Some(Signal::USR1),
+        Sig::Custom(name) => Signal::from_named_raw(signals::number(name)?),
     }
-}
-
-fn to_signal(signal: &russh::Sig) -> Option<Signal> {
-    Signal::from_named_raw(signals::number(ssh_name(signal))?)
 }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::link::inbox::Inbox;
 
-/// Standard input: a queue that never holds up its channel, and a task that empties it. Ends when dropped.
+/// Standard input: a queue that never makes its channel wait, and a task that empties it. Dropping it closes the input.
 #[derive(Debug)]
 pub(crate) struct Input {
     inbox: Arc<Inbox>,
@@ -31,20 +31,20 @@ impl Input {
         Self { inbox, task }
     }
 
-    /// Adds to it; never waits for the command.
+    /// Adds data; never waits for the command.
     pub(crate) fn push(&self, data: Bytes) {
         if self.inbox.push(data).is_err() {
-            // No room on the disk either. Going on without a part of the input would be worse than its end.
+            // The disk is full. Input without a part of it would be worse than input that ends.
             self.inbox.discard();
         }
     }
 
-    /// Nothing more will come.
+    /// Closes standard input after the data that is queued.
     pub(crate) fn end(&self) {
         self.inbox.end();
     }
 
-    /// Whether there is any use in more: it has not been ended, and the command has not closed it.
+    /// Whether more data is accepted: it has not been ended, and the command has not closed it.
     pub(crate) fn open(&self) -> bool {
         self.inbox.open()
     }

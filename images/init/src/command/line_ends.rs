@@ -1,13 +1,13 @@
-//! Shell lines whose lines end as on Windows.
+//! Shell scripts with Windows line ends.
 //!
-//! A shell takes the carriage return before a line feed for a part of the last word: `echo a\r\n` prints it, `then\r\n` is
-//! no keyword. So it is left out where it ends a line of commands, and kept where it is a part of a text: within quotes
-//! and here-documents. That takes knowing where quotes, here-documents, comments, arithmetic and what is nested in them
-//! begin and end; a text in which something is not closed is left as it is.
+//! To a shell, a carriage return before a line feed belongs to the last word: `echo a\r\n` prints it, and `then\r\n` is no
+//! keyword. So carriage returns that end a line of commands are removed. Those in texts (quotes and here-documents) are
+//! kept. The lexer therefore knows where quotes, here-documents, comments, arithmetic and nested constructs begin and
+//! end. A script in which one of these is not closed stays unchanged.
 
 use std::borrow::Cow;
 
-/// The text with the line ends that shells know.
+/// The script with Unix line ends.
 pub(crate) fn unix(text: &str) -> Cow<'_, str> {
     if !text.contains('\r') {
         return Cow::Borrowed(text);
@@ -19,7 +19,7 @@ pub(crate) fn unix(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What the lexer is within. The innermost decides.
+/// A construct that the lexer is inside of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     /// Commands, up to what closes them.
@@ -32,7 +32,7 @@ enum Within {
     Arithmetic { open: u32, round: bool },
 }
 
-/// What closes commands.
+/// The end of a list of commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Close {
     End,
@@ -40,12 +40,13 @@ enum Close {
     Backquote,
 }
 
-/// A here-document that was announced: what ends it.
+/// A here-document that begins after the current line.
 #[derive(Debug)]
 struct Announced {
     delimiter: Vec<u8>,
+    /// Whether tabs before the delimiter are ignored (`<<-`).
     tabs: bool,
-    /// Whether the line that announced it ended as on Windows.
+    /// Whether the line that announced it has a Windows line end.
     returned: bool,
 }
 
@@ -53,17 +54,18 @@ struct Lexer<'a> {
     text: &'a [u8],
     at: usize,
     out: Vec<u8>,
+    /// The open constructs, the innermost last.
     within: Vec<Within>,
     announced: Vec<Announced>,
     /// Whether the next character begins a word.
     word_starts: bool,
     /// Whether the next word is a command's name.
     command_starts: bool,
-    /// For each level of commands, how many `case`s are open: their patterns' `)` closes nothing.
+    /// For each level of commands, how many `case`s are open. The `)` of their patterns closes nothing.
     cases: Vec<u32>,
 }
 
-/// After these words comes a command again.
+/// Words that a command follows.
 const BEFORE_COMMANDS: &[&[u8]] = &[
     b"if", b"then", b"else", b"elif", b"while", b"until", b"do", b"!", b"{", b"time",
 ];
@@ -82,7 +84,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Goes through the whole text. Nothing if something in it is not closed.
+    /// Reads the whole text. `None` if a construct in it is not closed.
     fn run(&mut self) -> Option<()> {
         while self.at < self.text.len() {
             match *self.within.last()? {
@@ -105,7 +107,7 @@ impl<'a> Lexer<'a> {
         self.at = end;
     }
 
-    /// How many carriage returns are here before a line feed or the end.
+    /// The number of carriage returns here, if a line feed or the end of the text follows them.
     fn returns(&self) -> usize {
         let rest = &self.text[self.at..];
         let count = rest.iter().take_while(|byte| **byte == b'\r').count();
@@ -163,7 +165,7 @@ impl<'a> Lexer<'a> {
         Some(())
     }
 
-    /// Takes a backslash with the line end that it takes away; false if here is none.
+    /// Takes a backslash with the line end that it removes; false if there is none here.
     fn continues(&mut self) -> bool {
         let rest = &self.text[self.at + 1..];
         let returns = rest.iter().take_while(|byte| **byte == b'\r').count();
@@ -182,7 +184,7 @@ impl<'a> Lexer<'a> {
         (self.word_starts, self.command_starts) = (true, true);
     }
 
-    /// Ends the innermost level, in the middle of a word of the level around it.
+    /// Closes the innermost construct. The word around it continues.
     fn close(&mut self) {
         if let Some(Within::Commands(_)) = self.within.pop() {
             self.cases.pop();
@@ -202,7 +204,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A word that says what comes next; false if here is none.
+    /// Takes a keyword; false if there is none here.
     fn keyword(&mut self) -> bool {
         let rest = &self.text[self.at..];
         let plain = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'!' || *byte == b'{';
@@ -260,7 +262,7 @@ impl<'a> Lexer<'a> {
         Some(())
     }
 
-    /// A text in single quotes, in which a backslash may mean something.
+    /// A text in single quotes. In `$'…'` a backslash escapes the next character.
     fn until_quote(&mut self, escapes: bool) -> Option<()> {
         let rest = &self.text[self.at..];
         let mut end = 1;
@@ -271,7 +273,7 @@ impl<'a> Lexer<'a> {
         Some(())
     }
 
-    /// `$` or a backquote, with what it opens.
+    /// `$` or a backquote, with the construct that it opens.
     fn expansion(&mut self) {
         if self.next_is(b"$((") {
             self.open_arithmetic(3);
@@ -350,7 +352,7 @@ impl<'a> Lexer<'a> {
                 self.expansion();
                 return Some(());
             }
-            // A number is no less one on a line of Windows.
+            // A carriage return after a number would be a syntax error.
             b'\r' if self.returns() > 0 => {
                 self.at += self.returns();
                 return Some(());
@@ -369,7 +371,7 @@ impl<'a> Lexer<'a> {
         Some(())
     }
 
-    /// `<<WORD`: remembers what will end the document.
+    /// `<<WORD`: notes the delimiter of the document.
     fn announcement(&mut self) -> Option<()> {
         self.keep(2);
         let tabs = self.next_is(b"-");
@@ -413,13 +415,13 @@ impl<'a> Lexer<'a> {
         Some(())
     }
 
-    /// The documents that were announced on the line before: kept as they are, but for the lines that end them.
+    /// The documents that the line before announced. They stay unchanged, except for the delimiter's lines.
     fn documents(&mut self) {
         for document in std::mem::take(&mut self.announced) {
             let rest = &self.text[self.at..];
             let (length, end) = document.find(rest).unwrap_or((rest.len(), 0));
             self.keep(length);
-            // The line that ends it, without its carriage returns; its line feed is the commands' again.
+            // The delimiter's line loses its carriage returns.
             self.keep(end);
             self.at += self.returns();
             if self.next_is(b"\n") {
@@ -430,9 +432,9 @@ impl<'a> Lexer<'a> {
 }
 
 impl Announced {
-    /// How long the document is, and how long the line that ends it, without its line end. In a document that was
-    /// announced on a line that ends as on Windows its end may, too; else only if nothing else ends it, since by the
-    /// shell's own rules such a line is the document's.
+    /// The length of the document, and of the delimiter's line without its line end. A delimiter with carriage returns
+    /// counts if the announcing line had one, too. Otherwise it counts only if there is no other delimiter, since by the
+    /// shell's rules such a line is a part of the document.
     fn find(&self, text: &[u8]) -> Option<(usize, usize)> {
         let mut lenient = None;
         let mut start = 0;

@@ -1,10 +1,11 @@
-//! Starting one command: its program, its streams, and the means to end it.
+//! The process of a command: its start, its streams and its end.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command as StdCommand, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -12,56 +13,53 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-use crate::command::cgroup::Cgroup;
-use crate::command::enter::{ARG0, Entry, plain};
-use crate::command::line_ends;
-use crate::command::shell_line;
-use crate::command::streams::{self, Ours};
+use super::context::Context;
+use super::enter::{ARG0, Launch};
+use super::streams::{self, Ours};
+use super::supervisor::{Group, Spawned};
+use super::{line_ends, shell_line};
 use crate::link::nonblocking::Nonblocking;
-use crate::server::guest::Guest;
+use crate::reason::plain;
+use crate::signals;
 use crate::system::users::Account;
-use crate::wire::{Command, ErrorKind, ExecRequest, STOP_GRACE, WireError};
+use crate::wire::{ErrorKind, ExecRequest, Outcome, Program, STOP_GRACE, WireError};
 
-/// How long the kernel may take to end a process that was killed.
+/// The longest time that the kernel takes to end a killed process.
 pub(crate) const LONGEST_KILL: Duration = Duration::from_secs(5);
 
-/// How often at most it is looked whether a command that is to end has ended.
-const LOOK: Duration = Duration::from_millis(20);
+/// The longest pause between two checks whether a command has ended.
+const CHECK: Duration = Duration::from_millis(20);
 
-/// A longer shell line does not fit a program's argument (128 KiB on Linux) and goes through a file.
+/// The longest shell line, in bytes, that is passed as an argument (Linux allows 128 KiB). A longer one is put in a file.
 const LONGEST_ARGUMENT: usize = 100 << 10;
 
-/// A command that runs.
+/// The process of a command.
 pub(crate) struct Process {
-    pub(crate) pid: u32,
-    pub(crate) cgroup: Option<Cgroup>,
+    /// The process that was started for it.
+    first: Pid,
+    group: Box<dyn Group>,
     pub(crate) stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     pub(crate) stdout: Box<dyn AsyncRead + Send + Unpin>,
     pub(crate) stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
     pub(crate) exit: oneshot::Receiver<ExitStatus>,
     terminal: Option<OwnedFd>,
+    /// The file with the reason why the command was never started, if so.
     failed: PathBuf,
+    /// The file with a long shell line.
     script: Option<PathBuf>,
 }
 
-fn error(kind: ErrorKind, message: impl Into<String>) -> WireError {
-    WireError {
-        kind,
-        message: message.into(),
-    }
-}
-
 fn not_started(what: &str, e: &io::Error) -> WireError {
-    error(
+    WireError::new(
         ErrorKind::NotStarted,
         format!("start the command: {what}: {}", plain(e)),
     )
 }
 
-/// The image's shell: bash if it has it.
+/// The image's shell: bash if the image has it.
 fn shell() -> Result<&'static str, WireError> {
     ["/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh"].into_iter().find(|path| Path::new(path).exists()).ok_or_else(|| {
-        error(
+        WireError::new(
             ErrorKind::NotStarted,
             "start the command: this image has no shell (no /bin/bash, no /bin/sh); files can be read and written",
         )
@@ -69,7 +67,7 @@ fn shell() -> Result<&'static str, WireError> {
 }
 
 fn environment(
-    guest: &Guest,
+    context: &Context,
     account: &Account,
     request: &ExecRequest,
 ) -> Result<BTreeMap<String, String>, WireError> {
@@ -82,11 +80,11 @@ fn environment(
         ("TERM".to_owned(), "dumb".to_owned()),
     ]);
     if request.pty.is_none() {
-        // Output that Python holds back is not there when somebody looks at a job, and lost when it is killed.
+        // Python's buffered output would be missing from a running job's output, and lost if the command is killed.
         env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
     }
-    env.extend(guest.env.iter().cloned());
-    // An image's own words for these are about the user it was made for.
+    env.extend(context.env.iter().cloned());
+    // The image's own values are about another user.
     for (name, value) in [
         ("HOME", account.home.to_string_lossy().as_ref()),
         ("USER", &account.name),
@@ -100,109 +98,106 @@ fn environment(
     }
     for (name, value) in &request.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(error(
-                ErrorKind::InvalidRequest,
-                format!(
-                    "set the environment variable {name:?}: a name is not empty and has no `=`, and neither name nor value has a NUL"
-                ),
-            ));
+            return Err(WireError::invalid(format!(
+                "set the environment variable {name:?}: a name is not empty and has no `=`, and neither name nor value has a NUL"
+            )));
         }
         env.insert(name.clone(), value.clone());
     }
     Ok(env)
 }
 
-struct Line {
+/// How a [`Program`] is run.
+struct Invocation {
     argv: Vec<String>,
+    /// See [`Launch::direct`].
     direct: Option<Vec<String>>,
+    /// See [`Launch::arg0`].
     arg0: Option<String>,
+    /// The file with a long shell line.
     script: Option<PathBuf>,
 }
 
-fn line(
-    guest: &Guest,
+impl Invocation {
+    fn plain(argv: Vec<String>) -> Self {
+        Self {
+            argv,
+            direct: None,
+            arg0: None,
+            script: None,
+        }
+    }
+}
+
+fn invocation(
+    context: &Context,
     account: &Account,
     number: u64,
     env: &BTreeMap<String, String>,
-    command: &Command,
-) -> Result<Line, WireError> {
-    let nul = || {
-        error(
-            ErrorKind::InvalidRequest,
-            "start the command: it contains a NUL character",
-        )
-    };
-    let plain_line = |argv| Line {
-        argv,
-        direct: None,
-        arg0: None,
-        script: None,
-    };
-    match command {
-        Command::Shell(text) if text.contains('\0') => Err(nul()),
-        Command::Argv(argv) if argv.iter().any(|a| a.contains('\0')) => Err(nul()),
-        Command::Argv(argv) if argv.is_empty() => Err(error(
-            ErrorKind::InvalidRequest,
-            "start the command: it is empty",
-        )),
-        Command::Argv(argv) => Ok(plain_line(argv.clone())),
-        Command::LoginShell => {
+    program: &Program,
+) -> Result<Invocation, WireError> {
+    let nul = || WireError::invalid("start the command: it contains a NUL character");
+    match program {
+        Program::Shell(text) if text.contains('\0') => Err(nul()),
+        Program::Argv(argv) if argv.iter().any(|a| a.contains('\0')) => Err(nul()),
+        Program::Argv(argv) if argv.is_empty() => {
+            Err(WireError::invalid("start the command: it is empty"))
+        }
+        Program::Argv(argv) => Ok(Invocation::plain(argv.clone())),
+        Program::LoginShell => {
             let name = account.shell.rsplit('/').next().unwrap_or("sh");
-            Ok(Line {
+            Ok(Invocation {
                 arg0: Some(format!("-{name}")),
-                ..plain_line(vec![account.shell.clone()])
+                ..Invocation::plain(vec![account.shell.clone()])
             })
         }
-        Command::Shell(text) if text.len() <= LONGEST_ARGUMENT => {
+        Program::Shell(text) if text.len() <= LONGEST_ARGUMENT => {
             let text = line_ends::unix(text);
             let simple = !env.keys().any(|name| shell_line::matters(name));
-            Ok(Line {
+            Ok(Invocation {
                 direct: simple.then(|| shell_line::words(&text)).flatten(),
-                ..plain_line(vec![shell()?.into(), "-c".into(), text.into_owned()])
+                ..Invocation::plain(vec![shell()?.into(), "-c".into(), text.into_owned()])
             })
         }
-        Command::Shell(text) => {
-            let path = guest.shared.join(format!("command-{number}.sh"));
+        Program::Shell(text) => {
+            let path = context.shared.join(format!("command-{number}.sh"));
             std::fs::write(&path, line_ends::unix(text).as_bytes())
                 .map_err(|e| not_started("its text could not be kept", &e))?;
-            Ok(Line {
+            Ok(Invocation {
                 script: Some(path.clone()),
-                ..plain_line(vec![shell()?.into(), path.to_string_lossy().into_owned()])
+                ..Invocation::plain(vec![shell()?.into(), path.to_string_lossy().into_owned()])
             })
         }
     }
 }
 
-/// Starts a command; it runs when this returns, or never will.
-pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, WireError> {
-    let account = guest.account(request.user);
-    let number = guest.number();
+/// Starts a command. On an error nothing of it runs.
+pub(crate) fn start(context: &Context, request: &ExecRequest) -> Result<Process, WireError> {
+    let account = context.account(request.user);
+    let number = context.number();
     let cwd = match request.cwd.as_deref() {
-        None | Some("") => guest.workdir.clone(),
-        Some(cwd) => guest.places(request.user).find(cwd, &mut Vec::new())?,
+        None | Some("") => context.workdir.clone(),
+        Some(cwd) => context.places(request.user).find(cwd, &mut Vec::new())?,
     };
-    let env = environment(guest, &account, request)?;
-    let line = line(guest, &account, number, &env, &request.command)?;
-    if let Some(tree) = &guest.cgroups {
-        tree.sweep();
-    }
-    let cgroup = guest
-        .cgroups
-        .as_ref()
-        .map(|tree| tree.command(number))
-        .transpose();
-    let cgroup = cgroup.map_err(|e| not_started("its cgroup could not be made", &e))?;
-    let failed = guest.private.join(format!("failed-{number}"));
-    let entry = Entry {
+    let env = environment(context, &account, request)?;
+    let invocation = invocation(context, &account, number, &env, &request.command)?;
+    let group = context
+        .supervisor
+        .group(number)
+        .map_err(|e| not_started("its cgroup could not be made", &e))?;
+    let failed = context.private.join(format!("failed-{number}"));
+    let launch = Launch {
         failed: failed.clone(),
-        cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir.clone()),
+        cgroup: group.cgroup().map(Path::to_owned),
         credentials: account.credentials.clone(),
-        cwd,
-        nofile: guest.nofile,
+        cwd: cwd.into(),
+        nofile: context.nofile,
         terminal: request.pty.is_some(),
-        arg0: line.arg0,
-        direct: line.direct,
+        arg0: invocation.arg0,
+        direct: invocation.direct,
     };
+    let launch = serde_json::to_string(&launch)
+        .map_err(|e| not_started("its description could not be written", &e.into()))?;
     let streams = match &request.pty {
         Some(pty) => streams::terminal(pty, &account)
             .map_err(|e| not_started("its terminal could not be made", &e))?,
@@ -210,37 +205,36 @@ pub(crate) fn start(guest: &Guest, request: &ExecRequest) -> Result<Process, Wir
             .map_err(|e| not_started("its pipes could not be made", &e))?,
     };
     let [stdin, stdout, stderr] = streams.stdio;
-    let mut command = StdCommand::new(&guest.enter);
-    std::os::unix::process::CommandExt::arg0(&mut command, ARG0);
-    command
-        .arg(serde_json::to_string(&entry).unwrap_or_default())
-        .args(&line.argv);
-    command
+    let mut program = Command::new(&context.enter);
+    program
+        .arg0(ARG0)
+        .arg(launch)
+        .args(&invocation.argv)
         .env_clear()
         .envs(env)
         .stdin(stdin)
         .stdout(stdout)
         .stderr(stderr);
-    let spawned = guest
-        .reaper
-        .spawn(&mut command)
+    let spawned = context
+        .supervisor
+        .spawn(&mut program)
         .map_err(|e| not_started("no process could be made", &e))?;
-    // Our copies of its own ends must go, or their end is never seen.
-    drop(command);
-    connect(spawned, streams.ours, cgroup, failed, line.script)
+    // Init's copies of the command's ends must be closed, or end of file is never seen.
+    drop(program);
+    connect(spawned, streams.ours, group, failed, invocation.script)
         .map_err(|e| not_started("its streams could not be used", &e))
 }
 
 fn connect(
-    spawned: crate::command::reaper::Spawned,
+    spawned: Spawned,
     ours: Ours,
-    cgroup: Option<Cgroup>,
+    group: Box<dyn Group>,
     failed: PathBuf,
     script: Option<PathBuf>,
 ) -> io::Result<Process> {
     let mut process = Process {
-        pid: spawned.pid,
-        cgroup,
+        first: spawned.pid,
+        group,
         stdin: None,
         stdout: Box::new(tokio::io::empty()),
         stderr: None,
@@ -272,102 +266,84 @@ fn connect(
 }
 
 impl Process {
-    /// Why it was never started, if so. Asked when it has exited.
+    /// Why it was never started, if so. Known once it has exited.
     pub(crate) fn start_error(&self) -> Option<WireError> {
         let text = std::fs::read(&self.failed).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    fn first(&self) -> Option<Pid> {
-        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
-    }
-
-    /// Ends everything it started: first by a signal that programs can act on, and what still runs [`STOP_GRACE`] later
-    /// by force. Gives whether force was needed.
+    /// Ends the command and everything that it started: by a signal that programs can handle, and after [`STOP_GRACE`] by
+    /// killing. Returns whether anything had to be killed.
     pub(crate) async fn stop(&mut self) -> bool {
         self.ask_to_end();
         let deadline = Instant::now() + STOP_GRACE;
-        let mut look = Duration::from_millis(1);
-        while self.runs() && Instant::now() < deadline {
-            tokio::time::sleep(look).await;
-            look = (look * 2).min(LOOK);
+        let mut pause = Duration::from_millis(1);
+        while self.populated() && Instant::now() < deadline {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(CHECK);
         }
-        let forced = self.runs();
+        let killed = self.populated();
         self.kill();
-        let _ = tokio::time::timeout(LONGEST_KILL, &mut self.exit).await;
-        forced
+        // A process that hangs in the kernel ends later, without anybody waiting for it.
+        tokio::time::timeout(LONGEST_KILL, &mut self.exit)
+            .await
+            .ok();
+        killed
     }
 
     fn ask_to_end(&self) {
-        // What a terminal's closing sends; interactive shells ignore SIGTERM.
+        // Closing a terminal sends SIGHUP; interactive shells ignore SIGTERM.
         let signal = match self.terminal {
             Some(_) => Signal::HUP,
             None => Signal::TERM,
         };
-        match &self.cgroup {
-            Some(cgroup) => cgroup.signal(self.first(), signal),
-            None => {
-                self.signal(signal);
-                self.signal(Signal::CONT);
-            }
-        }
+        self.group.signal(self.first, signal);
     }
 
-    /// Whether any process of it is left; without a cgroup, whether its first one is, since others that have ended count
-    /// among their group until somebody waits for them.
-    fn runs(&self) -> bool {
-        match &self.cgroup {
-            Some(cgroup) => cgroup.populated(),
-            None => self
-                .first()
-                .is_some_and(|first| rustix::process::test_kill_process(first).is_ok()),
-        }
+    /// Whether any of its processes is left.
+    pub(crate) fn populated(&self) -> bool {
+        self.group.populated(self.first)
     }
 
-    /// Kills everything it started, however far that went.
+    /// Kills the command and everything that it started.
     pub(crate) fn kill(&self) {
-        match &self.cgroup {
-            Some(cgroup) => cgroup.kill(),
-            None => self.signal(Signal::KILL),
-        }
-        // It may be so young that it has joined neither cgroup nor group.
-        if let Some(pid) = self.first() {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-        }
+        self.group.kill(self.first);
     }
 
-    /// Sends its process group a signal.
+    /// Sends its process group a signal. A command that has ended ignores it.
     pub(crate) fn signal(&self, signal: Signal) {
-        if let Some(group) = self.first() {
-            let _ = rustix::process::kill_process_group(group, signal);
-        }
+        rustix::process::kill_process_group(self.first, signal).ok();
     }
 
-    /// Changes the size of its terminal.
+    /// Changes the size of its terminal. A command that has ended ignores it.
     pub(crate) fn resize(&self, cols: u16, rows: u16) {
         if let Some(terminal) = &self.terminal {
-            let _ = streams::resize(terminal, cols, rows);
+            streams::resize(terminal, cols, rows).ok();
         }
     }
 
-    /// Whether it is known that no process of it is left.
-    pub(crate) fn all_gone(&self) -> bool {
-        self.cgroup
-            .as_ref()
-            .is_some_and(|cgroup| !cgroup.populated())
-    }
-
-    /// Whether processes of it still run.
-    pub(crate) fn left_running(&self) -> bool {
-        self.cgroup.as_ref().is_some_and(Cgroup::populated)
+    /// The outcome of a command that ended by itself.
+    pub(crate) fn outcome(&self, status: Option<ExitStatus>) -> Outcome {
+        let failed = !status.is_some_and(|status| status.success());
+        if failed && self.group.out_of_memory() {
+            return Outcome::OutOfMemory;
+        }
+        let exited = status.and_then(|status| status.code());
+        if let Some(code) = exited.and_then(|code| u8::try_from(code).ok()) {
+            return Outcome::Exited { code };
+        }
+        let signal = status.and_then(|status| status.signal());
+        Outcome::Signaled {
+            signal: signal.map_or_else(|| "KILL".into(), signals::name),
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.failed);
+        std::fs::remove_file(&self.failed).ok();
         if let Some(script) = &self.script {
-            let _ = std::fs::remove_file(script);
+            std::fs::remove_file(script).ok();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One output stream of a command on its way to the host, to a file, or both.
 //!
-//! A pump reads until the stream ends, whatever becomes of its listeners: a command must not die of a closed pipe.
-//! It sends until the channel closes or the command becomes a job, and keeps a copy where one is wanted.
+//! A pump reads until the stream ends, even when nothing takes the output any more: a closed pipe would end the command.
+//! It sends until the channel closes or the command becomes a job, and keeps a copy if the request asks for one.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,19 +14,19 @@ use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::command::spill::Spill;
+use super::spill::Spill;
 
-/// How long output may stay silent after the command's end before the rest is somebody else's.
+/// After the command's end: the silence after which the rest of the output is taken for a background process's.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// The same when no process of the command is left: the output then ends by itself, so only a stranger who was handed
-/// a pipe can make this matter; a machine that is merely busy must not cost any output.
+/// The same when no process of the command is left. The output then ends by itself, unless a foreign process was handed
+/// the pipe; on a busy machine no output may be lost.
 const SILENCE_ALONE: Duration = Duration::from_secs(5);
 
-/// How long output is waited for at most after the command's end, while other processes hold it open.
+/// After the command's end: the longest wait for output while background processes hold the pipe open.
 pub(crate) const DRAIN: Duration = Duration::from_millis(500);
 
-/// Both streams of a command in the order they came, for a job or a command that may become one.
+/// Both streams of a command in the order in which they were written, for a job or a command that may become one.
 #[derive(Debug)]
 pub(crate) struct Log {
     spill: Mutex<Spill>,
@@ -34,7 +34,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Held in memory up to `after` bytes, then in the file `path`.
+    /// A log that is in memory up to `after` bytes, then in the file `path`.
     pub(crate) fn new(path: PathBuf, after: u64) -> Self {
         Self {
             spill: Mutex::new(Spill::at(path, after)),
@@ -48,29 +48,29 @@ impl Log {
         self.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
     }
 
-    /// From now on everything is in the file, and it stays there.
+    /// Moves everything to the file, also in future.
     pub(crate) fn keep(&self) -> std::io::Result<()> {
         let mut spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
         spill.keep()
     }
 
-    /// How many bytes came in all, and how many of them are in the file.
+    /// How many bytes were written, and how many of them are in the file.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
         (self.bytes.load(Ordering::Acquire), spill.written())
     }
 }
 
-/// Where a stream goes.
+/// The destinations of a stream.
 pub(crate) struct Sink {
-    /// The channel, and the type of extended data that this stream is sent as.
+    /// The channel. The stream is sent as data, or as extended data of the type `ext`.
     pub(crate) writer: Arc<ChannelWriteHalf<Msg>>,
     pub(crate) ext: Option<u32>,
     pub(crate) spill: Option<Spill>,
     pub(crate) log: Option<Arc<Log>>,
     /// Fires when the channel is closed.
     pub(crate) closed: CancellationToken,
-    /// Fires when the command goes on as a job: nothing more is sent.
+    /// Fires when the command becomes a job; nothing more is sent.
     pub(crate) detached: CancellationToken,
 }
 
@@ -83,8 +83,11 @@ pub(crate) struct Pump {
 #[derive(Default)]
 struct PumpState {
     bytes: AtomicU64,
+    /// Whether a piece that was read is not sent yet.
     sending: AtomicBool,
+    /// Whether output is dropped.
     discard: AtomicBool,
+    /// The file with the copy.
     file: Mutex<Option<String>>,
 }
 
@@ -114,7 +117,8 @@ impl Pump {
         Self { state, task }
     }
 
-    /// Waits for the end of the stream, or until it is silent although processes still hold it open.
+    /// Waits for the end of the stream, or for silence while processes hold it open. `alone`: no process of the command is
+    /// left.
     pub(crate) async fn drain(&mut self, deadline: Instant, alone: bool) {
         let silence = if alone { SILENCE_ALONE } else { SILENCE };
         let mut before = self.state.bytes.load(Ordering::Acquire);
@@ -122,7 +126,7 @@ impl Pump {
             if tokio::time::timeout(silence, &mut self.task).await.is_ok() {
                 return;
             }
-            // What was read must be sent, however long the host takes it.
+            // Output that was read must be sent, even if the host takes it slowly.
             if self.state.sending.load(Ordering::Acquire) {
                 continue;
             }
@@ -149,7 +153,7 @@ impl Pump {
 }
 
 impl PumpState {
-    /// Hands a piece to whoever wants it. False once nobody does any more.
+    /// Passes a piece to all destinations. Returns false when there is none left.
     async fn pass_on(&self, data: &[u8], sink: &mut Sink) -> bool {
         if let Some(log) = &sink.log {
             log.add(data);

@@ -1,11 +1,11 @@
 //! Which shell lines need no shell.
 //!
-//! A line that is nothing but a program's name and plain arguments means the same with and without a shell, and without
-//! it costs half: the shell's own start. Whatever could mean anything else goes to the shell, and so does a program that
-//! can't be started, so that what is said about it is the shell's word.
+//! A line of a program's name and plain arguments means the same with and without a shell. Without one it takes half the
+//! time, since the shell need not start. Any other line goes to the shell. So does a program that can't be started: the
+//! shell then reports the error.
 
-/// Names that the shell itself means something by. `true` and `false` are not among them: as programs they do the same.
-const SHELLS_OWN: &[&str] = &[
+/// Names with a meaning to the shell. `true` and `false` are not listed: as programs they do the same.
+const SHELL_NAMES: &[&str] = &[
     ".",
     ":",
     "alias",
@@ -83,8 +83,8 @@ const SHELLS_OWN: &[&str] = &[
     "while",
 ];
 
-/// Variables that change what a shell does before its line, or that it would check.
-const SHELLS_VARIABLES: &[&str] = &[
+/// Variables that a shell checks, or that change what it does before its line.
+const SHELL_VARIABLES: &[&str] = &[
     "BASHOPTS",
     "BASH_ENV",
     "ENV",
@@ -95,7 +95,7 @@ const SHELLS_VARIABLES: &[&str] = &[
     "SHLVL",
 ];
 
-/// The words of a line that is a program and its arguments and nothing else.
+/// The words of a line that consists of a program and plain arguments.
 pub(crate) fn words(line: &str) -> Option<Vec<String>> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./,:=@%+".contains(c);
     if !line.chars().all(|c| plain(c) || c == ' ') {
@@ -107,12 +107,12 @@ pub(crate) fn words(line: &str) -> Option<Vec<String>> {
         .map(str::to_owned)
         .collect();
     let program = words.first()?;
-    (!program.contains('=') && !SHELLS_OWN.contains(&program.as_str())).then_some(words)
+    (!program.contains('=') && !SHELL_NAMES.contains(&program.as_str())).then_some(words)
 }
 
-/// Whether a shell would do more in this environment than run its line.
+/// Whether a shell checks this variable, or does more than run its line because of it.
 pub(crate) fn matters(variable: &str) -> bool {
-    SHELLS_VARIABLES.contains(&variable) || variable.starts_with("BASH_FUNC_")
+    SHELL_VARIABLES.contains(&variable) || variable.starts_with("BASH_FUNC_")
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Keeping the whole of an output in a guest file, for whoever wants to read past what was shown: of a long one, and
-//! of one with control characters, which is shown as a terminal would show it.
+//! Keeping complete outputs in guest files. The host shows a long output shortened, and one with control characters as a
+//! terminal would; the file has all of it, unchanged.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -7,27 +7,31 @@ use std::path::{Path, PathBuf};
 
 use crate::wire::{OUTPUT_DIRECTORY, is_control};
 
-/// How many files are kept, and how much of all of them together besides the newest.
+/// How many files are kept.
 const FILES: usize = 64;
+
+/// How many bytes the files may have together.
 const BYTES: u64 = 1 << 30;
 
-/// How much of one output is kept.
+/// How many bytes of one output are kept.
 const LONGEST: u64 = 64 << 20;
 
-/// One stream's copy: in memory until it is long, then in a file.
+/// The copy of one stream: first in memory, then in a file.
 #[derive(Debug)]
 pub(crate) struct Spill {
     path: PathBuf,
     after: usize,
-    /// The last byte, where control characters are a reason to keep it.
+    /// The last byte, if control characters are a reason for a file.
     before: Option<u8>,
     held: Vec<u8>,
     file: Option<File>,
     written: u64,
+    /// Whether the copy was given up.
     broken: bool,
 }
 
 impl Spill {
+    /// A copy in a file of its own, for long output and control characters.
     pub(crate) fn new(number: u64, stream: &str, after: u64) -> Self {
         Self {
             before: Some(0),
@@ -38,11 +42,11 @@ impl Spill {
         }
     }
 
-    /// As [`Spill::new`], in a file of the caller's choice, and only for its length.
+    /// As [`Spill::new`], in this file, and for long output only.
     pub(crate) fn at(path: PathBuf, after: u64) -> Self {
         Self {
             path,
-            after: after as usize,
+            after: usize::try_from(after).unwrap_or(usize::MAX),
             before: None,
             held: Vec::new(),
             file: None,
@@ -73,7 +77,7 @@ impl Spill {
             .any(|byte| is_control(std::mem::replace(before, *byte), *byte))
     }
 
-    /// From now on all of it is in the file.
+    /// Moves everything to the file, also in future.
     pub(crate) fn keep(&mut self) -> std::io::Result<()> {
         if self.file.is_none() {
             self.file = Some(create(&self.path)?);
@@ -89,10 +93,10 @@ impl Spill {
     }
 
     fn write(&mut self, data: &[u8]) {
-        let room = LONGEST.saturating_sub(self.written) as usize;
+        let room = usize::try_from(LONGEST.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let data = &data[..data.len().min(room)];
         if let Some(file) = &mut self.file {
-            // A full disk ends the copy, never the command.
+            // A full disk ends the copy, not the command.
             match file.write_all(data) {
                 Ok(()) => self.written += data.len() as u64,
                 Err(_) => self.broken = true,
@@ -118,11 +122,11 @@ fn create(path: &Path) -> std::io::Result<File> {
     for (newer, path) in old.iter().rev().enumerate() {
         bytes += fs::symlink_metadata(path).map_or(0, |about| about.len());
         if newer >= FILES - 1 || bytes > BYTES {
-            let _ = fs::remove_file(path);
+            fs::remove_file(path).ok();
         }
     }
-    // Never through a link that a command may have put there.
-    let _ = fs::remove_file(path);
+    // A command may have put a link there.
+    fs::remove_file(path).ok();
     File::options().write(true).create_new(true).open(path)
 }
 

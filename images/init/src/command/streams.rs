@@ -1,4 +1,4 @@
-//! The streams that a command gets: pipes, or a terminal.
+//! The standard streams of a command: pipes, or a terminal.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +10,7 @@ use rustix::pty::OpenptFlags;
 use crate::system::users::Account;
 use crate::wire::{PtySize, Stdin};
 
-/// Our ends of a command's streams.
+/// Init's ends of a command's streams.
 pub(crate) enum Ours {
     Terminal(OwnedFd),
     Pipes {
@@ -20,26 +20,22 @@ pub(crate) enum Ours {
     },
 }
 
-/// The streams of a command, before it runs: our ends, and its own.
+/// The streams of a command before it runs: init's ends and the command's.
 pub(crate) struct Streams {
     pub(crate) ours: Ours,
     pub(crate) stdio: [Stdio; 3],
 }
 
-/// Lets programs open a pipe that they have as a stream once more, by `/dev/stdout` and its like: whoever they are by
-/// then, after `su` or `sudo`, too. Only who holds the pipe, or may look into a process that does, gets to it.
+/// Lets programs open their pipes again by names like `/dev/stdout`, also as another user, after `su` or `sudo`. Only a
+/// process that holds the pipe, or may inspect such a process, can reach it.
 fn open_to_all(pipe: impl AsFd, account: &Account) -> io::Result<()> {
-    if let Some(credentials) = &account.credentials {
-        let (uid, gid) = (
-            Uid::from_raw(credentials.uid),
-            Gid::from_raw(credentials.gid),
-        );
-        rustix::fs::fchown(&pipe, Some(uid), Some(gid))?;
-    }
+    let user = &account.credentials;
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    rustix::fs::fchown(&pipe, Some(uid), Some(gid))?;
     Ok(rustix::fs::fchmod(&pipe, Mode::from_raw_mode(0o666))?)
 }
 
-/// Pipes, and `/dev/null` for a standard input that nobody sends.
+/// Pipes; `/dev/null` as standard input if the request has none.
 pub(crate) fn pipes(stdin: Stdin, account: &Account) -> io::Result<Streams> {
     let (stdout, their_stdout) = io::pipe()?;
     let (stderr, their_stderr) = io::pipe()?;
@@ -63,7 +59,7 @@ pub(crate) fn pipes(stdin: Stdin, account: &Account) -> io::Result<Streams> {
     })
 }
 
-/// A terminal of its own.
+/// A new terminal.
 pub(crate) fn terminal(pty: &PtySize, account: &Account) -> io::Result<Streams> {
     let master =
         rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
@@ -73,9 +69,8 @@ pub(crate) fn terminal(pty: &PtySize, account: &Account) -> io::Result<Streams> 
     let path = rustix::pty::ptsname(&master, Vec::new())?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let slave = rustix::fs::open(&path, flags, Mode::empty())?;
-    if let Some(credentials) = &account.credentials {
-        rustix::fs::fchown(&slave, Some(Uid::from_raw(credentials.uid)), None)?;
-    }
+    let uid = Uid::from_raw(account.credentials.uid);
+    rustix::fs::fchown(&slave, Some(uid), None)?;
     let stdio = [
         slave.try_clone()?.into(),
         slave.try_clone()?.into(),

@@ -109,9 +109,9 @@ impl Marks {
 
 /// What is known of the files that were read last.
 #[derive(Debug, Default)]
-pub(crate) struct Index(Mutex<Vec<(Stamp, Marks)>>);
+pub(crate) struct LineIndex(Mutex<Vec<(Stamp, Marks)>>);
 
-impl Index {
+impl LineIndex {
     /// What is known of a file.
     pub(super) fn get(&self, stamp: &Stamp) -> Marks {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -382,7 +382,7 @@ mod tests {
         std::fs::write(file.path(), "a\nb\n").unwrap();
         let stamp = || Stamp::of(&file.as_file().metadata().unwrap());
         let (index, known) = (
-            Index::default(),
+            LineIndex::default(),
             Marks {
                 total: Some(2),
                 ..Marks::default()

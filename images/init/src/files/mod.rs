@@ -1,9 +1,11 @@
-//! Finding, reading and writing files for the host, on a thread that has the user's permissions.
+//! Files: reading, writing, editing and searching them for the host, on a thread with the user's permissions.
 //!
-//! - [`path`]: which file a path means, and [`names`]: names that look the same;
-//! - [`read`]: a file's lines or bytes, and [`lines`]: where lines begin, remembered;
-//! - [`list`]: a directory's entries;
-//! - [`write`]: new content, and additions.
+//! - [`path`]: the file that a path stands for, and [`names`]: names that look the same;
+//! - [`read`]: lines or bytes of a file, [`lines`]: where lines begin, and [`content`]: the kind of a file's content;
+//! - [`list`]: the entries of a directory;
+//! - [`write`]: new content, and appending;
+//! - [`edit`]: replacing text, and [`search`]: finding it;
+//! - [`encoding`]: the encodings of text, and [`excerpt`]: the shown part of long lines.
 
 pub(crate) mod edit;
 mod encoding;
@@ -21,15 +23,16 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use crate::command::enter::plain;
+use crate::reason::plain;
 use crate::wire::{ErrorKind, WireError};
 
-pub(crate) use lines::Index;
+pub(crate) use lines::LineIndex;
 pub(crate) use path::Places;
 pub(crate) use read::{read, whole};
 pub(crate) use write::{replace, write};
 
-fn wire(operation: &str, path: &Path, e: &io::Error) -> WireError {
+/// The error of an operation on a file.
+fn file_error(operation: &str, path: &Path, e: &io::Error) -> WireError {
     let kind = match e.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -39,20 +42,13 @@ fn wire(operation: &str, path: &Path, e: &io::Error) -> WireError {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
         _ => ErrorKind::Other,
     };
-    WireError {
+    WireError::new(
         kind,
-        message: format!("{operation} {}: {}", path.display(), plain(e)),
-    }
+        format!("{operation} {}: {}", path.display(), plain(e)),
+    )
 }
 
-fn invalid(message: String) -> WireError {
-    WireError {
-        kind: ErrorKind::InvalidRequest,
-        message,
-    }
-}
-
-/// A word for what kind of file it is.
+/// The word for a kind of file.
 fn kind(kind: FileType) -> &'static str {
     match kind {
         k if k.is_file() => "file",

@@ -15,7 +15,6 @@ use std::path::{Component, Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-use super::invalid;
 use crate::wire::WireError;
 
 /// How many entries of a directory are looked at.
@@ -119,7 +118,7 @@ pub(super) fn look_alike(path: PathBuf, notes: &mut Vec<String>) -> Result<PathB
                     .take(LISTED)
                     .map(|name| format!("\"{}\"", escaped(name)))
                     .collect();
-                return Err(invalid(format!(
+                return Err(WireError::invalid(format!(
                     "use the path {}: {count} names in {} look like {:?}: {}; name one of them exactly",
                     path.display(),
                     found.display(),

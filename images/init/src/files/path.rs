@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
-use super::{invalid, names};
+use super::names;
 use crate::system::users;
 use crate::wire::WireError;
 
@@ -34,13 +34,13 @@ impl Places {
     /// The path that `path` means, whether there is anything or not.
     pub(crate) fn absolute(&self, path: &str) -> Result<PathBuf, WireError> {
         if path.is_empty() {
-            return Err(invalid(
+            return Err(WireError::invalid(
                 "use an empty path: name a file or directory".to_owned(),
             ));
         }
         let decoded = plain_path(path)?;
         if decoded.contains(&0) {
-            return Err(invalid(format!(
+            return Err(WireError::invalid(format!(
                 "use the path {path:?}: it has a NUL, which no file's name can have"
             )));
         }
@@ -83,7 +83,7 @@ impl Places {
                 if literal.symlink_metadata().is_ok() {
                     return Ok(None);
                 }
-                Err(invalid(format!(
+                Err(WireError::invalid(format!(
                     "use the path {path:?}: this machine has no user {name:?}; `~/` is your home, and `./~{name}` \
                      a file of that name in the workspace"
                 )))
@@ -102,7 +102,7 @@ fn plain_path(path: &str) -> Result<Cow<'_, [u8]>, WireError> {
         return Ok(Cow::Borrowed(path.as_bytes()));
     }
     let refuse = |why: String| {
-        Err(invalid(format!(
+        Err(WireError::invalid(format!(
             "use the URI {path:?}: {why}; send the plain path, or file:///DIR/NAME"
         )))
     };

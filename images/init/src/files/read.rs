@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::lines::{Index, Line, Lines, Marks, Passed, Stamp};
+use super::lines::{Line, LineIndex, Lines, Marks, Passed, Stamp};
 use super::path::Places;
-use super::{kind, list, names, wire};
+use super::{file_error, kind, list, names};
 use crate::files::encoding::{Content, Encoding, TextReader, detect, detect_whole};
 use crate::wire::{
-    ErrorKind, MAX_LISTING, ReadContent, ReadReport, ReadRequest, ReadWant, Report, WireError,
+    self, ErrorKind, MAX_LISTING, ReadContent, ReadReport, ReadRequest, ReadWant, Report, WireError,
 };
 
 /// How much of a file is looked at to tell text from other content, in bytes.
@@ -51,9 +51,9 @@ const IMAGES: &[&str] = &["image/png", "image/jpeg", "image/gif", "image/webp"];
 /// Reads; `send` takes the bytes. Runs on the user's thread.
 pub(crate) fn read(
     places: &Places,
-    index: &Index,
+    index: &LineIndex,
     request: &ReadRequest,
-    send: &mut dyn FnMut(Vec<u8>),
+    send: &mut dyn FnMut(Vec<u8>) -> bool,
 ) -> Result<Report, WireError> {
     let mut notes = Vec::new();
     let path = places.find(&request.path, &mut notes)?;
@@ -104,14 +104,14 @@ pub(crate) fn whole(path: &Path, most: u64) -> Result<Option<Vec<u8>>, WireError
     let failed = |e: &io::Error| unread("edit", path, e);
     let meta = fs::metadata(path).map_err(|e| failed(&e))?;
     if !meta.is_file() {
-        return Err(WireError {
-            kind: ErrorKind::WrongKind,
-            message: format!(
+        return Err(WireError::new(
+            ErrorKind::WrongKind,
+            format!(
                 "edit {}: it is not an ordinary file ({})",
                 path.display(),
                 kind(meta.file_type())
             ),
-        });
+        ));
     }
     let content = open(path).and_then(|(mut file, _)| {
         beginning(
@@ -127,7 +127,7 @@ pub(crate) fn whole(path: &Path, most: u64) -> Result<Option<Vec<u8>>, WireError
 
 /// Why a file could not be read, and what may have been meant.
 fn unread(operation: &str, path: &Path, e: &io::Error) -> WireError {
-    let mut error = wire(operation, path, e);
+    let mut error = file_error(operation, path, e);
     if error.kind == ErrorKind::NotFound {
         error.message.push_str(&names::near(path));
     }
@@ -148,7 +148,11 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
 }
 
 /// Sends a directory's entries; of a page, only those.
-fn entries(path: &Path, want: &ReadWant, send: &mut dyn FnMut(Vec<u8>)) -> io::Result<ReadContent> {
+fn entries(
+    path: &Path,
+    want: &ReadWant,
+    send: &mut dyn FnMut(Vec<u8>) -> bool,
+) -> io::Result<ReadContent> {
     let entries = list::list(path)?;
     let (skip, take) = match *want {
         ReadWant::Lines { offset, limit, .. } => (offset.saturating_sub(1), limit),
@@ -157,13 +161,14 @@ fn entries(path: &Path, want: &ReadWant, send: &mut dyn FnMut(Vec<u8>)) -> io::R
     let as_usize = |number| usize::try_from(number).unwrap_or(usize::MAX);
     let mut room = MAX_LISTING;
     for entry in entries.iter().skip(as_usize(skip)).take(as_usize(take)) {
-        let mut line = serde_json::to_vec(entry).unwrap_or_default();
-        line.push(b'\n');
+        let line = wire::lines::encode(entry)?;
         let Some(left) = room.checked_sub(line.len() as u64) else {
             break;
         };
         room = left;
-        send(line);
+        if !send(line) {
+            break;
+        }
     }
     Ok(ReadContent::Directory {
         entries: entries.len() as u64,
@@ -174,21 +179,23 @@ fn bytes(
     mut file: File,
     offset: u64,
     limit: u64,
-    send: &mut dyn FnMut(Vec<u8>),
+    send: &mut dyn FnMut(Vec<u8>) -> bool,
 ) -> io::Result<ReadContent> {
     file.seek(SeekFrom::Start(offset))?;
     copy(&mut file.take(limit), send)?;
     Ok(ReadContent::Bytes)
 }
 
-fn copy(from: &mut dyn Read, send: &mut dyn FnMut(Vec<u8>)) -> io::Result<()> {
+fn copy(from: &mut dyn Read, send: &mut dyn FnMut(Vec<u8>) -> bool) -> io::Result<()> {
     loop {
         let mut buffer = vec![0; PIECE];
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(read) => {
                 buffer.truncate(read);
-                send(buffer);
+                if !send(buffer) {
+                    return Ok(());
+                }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -220,10 +227,10 @@ struct Found {
 fn shown(
     mut file: File,
     meta: &Metadata,
-    index: &Index,
+    index: &LineIndex,
     want: &ReadWant,
     notes: &mut Vec<String>,
-    send: &mut dyn FnMut(Vec<u8>),
+    send: &mut dyn FnMut(Vec<u8>) -> bool,
 ) -> io::Result<ReadContent> {
     let ReadWant::Lines {
         offset,
@@ -332,11 +339,13 @@ fn sent(
     encoding: Encoding,
     starts: bool,
     notes: &mut Vec<String>,
-    send: &mut dyn FnMut(Vec<u8>),
+    send: &mut dyn FnMut(Vec<u8>) -> bool,
 ) -> ReadContent {
     let text = decoded(&found.text, found.cut, encoding, starts, notes);
     for piece in text.as_bytes().chunks(PIECE) {
-        send(piece.to_vec());
+        if !send(piece.to_vec()) {
+            break;
+        }
     }
     ReadContent::Text {
         total_lines: found.total,

@@ -24,7 +24,7 @@ use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::path::Places;
-use super::{invalid, kind, wire};
+use super::{file_error, kind};
 use crate::wire::{ErrorKind, Report, WireError, WriteRequest};
 
 /// The mode of a new file.
@@ -49,24 +49,24 @@ pub(crate) fn write(
     let mut notes = Vec::new();
     let path = places.find(&request.path, &mut notes)?;
     if request.path.ends_with('/') {
-        return Err(invalid(format!(
+        return Err(WireError::invalid(format!(
             "write {}: the path names a directory; add a file name",
             path.display()
         )));
     }
     if let Some(mode) = request.mode.filter(|mode| *mode > 0o7777) {
-        return Err(invalid(format!(
+        return Err(WireError::invalid(format!(
             "write {}: the mode {mode:o} is out of range; expected 0 to 7777 (octal)",
             path.display()
         )));
     }
-    let failed = |e: &io::Error| wire("write", &path, e);
+    let failed = |e: &io::Error| file_error("write", &path, e);
     let content = whole(request.bytes, input).map_err(|e| failed(&e))?;
     // An addition between an edit's reading and its renaming would be lost.
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let target = follow(&path).map_err(|e| failed(&e))?;
     let parent = target.parent().unwrap_or(Path::new("/")).to_owned();
-    fs::create_dir_all(&parent).map_err(|e| wire("make the directory", &parent, &e))?;
+    fs::create_dir_all(&parent).map_err(|e| file_error("make the directory", &parent, &e))?;
     let note = if request.append {
         check_kind(&target)?;
         append(&target, &content, request.mode)
@@ -113,19 +113,19 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
 /// Refuses what is there and no ordinary file.
 fn check_kind(target: &Path) -> Result<(), WireError> {
     match fs::metadata(target) {
-        Ok(meta) if meta.is_dir() => Err(wire(
+        Ok(meta) if meta.is_dir() => Err(file_error(
             "write",
             target,
             &io::Error::from(io::ErrorKind::IsADirectory),
         )),
-        Ok(meta) if !meta.is_file() => Err(WireError {
-            kind: ErrorKind::WrongKind,
-            message: format!(
+        Ok(meta) if !meta.is_file() => Err(WireError::new(
+            ErrorKind::WrongKind,
+            format!(
                 "write {}: it is a special file ({}); use exec",
                 target.display(),
                 kind(meta.file_type())
             ),
-        }),
+        )),
         _ => Ok(()),
     }
 }
@@ -137,7 +137,7 @@ pub(crate) fn replace(
     mode: Option<u32>,
 ) -> Result<Option<String>, WireError> {
     check_kind(target)?;
-    let failed = |e: io::Error| wire("write", target, &e);
+    let failed = |e: io::Error| file_error("write", target, &e);
     let Some(old) = Old::open(target).map_err(failed)? else {
         return match beside(target, content, mode, None) {
             Ok(()) => Ok(None),
@@ -378,10 +378,7 @@ fn in_place(file: &File, old: &Metadata, content: &[u8], mode: Option<u32>) -> i
         let _ = file.set_len(length);
         return Err(io::Error::new(
             e.kind(),
-            format!(
-                "{}; the old content is as it was",
-                crate::command::enter::plain(&e)
-            ),
+            format!("{}; the old content is as it was", crate::reason::plain(&e)),
         ));
     }
     let mut before = Vec::new();
@@ -397,7 +394,7 @@ fn in_place(file: &File, old: &Metadata, content: &[u8], mode: Option<u32>) -> i
             true => "the old content was put back",
             false => "the file has parts of the old and the new content now",
         };
-        let message = format!("{}; {what}", crate::command::enter::plain(&e));
+        let message = format!("{}; {what}", crate::reason::plain(&e));
         return Err(io::Error::new(e.kind(), message));
     }
     // Writing takes set-uid and set-gid away.
@@ -436,7 +433,7 @@ fn append(target: &Path, content: &[u8], mode: Option<u32>) -> io::Result<()> {
             Err(e) => {
                 let message = format!(
                     "{}; the first {added} of {} bytes were added",
-                    crate::command::enter::plain(&e),
+                    crate::reason::plain(&e),
                     content.len()
                 );
                 return Err(io::Error::new(e.kind(), message));
@@ -587,7 +584,7 @@ mod tests {
 
     #[test]
     fn what_others_own_or_closed_directories_hold_is_written_in_place() {
-        use crate::system::actor::{Credentials, become_user};
+        use crate::system::user_thread::{Credentials, become_user};
         assert!(
             rustix::process::geteuid().is_root(),
             "this test changes credentials: run it as root"

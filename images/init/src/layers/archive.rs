@@ -11,30 +11,31 @@ use super::sparse::Sparse;
 use super::{LayerError, lossy};
 use crate::headers::{self, BLOCK, MAX_PATH, MAX_RECORD, MAX_RECORDS};
 
-/// How much of the stream is held: also the largest single write.
+/// The size of the stream's buffer in bytes, which is also the largest single write.
 const BUFFER: usize = 512 << 10;
 
-/// A header field that some writers leave blank, which is zero.
-pub(super) fn field<T: Default>(raw: &[u8], parsed: io::Result<T>) -> Result<T, String> {
+/// A number in a header. Some writers leave the field blank for zero.
+fn field<T: Default>(raw: &[u8], parsed: io::Result<T>) -> Result<T, String> {
     if raw.iter().all(|byte| matches!(byte, 0 | b' ')) {
         return Ok(T::default());
     }
     parsed.map_err(|error| error.to_string())
 }
 
-/// The tar stream: what was read, and how much of the current entry is left.
-pub(super) struct Source<R> {
-    pub(super) reader: BufReader<R>,
-    pub(super) at: u64,
-    /// Data of the current entry still to come.
+/// A tar archive that is read from start to end.
+pub(super) struct TarStream<R> {
+    reader: BufReader<R>,
+    /// How many bytes were read.
+    at: u64,
+    /// How many bytes of the current entry's data are left.
     pub(super) data: u64,
-    /// Zeros behind that data, up to a whole block.
-    pub(super) padding: u64,
+    /// How many zeros follow the data, up to a whole block.
+    padding: u64,
     /// The last entry's name, for messages.
-    pub(super) last: Vec<u8>,
+    last: Vec<u8>,
 }
 
-impl<R: Read> Source<R> {
+impl<R: Read> TarStream<R> {
     pub(super) fn new(tar: R) -> Self {
         Self {
             reader: BufReader::with_capacity(BUFFER, tar),
@@ -45,7 +46,8 @@ impl<R: Read> Source<R> {
         }
     }
 
-    pub(super) fn place(&self) -> String {
+    /// The position in the archive, for messages.
+    fn place(&self) -> String {
         match (self.last.is_empty(), self.data > 0) {
             (true, _) => "before the first entry".into(),
             (_, true) => format!("inside {:?}", lossy(&self.last)),
@@ -53,14 +55,14 @@ impl<R: Read> Source<R> {
         }
     }
 
-    pub(super) fn truncated(&self) -> LayerError {
+    fn truncated(&self) -> LayerError {
         LayerError::Truncated {
             at: self.at,
             place: self.place(),
         }
     }
 
-    pub(super) fn damaged(&self, what: impl Into<String>) -> LayerError {
+    fn damaged(&self, what: impl Into<String>) -> LayerError {
         LayerError::Damaged {
             at: self.at.saturating_sub(BLOCK as u64),
             place: self.place(),
@@ -68,8 +70,8 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// What is buffered, empty at the end of the stream.
-    pub(super) fn buffered(&mut self) -> Result<&[u8], LayerError> {
+    /// The buffered bytes; empty at the end of the stream.
+    fn buffered(&mut self) -> Result<&[u8], LayerError> {
         loop {
             match self.reader.fill_buf() {
                 Ok(_) => break,
@@ -80,12 +82,12 @@ impl<R: Read> Source<R> {
         Ok(self.reader.buffer())
     }
 
-    pub(super) fn consume(&mut self, amount: usize) {
+    fn consume(&mut self, amount: usize) {
         self.reader.consume(amount);
         self.at += amount as u64;
     }
 
-    /// Passes up to `length` bytes of the current entry's data to `sink`, and all of them unless it fails.
+    /// Passes the next `length` bytes of the current entry's data to `sink`, in pieces.
     pub(super) fn copy(
         &mut self,
         mut length: u64,
@@ -107,14 +109,15 @@ impl<R: Read> Source<R> {
         Ok(())
     }
 
-    /// Passes over what is left of the current entry.
-    pub(super) fn skip(&mut self) -> Result<(), LayerError> {
+    /// Skips the rest of the current entry.
+    fn skip(&mut self) -> Result<(), LayerError> {
         self.copy(self.data, |_| Ok(()))?;
         let padding = std::mem::take(&mut self.padding);
         self.copy(padding, |_| Ok(()))
     }
 
-    pub(super) fn block(&mut self) -> Result<[u8; BLOCK], LayerError> {
+    /// The next block.
+    fn block(&mut self) -> Result<[u8; BLOCK], LayerError> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
         self.copy(BLOCK as u64, |chunk| {
@@ -125,15 +128,15 @@ impl<R: Read> Source<R> {
         .map(|()| block)
     }
 
-    /// The data of the current entry, which is a record about the next one.
-    pub(super) fn record(&mut self) -> Result<Vec<u8>, LayerError> {
+    /// The data of the current entry, which describes the next one.
+    fn record(&mut self) -> Result<Vec<u8>, LayerError> {
         if self.data > MAX_RECORD {
             return Err(self.damaged(format!(
                 "a record of {} bytes; at most {MAX_RECORD} are possible",
                 self.data
             )));
         }
-        let mut record = Vec::with_capacity(self.data as usize);
+        let mut record = Vec::new();
         self.copy(self.data, |chunk| {
             record.extend_from_slice(chunk);
             Ok(())
@@ -142,7 +145,7 @@ impl<R: Read> Source<R> {
     }
 
     /// A GNU long name: a C string.
-    pub(super) fn long_name(&mut self) -> Result<Vec<u8>, LayerError> {
+    fn long_name(&mut self) -> Result<Vec<u8>, LayerError> {
         let mut name = self.record()?;
         while name.last() == Some(&0) {
             name.pop();
@@ -150,8 +153,8 @@ impl<R: Read> Source<R> {
         Ok(name)
     }
 
-    /// The next header that is not all zeros.
-    pub(super) fn header(&mut self) -> Result<Option<Header>, LayerError> {
+    /// The next header; `None` for a block of zeros, which is the archive's end mark.
+    fn header(&mut self) -> Result<Option<Header>, LayerError> {
         let first = self.at == 0;
         if first {
             self.sniff()?;
@@ -172,8 +175,8 @@ impl<R: Read> Source<R> {
         Ok(Some(header))
     }
 
-    /// Names the usual mistakes.
-    pub(super) fn sniff(&mut self) -> Result<(), LayerError> {
+    /// Recognizes a compressed archive, the usual mistake.
+    fn sniff(&mut self) -> Result<(), LayerError> {
         let what = match self.buffered()? {
             [0x1f, 0x8b, ..] => "compressed with gzip",
             [0x28, 0xb5, 0x2f, 0xfd, ..] => "compressed with zstd",
@@ -184,7 +187,7 @@ impl<R: Read> Source<R> {
         Err(LayerError::NotTar { what })
     }
 
-    /// The next entry, or `None` behind the archive's end mark, when the stream has been read to its end.
+    /// The next entry. `None` after the archive's end mark; the stream has then been read to its end.
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
         let mut pax = Pax::default();
         let (mut long_name, mut long_link, mut pending) = (None, None, false);
@@ -204,7 +207,7 @@ impl<R: Read> Source<R> {
             let size = field(&header.as_old().size, header.entry_size())
                 .map_err(|what| self.damaged(format!("its size: {what}")))?;
             let about_next = matches!(kind, b'L' | b'K' | b'x' | b'X' | b'g' | b'V');
-            // Links, nodes and directories have no data, whatever their size says (as in Go's and GNU's tar).
+            // Links, nodes and directories have no data, even if they state a size (as in Go's and GNU's tar).
             self.data = match kind {
                 b'1'..=b'6' => 0,
                 _ if about_next => size,
@@ -235,7 +238,8 @@ impl<R: Read> Source<R> {
         }
     }
 
-    pub(super) fn drain(&mut self) -> Result<(), LayerError> {
+    /// Reads the stream to its end.
+    fn drain(&mut self) -> Result<(), LayerError> {
         loop {
             let rest = self.buffered()?.len();
             if rest == 0 {
@@ -245,33 +249,24 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// Merges a header with what was said about it before.
-    pub(super) fn entry(
+    /// The entry of a header and of the records before it.
+    fn entry(
         &mut self,
         header: &Header,
-        pax: Pax,
+        mut pax: Pax,
         long_name: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> Result<Entry, LayerError> {
         let name = long_name
-            .or(pax.sparse_name)
-            .or(pax.path)
+            .or(pax.sparse_name.take())
+            .or(pax.path.take())
             .unwrap_or_else(|| header.path_bytes().into_owned());
         let refuse = |why: String| LayerError::refused(&name, why);
         let path = clean(&name).map_err(refuse)?;
         self.last.clone_from(&name);
         let old = header.as_old();
-        let owner = |own: Option<u64>, raw: &[u8], parsed: io::Result<u64>, what: &str| {
-            let id = own.map_or_else(|| field(raw, parsed), Ok);
-            let id = id.map_err(|why| refuse(format!("its {what}: {why}")))?;
-            // The highest number means "no change" to the kernel.
-            u32::try_from(id)
-                .ok()
-                .filter(|id| *id != u32::MAX)
-                .ok_or_else(|| refuse(format!("its {what} is {id}; at most 2^32 - 2 is possible")))
-        };
-        let uid = owner(pax.uid, &old.uid, header.uid(), "owner")?;
-        let gid = owner(pax.gid, &old.gid, header.gid(), "group")?;
+        let uid = owner(pax.uid, &old.uid, header.uid(), "owner").map_err(refuse)?;
+        let gid = owner(pax.gid, &old.gid, header.gid(), "group").map_err(refuse)?;
         let mode =
             field(&old.mode, header.mode()).map_err(|why| refuse(format!("its mode: {why}")))?;
         let seconds =
@@ -280,41 +275,57 @@ impl<R: Read> Source<R> {
             tv_sec: seconds.cast_signed(),
             tv_nsec: 0,
         });
-        let link = || {
-            let target = long_link
-                .or(pax.link)
-                .or_else(|| header.link_name_bytes().map(|bytes| bytes.into_owned()))
-                .filter(|target| !target.is_empty())
-                .ok_or_else(|| refuse("it is a link without a target".into()))?;
-            if target.contains(&0) || target.len() > MAX_PATH {
-                return Err(refuse(format!(
-                    "its target must have at most {MAX_PATH} bytes and no NUL"
-                )));
-            }
-            Ok(target)
-        };
-        let device = || -> Result<fs::Dev, LayerError> {
-            let part = |part: io::Result<Option<u32>>| {
-                part.map(Option::unwrap_or_default)
-                    .map_err(|why| refuse(format!("its device number: {why}")))
-            };
-            Ok(fs::makedev(
-                part(header.device_major())?,
-                part(header.device_minor())?,
-            ))
-        };
-        let kind = match old.linkflag[0] {
+        let kind = self.kind(header, &name, &mut pax, long_link)?;
+        if let Kind::File(Some(sparse)) = &kind {
+            sparse
+                .check(self.data)
+                .map_err(|why| refuse(format!("it is sparse, but {why}")))?;
+        }
+        Ok(Entry {
+            path,
+            kind,
+            uid,
+            gid,
+            mode: mode & 0o7777,
+            mtime,
+            xattrs: pax.xattrs,
+        })
+    }
+
+    /// The kind of an entry, with what only this kind has.
+    fn kind(
+        &mut self,
+        header: &Header,
+        name: &[u8],
+        pax: &mut Pax,
+        long_link: Option<Vec<u8>>,
+    ) -> Result<Kind, LayerError> {
+        let refuse = |why: String| LayerError::refused(name, why);
+        let pax_link = pax.link.take();
+        let link = || link_target(header, long_link.or(pax_link)).map_err(refuse);
+        let device = || device(header).map_err(|why| refuse(format!("its device number: {why}")));
+        Ok(match header.as_old().linkflag[0] {
             // Before directories had a type of their own they were files with a slash at the end.
             0 | b'0' if name.ends_with(b"/") => Kind::Directory,
             0 | b'0' | b'7' if pax.sparse_major == Some(1) => {
                 let size = pax.sparse_size.unwrap_or(self.data);
-                Kind::File(Some(self.leading_map(size)?))
+                let map = Sparse::before_data(size, name, || match self.data < BLOCK as u64 {
+                    true => Ok(None),
+                    false => self.block().map(Some),
+                });
+                Kind::File(Some(map?))
             }
-            0 | b'0' | b'7' => Kind::File(pax.sparse_pieces.map(|pieces| Sparse {
+            0 | b'0' | b'7' => Kind::File(pax.sparse_pieces.take().map(|pieces| Sparse {
                 pieces,
                 size: pax.sparse_size.unwrap_or(self.data),
             })),
-            b'S' => Kind::File(Some(self.header_map(header)?)),
+            b'S' => {
+                let data = self.data;
+                let map = Sparse::of_header(header, name, || self.block());
+                // The map's blocks do not count as data.
+                self.data = data;
+                Kind::File(Some(map?))
+            }
             b'1' => {
                 let target = link()?;
                 Kind::HardLink(clean(&target).map_err(|why| {
@@ -332,20 +343,43 @@ impl<R: Read> Source<R> {
                     char::from(other)
                 )));
             }
-        };
-        if let Kind::File(Some(sparse)) = &kind {
-            sparse
-                .check(self.data)
-                .map_err(|why| refuse(format!("it is sparse, but {why}")))?;
-        }
-        Ok(Entry {
-            path,
-            kind,
-            uid,
-            gid,
-            mode: mode & 0o7777,
-            mtime,
-            xattrs: pax.xattrs,
         })
     }
+}
+
+/// A user or group id: from the extended header, or from the header's field.
+fn owner(
+    extended: Option<u64>,
+    raw: &[u8],
+    parsed: io::Result<u64>,
+    what: &str,
+) -> Result<u32, String> {
+    let id = extended.map_or_else(|| field(raw, parsed), Ok);
+    let id = id.map_err(|why| format!("its {what}: {why}"))?;
+    // The highest number means "no change" to the kernel.
+    u32::try_from(id)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or_else(|| format!("its {what} is {id}; at most 2^32 - 2 is possible"))
+}
+
+/// The target of a link: from a record before the header, or from the header's field.
+fn link_target(header: &Header, recorded: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
+    let target = recorded
+        .or_else(|| header.link_name_bytes().map(|bytes| bytes.into_owned()))
+        .filter(|target| !target.is_empty())
+        .ok_or("it is a link without a target")?;
+    if target.contains(&0) || target.len() > MAX_PATH {
+        return Err(format!(
+            "its target must have at most {MAX_PATH} bytes and no NUL"
+        ));
+    }
+    Ok(target)
+}
+
+fn device(header: &Header) -> io::Result<fs::Dev> {
+    Ok(fs::makedev(
+        header.device_major()?.unwrap_or_default(),
+        header.device_minor()?.unwrap_or_default(),
+    ))
 }

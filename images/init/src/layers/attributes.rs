@@ -26,7 +26,7 @@ pub(super) fn modified(mtime: Timespec) -> Timestamps {
     }
 }
 
-/// The process's umask, if it can be known without changing it.
+/// The process's umask, read without changing it; `None` if the kernel does not tell it.
 pub(super) fn umask() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
@@ -35,7 +35,7 @@ pub(super) fn umask() -> Option<u32> {
     u32::from_str_radix(line.trim(), 8).ok()
 }
 
-/// Something that has extended attributes: an open file, or a path whose last part is not followed.
+/// A file with extended attributes: an open file, or a path whose last part is not followed.
 pub(super) trait Attributed {
     fn list(&self, buffer: &mut [u8]) -> Result<usize, Errno>;
     fn set(&self, name: &[u8], value: &[u8]) -> Result<(), Errno>;
@@ -66,8 +66,8 @@ impl Attributed for &[u8] {
     }
 }
 
-/// Sets extended attributes; with `reset`, removes those that are there and not wanted (left by a lower layer, or
-/// inherited from the parent).
+/// Sets extended attributes. With `reset`, also removes all others (left by a lower layer, or inherited from the
+/// parent).
 pub(super) fn set_xattrs(
     on: impl Attributed,
     path: &[u8],
@@ -82,7 +82,7 @@ pub(super) fn set_xattrs(
             Err(errno) => return Err(at("list the extended attributes of", path)(errno)),
         };
         let there = buffer[..length].split(|byte| *byte == 0);
-        // Labels belong to the system that runs, not to the layer.
+        // The running system sets labels, not the layer.
         let stale = there.filter(|name| !name.is_empty() && *name != b"security.selinux");
         for name in stale.filter(|name| wanted.iter().all(|(wanted, _)| wanted != name)) {
             let step = || format!("remove the extended attribute {:?} of", lossy(name));
@@ -92,7 +92,7 @@ pub(super) fn set_xattrs(
     for (name, value) in wanted {
         match on.set(name, value) {
             Ok(()) => {}
-            // Such as an NFS server's own ACLs: no disk holds them.
+            // For example the ACLs of an NFS server, which no disk can hold.
             Err(Errno::OPNOTSUPP)
                 if name.starts_with(b"system.") && !name.starts_with(b"system.posix_acl_") => {}
             Err(errno) => {

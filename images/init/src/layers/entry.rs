@@ -1,11 +1,11 @@
-//! One entry of a layer, its names cleaned, its header and extended headers merged.
+//! The entries of a layer, and their paths.
 
 use rustix::fs::{self, FileType, Timespec};
 
 use super::sparse::Sparse;
 use crate::headers::MAX_PATH;
 
-/// One entry, its names cleaned, its header and extended headers merged.
+/// One entry: its header merged with the records before it, its names cleaned.
 pub(super) struct Entry {
     /// Relative to the root; empty for the root itself.
     pub(super) path: Vec<u8>,
@@ -18,7 +18,7 @@ pub(super) struct Entry {
 }
 
 pub(super) enum Kind {
-    /// `None`: the entry's data is the file. `Some`: it is the pieces of a sparse file.
+    /// `None`: the entry's data is the file's content. `Some`: the data is the pieces of a sparse file.
     File(Option<Sparse>),
     Directory,
     Symlink(Vec<u8>),
@@ -27,7 +27,7 @@ pub(super) enum Kind {
     Node(FileType, fs::Dev),
 }
 
-/// A name as the path below the root it means; empty for the root.
+/// The path below the root that a name stands for; empty for the root.
 pub(super) fn clean(name: &[u8]) -> Result<Vec<u8>, String> {
     if name.is_empty() {
         return Err("the name is empty".into());

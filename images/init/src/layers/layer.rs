@@ -1,4 +1,4 @@
-//! Applying entries to the root directory.
+//! Applying a layer's entries to the root directory.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Uid};
 use rustix::io::Errno;
 
-use super::archive::Source;
+use super::archive::TarStream;
 use super::attributes::{modified, set_owner, set_xattrs, umask};
 use super::entry::{Entry, Kind, split};
 use super::remove::{names, prune};
@@ -17,32 +17,34 @@ use super::sparse::Sparse;
 use super::tree::{Dir, DirId, Tree};
 use super::{Applied, LayerError, at, lossy};
 
-/// A directory's metadata that waits for its content: times, which content changes, and ACLs, which content inherits.
-pub(super) struct Pending {
-    pub(super) path: Vec<u8>,
-    pub(super) mtime: Timespec,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) reset: bool,
+/// Metadata of a directory that is set when its content is complete: new content changes the time and inherits ACLs.
+struct Pending {
+    path: Vec<u8>,
+    mtime: Timespec,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    reset: bool,
 }
 
-/// The names that this layer created, by directory, so that whiteouts spare them.
+/// The names that this layer created, by directory. Whiteouts spare them.
 #[derive(Default)]
-pub(super) struct Created(pub(super) HashMap<DirId, HashSet<Vec<u8>>>);
+struct Created(HashMap<DirId, HashSet<Vec<u8>>>);
 
 impl Created {
-    pub(super) fn has(&self, dir: DirId, name: &[u8]) -> bool {
+    fn has(&self, dir: DirId, name: &[u8]) -> bool {
         self.0.get(&dir).is_some_and(|names| names.contains(name))
     }
 }
 
+/// A layer that is being applied.
 pub(super) struct Layer {
-    pub(super) tree: Tree,
+    tree: Tree,
     /// `None`: this layer has no whiteouts.
-    pub(super) created: Option<Created>,
-    pub(super) pending: Vec<Pending>,
+    created: Option<Created>,
+    pending: Vec<Pending>,
     pub(super) applied: Applied,
-    pub(super) umask: Option<u32>,
-    pub(super) me: (u32, u32),
+    umask: Option<u32>,
+    /// This process's user and group.
+    me: (u32, u32),
 }
 
 impl Layer {
@@ -60,10 +62,11 @@ impl Layer {
         }
     }
 
+    /// Applies one entry.
     pub(super) fn put<R: Read>(
         &mut self,
         entry: Entry,
-        source: &mut Source<R>,
+        archive: &mut TarStream<R>,
     ) -> Result<(), LayerError> {
         let (above, name) = split(&entry.path);
         if name.is_empty() {
@@ -86,7 +89,7 @@ impl Layer {
             }
         }
         match &entry.kind {
-            Kind::File(sparse) => self.file(&parent, name, &entry, sparse.as_ref(), source),
+            Kind::File(sparse) => self.file(&parent, name, &entry, sparse.as_ref(), archive),
             Kind::HardLink(target) => self.hard_link(&parent, name, &entry.path, target),
             Kind::Symlink(target) => {
                 self.create(&parent, name, &entry.path, || {
@@ -105,8 +108,8 @@ impl Layer {
         }
     }
 
-    /// Creates something under a name; what stands there gives way.
-    pub(super) fn create<T>(
+    /// Creates a file of any kind, and replaces the one at its name.
+    fn create<T>(
         &mut self,
         parent: &Dir,
         name: &[u8],
@@ -122,19 +125,15 @@ impl Layer {
         }
     }
 
-    pub(super) fn remove(
-        &mut self,
-        parent: &Dir,
-        name: &[u8],
-        path: &[u8],
-    ) -> Result<(), LayerError> {
+    /// Removes the file or directory at a name.
+    fn remove(&mut self, parent: &Dir, name: &[u8], path: &[u8]) -> Result<(), LayerError> {
         let failed = || at("remove what was at", path);
         let there = fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed())?;
         if matches!(
             FileType::from_raw_mode(there.st_mode),
             FileType::Directory | FileType::Symlink
         ) {
-            // Known parents may have been reached through it.
+            // Open parents may have been reached through it.
             self.tree.open.clear();
         }
         prune(parent.fd.as_fd(), name, &|_, _| false, parent.id, 0)
@@ -142,24 +141,24 @@ impl Layer {
             .map_err(failed())
     }
 
-    /// Whether the kernel gives new things in `parent` this owner anyway.
-    pub(super) fn owned(&self, parent: &Dir, entry: &Entry) -> bool {
+    /// Whether new files in `parent` have this owner from the start.
+    fn owned(&self, parent: &Dir, entry: &Entry) -> bool {
         (entry.uid, entry.gid) == self.me && !parent.setgid
     }
 
-    /// Whether the kernel gives new things in `parent` this mode anyway.
-    pub(super) fn permitted(&self, parent: &Dir, entry: &Entry) -> bool {
+    /// Whether new files in `parent` have this mode from the start.
+    fn permitted(&self, parent: &Dir, entry: &Entry) -> bool {
         let plain = entry.mode & 0o7000 == 0 && !parent.setgid && !parent.default_acl;
         plain && self.umask.is_some_and(|umask| entry.mode & umask == 0)
     }
 
-    pub(super) fn file<R: Read>(
+    fn file<R: Read>(
         &mut self,
         parent: &Dir,
         name: &[u8],
         entry: &Entry,
         sparse: Option<&Sparse>,
-        source: &mut Source<R>,
+        archive: &mut TarStream<R>,
     ) -> Result<(), LayerError> {
         let path = entry.path.as_slice();
         let flags =
@@ -173,12 +172,12 @@ impl Layer {
         let write = |error: std::io::Error| {
             at("write", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
         };
-        self.applied.bytes += source.data;
+        self.applied.bytes += archive.data;
         match sparse {
-            None => source.copy(source.data, |chunk| file.write_all(chunk).map_err(write))?,
+            None => archive.copy(archive.data, |chunk| file.write_all(chunk).map_err(write))?,
             Some(sparse) => {
                 for &(mut offset, length) in &sparse.pieces {
-                    source.copy(length, |chunk| {
+                    archive.copy(length, |chunk| {
                         file.write_all_at(chunk, offset).map_err(write)?;
                         offset += chunk.len() as u64;
                         Ok(())
@@ -199,7 +198,7 @@ impl Layer {
         fs::futimens(&file, &modified(entry.mtime)).map_err(at("set the time of", path))
     }
 
-    pub(super) fn hard_link(
+    fn hard_link(
         &mut self,
         parent: &Dir,
         name: &[u8],
@@ -237,13 +236,8 @@ impl Layer {
         }
     }
 
-    /// Gives a link, device or fifo just created its owner, mode, attributes and time.
-    pub(super) fn describe(
-        &self,
-        parent: &Dir,
-        name: &[u8],
-        entry: &Entry,
-    ) -> Result<(), LayerError> {
+    /// Sets owner, mode, attributes and time of a new link, device or fifo.
+    fn describe(&self, parent: &Dir, name: &[u8], entry: &Entry) -> Result<(), LayerError> {
         let path = entry.path.as_slice();
         if !self.owned(parent, entry) {
             set_owner(parent, name, entry)?;
@@ -258,7 +252,7 @@ impl Layer {
             .map_err(at("set the mode of", path))?;
         }
         if !entry.xattrs.is_empty() || parent.default_acl {
-            // Neither can be opened, so they are named through the parent.
+            // Such a file can't be opened, so it is named through its parent.
             let place = format!("/proc/self/fd/{}/", parent.fd.as_raw_fd());
             let place = [place.as_bytes(), name].concat();
             set_xattrs(place.as_slice(), path, &entry.xattrs, parent.default_acl)?;
@@ -268,7 +262,7 @@ impl Layer {
             .map_err(at("set the time of", path))
     }
 
-    pub(super) fn directory(&mut self, parent: &Dir, entry: Entry) -> Result<(), LayerError> {
+    fn directory(&mut self, parent: &Dir, entry: Entry) -> Result<(), LayerError> {
         let path = entry.path.as_slice();
         let (_, name) = split(path);
         let mode = Mode::from_raw_mode(entry.mode);
@@ -285,7 +279,7 @@ impl Layer {
                     own = (there.st_uid, there.st_gid) != (entry.uid, entry.gid);
                     permit = own || there.st_mode & 0o7777 != entry.mode;
                     if (there.st_mode ^ entry.mode) & 0o2000 != 0 {
-                        // What is known of it as a parent is wrong now.
+                        // The open parent has the old setgid bit.
                         self.tree.open.clear();
                     }
                 } else {
@@ -311,17 +305,12 @@ impl Layer {
         Ok(())
     }
 
-    /// Does what a whiteout says; `false` if the entry is none.
-    pub(super) fn hide(
-        &mut self,
-        path: &[u8],
-        above: &[u8],
-        name: &[u8],
-    ) -> Result<bool, LayerError> {
+    /// Carries out a whiteout; `false` if the entry is none.
+    fn hide(&mut self, path: &[u8], above: &[u8], name: &[u8]) -> Result<bool, LayerError> {
         let opaque = name == b".wh..wh..opq";
         let private = |part: &[u8]| part.starts_with(b".wh..wh.");
         if !opaque && path.split(|byte| *byte == b'/').any(private) {
-            // What AUFS kept for itself.
+            // AUFS's own bookkeeping.
             return Ok(true);
         }
         let Some(hidden) = name.strip_prefix(b".wh.") else {
@@ -355,7 +344,7 @@ impl Layer {
         result.map(|()| true)
     }
 
-    /// Gives the directories what waited for their content.
+    /// Sets the pending metadata of directories.
     pub(super) fn finish(mut self) -> Result<Applied, LayerError> {
         for Pending {
             path,
@@ -368,7 +357,7 @@ impl Layer {
             let Some(parent) = self.tree.find(above)? else {
                 continue;
             };
-            // A later entry may have replaced it.
+            // A later entry may have replaced the directory.
             match fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
                 Ok(_) | Err(Errno::NOENT) => continue,

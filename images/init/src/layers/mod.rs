@@ -1,23 +1,23 @@
 //! Applies the layers of an image, in order, to the new root of a building guest.
 //!
-//! A layer is an uncompressed tar stream (v7, ustar, pax or GNU). Headers are decoded by the `tar` crate; what
-//! strings them together is here, because pax values may be binary (a capability with a newline in it), sizes may
-//! stand in a pax record only, and a stream that ends between two entries must not pass for a whole one.
+//! A layer is an uncompressed tar stream (v7, ustar, pax or GNU). The `tar` crate decodes the headers. The entries are
+//! put together here, for three reasons: pax values may be binary (a capability with a newline in it), a size may be in
+//! a pax record only, and a stream that ends between two entries must not pass for a complete one.
 //!
 //! Invariants:
 //!
-//! - Nothing outside the root is read or written. A name is cleaned as text first: absolute means relative to the
+//! - Nothing outside the root is read or written. A name is first cleaned as text: an absolute name is relative to the
 //!   root, `a/../b` is `b`, and a name that climbs above the root is refused (as Docker does; containerd clamps it).
-//!   Its parent is then resolved by the kernel with the root as the end of the world (`RESOLVE_IN_ROOT`), so links
-//!   inside the root are followed within it. The last component is never followed.
-//! - A later entry wins over what stands at its name, except that a directory over a directory keeps the content
-//!   and takes the new owner, mode, times and extended attributes.
-//! - Whiteouts hide lower layers only: what the same layer brings stays, in whatever order it comes.
-//! - The root directory itself keeps its owner and mode (as with containerd): archives made of a private
-//!   temporary directory would otherwise lock everyone but root out.
+//!   The kernel then resolves its parent below the root (`RESOLVE_IN_ROOT`), so links inside the root are followed
+//!   within it. The last component is never followed.
+//! - A later entry replaces the file at its name. A directory that meets a directory keeps the content and takes the
+//!   new owner, mode, times and extended attributes.
+//! - Whiteouts hide files of lower layers only. Files of the same layer stay, in any order of the entries.
+//! - The root directory itself keeps its owner and mode (as with containerd). Otherwise an archive of a private
+//!   temporary directory would lock out all users but root.
 //!
-//! Deliberately absent: pax global headers (skipped, as the OCI tools do), access times, textual `SCHILY.acl.*`
-//! (ACLs come as extended attributes), metadata of hard links (it is that of the file they name), user names
+//! Deliberately absent: pax global headers (skipped, as in the OCI tools), access times, textual `SCHILY.acl.*`
+//! (ACLs come as extended attributes), metadata of hard links (they have that of their target), user names
 //! (owners are numeric), multi-volume and incremental archives (refused).
 
 mod archive;
@@ -27,7 +27,6 @@ mod layer;
 mod pax;
 mod remove;
 mod sparse;
-
 mod tree;
 
 use std::io::{self, Read};
@@ -35,13 +34,14 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use archive::Source;
+use archive::TarStream;
 use layer::Layer;
 use tree::{Make, Tree};
 
 /// The most entries one layer may have.
-pub const MAX_ENTRIES: u64 = 5_000_000;
-/// What a layer brought.
+pub(crate) const MAX_ENTRIES: u64 = 5_000_000;
+
+/// What a layer contained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Entries, whiteouts included.
@@ -52,7 +52,7 @@ pub struct Applied {
 
 /// Why a layer could not be applied.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the messages describe the variants")]
 pub enum LayerError {
     #[error("read the layer after {at} bytes: {error}")]
     Read { at: u64, error: io::Error },
@@ -95,7 +95,7 @@ impl LayerError {
     }
 }
 
-/// Makes a [`LayerError::System`] of an errno.
+/// Turns an errno into a [`LayerError::System`].
 fn at(step: impl Into<String>, path: &[u8]) -> impl FnOnce(Errno) -> LayerError {
     move |errno| LayerError::System {
         step: step.into(),
@@ -110,8 +110,8 @@ fn lossy(path: &[u8]) -> String {
 
 /// Applies one uncompressed tar stream on top of `root`; never leaves it.
 ///
-/// The stream is read to its very end, whatever follows the archive's end mark. With `whiteouts`, `.wh.NAME` and
-/// `.wh..wh..opq` remove what lower layers brought; without, they are files like any other.
+/// The stream is read to its end, past the archive's end mark. With `whiteouts`, `.wh.NAME` and `.wh..wh..opq` remove
+/// files of lower layers; without, they are ordinary files.
 pub fn apply(root: &Path, tar: impl Read, whiteouts: bool) -> Result<Applied, LayerError> {
     apply_up_to(MAX_ENTRIES, root, tar, whiteouts)
 }
@@ -122,21 +122,21 @@ fn apply_up_to(
     tar: impl Read,
     whiteouts: bool,
 ) -> Result<Applied, LayerError> {
-    let mut source = Source::new(tar);
+    let mut archive = TarStream::new(tar);
     let mut layer = Layer::new(Tree::open(root)?, whiteouts);
-    while let Some(entry) = source.next_entry()? {
+    while let Some(entry) = archive.next_entry()? {
         if layer.applied.entries == limit {
             return Err(LayerError::TooMany { limit });
         }
         layer.applied.entries += 1;
-        layer.put(entry, &mut source)?;
+        layer.put(entry, &mut archive)?;
     }
     layer.finish()
 }
 
-/// Makes an unpacked root bootable: the mount points and directories that every guest needs, where missing.
+/// Makes an unpacked root bootable: adds missing mount points and directories that every guest needs.
 ///
-/// What is there is followed and kept as it is: a `/tmp` that links elsewhere gets the directory it links to.
+/// Existing links are followed and kept: if `/tmp` is a link, its target is made.
 pub fn finish(root: &Path) -> Result<(), LayerError> {
     const NEEDED: [(&str, u32, u32); 7] = [
         ("proc", 0o555, 0),

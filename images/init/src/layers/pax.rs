@@ -32,8 +32,8 @@ impl Pax {
         Ok(())
     }
 
-    /// An empty value takes a record back, except that of an extended attribute, which may well be empty.
-    pub(super) fn set(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+    /// Sets one record. An empty value removes an earlier record, except for an extended attribute, which may be empty.
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         fn unless_empty<T>(value: &[u8], parse: fn(&[u8]) -> Option<T>) -> Option<Option<T>> {
             (!value.is_empty())
                 .then(|| parse(value))
@@ -78,8 +78,8 @@ impl Pax {
     }
 }
 
-/// `SECONDS[.FRACTION]`, maybe before 1970.
-pub(super) fn pax_time(text: &[u8]) -> Option<Timespec> {
+/// `SECONDS[.FRACTION]`, possibly negative.
+fn pax_time(text: &[u8]) -> Option<Timespec> {
     let (negative, text) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),
         None => (false, text),

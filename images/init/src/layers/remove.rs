@@ -1,4 +1,4 @@
-//! Removing what a later entry or a whiteout replaces.
+//! Removing files that a later entry replaces or a whiteout hides.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::tree::DirId;
 
-/// How deep a tree that is removed may be.
+/// The deepest tree that is removed.
 const MAX_DEPTH: usize = 512;
 
 /// The names in a directory.
@@ -22,7 +22,8 @@ pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names)
 }
 
-/// Removes a name and what is below it, except what `spared` names and what holds that. Returns whether it is gone.
+/// Removes the file or tree at a name. Keeps names for which `spared` is true, and their parents. Returns whether the
+/// name is gone.
 pub(super) fn prune(
     dir: BorrowedFd<'_>,
     name: &[u8],

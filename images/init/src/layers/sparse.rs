@@ -1,18 +1,20 @@
-//! Sparse files: where their pieces lie, in the three forms that archives have for it.
+//! Sparse files: the maps of their pieces, in the three forms that archives use.
 
-use std::io::{self, Read};
+use std::io;
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::LayerError;
-use super::archive::Source;
 use crate::headers::{BLOCK, number};
 
-/// The most pieces a sparse file may have.
+/// The most pieces that a sparse file may have.
 const MAX_PIECES: u64 = 1 << 20;
 
+/// The map of a sparse file.
 pub(super) struct Sparse {
+    /// The offset and the length of each piece.
     pub(super) pieces: Vec<(u64, u64)>,
+    /// The size of the file.
     pub(super) size: u64,
 }
 
@@ -37,18 +39,19 @@ impl Sparse {
         }
         Ok(())
     }
-}
 
-impl<R: Read> Source<R> {
-    /// The map of an old GNU sparse file: in its header, and in blocks between the header and the data.
-    pub(super) fn header_map(&mut self, header: &Header) -> Result<Sparse, LayerError> {
-        let data = self.data;
-        let broken =
-            |error: io::Error| LayerError::refused(&self.last, format!("its map: {error}"));
+    /// The map of an old GNU sparse file: in its header, and in the blocks after it, which `block` reads. `name` is the
+    /// entry's name, for messages.
+    pub(super) fn of_header(
+        header: &Header,
+        name: &[u8],
+        mut block: impl FnMut() -> Result<[u8; BLOCK], LayerError>,
+    ) -> Result<Self, LayerError> {
+        let broken = |error: io::Error| LayerError::refused(name, format!("its map: {error}"));
         let gnu = header
             .as_gnu()
             .ok_or_else(|| broken(io::Error::other("only GNU archives have such files")))?;
-        let mut sparse = Sparse {
+        let mut sparse = Self {
             pieces: Vec::new(),
             size: gnu.real_size().map_err(broken)?,
         };
@@ -65,35 +68,34 @@ impl<R: Read> Source<R> {
             blocks += 1;
             if blocks * 21 > MAX_PIECES {
                 return Err(LayerError::refused(
-                    &self.last,
+                    name,
                     format!("it is sparse with more than {MAX_PIECES} pieces"),
                 ));
             }
             let mut more = GnuExtSparseHeader::new();
-            more.as_mut_bytes().copy_from_slice(&self.block()?);
+            more.as_mut_bytes().copy_from_slice(&block()?);
             more.sparse()
                 .iter()
                 .try_for_each(&mut add)
-                .map_err(|error| LayerError::refused(&self.last, format!("its map: {error}")))?;
+                .map_err(broken)?;
             extended = more.is_extended();
         }
-        // Those blocks are no part of the data.
-        self.data = data;
         Ok(sparse)
     }
 
-    /// The map of a pax sparse file of version 1: decimal lines before the data, padded to whole blocks.
-    pub(super) fn leading_map(&mut self, size: u64) -> Result<Sparse, LayerError> {
+    /// The map of a pax sparse file of version 1: decimal lines before the data, padded to whole blocks. `block` reads
+    /// the next block of the entry; it gives `None` where the entry has no whole block left.
+    pub(super) fn before_data(
+        size: u64,
+        name: &[u8],
+        mut block: impl FnMut() -> Result<Option<[u8; BLOCK]>, LayerError>,
+    ) -> Result<Self, LayerError> {
+        let refused = |why: &str| LayerError::refused(name, format!("it is sparse, but {why}"));
         let (mut line, mut numbers) = (Vec::new(), Vec::new());
         let mut wanted = 1;
         while (numbers.len() as u64) < wanted {
-            if self.data < BLOCK as u64 {
-                return Err(LayerError::refused(
-                    &self.last,
-                    "it is sparse, but its map is longer than its data",
-                ));
-            }
-            for byte in self.block()? {
+            let block = block()?.ok_or_else(|| refused("its map is longer than its data"))?;
+            for byte in block {
                 if (numbers.len() as u64) == wanted {
                     break;
                 }
@@ -103,9 +105,7 @@ impl<R: Read> Source<R> {
                 }
                 let value = number(&line)
                     .filter(|value| !numbers.is_empty() || *value <= MAX_PIECES)
-                    .ok_or_else(|| {
-                        LayerError::refused(&self.last, "it is sparse, but its map is malformed")
-                    })?;
+                    .ok_or_else(|| refused("its map is malformed"))?;
                 if numbers.is_empty() {
                     wanted = 1 + 2 * value;
                 }
@@ -114,7 +114,7 @@ impl<R: Read> Source<R> {
             }
         }
         let (pairs, _) = numbers[1..].as_chunks::<2>();
-        Ok(Sparse {
+        Ok(Self {
             pieces: pairs.iter().map(|pair| (pair[0], pair[1])).collect(),
             size,
         })

@@ -1,4 +1,4 @@
-//! The root directory: paths that cannot leave it.
+//! The new root's directory tree. No path leads out of it.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,6 +12,7 @@ use super::{LayerError, at};
 
 /// How many dangling links are followed to make one parent.
 const MAX_LINKS: usize = 40;
+
 /// How many parent directories are kept open.
 const OPEN_PARENTS: usize = 32;
 
@@ -22,30 +23,32 @@ pub(super) type DirId = (u64, u64);
 pub(super) struct Dir {
     pub(super) fd: OwnedFd,
     pub(super) id: DirId,
-    /// New things in here take its group.
+    /// New files in it take its group.
     pub(super) setgid: bool,
-    /// New things in here take ACLs from it.
+    /// New files in it inherit ACLs from it.
     pub(super) default_acl: bool,
 }
 
+/// How to make a directory.
 #[derive(Clone, Copy)]
 pub(super) struct Make {
     pub(super) mode: u32,
     pub(super) owner: u32,
-    /// Replace what stands in the way and is no directory.
+    /// Whether to replace a file of another kind.
     pub(super) replace: bool,
 }
 
-/// Parents that an entry needs and no entry describes.
-pub(super) const PARENT: Make = Make {
+/// A parent directory that no entry describes.
+const PARENT: Make = Make {
     mode: 0o755,
     owner: 0,
     replace: true,
 };
 
+/// The tree below the root.
 pub(super) struct Tree {
-    pub(super) root: OwnedFd,
-    /// The last used parents, the latest last. Valid until a directory or a link is removed.
+    root: OwnedFd,
+    /// The parents that were used last, the latest last. Valid until a directory or a link is removed.
     pub(super) open: Vec<(Vec<u8>, Rc<Dir>)>,
 }
 
@@ -60,7 +63,7 @@ impl Tree {
     }
 
     /// Opens a directory; links are followed within the root.
-    pub(super) fn resolve(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+    fn resolve(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() {
             b".".as_slice()
         } else {
@@ -70,7 +73,7 @@ impl Tree {
         let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         loop {
             match fs::openat2(&self.root, path, flags, Mode::empty(), within) {
-                // The kernel could not tell that `..` stayed inside while something was renamed.
+                // A rename elsewhere kept the kernel from checking that `..` stays inside.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 result => return result,
             }
@@ -117,8 +120,7 @@ impl Tree {
             .ok_or_else(|| LayerError::refused(path, "its directory vanished while it was made"))
     }
 
-    /// Makes the directory at `path` and its parents, where missing. A link that leads nowhere is followed too:
-    /// what it names is made.
+    /// Makes the directory at `path` and its parents, where missing. For a dangling link, makes its target.
     pub(super) fn ensure(
         &mut self,
         path: &[u8],
@@ -135,7 +137,7 @@ impl Tree {
         for end in ends {
             let (prefix, (_, name)) = (&path[..end], split(&path[..end]));
             if matches!(name, b"" | b"." | b"..") && end < path.len() {
-                // Part of a link's target: the kernel knows what it means there.
+                // `.` and `..` come from a link's target; the kernel resolves them.
                 if !prefix.is_empty() {
                     parent = self.resolve(prefix).map_err(at("follow", prefix))?;
                 }
@@ -166,8 +168,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes one directory, where `missing` says what was wrong with what is there.
-    pub(super) fn make(
+    /// Makes one directory. `missing` is the kernel's reason why there is none: nothing there, or another kind of file.
+    fn make(
         &mut self,
         parent: &OwnedFd,
         path: &[u8],

@@ -1,9 +1,8 @@
-//! What a channel's peer sent and nobody has taken yet.
+//! A queue for the data that a channel has received.
 //!
-//! The SSH library hands incoming data over one channel after the other and waits for each: a command that
-//! doesn't read its input would stop every other channel of the connection, its own cancellation included. So
-//! each channel is emptied as it fills, and what its consumer leaves lies here: in memory at first, beyond
-//! [`IN_MEMORY`] in an unlinked file.
+//! The SSH library delivers incoming data to one channel after the other and waits for each. So a command that does not
+//! read its input would stop every other channel of the connection, and even its own cancellation. Therefore each
+//! channel is emptied at once into an inbox: in memory up to [`IN_MEMORY`], then in an unlinked file.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,11 +15,13 @@ use bytes::Bytes;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use tokio::sync::Notify;
 
-/// How much is kept in memory per channel.
-pub(crate) const IN_MEMORY: usize = 4 << 20;
+/// How many bytes of a channel are kept in memory.
+const IN_MEMORY: usize = 4 << 20;
+
+/// How many bytes are read from the file at once.
 const CHUNK: u64 = 256 << 10;
 
-/// One channel's untaken input.
+/// The received data of one channel that its consumer has not taken yet.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
@@ -32,9 +33,10 @@ pub(crate) struct Inbox {
 struct State {
     memory: VecDeque<Bytes>,
     in_memory: usize,
-    /// What came after `memory`: the file, and which part of it is untaken.
+    /// The data after `memory`: the file, and the start and end of the part that is not taken yet.
     overflow: Option<(File, u64, u64)>,
     ended: bool,
+    /// Whether new data is dropped.
     discard: bool,
 }
 
@@ -44,9 +46,8 @@ fn unlinked_file(directory: &Path) -> io::Result<File> {
 }
 
 impl Inbox {
-    /// An empty one.
+    /// An empty inbox, with its file on the disk.
     pub(crate) fn new() -> Self {
-        // On the disk, not in memory, on hosts and guests alike.
         Self::in_directory(Path::new("/var/tmp"))
     }
 
@@ -62,7 +63,7 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what arrived. Never waits for the consumer.
+    /// Adds data. Never waits for the consumer.
     pub(crate) fn push(&self, data: Bytes) -> io::Result<()> {
         self.add(data)?;
         self.arrived.notify_one();
@@ -89,18 +90,18 @@ impl Inbox {
         Ok(())
     }
 
-    /// Nothing more will come.
+    /// Marks the end of the data.
     pub(crate) fn end(&self) {
         self.state().ended = true;
         self.arrived.notify_one();
     }
 
-    /// Whether more may come and be taken.
+    /// Whether more data is accepted.
     pub(crate) fn open(&self) -> bool {
         !self.state().ended
     }
 
-    /// Nothing more will be taken.
+    /// Drops all data, now and in future: the consumer takes no more.
     pub(crate) fn discard(&self) {
         let mut state = self.state();
         *state = State {
@@ -112,7 +113,7 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// The next piece, in order; `None` at the end. For one consumer.
+    /// The next piece, in order; `None` at the end. There may be one consumer only.
     pub(crate) async fn next(&self) -> io::Result<Option<Bytes>> {
         loop {
             let arrived = self.arrived.notified();
@@ -134,9 +135,9 @@ impl Inbox {
             let length = CHUNK.min(*end - *start);
             let mut data = vec![0; usize::try_from(length).unwrap_or(0)];
             file.read_exact_at(&mut data, *start)?;
-            // The disk need not keep what was taken.
+            // Best effort: on failure the file only keeps its room on the disk.
             let taken = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let _ = rustix::fs::fallocate(&*file, taken, *start, length);
+            rustix::fs::fallocate(&*file, taken, *start, length).ok();
             *start += length;
             if start == end {
                 state.overflow = None;

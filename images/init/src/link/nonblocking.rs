@@ -1,4 +1,4 @@
-//! A file descriptor that epoll knows, as an async stream: a terminal's master side, a virtio-serial port.
+//! An async stream over a file descriptor that epoll supports: a terminal's master side, a virtio-serial port.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,9 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) struct Nonblocking(AsyncFd<OwnedFd>);
 
 impl Nonblocking {
-    /// Takes the descriptor over and makes it nonblocking.
-    // The safe constructor was deprecated for types whose descriptor can change; an `OwnedFd`'s can't.
-    #[allow(deprecated)]
+    /// Makes the descriptor nonblocking.
+    #[allow(
+        deprecated,
+        reason = "deprecated for types whose descriptor can change, which an `OwnedFd`'s can't"
+    )]
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
         Ok(Self(AsyncFd::new(fd)?))
@@ -29,7 +31,7 @@ impl Nonblocking {
     }
 }
 
-/// Whether the other end is gone now.
+/// Whether the other end has closed.
 fn hung_up(fd: &OwnedFd) -> bool {
     let mut poll = [PollFd::new(fd, PollFlags::OUT)];
     let at_once = rustix::event::Timespec {
@@ -54,7 +56,7 @@ impl AsyncRead for Nonblocking {
                     buf.advance(read);
                     return Poll::Ready(Ok(()));
                 }
-                // A terminal whose last user is gone ends with EIO: that is its end of file.
+                // A terminal without users reads as EIO, which is its end of file.
                 Ok(Err(e)) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
                     return Poll::Ready(Ok(()));
                 }
@@ -77,7 +79,7 @@ impl AsyncWrite for Nonblocking {
             match guard.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), data)?)) {
                 Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
                 Ok(done) => return Poll::Ready(done),
-                // A registration never forgets that the other end hung up, and calls that ready for ever.
+                // A hang-up stays in the registration for ever and makes the descriptor look ready.
                 Err(_would_block) if hung_up(self.fd()) => {
                     return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
                 }

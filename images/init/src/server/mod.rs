@@ -1,7 +1,17 @@
-//! The guest's SSH server: logins, and the host's requests.
+//! The guest's SSH server: the host's requests, and logins of the user's own SSH clients.
+//!
+//! - [`state`]: what all connections share;
+//! - [`ssh`]: one connection with its channels;
+//! - [`control`]: the host's requests, and [`transfer`]: their input and output;
+//! - [`sftp`]: SFTP sessions, and [`relay`]: forwarded streams.
 
 mod control;
-pub mod guest;
 mod relay;
 mod sftp;
-pub mod ssh;
+mod ssh;
+mod state;
+mod status;
+mod transfer;
+
+pub use ssh::serve;
+pub use state::{Server, Setup, SetupError};

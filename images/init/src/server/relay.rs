@@ -1,4 +1,4 @@
-//! A channel connected with a stream: a forwarded port, a session inside the session.
+//! Connecting a channel with a stream: a forwarded port, or a session inside the session.
 
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::link::inbox::Inbox;
 
+/// How many bytes are read from the stream at once.
 const PIECE: usize = 64 << 10;
 
-/// Carries both directions until both have ended or the peer closes the channel. A stream that takes nothing holds up
-/// no other channel.
+/// Copies both directions until both have ended or the peer closes the channel. A stream that accepts no data makes no
+/// other channel wait.
 pub(crate) async fn couple<S: AsyncRead + AsyncWrite + Unpin>(channel: Channel<Msg>, stream: S) {
     let (mut reader, writer) = channel.split();
     let (mut from, mut to) = tokio::io::split(stream);
@@ -37,7 +38,7 @@ pub(crate) async fn couple<S: AsyncRead + AsyncWrite + Unpin>(channel: Channel<M
                 break;
             }
         }
-        let _ = to.shutdown().await;
+        to.shutdown().await.ok();
         inbox.discard();
     };
     let outward = async {
@@ -52,11 +53,11 @@ pub(crate) async fn couple<S: AsyncRead + AsyncWrite + Unpin>(channel: Channel<M
                 break;
             }
         }
-        let _ = writer.eof().await;
+        writer.eof().await.ok();
     };
     tokio::select! {
         _ = async { tokio::join!(inward, outward) } => {}
         () = collecting => {}
     }
-    let _ = writer.close().await;
+    writer.close().await.ok();
 }

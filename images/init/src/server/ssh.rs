@@ -1,47 +1,49 @@
-//! The guest's SSH server: one connection, a channel per request.
+//! One SSH connection, with a channel per request.
 //!
-//! A connection is a controlling one or a login, by the key it proved. A controlling one may ask for the subsystem
-//! [`wire::SUBSYSTEM`]; a login is what any SSH server offers, as `root` or `sandbox`. A channel waits for its
-//! request, is then carried by a task of its own, and ends with it.
+//! By its key a connection is the host's or a login. The host may use the subsystem [`wire::SUBSYSTEM`]. A login has what
+//! any SSH server offers, as `root` or `sandbox`. A channel waits for its request; then a task serves the channel until
+//! it ends.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, Pty, SshId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::state::Server;
 use super::{control, relay, sftp};
-use crate::command::exec::{self, Wire};
-use crate::server::guest::Guest;
-use crate::wire::{self, Command, ExecReport, ExecRequest, PtySize, Report, Stdin, User};
+use crate::command::exec;
+use crate::link::channel::SplitChannel;
+use crate::wire::{self, ExecReport, ExecRequest, Program, PtySize, Report, Stdin, User};
 
 /// Serves one SSH session until it ends.
-pub async fn serve<S>(stream: S, guest: Arc<Guest>) -> Result<(), russh::Error>
+pub async fn serve<S>(stream: S, server: Arc<Server>) -> Result<(), russh::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Connection {
-        guest: guest.clone(),
+        server: server.clone(),
         controls: false,
         user: User::Sandbox,
         channels: HashMap::new(),
     };
-    russh::server::run_stream(config(&guest), stream, connection)
+    russh::server::run_stream(config(&server), stream, connection)
         .await?
         .await
 }
 
-fn config(guest: &Guest) -> Arc<Config> {
+fn config(server: &Server) -> Arc<Config> {
     Arc::new(Config {
         server_id: SshId::Standard(wire::VERSION.identification().into()),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         auth_rejection_time: Duration::from_millis(10),
         auth_rejection_time_initial: Some(Duration::ZERO),
-        keys: vec![guest.host_key.clone()],
-        // New keys every 64 GiB: far below what keys are good for, and no pause that anybody meets.
+        keys: vec![server.host_key.clone()],
+        // New keys every 64 GiB: far below the keys' limit, and rare enough that nobody notices the pause.
         limits: russh::Limits {
             rekey_write_limit: 64 << 30,
             rekey_read_limit: 64 << 30,
@@ -52,7 +54,7 @@ fn config(guest: &Guest) -> Arc<Config> {
         channel_buffer_size: 256,
         event_buffer_size: 256,
         preferred: Preferred {
-            // AES first: translated, it takes a quarter of what ChaCha20 does, whose vectors are dear to emulate.
+            // AES first: under emulation it takes a quarter of the time of ChaCha20, whose vectors are slow to emulate.
             cipher: vec![
                 russh::cipher::AES_128_GCM,
                 russh::cipher::AES_256_GCM,
@@ -69,7 +71,7 @@ fn config(guest: &Guest) -> Arc<Config> {
     })
 }
 
-/// Connects to a port. Names other than `localhost` would take a resolver, which a static program lacks.
+/// Connects to a port. Other names than `localhost` need a resolver, which a static program lacks.
 async fn connect(host: &str, port: u16) -> Option<tokio::net::TcpStream> {
     let addresses: Vec<IpAddr> = match host {
         "localhost" | "" | "*" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
@@ -83,6 +85,7 @@ async fn connect(host: &str, port: u16) -> Option<tokio::net::TcpStream> {
     None
 }
 
+/// A channel before its request.
 struct Waiting {
     channel: Channel<Msg>,
     env: BTreeMap<String, String>,
@@ -90,14 +93,15 @@ struct Waiting {
 }
 
 struct Connection {
-    guest: Arc<Guest>,
+    server: Arc<Server>,
+    /// Whether it is the host's.
     controls: bool,
     user: User,
     channels: HashMap<ChannelId, Waiting>,
 }
 
 impl Connection {
-    /// What a key and a name allow: whether it controls, and as whom it acts.
+    /// Whether a key is the host's, and the user that a login name stands for; `None` if the key is not known.
     fn admit(&self, name: &str, key: &russh::keys::PublicKey) -> Option<(bool, User)> {
         let same = |known: &russh::keys::PublicKey| known.key_data() == key.key_data();
         let user = match name {
@@ -105,17 +109,17 @@ impl Connection {
             "sandbox" => Some(User::Sandbox),
             _ => None,
         };
-        if self.guest.control_keys.iter().any(same) {
+        if self.server.control_keys.iter().any(same) {
             return Some((true, user.unwrap_or(User::Root)));
         }
-        self.guest.login_keys.iter().any(same).then_some(())?;
+        self.server.login_keys.iter().any(same).then_some(())?;
         Some((false, user?))
     }
 
     fn command(
         &mut self,
         id: ChannelId,
-        command: Command,
+        program: Program,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let Some(waiting) = self.channels.remove(&id) else {
@@ -123,10 +127,11 @@ impl Connection {
         };
         session.channel_success(id)?;
         let request = ExecRequest {
-            command,
-            // Like any login: at home, not in the workspace.
+            command: program,
+            // As with any login: at home, not in the workspace.
             cwd: Some(
-                self.guest
+                self.server
+                    .context
                     .account(self.user)
                     .home
                     .to_string_lossy()
@@ -140,18 +145,14 @@ impl Connection {
             pty: waiting.pty,
             detach: None,
         };
-        tokio::spawn(login_command(self.guest.clone(), request, waiting.channel));
+        tokio::spawn(login_command(self.server.clone(), request, waiting.channel));
         Ok(())
     }
 }
 
-/// Runs a login's command and ends its channel as SSH wants it.
-async fn login_command(guest: Arc<Guest>, mut request: ExecRequest, channel: Channel<Msg>) {
-    let (reader, writer) = channel.split();
-    let mut wire = Wire {
-        reader,
-        writer: Arc::new(writer),
-    };
+/// Runs a login's command and ends the channel as SSH requires.
+async fn login_command(server: Arc<Server>, mut request: ExecRequest, channel: Channel<Msg>) {
+    let mut channel = SplitChannel::from(channel);
     if request
         .cwd
         .as_deref()
@@ -159,23 +160,24 @@ async fn login_command(guest: Arc<Guest>, mut request: ExecRequest, channel: Cha
     {
         request.cwd = Some("/".into());
     }
-    let report = exec::run(&guest, &request, &mut wire, bytes::Bytes::new(), false).await;
-    let writer = wire.writer;
-    let _ = match report {
-        Ok(Report::Exec(ExecReport { outcome, .. })) => {
-            writer.exit_status(outcome.exit_status().into()).await
-        }
-        Ok(_) => writer.exit_status(255).await,
+    let (context, jobs) = (&server.context, &server.jobs);
+    let report = exec::run(context, jobs, &request, &mut channel, Bytes::new(), false).await;
+    let writer = &channel.writer;
+    let status = match report {
+        Ok(Report::Exec(ExecReport { outcome, .. })) => outcome.exit_status().into(),
+        Ok(_) => 255,
         Err(error) => {
-            let message = format!("snowglobe: failed to {error}\r\n");
-            let _ = writer
-                .extended_data_bytes(wire::EXT_STDERR, message.into_bytes())
-                .await;
-            writer.exit_status(127).await
+            let message = format!("snowglobe: failed to {error}\r\n").into_bytes();
+            writer
+                .extended_data_bytes(wire::EXT_STDERR, message)
+                .await
+                .ok();
+            127
         }
     };
-    let _ = writer.eof().await;
-    let _ = writer.close().await;
+    // A client that is gone needs no status.
+    writer.exit_status(status).await.ok();
+    channel.close().await;
 }
 
 impl Handler for Connection {
@@ -234,8 +236,8 @@ impl Handler for Connection {
         };
         waiting.pty = Some(PtySize {
             term: term.to_owned(),
-            cols: cols as u16,
-            rows: rows as u16,
+            cols: exec::dimension(cols),
+            rows: exec::dimension(rows),
         });
         session.channel_success(id)
     }
@@ -259,7 +261,7 @@ impl Handler for Connection {
         id: ChannelId,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.command(id, Command::LoginShell, session)
+        self.command(id, Program::LoginShell, session)
     }
 
     async fn exec_request(
@@ -270,7 +272,7 @@ impl Handler for Connection {
     ) -> Result<(), Self::Error> {
         self.command(
             id,
-            Command::Shell(String::from_utf8_lossy(data).into_owned()),
+            Program::Shell(String::from_utf8_lossy(data).into_owned()),
             session,
         )
     }
@@ -286,18 +288,18 @@ impl Handler for Connection {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
-        let guest = self.guest.clone();
+        let server = self.server.clone();
         if name == wire::SUBSYSTEM {
-            tokio::spawn(control::serve(guest, waiting.channel));
+            tokio::spawn(control::serve(server, waiting.channel));
             return Ok(());
         }
-        let (user, home) = (self.user, guest.account(self.user).home);
+        let (user, home) = (self.user, server.context.account(self.user).home);
         tokio::spawn(async move {
             let (mut reader, writer) = waiting.channel.split();
-            let status = match guest.actor(user) {
-                Ok(actor) => {
+            let status = match server.shared_thread(user) {
+                Ok(thread) => {
                     let stream = tokio::io::join(reader.make_reader(), writer.make_writer());
-                    sftp::serve(stream, actor, home).await;
+                    sftp::serve(stream, thread, home).await;
                     0
                 }
                 Err(error) => {
@@ -305,9 +307,9 @@ impl Handler for Connection {
                     1
                 }
             };
-            // `scp` and `sftp` take a session without a status for one that failed.
-            let _ = writer.exit_status(status).await;
-            let _ = writer.close().await;
+            // `scp` and `sftp` treat a session without a status as failed.
+            writer.exit_status(status).await.ok();
+            writer.close().await.ok();
         });
         Ok(())
     }
@@ -322,9 +324,13 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), Self::Error> {
-        let (host, port) = (host.to_owned(), port as u16);
+        let (host, port) = (host.to_owned(), u16::try_from(port));
         tokio::spawn(async move {
-            match connect(&host, port).await {
+            let stream = match port {
+                Ok(port) => connect(&host, port).await,
+                Err(_) => None,
+            };
+            match stream {
                 Some(stream) => {
                     reply.accept().await;
                     relay::couple(channel, stream).await;
@@ -342,14 +348,14 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), Self::Error> {
-        let (guest, path, controls) = (self.guest.clone(), path.to_owned(), self.controls);
+        let (server, path, controls) = (self.server.clone(), path.to_owned(), self.controls);
         tokio::spawn(async move {
             if path == wire::ATTACH_SOCKET && controls {
                 reply.accept().await;
-                // The session inside this one: the same server, with a login of its own.
+                // A session inside this one, with its own login.
                 let (near, far) = tokio::io::duplex(256 << 10);
                 let served: std::pin::Pin<Box<dyn Future<Output = _> + Send>> =
-                    Box::pin(serve(far, guest));
+                    Box::pin(serve(far, server));
                 tokio::spawn(served);
                 relay::couple(channel, near).await;
                 return;

@@ -1,6 +1,6 @@
-//! Files of the system that every image must have right, whatever it brought: the machine's names, and git's settings.
+//! Settings that every guest needs: the machine's names, and git's settings.
 //!
-//! What an image has is added to, never replaced. Each boot does this anew; what is there already is left as it is.
+//! The image's own settings are kept, and missing ones are added. Each boot does this anew and adds nothing twice.
 
 use std::fs;
 use std::io;
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use crate::boot::GitIdentity;
 
-/// What `localhost` is called beside that, by family.
+/// The loopback address of each family, and the further names of `localhost` there.
 const LOOPBACK: [(&str, &str); 2] = [("127.0.0.1", ""), ("::1", " ip6-localhost ip6-loopback")];
 
-/// Where programs look for names where nothing says it, on systems whose C library would ask a server first.
+/// The sources of host names, for images without this file. Without it some C libraries ask a server first.
 const NSSWITCH: &str = "hosts: files dns\n";
 
-/// Puts a text into a file of the system. A link to where nothing can be is replaced.
+/// Writes a file of the system. Replaces a link whose target can't be written.
 fn put(path: &Path, text: &[u8]) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
@@ -25,7 +25,7 @@ fn put(path: &Path, text: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Makes the machine's own name resolve, to itself, and `localhost` too.
+/// Makes the machine's own name and `localhost` resolve to the machine.
 pub(crate) fn names(root: &Path, hostname: &str) -> io::Result<()> {
     let etc = root.join("etc");
     let hosts = etc.join("hosts");
@@ -80,14 +80,15 @@ fn missing_hosts(text: &str, hostname: &str) -> String {
     missing
 }
 
-/// Where a git that is installed somewhere reads the settings for all users.
+/// The paths of git, and the file with the settings for all users that it reads there.
 const GIT: [(&str, &str); 2] = [
     ("usr/bin/git", "etc/gitconfig"),
     ("usr/local/bin/git", "usr/local/etc/gitconfig"),
 ];
 
-/// Gives git its settings for all users, in a file of ours that theirs includes before all else: so an image's own
-/// settings win, and those of users and repositories. `etc/gitconfig` is there for a git that is installed later, too.
+/// Writes git's settings for all users to the file `ours`, and includes it at the start of the image's own settings. So
+/// the image's settings, and those of users and repositories, win. `etc/gitconfig` is written in any case, for a git that
+/// is installed later.
 pub(crate) fn git(root: &Path, ours: &Path, identity: Option<&GitIdentity>) -> io::Result<()> {
     put(ours, git_settings(identity).as_bytes())?;
     let include = format!("[include]\n\tpath = {}\n", quoted(&ours.to_string_lossy()));
@@ -104,8 +105,8 @@ pub(crate) fn git(root: &Path, ours: &Path, identity: Option<&GitIdentity>) -> i
     Ok(())
 }
 
-/// All repositories may be used by all users: the workspace belongs to one user whoever works in it, this machine is
-/// one person's, and what separates it from others is the VM. Naming only those below the workspace takes git 2.46.
+/// All users may use all repositories: the workspace belongs to one user, although root works in it, too, and the VM
+/// serves one person. Only git 2.46 and later could limit this to repositories below the workspace.
 fn git_settings(identity: Option<&GitIdentity>) -> String {
     let mut text = "[safe]\n\tdirectory = *\n".to_owned();
     if let Some(identity) = identity {
@@ -119,7 +120,7 @@ fn git_settings(identity: Option<&GitIdentity>) -> String {
     text
 }
 
-/// A value as git's configuration takes any text.
+/// A value in the syntax of git's configuration.
 fn quoted(value: &str) -> String {
     let mut text = String::from('"');
     for character in value.chars().filter(|character| *character != '\0') {

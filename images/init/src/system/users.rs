@@ -1,38 +1,38 @@
-//! Users of the guest: what `/etc/passwd` says, and the user `sandbox`, which every image gets.
+//! Users of the guest: the accounts in `/etc/passwd`, and the user `sandbox`, which every image gets.
 //!
-//! Where the image names a user of its own that isn't root, `sandbox` stands for that one: the image's files are made
-//! for it. A user that is only a number is called `sandbox`.
+//! If the image names a user of its own that isn't root, `sandbox` stands for that user, since the image's files belong
+//! to it. A user without a name is called `sandbox`.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::user_thread::Credentials;
 use crate::boot::ImageUser;
-use crate::system::actor::Credentials;
 use crate::wire::User;
 
 /// The uid and gid of `sandbox`.
 pub(crate) const SANDBOX_ID: u32 = 1000;
 
-/// Somebody to run commands as.
+/// A user that commands run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     /// The name.
-    pub name: String,
+    pub(crate) name: String,
     /// The home directory.
-    pub home: PathBuf,
+    pub(crate) home: PathBuf,
     /// The login shell.
-    pub shell: String,
-    /// The ids; absent: whoever this process is.
-    pub credentials: Option<Credentials>,
+    pub(crate) shell: String,
+    /// The user and group ids.
+    pub(crate) credentials: Credentials,
 }
 
 fn field(line: &str, index: usize) -> &str {
     line.split(':').nth(index).unwrap_or_default()
 }
 
-/// The groups besides the primary one that list the user.
+/// The supplementary groups of a user.
 fn groups_of(root: &Path, name: &str) -> Vec<u32> {
     let text = fs::read_to_string(root.join("etc/group")).unwrap_or_default();
     text.lines()
@@ -48,7 +48,7 @@ fn default_shell(root: &Path) -> String {
     (*found.unwrap_or(&"/bin/sh")).to_owned()
 }
 
-/// The account behind a [`User`], as the image has it.
+/// The account of a [`User`], from the image's files.
 pub(crate) fn account(root: &Path, user: User, image_user: Option<&ImageUser>) -> Account {
     let image_user = image_user.filter(|_| user == User::Sandbox);
     let (name, uid, home) = match (user, image_user) {
@@ -81,15 +81,15 @@ pub(crate) fn account(root: &Path, user: User, image_user: Option<&ImageUser>) -
         name: name.into(),
         home: or(5, home).into(),
         shell: if usable { shell } else { default_shell(root) },
-        credentials: Some(Credentials {
+        credentials: Credentials {
             uid: field(line, 2).parse().unwrap_or(uid),
             gid,
             groups,
-        }),
+        },
     }
 }
 
-/// The home of a user, by name.
+/// The home directory of the user with this name.
 pub(crate) fn home_of(root: &Path, name: &str) -> Option<PathBuf> {
     let passwd = fs::read_to_string(root.join("etc/passwd")).ok()?;
     let line = passwd
@@ -101,7 +101,7 @@ pub(crate) fn home_of(root: &Path, name: &str) -> Option<PathBuf> {
     }
 }
 
-/// Sees to it that `sandbox` exists, with its home and in front of any other name of its uid.
+/// Adds the user `sandbox` with its home, before any other name of its uid.
 pub(crate) fn ensure_sandbox(root: &Path, image_user: Option<&ImageUser>) -> io::Result<()> {
     let (uid, gid) = match image_user {
         None => (SANDBOX_ID, SANDBOX_ID),
@@ -123,7 +123,7 @@ pub(crate) fn ensure_sandbox(root: &Path, image_user: Option<&ImageUser>) -> io:
         &ours,
         "root:x:0:0:root:/root:/bin/sh",
     )?;
-    // A group that the image chose has the name that the image gave it, or none.
+    // The image's own group keeps its name.
     if gid == SANDBOX_ID {
         put_line(
             &etc.join("group"),
@@ -137,21 +137,21 @@ pub(crate) fn ensure_sandbox(root: &Path, image_user: Option<&ImageUser>) -> io:
     if !home.exists() {
         fs::create_dir_all(&home)?;
         for file in [".bashrc", ".profile"] {
-            // What new users of this image get; images without it do without.
-            let _ = fs::copy(root.join("etc/skel").join(file), home.join(file));
+            // Best effort: some images have none.
+            fs::copy(root.join("etc/skel").join(file), home.join(file)).ok();
         }
     }
     if fs::metadata(&home)?.uid() != uid {
         for file in [".bashrc", ".profile"] {
-            let _ = std::os::unix::fs::lchown(home.join(file), Some(uid), Some(gid));
+            std::os::unix::fs::lchown(home.join(file), Some(uid), Some(gid)).ok();
         }
         std::os::unix::fs::chown(&home, Some(uid), Some(gid))?;
     }
     Ok(())
 }
 
-/// Gives `sandbox` an account that is in order where accounts are looked up in `/etc/shadow`: `sudo` wants one. It has no
-/// password. An image without that file, or with an entry of its own, is left as it is.
+/// Adds `sandbox` to `/etc/shadow`, without a password, since `sudo` requires an entry. An image without that file, or
+/// with an entry of its own, stays unchanged.
 pub(crate) fn ensure_shadow(root: &Path) -> io::Result<()> {
     let path = root.join("etc/shadow");
     let Ok(text) = fs::read_to_string(&path) else {
@@ -170,7 +170,7 @@ pub(crate) fn ensure_shadow(root: &Path) -> io::Result<()> {
     )
 }
 
-/// Puts `line` into a file of `name:x:id:…` lines unless one of that name is there.
+/// Adds `line` to a file of `name:x:id:…` lines, unless it has one with this name and id.
 fn put_line(path: &Path, name: &str, id: u32, line: &str, root_line: &str) -> io::Result<()> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -184,7 +184,7 @@ fn put_line(path: &Path, name: &str, id: u32, line: &str, root_line: &str) -> io
     {
         return Ok(());
     }
-    // What stood there under the name stood for another user of ours.
+    // An older line with the name belongs to a former `sandbox` with another id.
     let mut lines: Vec<&str> = text.lines().filter(|line| field(line, 0) != name).collect();
     let same_id = lines.iter().position(|line| field(line, 2) == id_text);
     lines.insert(same_id.unwrap_or(lines.len()), line);
@@ -206,7 +206,7 @@ mod tests {
             (account.name.as_str(), account.home.to_str()),
             ("sandbox", Some("/home/sandbox"))
         );
-        assert_eq!(account.credentials.unwrap().uid, 1000);
+        assert_eq!(account.credentials.uid, 1000);
         assert!(
             fs::read_to_string(root.path().join("etc/passwd"))
                 .unwrap()
@@ -243,7 +243,7 @@ mod tests {
         )
         .unwrap();
         let account = account(root.path(), User::Sandbox, None);
-        assert_eq!(account.credentials.unwrap().groups, [1000, 5, 7]);
+        assert_eq!(account.credentials.groups, [1000, 5, 7]);
     }
 
     #[test]
@@ -267,16 +267,13 @@ mod tests {
             (found.name.as_str(), found.home.to_str()),
             ("app", Some("/srv/app"))
         );
-        let credentials = found.credentials.unwrap();
+        let credentials = found.credentials;
         assert_eq!(
             (credentials.uid, credentials.gid, credentials.groups),
             (7, 80, vec![80, 9])
         );
         assert_eq!(
-            account(root.path(), User::Root, Some(&app))
-                .credentials
-                .unwrap()
-                .uid,
+            account(root.path(), User::Root, Some(&app)).credentials.uid,
             0
         );
     }
@@ -297,7 +294,8 @@ mod tests {
         let named = passwd.lines().filter(|line| line.starts_with("sandbox:"));
         assert_eq!(named.count(), 1, "{passwd}");
         let found = account(root.path(), User::Sandbox, Some(&number));
-        assert_eq!(found.credentials.map(|c| (c.uid, c.gid)), Some((4321, 0)));
+        let credentials = found.credentials;
+        assert_eq!((credentials.uid, credentials.gid), (4321, 0));
         assert_eq!(
             fs::metadata(root.path().join("home/sandbox"))
                 .unwrap()

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::mcp::call::{Notes, Refusal};
 use crate::mcp::tools::arguments;
-use crate::sandbox::{Command, Detach, Exec, Limit, Stdin, User};
+use crate::sandbox::{Detach, Exec, Limit, Program, Stdin, User};
 use crate::text;
 
 /// The longest time a command may be given, in seconds: a day.
@@ -120,7 +120,7 @@ pub(crate) fn parse(
     })
 }
 
-fn command(line: Line, notes: &mut Notes) -> Result<Command, Refusal> {
+fn command(line: Line, notes: &mut Notes) -> Result<Program, Refusal> {
     let list = match line {
         Line::Text(text) => match sent_as_text(&text) {
             Some(list) => list,
@@ -151,7 +151,7 @@ fn command(line: Line, notes: &mut Notes) -> Result<Command, Refusal> {
                      for a shell line"
                 ));
             }
-            Ok(Command::Argv(list))
+            Ok(Program::Argv(list))
         }
     }
 }
@@ -164,7 +164,7 @@ fn sent_as_text(text: &str) -> Option<Vec<String>> {
     (!list.is_empty()).then_some(list)
 }
 
-fn shell(line: String) -> Result<Command, Refusal> {
+fn shell(line: String) -> Result<Program, Refusal> {
     if line.trim().is_empty() {
         return Err(Refusal::new("`command` is empty: send a shell line"));
     }
@@ -173,7 +173,7 @@ fn shell(line: String) -> Result<Command, Refusal> {
             "`command` holds a NUL character, which no shell line can",
         ));
     }
-    Ok(Command::Shell(line))
+    Ok(Program::Shell(line))
 }
 
 fn timeout(
@@ -234,7 +234,7 @@ mod tests {
     }
 
     /// The command, and what is said.
-    fn command_of(command: Value) -> (Command, Vec<String>) {
+    fn command_of(command: Value) -> (Program, Vec<String>) {
         let asked = asked(json!({"command": command})).unwrap();
         (asked.exec.command, asked.notes.all().to_vec())
     }
@@ -247,7 +247,7 @@ mod tests {
         }))
         .unwrap();
         let exec = asked.exec;
-        assert_eq!(exec.command, Command::Shell("a && b".to_owned()));
+        assert_eq!(exec.command, Program::Shell("a && b".to_owned()));
         assert_eq!(exec.cwd, None);
         assert_eq!(exec.env["N"], "1");
         assert_eq!(
@@ -262,8 +262,8 @@ mod tests {
 
     #[test]
     fn a_list_is_a_program_and_its_arguments() {
-        let argv = |list: &[&str]| Command::Argv(list.iter().map(|it| (*it).to_owned()).collect());
-        let line = |line: &str| Command::Shell(line.to_owned());
+        let argv = |list: &[&str]| Program::Argv(list.iter().map(|it| (*it).to_owned()).collect());
+        let line = |line: &str| Program::Shell(line.to_owned());
         let none = Vec::<String>::new();
         let bash = json!(["bash", "-lc", "ls | wc"]);
         assert_eq!(

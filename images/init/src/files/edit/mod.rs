@@ -29,10 +29,7 @@ pub(crate) fn edit(
     let mut said = Vec::new();
     let (target, old) = whole(places, request, &mut said)?;
     let path = target.to_string_lossy().into_owned();
-    let invalid = |message: String| WireError {
-        kind: ErrorKind::InvalidRequest,
-        message: format!("edit {path}: {message}"),
-    };
+    let invalid = |message: String| WireError::invalid(format!("edit {path}: {message}"));
     let content = encoding::detect_whole(&old);
     // What is no text may have some in it; all other bytes stay as they are.
     let encoding = content.encoding().unwrap_or(Encoding::UTF_8);
@@ -92,12 +89,12 @@ fn whole(
     let path = places.find(&request.path, said)?;
     match files::whole(&path, LONGEST)? {
         Some(content) => Ok((path.canonicalize().unwrap_or(path), content)),
-        None => Err(WireError {
-            kind: ErrorKind::WrongKind,
-            message: format!(
+        None => Err(WireError::new(
+            ErrorKind::WrongKind,
+            format!(
                 "edit {}: it is longer than 16 MiB; use exec with sed or a script",
                 path.display()
             ),
-        }),
+        )),
     }
 }

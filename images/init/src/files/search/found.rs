@@ -10,7 +10,7 @@ use grep_regex::RegexMatcher;
 use grep_searcher::{Searcher, Sink, SinkContext, SinkMatch};
 
 use crate::files::excerpt::{self, excerpt};
-use crate::wire::{FoundLine, SearchReport};
+use crate::wire::{self, FoundLine, SearchReport};
 
 /// How many matches of one line are looked at to show them.
 const MATCHES: usize = 1000;
@@ -52,9 +52,9 @@ impl Found<'_> {
         line: &[u8],
         matches: &[Range<usize>],
         context: bool,
-    ) -> bool {
+    ) -> io::Result<bool> {
         if !context && self.report.lines >= self.limit {
-            return self.full();
+            return Ok(self.full());
         }
         let text = String::from_utf8_lossy(line);
         // Offsets move where bytes that are no text are replaced.
@@ -72,25 +72,23 @@ impl Found<'_> {
             text: excerpt(&text, &moved),
             context,
         };
-        let mut json = serde_json::to_vec(&line).unwrap_or_default();
-        json.push(b'\n');
+        let json = wire::lines::encode(&line)?;
         if json.len() as u64 > self.room {
-            return self.full();
+            return Ok(self.full());
         }
         self.room -= json.len() as u64;
         self.report.lines += u64::from(!context);
         if !(self.send)(json) {
             self.stop = true;
         }
-        !self.over()
+        Ok(!self.over())
     }
 
     /// Where the pattern is in some lines, which are this range of the buffer.
     fn matches(&self, found: &SinkMatch<'_>) -> Vec<Range<usize>> {
         let lines = found.bytes_range_in_buffer();
         let mut matches = Vec::new();
-        // Looking for the pattern once more can't fail; what is not found is not shown.
-        let _ = self
+        let found_again = self
             .matcher
             .find_iter_at(found.buffer(), lines.start, |one| {
                 let within = one.start() < lines.end && matches.len() < MATCHES;
@@ -99,6 +97,8 @@ impl Found<'_> {
                 }
                 within
             });
+        // On an error, which this matcher never gives, the line is shown from its beginning.
+        found_again.ok();
         matches
     }
 }
@@ -126,7 +126,7 @@ impl Sink for Found<'_> {
                 .filter(|one| one.start < start + text.len() && one.end > start)
                 .map(|one| one.start.saturating_sub(start)..(one.end - start).min(text.len()))
                 .collect();
-            if !self.pass_on(number, text, &here, false) {
+            if !self.pass_on(number, text, &here, false)? {
                 return Ok(false);
             }
             start += line.len();
@@ -136,7 +136,7 @@ impl Sink for Found<'_> {
 
     fn context(&mut self, _: &Searcher, found: &SinkContext<'_>) -> io::Result<bool> {
         let number = found.line_number().unwrap_or(0);
-        Ok(self.pass_on(number, bare(found.bytes()), &[], true))
+        self.pass_on(number, bare(found.bytes()), &[], true)
     }
 
     fn binary_data(&mut self, _: &Searcher, _: u64) -> io::Result<bool> {

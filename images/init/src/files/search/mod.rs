@@ -23,7 +23,7 @@ use self::found::Found;
 use self::globs::{Choice, Globs};
 use self::pattern::Pattern;
 use self::source::Source;
-use crate::files::Places;
+use super::{Places, file_error};
 use crate::files::encoding::{Content, TextReader};
 use crate::wire::{ErrorKind, MAX_SEARCH_TIME, Report, SearchReport, SearchRequest, WireError};
 
@@ -39,13 +39,6 @@ const NAMED: usize = 5;
 /// Directories of the kernel's, which never end or hold nothing to be found.
 const KERNELS_OWN: &[&str] = &["/proc", "/sys", "/dev"];
 
-fn invalid(message: String) -> WireError {
-    WireError {
-        kind: ErrorKind::InvalidRequest,
-        message,
-    }
-}
-
 /// Searches; `send` takes the lines found, one JSON object a line, and says whether more is wanted.
 /// Runs on the user's thread.
 pub(crate) fn search(
@@ -58,41 +51,30 @@ pub(crate) fn search(
         "" => places.workspace.clone(),
         path => places.find(path, &mut notes)?,
     };
-    let failed = |e: &io::Error| WireError {
-        kind: match e.kind() {
-            io::ErrorKind::NotFound => ErrorKind::NotFound,
-            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-            _ => ErrorKind::Other,
-        },
-        message: format!(
-            "search {}: {}",
-            path.display(),
-            crate::command::enter::plain(e)
-        ),
-    };
-    let root = path.canonicalize().map_err(|e| failed(&e))?;
-    let meta = fs::metadata(&root).map_err(|e| failed(&e))?;
+    let failed = |e: io::Error| file_error("search", &path, &e);
+    let root = path.canonicalize().map_err(failed)?;
+    let meta = fs::metadata(&root).map_err(failed)?;
     if !meta.is_dir() && !meta.is_file() {
-        return Err(WireError {
-            kind: ErrorKind::WrongKind,
-            message: format!(
+        return Err(WireError::new(
+            ErrorKind::WrongKind,
+            format!(
                 "search {}: it is a special file; expected a file or a directory",
                 root.display()
             ),
-        });
+        ));
     }
     let workspace = &places.workspace;
     let workspace = workspace
         .canonicalize()
         .unwrap_or_else(|_| workspace.to_owned());
-    let pattern = Pattern::new(request).map_err(invalid)?;
+    let pattern = Pattern::new(request).map_err(WireError::invalid)?;
     let home = |first: &str| {
         let home = first.strip_prefix('~')?;
         // What is no name is a part of a pattern.
         let named = !home.contains(['*', '?', '[', '{', '\\']);
         named.then(|| places.absolute(first).ok()).flatten()
     };
-    let globs = Globs::new(&root, &workspace, &home, &request.globs).map_err(invalid)?;
+    let globs = Globs::new(&root, &workspace, &home, &request.globs).map_err(WireError::invalid)?;
     let mut search = Search {
         hits: vec![0; globs.len()],
         globs: Arc::new(globs),
@@ -126,11 +108,12 @@ pub(crate) fn search(
 }
 
 fn searcher(request: &SearchRequest, pattern: &Pattern) -> Searcher {
+    let context = usize::try_from(request.context).unwrap_or(usize::MAX);
     SearcherBuilder::new()
         .line_number(true)
         .multi_line(pattern.multi_line)
-        .before_context(request.context as usize)
-        .after_context(request.context as usize)
+        .before_context(context)
+        .after_context(context)
         .binary_detection(BinaryDetection::quit(0))
         // The text is UTF-8 already, without a byte order mark.
         .bom_sniffing(false)

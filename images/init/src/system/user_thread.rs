@@ -1,7 +1,7 @@
 //! File work with a user's own permissions, without a process per request.
 //!
-//! On Linux credentials belong to threads. An [`Actor`] is a thread that gave up root's and took on a user's:
-//! the kernel then checks every path for it. It never gets its old ones back, so nothing leaks between users.
+//! On Linux credentials belong to threads. A [`UserThread`] has given up root's credentials for a user's, so the kernel
+//! checks every path for that user. It never gets root's credentials back, so nothing leaks between users.
 
 use std::io;
 use std::sync::mpsc;
@@ -10,72 +10,79 @@ use rustix::process::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-/// Who an actor is.
+/// The user and groups of a process or a thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// User id.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Group id.
-    pub gid: u32,
+    pub(crate) gid: u32,
     /// Further groups.
-    pub groups: Vec<u32>,
+    pub(crate) groups: Vec<u32>,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread with a user's credentials.
 #[derive(Debug)]
-pub struct Actor {
+pub(crate) struct UserThread {
     jobs: mpsc::Sender<Job>,
 }
 
-/// Gives up this thread's credentials for those of `to`; root stays root.
+/// Changes this thread's credentials. Nothing needs a permission if it has them already.
 pub(crate) fn become_user(to: &Credentials) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(to.uid), Gid::from_raw(to.gid));
     let groups: Vec<Gid> = to.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let now = (rustix::process::geteuid(), rustix::process::getegid());
+    let listed = |known: Vec<Gid>| known.iter().all(|gid| groups.contains(gid));
+    if now == (uid, gid) && rustix::process::getgroups().is_ok_and(listed) {
+        return Ok(());
+    }
     rustix::thread::set_thread_groups(&groups)?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     Ok(())
 }
 
-impl Actor {
-    /// Starts the thread. Without credentials it stays who this process is.
-    pub fn start(credentials: Option<Credentials>) -> io::Result<Self> {
+impl UserThread {
+    /// Starts a thread with these credentials; without, it keeps those of this process.
+    pub(crate) fn start(credentials: Option<Credentials>) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (sender, ready) = mpsc::sync_channel(1);
         std::thread::Builder::new()
-            .name("actor".into())
+            .name("user".into())
             .spawn(move || {
                 let became = credentials.as_ref().map_or(Ok(()), become_user);
                 let failed = became.is_err();
-                let _ = sender.send(became);
-                if failed {
+                if sender.send(became).is_err() || failed {
                     return;
                 }
                 while let Ok(job) = queue.recv() {
-                    // A job that panics must not take the thread, and with it every later request, down.
-                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+                    // A job that panics must not end the thread, and with it every later request. Its caller panics, too.
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).ok();
                 }
             })?;
         ready
             .recv()
-            .map_err(|_| io::Error::other("the actor's thread ended"))??;
+            .map_err(|_| io::Error::other("the user's thread ended"))??;
         Ok(Self { jobs })
     }
 
-    /// Runs a job on the thread; jobs run one after the other.
+    /// Runs a job on the thread. Jobs run one after the other.
     ///
     /// # Panics
     ///
-    /// If the job does.
-    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    /// If the job panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let (sender, receiver) = oneshot::channel();
-        let _ = self.jobs.send(Box::new(move || drop(sender.send(job()))));
-        match receiver.await {
-            Ok(value) => value,
-            // There is no value to give, and the caller's request fails the same way.
-            Err(_) => panic!("a file job panicked"),
+        let job = Box::new(move || drop(sender.send(job())));
+        match (self.jobs.send(job), receiver.await) {
+            (Ok(()), Ok(value)) => value,
+            // There is no value to return; the caller's request fails in the same way.
+            _ => panic!("a file job panicked"),
         }
     }
 }
@@ -101,7 +108,7 @@ mod tests {
             gid: 1000,
             groups: vec![],
         };
-        let user = Actor::start(Some(user)).unwrap();
+        let user = UserThread::start(Some(user)).unwrap();
         let path = secret.clone();
         let denied = user
             .run(move || std::fs::read(path).map_err(|e| e.kind()))

@@ -1,0 +1,141 @@
+//! Running a command: the request, and how the command ended.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::User;
+use crate::signals;
+
+/// A command to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// What to run.
+    pub command: Program,
+    /// The working directory, relative to the workspace; absent: the guest's default.
+    pub cwd: Option<String>,
+    /// Variables to add to the user's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The user that it runs as.
+    #[serde(default)]
+    pub user: User,
+    /// Where its standard input comes from. A command on a terminal reads from the terminal.
+    #[serde(default)]
+    pub stdin: Stdin,
+    /// The timeout in milliseconds; absent: none.
+    pub timeout_ms: Option<u64>,
+    /// Keep a copy of a stream in a guest file if it is longer than this many bytes or holds control characters
+    /// ([`super::is_control`]), since the host then shows it shortened or changed. Absent: never.
+    pub spill_after: Option<u64>,
+    /// Run on a terminal of this size. Standard error then comes with standard output.
+    pub pty: Option<PtySize>,
+    /// When the command becomes a job, which is independent of this channel; absent: never.
+    #[serde(default)]
+    pub detach: Option<Detach>,
+}
+
+/// The program of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// A shell line, run by `bash` where the image has it, else by `sh`. It may be longer than one argument can be.
+    Shell(String),
+    /// A program, looked up in PATH, and its arguments.
+    Argv(Vec<String>),
+    /// The user's login shell, interactive.
+    LoginShell,
+}
+
+/// Where a command's standard input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// `/dev/null`. Some programs read their input whenever they have one, and would wait for it.
+    #[default]
+    Null,
+    /// The request's input, up to its end.
+    Input,
+    /// The request's input, and after it the input that [`super::JobAction::Input`] sends, up to the end that it states.
+    Open,
+}
+
+/// A terminal's name and size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PtySize {
+    /// The terminal's type, `TERM`.
+    pub term: String,
+    /// Columns.
+    pub cols: u16,
+    /// Rows.
+    pub rows: u16,
+}
+
+/// When a command becomes a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detach {
+    /// From its start.
+    Now,
+    /// After so many milliseconds, if it still runs.
+    After(u64),
+}
+
+/// A command's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecReport {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Its run time, in milliseconds.
+    pub duration_ms: u64,
+    /// Bytes it wrote to standard output.
+    pub stdout_bytes: u64,
+    /// Bytes it wrote to standard error.
+    pub stderr_bytes: u64,
+    /// The guest file with the complete standard output, if one was kept.
+    pub stdout_file: Option<String>,
+    /// The guest file with the complete standard error, if one was kept.
+    pub stderr_file: Option<String>,
+    /// Whether processes that it started still ran when it ended; they are left running.
+    pub left_running: bool,
+    /// Whether some of its processes did not end within [`super::STOP_GRACE`] and were killed.
+    #[serde(default)]
+    pub killed: bool,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It exited by itself.
+    Exited {
+        /// 0 to 255.
+        code: u8,
+    },
+    /// A signal ended it.
+    Signaled {
+        /// The signal's name without `SIG`, such as `TERM`; see [`crate::signals`].
+        signal: String,
+    },
+    /// It reached its timeout and was ended.
+    TimedOut,
+    /// The guest ran out of memory: the kernel killed the command, or a process of it, so that it failed.
+    OutOfMemory,
+    /// The host closed the channel or killed the job, and the command was ended.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The exit status that shells and the program `timeout` use for this outcome.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Exited { code } => *code,
+            Self::Signaled { signal } => signals::exit_status(signal),
+            Self::TimedOut => 124,
+            Self::OutOfMemory => signals::exit_status("KILL"),
+            Self::Cancelled => signals::exit_status("INT"),
+        }
+    }
+}
