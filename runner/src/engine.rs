@@ -61,6 +61,8 @@ pub(crate) trait Engine {
 pub(crate) enum Notice {
     /// The guest runs.
     Ready,
+    /// The engine refuses to build the machine.
+    Refused(StartError),
     /// The first disk was frozen, or was not.
     Frozen(Result<Frozen, String>),
     /// The VM stands still, since the host can't take what it writes.
@@ -79,7 +81,7 @@ pub(crate) enum Frozen {
 }
 
 /// Why a VM did not start.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{stage}: {message}")]
 pub(crate) struct StartError {
     /// Where it got stuck.

@@ -57,11 +57,12 @@ fn main() -> ExitCode {
         };
     }
     match (first.as_deref(), args.next(), args.next()) {
-        (Some(share::ARGUMENT), Some(order), None) => share::serve(&order),
-        (Some(krun::ARGUMENT), Some(order), None) => krun::run(&order),
+        (Some(share::ARGUMENT), None, _) => share::serve(),
+        (Some(krun::ARGUMENT), None, _) => krun::run(),
         (Some(probe::ARGUMENT), None, _) => found(probe::probe()),
         (Some(snowglobe_runner::TRY_FENCES), None, _) => trial::run(),
-        (Some(trial::ARGUMENT), Some(order), None) => trial::within(&order),
+        (Some(trial::ARGUMENT), None, _) => trial::within(),
+        (Some(trial::SLEEPER), None, _) => trial::sleep(),
         (Some("--version" | "-V"), None, _) => {
             eprintln!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

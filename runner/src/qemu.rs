@@ -4,10 +4,18 @@
 //! link, and a connection to each share's server. So it opens no socket, and the only paths it opens are those of
 //! the kernel, the initramfs and the disks.
 //!
+//! Every user of the host can read a command line, so no path of the VM's is on it. QEMU is told of these over its
+//! control protocol before it builds the machine:
+//!
+//! ```text
+//! greeting --> negotiating --> building (a command at a time) --> running <--> switching
+//! ```
+//!
 //! Disks are written through the host's page cache and never flushed there while the VM runs: a crash of the *host*
 //! may cost what a running VM wrote, as it costs the VM. What outlives a VM is flushed by the runner: a layer when
 //! it is frozen, a kept disk when the VM ends.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -65,6 +73,8 @@ pub(crate) struct Qemu {
     lacks: Vec<String>,
     qmp: Qmp,
     phase: Phase,
+    /// What QEMU is to be told before the guest runs, in order.
+    orders: VecDeque<BuildOrder>,
     /// The first disk's newest layer, as QEMU names it.
     node: String,
     layers: u32,
@@ -77,12 +87,23 @@ pub(crate) struct Qemu {
 enum Phase {
     /// Nothing; its greeting is awaited.
     Greeting,
-    /// To take commands. It does so once the machine is built.
+    /// To take commands.
     Negotiating(u64),
+    /// A part of the machine, at this stage; the last order has it built, and the guest runs.
+    Building(u64, &'static str),
     /// Nothing; the guest runs.
     Running,
     /// To switch the first disk to a new layer of this name.
     Switching(u64, String),
+}
+
+/// A command that makes a part of the machine.
+#[derive(Debug, PartialEq)]
+struct BuildOrder {
+    /// The stage named when QEMU refuses it.
+    stage: &'static str,
+    command: &'static str,
+    arguments: Value,
 }
 
 impl Qemu {
@@ -120,7 +141,7 @@ impl Qemu {
             mut lacks,
         } = spawn::spawn(
             &Program::At(binary),
-            &arguments(spec, accel, khz),
+            &arguments(spec, accel),
             confinement(spec),
             Given {
                 fence: fence.unwrap_or_default(),
@@ -154,6 +175,7 @@ impl Qemu {
             lacks,
             qmp,
             phase: Phase::Greeting,
+            orders: build_orders(spec, khz).into(),
             node,
             layers: 0,
             guest_ended_it: false,
@@ -168,10 +190,14 @@ impl Qemu {
     fn answered(&mut self, id: u64, result: Result<Value, String>) -> io::Result<Option<Notice>> {
         match std::mem::replace(&mut self.phase, Phase::Running) {
             Phase::Negotiating(asked) if asked == id => match result {
-                Ok(_) => Ok(Some(Notice::Ready)),
+                Ok(_) => self.build_next(),
                 Err(why) => Err(io::Error::other(format!(
                     "qemu refuses its control protocol: {why}"
                 ))),
+            },
+            Phase::Building(asked, stage) if asked == id => match result {
+                Ok(_) => self.build_next(),
+                Err(why) => Ok(Some(Notice::Refused(refusal(stage, &why)))),
             },
             Phase::Switching(asked, node) if asked == id => {
                 if result.is_ok() {
@@ -184,6 +210,18 @@ impl Qemu {
                 Ok(None)
             }
         }
+    }
+}
+
+impl Qemu {
+    /// Gives the next order; after the last one the guest runs.
+    fn build_next(&mut self) -> io::Result<Option<Notice>> {
+        let Some(order) = self.orders.pop_front() else {
+            return Ok(Some(Notice::Ready));
+        };
+        let id = self.ask(order.command, order.arguments)?;
+        self.phase = Phase::Building(id, order.stage);
+        Ok(None)
     }
 }
 
@@ -380,17 +418,6 @@ fn explain(binary: &Path, messages: &[String]) -> StartError {
         .split_once(": ")
         .map_or(said.as_str(), |(_, what)| what);
     let all = messages.join("\n");
-    if all.contains("Failed to get") && all.contains("lock") {
-        return StartError::new(
-            "disk",
-            format!(
-                "{said}; another VM uses this disk: stop it, or give each VM an overlay of its own"
-            ),
-        );
-    }
-    if all.contains("-blockdev") || all.contains("Could not open '") {
-        return StartError::new("disk", said);
-    }
     if all.contains("vhost-user") || all.contains("vhost_") {
         return StartError::new("workspace share", said);
     }
@@ -405,8 +432,45 @@ fn explain(binary: &Path, messages: &[String]) -> StartError {
     StartError::new("qemu", said)
 }
 
-/// The whole command line. Pure.
-fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString> {
+/// What an order that QEMU refused means.
+fn refusal(stage: &'static str, why: &str) -> StartError {
+    match why.contains("Failed to get") && why.contains("lock") {
+        true => StartError::new(
+            stage,
+            format!(
+                "{why}; another VM uses this disk: stop it, or give each VM an overlay of its own"
+            ),
+        ),
+        false => StartError::new(stage, why),
+    }
+}
+
+/// All that names files of the host, and the guest's start as the last. Pure.
+fn build_orders(spec: &VmSpec, tsc_khz: Option<u64>) -> Vec<BuildOrder> {
+    let order = |stage, command, arguments| BuildOrder {
+        stage,
+        command,
+        arguments,
+    };
+    let property = |name: &str, value: Value| {
+        let arguments = json!({ "path": "/machine", "property": name, "value": value });
+        order("qemu", "qom-set", arguments)
+    };
+    let mut orders = vec![
+        property("kernel", json!(spec.kernel)),
+        property("initrd", json!(spec.initramfs)),
+        property("append", kernel_command_line(spec, tsc_khz).into()),
+    ];
+    let disks = spec.disks.iter().enumerate();
+    orders.extend(
+        disks.map(|(number, disk)| order("disk", "blockdev-add", block_node(number, disk))),
+    );
+    orders.push(order("qemu", "x-exit-preconfig", json!({})));
+    orders
+}
+
+/// The whole command line, on which there is no path of the VM's. Pure.
+fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut arg = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
         args.push(name.into());
@@ -429,9 +493,6 @@ fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString>
     arg("-cpu", &cpu);
     arg("-m", &format!("{memory}M"));
     arg("-smp", &spec.cpus.to_string());
-    arg("-kernel", &spec.kernel);
-    arg("-initrd", &spec.initramfs);
-    arg("-append", &kernel_command_line(spec, tsc_khz));
     arg("-display", &"none");
 
     arg("-chardev", &format!("socket,id=qmp,fd={QMP_FD}"));
@@ -461,7 +522,6 @@ fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString>
         &format!("virtio-balloon-device,free-page-reporting=on{}", place()),
     );
     for (number, disk) in spec.disks.iter().enumerate() {
-        arg("-blockdev", &block_node(number, disk).to_string());
         arg(
             "-device",
             &format!(
@@ -482,7 +542,8 @@ fn arguments(spec: &VmSpec, accel: Accel, tsc_khz: Option<u64>) -> Vec<OsString>
             ),
         );
     }
-    args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
+    let words = ["-nodefaults", "-no-user-config", "-no-reboot", "-preconfig"];
+    args.extend(words.map(OsString::from));
     args
 }
 
@@ -583,11 +644,11 @@ mod tests {
     }
 
     fn line(accel: Accel, khz: Option<u64>) -> String {
-        let args = arguments(&spec(), accel, khz);
-        args.iter()
-            .map(|arg| arg.to_str().unwrap())
-            .collect::<Vec<_>>()
-            .join("\n")
+        let args = arguments(&spec(), accel);
+        let mut lines: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let kernel = kernel_command_line(&spec(), khz);
+        lines.push(&kernel);
+        lines.join("\n") + "\n"
     }
 
     #[test]
@@ -635,10 +696,21 @@ mod tests {
     }
 
     #[test]
-    fn a_path_can_hold_what_separates_options() {
-        let line = line(Accel::Tcg, None);
-        assert!(line.contains("-kernel\n/k/a,b\n"), "{line}");
-        assert!(line.contains(r#""filename":"/d/\"a\",b""#), "{line}");
+    fn paths_are_told_in_orders_and_are_on_no_command_line() {
+        let args = arguments(&spec(), Accel::Tcg);
+        let line: String = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let paths = ["/k/a,b", "/i", "/d/\"a\",b", "/base", "/w", "/s", "/c"];
+        assert!(!paths.iter().any(|path| line.contains(path)), "{line}");
+        let orders = build_orders(&spec(), None);
+        let told: Vec<_> = orders
+            .iter()
+            .map(|order| (order.stage, order.command))
+            .collect();
+        let (set, add) = (("qemu", "qom-set"), ("disk", "blockdev-add"));
+        let run = ("qemu", "x-exit-preconfig");
+        assert_eq!(told, [set, set, set, add, add, run]);
+        assert_eq!(orders[0].arguments["value"], "/k/a,b");
+        assert_eq!(orders[3].arguments["file"]["filename"], "/d/\"a\",b");
     }
 
     #[test]
@@ -652,13 +724,11 @@ mod tests {
     #[test]
     fn last_words_become_a_stage_and_advice() {
         let words = |text: &str| explain(Path::new("/q"), &[format!("qemu-system-x86_64: {text}")]);
-        let locked = words(r#"-blockdev {}: Failed to get "write" lock"#);
+        let locked = refusal("disk", r#"Failed to get "write" lock"#);
         assert_eq!(locked.stage, "disk");
         assert!(locked.message.contains("another VM"), "{}", locked.message);
-        assert_eq!(
-            words("-blockdev {...}: Could not open '/x': No such file").stage,
-            "disk"
-        );
+        let missing = refusal("disk", "Could not open '/x': No such file");
+        assert_eq!(missing.message, "Could not open '/x': No such file");
         assert_eq!(words("something new").message, "something new");
         assert_eq!(
             explain(Path::new("/q"), &[]).message,

@@ -7,11 +7,12 @@
 //!
 //! Invariants: a child is killed by the kernel when the thread that made it ends, however that happens, so children
 //! are made on the main thread only; it has no descriptor but those it is given, no environment, `/` as its
-//! directory; it gives way to what the user does meanwhile ([`NICE`]).
+//! directory; it gives way to what the user does meanwhile ([`NICE`]). Its command line, which every user of the host can
+//! read, names no file: a child that is this program again reads its order from standard input ([`order`]).
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -19,12 +20,14 @@ use std::path::Path;
 use std::process::ExitStatus;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// How far a child stands back when there is more to do than processors to do it.
 const NICE: i32 = 5;
@@ -186,6 +189,22 @@ pub(crate) struct Given {
     pub(crate) directory: Option<OwnedFd>,
     /// Its descriptors 3, 4, …; it has no other.
     pub(crate) fds: Vec<OwnedFd>,
+    /// Its standard input, if that is not to be empty.
+    pub(crate) input: Option<OwnedFd>,
+}
+
+/// What a child that is this program again is to do, as its standard input. A file in memory, so that nobody has to
+/// write on while it reads.
+pub(crate) fn order_input(order: &impl Serialize) -> io::Result<OwnedFd> {
+    let mut file = File::from(rustix::fs::memfd_create("order", MemfdFlags::CLOEXEC)?);
+    serde_json::to_writer(&mut file, order)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// In such a child: what it is to do.
+pub(crate) fn order<T: DeserializeOwned>() -> serde_json::Result<T> {
+    serde_json::from_reader(io::stdin().lock())
 }
 
 /// A started process.
@@ -273,6 +292,7 @@ struct Prepared {
     fence: Option<OwnedFd>,
     directory: Option<OwnedFd>,
     null: OwnedFd,
+    input: Option<OwnedFd>,
     fds: Vec<OwnedFd>,
     parent: OwnedFd,
 }
@@ -288,6 +308,7 @@ impl Prepared {
             fence,
             directory,
             fds,
+            input,
         } = given;
         // Out of the way of the numbers that the child is to have.
         let first = 3 + RawFd::try_from(fds.len()).unwrap_or(RawFd::MAX);
@@ -325,6 +346,7 @@ impl Prepared {
                     .open("/dev/null")?
                     .as_fd(),
             )?,
+            input: input.map(|input| away(input.as_fd())).transpose()?,
             fds: fds
                 .iter()
                 .map(|fd| away(fd.as_fd()))
@@ -461,7 +483,8 @@ impl Prepared {
     fn confine(&self, messages: RawFd) -> rustix::io::Result<()> {
         let last = || rustix::io::Errno::from_io_error(&io::Error::last_os_error());
         let null = self.null.as_raw_fd();
-        let numbers = [null, null, messages];
+        let input = self.input.as_ref().map_or(null, |input| input.as_raw_fd());
+        let numbers = [input, null, messages];
         let fds = self.fds.iter().map(|fd| fd.as_raw_fd());
         for (theirs, ours) in (0..).zip(numbers.into_iter().chain(fds)) {
             // SAFETY: both are numbers of descriptors, and what had the lower one is of no use to the program.

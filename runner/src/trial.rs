@@ -23,6 +23,9 @@ use crate::spawn::{self, Confinement, Given, Program};
 /// The argument by which this program tries to get through a fence.
 pub(crate) const ARGUMENT: &str = "fence-trial";
 
+/// The argument by which it does nothing until its input ends.
+pub(crate) const SLEEPER: &str = "fence-trial-sleeper";
+
 /// What a child is to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Way {
@@ -99,8 +102,7 @@ fn trial(fence: &str, lack: Option<impl std::fmt::Display>) -> Trial {
 fn bounds() -> io::Result<()> {
     let group = Cgroup::create(0)?;
     let mut sleeper = std::process::Command::new("/proc/self/exe")
-        .arg(ARGUMENT)
-        .arg("wait")
+        .arg(SLEEPER)
         .stdin(std::process::Stdio::piped())
         .spawn()?;
     let added = group.add(sleeper.id());
@@ -111,11 +113,13 @@ fn bounds() -> io::Result<()> {
 
 /// What a child finds; where it can't be started, that.
 fn child(order: &Order) -> io::Result<Vec<Trial>> {
-    let text = serde_json::to_string(order)?;
     let id = rustix::process::geteuid().as_raw();
-    let args = [ARGUMENT, &text];
+    let given = Given {
+        input: Some(spawn::order_input(order)?),
+        ..Given::default()
+    };
     let confinement = Confinement::Itself(id);
-    let started = spawn::spawn(&Program::Itself, &args, confinement, Given::default())?;
+    let started = spawn::spawn(&Program::Itself, &[ARGUMENT], confinement, given)?;
     let mut child = started.child;
     rustix::io::ioctl_fionbio(&started.messages, false)?;
     let mut said = String::new();
@@ -139,12 +143,8 @@ fn child(order: &Order) -> io::Result<Vec<Trial>> {
 const NAMESPACES: [&str; 3] = ["processes", "network", "root directory"];
 
 /// In a child: tries, and says on standard error what came of it.
-pub(crate) fn within(order: &str) -> ExitCode {
-    if order == "wait" {
-        let _ = io::stdin().read(&mut [0]);
-        return ExitCode::SUCCESS;
-    }
-    let Ok(order) = serde_json::from_str::<Order>(order) else {
+pub(crate) fn within() -> ExitCode {
+    let Ok(order) = spawn::order::<Order>() else {
         return ExitCode::from(2);
     };
     let trials = match order.way {
@@ -162,6 +162,12 @@ pub(crate) fn within(order: &str) -> ExitCode {
             eprintln!("{line}");
         }
     }
+    ExitCode::SUCCESS
+}
+
+/// In the child that is put into a control group.
+pub(crate) fn sleep() -> ExitCode {
+    let _ = io::stdin().read(&mut [0]);
     ExitCode::SUCCESS
 }
 

@@ -398,27 +398,32 @@ impl Vm {
             .engine
             .notices()
             .map_err(|error| End::Broken(self.engine.name(), error.to_string()))?;
-        for notice in notices {
-            match notice {
-                Notice::Stalled(reason) => self.stalled(reason),
-                Notice::Full => {
-                    let why = "its disk layer has grown as far as it may (disk_gib)";
-                    return Err(End::Broken("disk", why.into()));
-                }
-                Notice::Ready => {
-                    // What its processes had to say was said before they served it.
-                    self.read_streams();
-                    self.take_lacks();
-                    self.require_fences()
-                        .map_err(|why| End::Broken(ISOLATION_STAGE, why))?;
-                    self.started = Some(Instant::now());
-                    say(&Event::Started {
-                        pid: self.engine.child().id(),
-                        lacks: self.lacks.clone(),
-                    });
-                }
-                Notice::Frozen(result) => self.frozen(result, removal),
+        notices
+            .into_iter()
+            .try_for_each(|notice| self.heed_notice(notice, removal))
+    }
+
+    fn heed_notice(&mut self, notice: Notice, removal: &mut Removal) -> Result<(), End> {
+        match notice {
+            Notice::Stalled(reason) => self.stalled(reason),
+            Notice::Full => {
+                let why = "its disk layer has grown as far as it may (disk_gib)";
+                return Err(End::Broken("disk", why.into()));
             }
+            Notice::Refused(why) => return Err(End::Broken(why.stage, why.message)),
+            Notice::Ready => {
+                // What its processes had to say was said before they served it.
+                self.read_streams();
+                self.take_lacks();
+                self.require_fences()
+                    .map_err(|why| End::Broken(ISOLATION_STAGE, why))?;
+                self.started = Some(Instant::now());
+                say(&Event::Started {
+                    pid: self.engine.child().id(),
+                    lacks: self.lacks.clone(),
+                });
+            }
+            Notice::Frozen(result) => self.frozen(result, removal),
         }
         Ok(())
     }

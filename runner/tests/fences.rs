@@ -6,10 +6,11 @@ mod common;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use common::{Vm, processes_with};
-use snowglobe_runner::{Engine, Event, Isolation, Trial};
+use common::{Vm, share_servers};
+use snowglobe_runner::{Action, Answer, Disk, DiskFormat, Engine, Event, Isolation, Trial};
 
 /// A thread of another process, which makes system calls for this one. What it did goes on when this is dropped.
 struct Puppet {
@@ -192,16 +193,77 @@ fn with_a_share() -> (Vm, common::Runner, common::Guest, u32) {
     (vm, runner, guest, pid)
 }
 
+/// The processes below another one.
+fn descendants(of: u32) -> Vec<u32> {
+    let children = |pid: u32| {
+        let list =
+            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        list.split_whitespace()
+            .map(|pid| pid.parse().unwrap())
+            .collect::<Vec<u32>>()
+    };
+    let mut all = children(of);
+    let mut next = 0;
+    while next < all.len() {
+        all.extend(children(all[next]));
+        next += 1;
+    }
+    all
+}
+
+/// Every user of the host can read a command line.
+#[test]
+fn no_command_line_names_a_file_of_the_vm() {
+    let mut vm = Vm::new();
+    vm.share();
+    let (base, layer) = (vm.path("base"), vm.path("layer"));
+    fs::File::create(&base).unwrap().set_len(1 << 20).unwrap();
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .args([&base, &layer])
+        .status();
+    assert!(made.unwrap().success());
+    vm.spec.disks = vec![Disk {
+        path: layer.clone(),
+        format: DiskFormat::Qcow2,
+        read_only: false,
+        backing: vec![base],
+    }];
+    let (mut runner, _guest, engine) = vm.boot();
+    let next = vm.path("next");
+    let switched = runner.order(Action::FreezeDisk {
+        layer: next.clone(),
+    });
+    assert_eq!(switched, Ok(Answer::Frozen { layer }));
+    let mode = fs::metadata(&next).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "others may use the new layer");
+    let all = descendants(runner.child.id());
+    assert!(all.len() >= 2, "an engine and a server of a share: {all:?}");
+    let secret = [
+        vm.directory.path(),
+        vm.spec.kernel.parent().unwrap(),
+        vm.spec.initramfs.parent().unwrap(),
+    ];
+    for process in all.into_iter().chain([runner.child.id()]) {
+        let line = fs::read(format!("/proc/{process}/cmdline")).unwrap();
+        // The program's own name is the user's choice.
+        let words = line.split(|byte| *byte == 0).skip(1);
+        for word in words.map(String::from_utf8_lossy) {
+            for path in secret {
+                assert!(!word.contains(path.to_str().unwrap()), "{word}");
+            }
+        }
+    }
+    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    engine.ended();
+}
+
 #[test]
 fn every_process_of_a_vm_is_behind_its_fences() {
     let (vm, runner, mut guest, engine) = with_a_share();
     let outside = vm.path("outside").to_str().unwrap().to_owned();
-    let share = processes_with(&vm.path("shared").display().to_string())
-        .into_iter()
-        .find(|process| {
-            let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).nth(1) == Some(b"share")
-        })
+    let share = share_servers(&vm)
+        .pop()
         .expect("a process serves the share");
     {
         let puppet = Puppet::new(share);

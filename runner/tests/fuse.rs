@@ -2,7 +2,7 @@
 //! into its queue. The server runs here without its namespaces, so what holds is what it checks itself.
 
 use std::fs::{self, File};
-use std::io::{IoSlice, Read};
+use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -94,7 +94,8 @@ impl Hostile {
         let mut command = Command::new(env!("CARGO_BIN_EXE_snowglobe-runner"));
         command
             .current_dir(share)
-            .args(["share", &order.to_string()])
+            .arg("share")
+            .stdin(Stdio::piped())
             .stderr(Stdio::piped());
         // SAFETY: duplicates a descriptor between fork and exec, and nothing else.
         unsafe {
@@ -109,7 +110,10 @@ impl Hostile {
                 }
             });
         }
-        let server = command.spawn().unwrap();
+        let mut server = command.spawn().unwrap();
+        let mut input = server.stdin.take().unwrap();
+        input.write_all(order.to_string().as_bytes()).unwrap();
+        drop(input);
         let memory = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let memory = File::from(memory);
         memory.set_len(MEMORY).unwrap();

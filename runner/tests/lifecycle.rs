@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
-use common::{Vm, Watched, processes_with};
+use common::{Vm, Watched, processes_with, share_servers};
 use rustix::process::{Pid, Signal, kill_process};
 use snowglobe_runner::{Action, Answer, Event};
 
@@ -88,7 +88,7 @@ fn stop_answers_when_all_is_gone() {
     assert!(!gone.exists() && kept.exists());
     engine.ended();
     assert!(runner.end().success());
-    assert!(processes_with(vm.directory.path().to_str().unwrap()).is_empty());
+    assert!(processes_with(&vm.spec.name).is_empty());
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn nothing_is_left_when_the_parent_is_killed() {
     parent.wait().unwrap();
     runner.end();
     engine.ended();
-    assert!(processes_with(vm.directory.path().to_str().unwrap()).is_empty());
+    assert!(processes_with(&vm.spec.name).is_empty());
     assert!(!gone.exists() && !orphan.exists() && !vm.spec.console_log.exists());
     assert!(!vm.spec.link_socket.exists());
 }
@@ -146,7 +146,7 @@ fn the_engine_and_the_shares_go_when_the_runner_is_killed() {
     let mut vm = Vm::new();
     vm.share();
     let (mut runner, _guest, engine) = vm.boot();
-    let share = processes_with(vm.directory.path().to_str().unwrap());
+    let share = share_servers(&vm);
     let share: Vec<Watched> = share.into_iter().map(Watched::new).collect();
     assert_eq!(share.len(), 1, "one process serves the share");
     runner.child.kill().unwrap();

@@ -247,13 +247,9 @@ fn a_vm_whose_share_broke_ends_rather_than_hangs() {
     let mut vm = Vm::new();
     vm.share();
     let (runner, _guest) = mounted(&vm);
-    let server = common::processes_with(vm.directory.path().to_str().unwrap());
-    let server: Vec<_> = server
-        .into_iter()
-        .filter(|pid| *pid != runner.child.id())
-        .collect();
-    let [server] = server[..] else {
-        panic!("{server:?}");
+    let servers = common::share_servers(&vm);
+    let [server] = servers[..] else {
+        panic!("{servers:?}");
     };
     let server = rustix::process::Pid::from_raw(server.try_into().unwrap()).unwrap();
     rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();

@@ -39,8 +39,8 @@ fn program(workspace: &Path, path: &std::ffi::OsStr) -> Option<PathBuf> {
 
 async fn ask(program: &Path, workspace: &Path) -> std::io::Result<Vec<u8>> {
     let mut git = Command::new(program)
-        .arg("-C")
-        .arg(workspace)
+        // Not an argument, which every user of the host can read.
+        .current_dir(workspace)
         .args(["config", "--show-scope", "-z", "--get-regexp"])
         .arg(r"^user\.(name|email)$")
         .stdin(Stdio::null())

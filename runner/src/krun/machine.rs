@@ -72,9 +72,9 @@ fn isolation(operation: impl Into<String>) -> impl FnOnce(io::Error) -> MachineE
 }
 
 /// Becomes the machine; comes back only with an error.
-pub(crate) fn run(order: &str) -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     process::hand_on_warnings("krun");
-    let error = match serde_json::from_str::<Order>(order) {
+    let error = match spawn::order::<Order>() {
         Ok(order) => match prepare(&order) {
             Ok(context) => context.enter().into(),
             Err(error) => error,

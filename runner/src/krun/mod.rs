@@ -1,7 +1,8 @@
 //! The engine `krun`: libkrun in a process of its own, which is this program again, as `krun`.
 //!
 //! A process, not a thread, because libkrun ends the whole process with its guest, and because only a process can be
-//! shut off ([`machine`]). Its descriptors are 3, the console, and the three standard ones.
+//! shut off ([`machine`]). Its descriptors are the console, the socket by which it hands over a
+//! directory, and the three standard ones.
 //!
 //! The guest link is a vsock port, which libkrun offers on a socket of its own making. A guest that breaks out of libkrun
 //! can write where that socket is, so that is a tiny file system of the machine's own, and nothing of the host's: the
@@ -47,7 +48,7 @@ const CONSOLE_FD: i32 = 3;
 /// The number there of the socket by which the machine hands over its directory.
 const HAND_OVER_FD: i32 = 4;
 
-/// What the machine's process is told, as its second argument.
+/// What the machine's process is told, on its standard input.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     spec: VmSpec,
@@ -120,8 +121,7 @@ impl Krun {
             })
             .map_err(failed("make a socket"))?;
         let order = Order { spec: spec.clone() };
-        let order = serde_json::to_string(&order)
-            .map_err(|error| StartError::new(STAGE, format!("tell the machine: {error}")))?;
+        let input = spawn::order_input(&order).map_err(failed("tell the machine"))?;
         let silence = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
             .map_err(|error| failed("make an event")(error.into()))?;
         let (console, theirs) = UnixStream::pair().map_err(failed("make the console"))?;
@@ -137,10 +137,11 @@ impl Krun {
         };
         let started = spawn::spawn(
             &Program::Itself,
-            &[ARGUMENT, &order],
+            &[ARGUMENT],
             Confinement::Itself(guest_id),
             Given {
                 directory,
+                input: Some(input),
                 fds: vec![theirs.into(), hand_over.into()],
                 ..Given::default()
             },

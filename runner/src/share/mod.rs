@@ -28,7 +28,7 @@ pub(crate) const ARGUMENT: &str = "share";
 /// The stage named when a share can't be served.
 pub(crate) const STAGE: &str = "workspace share";
 
-/// What the serving process is told, as its second argument.
+/// What the serving process is told, on its standard input.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     /// The directory is another descriptor of the process's; its path is for messages.
@@ -83,21 +83,20 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixSt
     let order = Order {
         share: share.clone(),
     };
-    let order =
-        serde_json::to_string(&order).map_err(|error| failed("tell its server")(error.into()))?;
+    let input = spawn::order_input(&order).map_err(failed("tell its server"))?;
     // It shuts itself off from the host, further than can be done before it runs. Root stays root: in a user namespace
     // it could not open what belongs to others.
     let confinement = match rustix::process::geteuid().is_root() {
         true => Confinement::RootItself,
         false => Confinement::Itself(rustix::process::geteuid().as_raw()),
     };
-    let args = [ARGUMENT, &order];
     let given = Given {
         directory: Some(directory),
+        input: Some(input),
         fds: vec![listener.into()],
         ..Given::default()
     };
-    let started = spawn::spawn(&Program::Itself, &args, confinement, given)
+    let started = spawn::spawn(&Program::Itself, &[ARGUMENT], confinement, given)
         .map_err(failed("start its server"))?;
     let mut child = started.child;
     match child.pidfd() {

@@ -16,7 +16,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use super::Order;
 use super::guard::Guard;
 use super::sandbox::{self, Inside};
-use crate::process;
+use crate::{process, spawn};
 
 /// The listening socket's number in this process.
 const LISTENER_FD: i32 = 3;
@@ -29,8 +29,8 @@ const OWN_FDS: u64 = 700;
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
 
 /// Serves until the engine hangs up.
-pub(crate) fn serve(order: &str) -> ExitCode {
-    let served = serde_json::from_str(order)
+pub(crate) fn serve() -> ExitCode {
+    let served = spawn::order()
         .map_err(Into::into)
         .and_then(|order| try_serve(&order));
     match served {

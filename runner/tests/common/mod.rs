@@ -129,7 +129,14 @@ impl Vm {
         let directory = tempfile::Builder::new().prefix("sgr").tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let spec = VmSpec {
-            name: "test".into(),
+            // Unlike any other's, so that its processes can be found.
+            name: directory
+                .path()
+                .file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .into(),
             engine: Engine::Qemu {
                 binary: qemu(),
                 accel: Accel::Tcg,
@@ -405,6 +412,27 @@ impl Watched {
     }
 }
 
+/// What a process that is the runner's program again was told on its standard input, a file in memory.
+fn order(pid: u32) -> String {
+    let input = format!("/proc/{pid}/fd/0");
+    let name = fs::read_link(&input).unwrap_or_default();
+    match name.to_string_lossy().starts_with("/memfd:order") {
+        true => fs::read_to_string(&input).unwrap_or_default(),
+        false => String::new(),
+    }
+}
+
+/// The processes that serve a VM's shares.
+pub(crate) fn share_servers(vm: &Vm) -> Vec<u32> {
+    let is_share = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"share")
+    };
+    let mut all = processes_with(vm.directory.path().to_str().unwrap());
+    all.retain(is_share);
+    all
+}
+
 /// The processes that have `text` in their command line.
 pub(crate) fn processes_with(text: &str) -> Vec<u32> {
     let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| {
@@ -414,7 +442,7 @@ pub(crate) fn processes_with(text: &str) -> Vec<u32> {
     numbers
         .filter(|pid: &u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(text)
+            String::from_utf8_lossy(&line).contains(text) || order(*pid).contains(text)
         })
         .collect()
 }
