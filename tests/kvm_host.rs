@@ -85,7 +85,7 @@ fn the_tools_hold_on_krun() {
 
 #[test]
 fn a_machine_of_krun_is_shut_off_and_stands_still_while_the_disk_is_full() {
-    let tests = "--include-ignored a_machine_of_krun a_full_disk";
+    let tests = "--include-ignored a_machine_of_krun a_full_disk no_command_line";
     on_a_kvm_host(400, &[("SNOWGLOBE_ENGINE", "krun")], &suite("stuck", tests));
 }
 
@@ -146,7 +146,9 @@ fn a_power_cut_loses_no_snapshot_on_qemu() {
 
 #[test]
 fn the_fences_hold_on_krun() {
-    on_a_kvm_host(200, &[], &suite("fences", "--include-ignored"));
+    let fences = suite("fences", "--include-ignored");
+    let layers = suite("disk", "--ignored");
+    on_a_kvm_host(260, &[], &format!("{fences} && {layers}"));
 }
 
 #[test]

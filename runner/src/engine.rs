@@ -40,8 +40,8 @@ pub(crate) trait Engine {
     /// How long that may take; absent: as long as copying takes.
     fn freeze_limit(&self) -> Option<Duration>;
 
-    /// Looks whether the host still takes what the guest writes, where the engine is not told. To be called at least
-    /// as often as this says, which is never where it is absent.
+    /// Looks whether the guest may still write, and the host still takes it, where the engine is not told. To be called
+    /// at least as often as this says, which is never where it is absent.
     fn look(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
         Ok((None, None))
     }

@@ -48,8 +48,8 @@ pub struct VmSpec {
     pub link_port: u32,
     /// The file that receives the guest's console.
     pub console_log: PathBuf,
-    /// How large a disk's file may grow before the VM is ended; absent: as large as its disk. Only qemu heeds it: in
-    /// krun the same process writes the shares, whose files have no bound.
+    /// How large a disk's file may grow before the VM is ended; absent: as large as its disk. With krun the first disk's
+    /// file is looked at ten times a second, and may outgrow it by what the guest writes meanwhile.
     #[serde(default)]
     pub max_layer_bytes: Option<u64>,
     /// Files and directories to remove, with all they hold, when the VM has ended.

@@ -295,8 +295,8 @@ impl Vm {
             if let Err(end) = self.heed_engine(removal) {
                 return end;
             }
-            if let Err(error) = self.heed_room() {
-                return End::Broken(self.engine.name(), error.to_string());
+            if let Err(end) = self.heed_room(removal) {
+                return end;
             }
             if ready.engine_ended {
                 return End::Engine;
@@ -435,18 +435,20 @@ impl Vm {
     }
 
     /// Looks after a VM for which the host has no room, and lets it go on when that may be of use.
-    fn heed_room(&mut self) -> io::Result<()> {
+    fn heed_room(&mut self, removal: &mut Removal) -> Result<(), End> {
+        let name = self.engine.name();
+        let broken = |error: io::Error| End::Broken(name, error.to_string());
         let now = Instant::now();
         if self.look.is_some_and(|at| now >= at) {
-            let (notice, again) = self.engine.look()?;
+            let (notice, again) = self.engine.look().map_err(broken)?;
             self.look = again.map(|after| now + after);
-            if let Some(Notice::Stalled(reason)) = notice {
-                self.stalled(reason);
+            if let Some(notice) = notice {
+                self.heed_notice(notice, removal)?;
             }
         }
         match self.stall.due(now) {
             Step::Wait => {}
-            Step::Try => match self.engine.try_again()? {
+            Step::Try => match self.engine.try_again().map_err(broken)? {
                 true => self.stall.tried(now),
                 false => self.stall.put_off(now),
             },

@@ -3,12 +3,13 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::Vm;
 use rustix::mount::{MountFlags, UnmountFlags};
-use snowglobe_runner::{Action, Answer, Disk, DiskFormat, Event};
+use snowglobe_runner::{Action, Answer, Disk, DiskFormat, Engine, Event};
 
 const SIZE: u64 = 64 << 20;
 
@@ -316,4 +317,57 @@ fn a_layer_that_has_grown_as_far_as_it_may_ends_the_vm() {
         "{reason}"
     );
     assert!(layer.metadata().unwrap().len() <= most);
+}
+
+/// The same by an engine whose files the kernel does not bound.
+#[test]
+#[ignore = "needs the engine krun; tests/kvm_host.rs runs it there"]
+fn a_layer_of_krun_is_bounded_and_a_copy_of_it_is_nobody_elses() {
+    let with = |argument: &str, most| {
+        let mut vm = Vm::new();
+        vm.spec.engine = Engine::Krun;
+        vm.spec.kernel_args = vec![argument.into()];
+        let layer = vm.path("layer");
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(&layer)
+            .arg((4_u64 << 30).to_string())
+            .status();
+        assert!(made.unwrap().success());
+        vm.spec.disks = vec![Disk {
+            path: layer.clone(),
+            format: DiskFormat::Qcow2,
+            read_only: false,
+            backing: Vec::new(),
+        }];
+        vm.spec.max_layer_bytes = Some(most);
+        let runner = vm.run();
+        runner.started();
+        (vm, runner, layer)
+    };
+    let (vm, mut runner, _) = with("without-a-link", 1 << 30);
+    let copy = vm.path("copy");
+    let frozen = runner.order(Action::FreezeDisk {
+        layer: copy.clone(),
+    });
+    assert_eq!(
+        frozen,
+        Ok(Answer::Frozen {
+            layer: copy.clone()
+        })
+    );
+    let mode = fs::metadata(&copy).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "others may use the copy");
+    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+
+    let most = 8 << 20;
+    // The guest has no link, and writes 4 GB.
+    let (_vm, runner, layer) = with("fill-the-disk", most);
+    let (clean, reason, _) = runner.exited();
+    assert!(
+        !clean && reason.contains("grown as far as it may"),
+        "{reason}"
+    );
+    let grown = layer.metadata().unwrap().len();
+    assert!(grown >= most && grown < 2 << 30, "{grown}");
 }

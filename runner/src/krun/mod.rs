@@ -18,6 +18,7 @@ mod machine;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -72,6 +73,7 @@ pub(crate) struct Krun {
     link: PathBuf,
     phase: Phase,
     top: Option<PathBuf>,
+    max_layer_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,16 @@ const OFTEN: Duration = Duration::from_millis(100);
 struct Room {
     free: u64,
     all: u64,
+}
+
+/// How often the newest layer is looked at where it may still grow by so much, or nothing where it may not grow. A guest
+/// writes no more beyond its bound than it can in that time. Pure.
+fn look_at_layer(left: u64) -> Option<Duration> {
+    match left {
+        0 => None,
+        left if left > 4 << 30 => Some(SELDOM),
+        _ => Some(OFTEN),
+    }
 }
 
 impl Room {
@@ -162,7 +174,15 @@ impl Krun {
                 .first()
                 .filter(|disk| !disk.read_only)
                 .map(|disk| disk.path.clone()),
+            max_layer_bytes: spec.max_layer_bytes,
         })
+    }
+
+    /// By how much the newest layer may grow, where that has a bound. The kernel's own bound on files would be the
+    /// workspace's, too, which the same process writes.
+    fn growth_left(&self) -> Option<u64> {
+        let (top, most) = (self.top.as_ref()?, self.max_layer_bytes?);
+        Some(most.saturating_sub(fs::metadata(top).ok()?.len()))
     }
 
     /// The room where the newest layer is.
@@ -335,13 +355,18 @@ impl Engine for Krun {
     }
 
     /// libkrun hands a failed write to the guest, whose file system is lost with it. So the machine is stopped before
-    /// the host's disk is full, if that can be seen.
+    /// the host's disk is full, if that can be seen. And it bounds no file, so the layer is looked at.
     fn look(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
+        let growth = match self.growth_left().map(look_at_layer) {
+            None => SELDOM,
+            Some(Some(again)) => again,
+            Some(None) => return Ok((Some(Notice::Full), None)),
+        };
         let Some(room) = self.room() else {
-            return Ok((None, None));
+            return Ok((None, Some(growth)));
         };
         let again = Some(match room.is_plenty() {
-            true => SELDOM,
+            true => growth,
             false => OFTEN,
         });
         if !room.is_short() || !matches!(self.phase, Phase::Running) {
@@ -408,7 +433,11 @@ fn stopped(process: Pid) -> io::Result<()> {
 /// Copies a file to a new one, sharing its blocks where the file system can.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = fs::File::open(from)?;
-    let mut target = fs::File::options().write(true).create_new(true).open(to)?;
+    let mut target = fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
         return Ok(());
     }

@@ -21,6 +21,7 @@ while [ -n "$link" ]; do
     sleep 0.1
 done
 echo "guest has no link"
+grep -q fill-the-disk /proc/cmdline && yes 0123456789abcdef | dd of=/dev/vda bs=1M iflag=fullblock count=4000 conv=fsync
 # A test that needs none says so.
 grep -q without-a-link /proc/cmdline && sleep 1000
 reboot -f
