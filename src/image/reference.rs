@@ -66,6 +66,7 @@ const PATH_RULE: &str =
 const HOST_RULE: &str =
     "must be a host name or address, with a port from 1 to 65535 where one is given";
 const DIGEST_RULE: &str = "must be sha256: and 64 digits of 0-9 a-f";
+const TOO_LONG: &str = "must be at most 1024 characters long, with its registry and its tag";
 const LONGEST: usize = 1024;
 
 impl ImageRef {
@@ -185,8 +186,9 @@ impl FromStr for RegistryRef {
             part: part.to_owned(),
             problem,
         };
+        let too_long = || bad("the reference", TOO_LONG);
         if text.len() > LONGEST {
-            return Err(bad("the reference", "must be at most 1024 characters long"));
+            return Err(too_long());
         }
         if let Some((scheme, _)) = text.split_once("://")
             && scheme != "docker"
@@ -237,12 +239,17 @@ impl FromStr for RegistryRef {
             path.to_owned()
         };
         let tag = tag.map(str::to_owned);
-        Ok(Self {
+        let reference = Self {
             registry,
             repository,
             tag: tag.or_else(|| digest.is_none().then(|| "latest".to_owned())),
             digest: digest.map(str::to_owned),
-        })
+        };
+        // Written in full it is longer, and records have it so.
+        match reference.to_string().len() <= LONGEST {
+            true => Ok(reference),
+            false => Err(too_long()),
+        }
     }
 }
 
@@ -371,6 +378,17 @@ mod tests {
         let hub = RegistryRef::of_hub(&"debian".parse().unwrap()).unwrap();
         assert_eq!(hub.to_string(), "docker.io/library/debian:latest");
         assert_eq!(RegistryRef::of_hub(&"de.-bian".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn what_is_short_enough_only_as_it_was_written_is_refused() {
+        let beside = "docker.io/library/:latest".len();
+        let longest: RegistryRef = "x".repeat(LONGEST - beside).parse().unwrap();
+        assert_eq!(longest.to_string().parse(), Ok(longest));
+        for length in [LONGEST - beside + 1, LONGEST, LONGEST + 1] {
+            let error = "x".repeat(length).parse::<RegistryRef>().unwrap_err();
+            assert!(error.to_string().contains("at most 1024"), "{error}");
+        }
     }
 
     #[test]
