@@ -5,6 +5,7 @@
 //! A process can also be locked into the one directory it serves ([`sandbox`]), whatever the guest's kernel asks
 //! for; [`guard`] refuses the worst of that beforehand.
 
+mod config;
 mod guard;
 mod sandbox;
 mod server;
