@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use russh::keys::PrivateKey;
-use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelMsg, SshId};
+use russh::server::{Config, Msg};
+use russh::{Channel, ChannelMsg, SshId};
 use snowglobe_init::boot::{BOOT_CONFIG_PATH, BootConfig};
 use snowglobe_init::wire::{EXT_REPORT, Report, Request, VERSION};
 use snowglobe_runner::{Action, Answer, Command, Event, VmSpec};
 use tokio::io::AsyncWriteExt;
+
+use crate::server::Server;
 
 /// What the guest does once it is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,56 +143,13 @@ async fn serve(listener: std::os::unix::net::UnixListener, key: PrivateKey, play
         let Ok(Some(stream)) = snowglobe_init::link::synchronize(stream).await else {
             continue;
         };
-        let impostor = Impostor {
-            play,
-            channel: None,
-            trusted: Arc::default(),
-        };
-        if let Ok(session) = russh::server::run_stream(config.clone(), stream, impostor).await {
+        let trusted = Arc::new(AtomicBool::new(false));
+        let server = Server::new(move |channel, handle| {
+            tokio::spawn(answer(channel, handle, play, trusted.clone()));
+        });
+        if let Ok(session) = russh::server::run_stream(config.clone(), stream, server).await {
             let _ = session.await;
         }
-    }
-}
-
-struct Impostor {
-    play: Play,
-    channel: Option<Channel<Msg>>,
-    trusted: Arc<AtomicBool>,
-}
-
-impl Handler for Impostor {
-    type Error = russh::Error;
-
-    async fn auth_publickey(
-        &mut self,
-        _: &str,
-        _: VerifiedPublicKey<'_>,
-    ) -> Result<Auth, russh::Error> {
-        Ok(Auth::Accept)
-    }
-
-    async fn channel_open_session(
-        &mut self,
-        channel: Channel<Msg>,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        self.channel = Some(channel);
-        reply.accept().await;
-        Ok(())
-    }
-
-    async fn subsystem_request(
-        &mut self,
-        _: ChannelId,
-        _: &str,
-        session: &mut Session,
-    ) -> Result<(), russh::Error> {
-        if let Some(channel) = self.channel.take() {
-            let handle = session.handle();
-            tokio::spawn(answer(channel, handle, self.play, self.trusted.clone()));
-        }
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod impostor;
+mod server;
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};

@@ -1,0 +1,56 @@
+//! The SSH server of a guest that is none of ours: it lets everybody in, and leaves each channel on which a subsystem is
+//! asked for to somebody else.
+
+use russh::server::{Auth, ChannelOpenHandle, Handle, Handler, Msg, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId};
+
+/// The server of one connection.
+pub(crate) struct Server<F> {
+    answer: F,
+    channel: Option<Channel<Msg>>,
+}
+
+impl<F: FnMut(Channel<Msg>, Handle) + Send> Server<F> {
+    /// One that leaves channels to `answer`, which must not wait.
+    pub(crate) fn new(answer: F) -> Self {
+        Self {
+            answer,
+            channel: None,
+        }
+    }
+}
+
+impl<F: FnMut(Channel<Msg>, Handle) + Send> Handler for Server<F> {
+    type Error = russh::Error;
+
+    async fn auth_publickey(
+        &mut self,
+        _: &str,
+        _: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, russh::Error> {
+        Ok(Auth::Accept)
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.channel = Some(channel);
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        _: ChannelId,
+        _: &str,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        if let Some(channel) = self.channel.take() {
+            (self.answer)(channel, session.handle());
+        }
+        Ok(())
+    }
+}
