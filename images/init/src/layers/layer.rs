@@ -172,7 +172,7 @@ impl Layer {
         let write = |error: std::io::Error| {
             at("write", path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
         };
-        self.applied.bytes += archive.data;
+        let bytes = archive.data;
         match sparse {
             None => archive.copy(archive.data, |chunk| file.write_all(chunk).map_err(write))?,
             Some(sparse) => {
@@ -186,6 +186,8 @@ impl Layer {
                 file.set_len(sparse.size).map_err(write)?;
             }
         }
+        // Only what came: a header may claim any number.
+        self.applied.bytes += bytes;
         if !self.owned(parent, entry) {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
             fs::fchown(&file, Some(uid), Some(gid)).map_err(at("set the owner of", path))?;

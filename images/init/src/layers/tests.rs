@@ -552,6 +552,19 @@ fn bad_names_and_fields_are_refused() {
     assert!(error.to_string().starts_with("open the root"), "{error}");
 }
 
+/// Fails where sums are checked for overflow, as in the fuzz targets.
+#[test]
+fn what_a_header_claims_is_not_counted() {
+    let place = Place::new();
+    let layer = tar()
+        .file("a", "data")
+        .pax(&[("size", u64::MAX.to_string().as_bytes())])
+        .file("b", "data")
+        .ended();
+    let error = apply(&place.root(), &*layer, true).unwrap_err();
+    assert!(matches!(error, LayerError::Truncated { .. }), "{error}");
+}
+
 #[test]
 fn streams_that_end_early_or_are_no_tar() {
     let place = Place::new();
