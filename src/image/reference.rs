@@ -60,12 +60,20 @@ pub struct RefError {
     problem: &'static str,
 }
 
+/// What references to files and directories of this host begin with.
+const FILES: [&str; 3] = [LAYOUT, ARCHIVE, TAR];
+const LAYOUT: &str = "oci:";
+const ARCHIVE: &str = "docker-archive:";
+const TAR: &str = "tar:";
+
 const TAG_RULE: &str = "must be 1 to 128 of A-Z a-z 0-9 . _ - and not begin with . or -";
 const PATH_RULE: &str =
     "must be lowercase letters and digits, with single . or _, __ or - between them";
 const HOST_RULE: &str =
     "must be a host name or address, with a port from 1 to 65535 where one is given";
 const DIGEST_RULE: &str = "must be sha256: and 64 digits of 0-9 a-f";
+const FILE_RULE: &str =
+    "would be taken for a file's name; write its full host name, with a dot in it";
 const TOO_LONG: &str = "must be at most 1024 characters long, with its registry and its tag";
 const LONGEST: usize = 1024;
 
@@ -110,28 +118,28 @@ impl FromStr for ImageRef {
             let part = "the reference".to_owned();
             return Err(bad(part, "must not be empty, nor have spaces around it"));
         }
-        if let Some(rest) = text.strip_prefix("oci:") {
+        if let Some(rest) = text.strip_prefix(LAYOUT) {
             let (dir, name) = match rest.rsplit_once(':') {
                 Some((dir, name)) if !name.contains('/') => (dir, Some(name.to_owned())),
                 _ => (rest, None),
             };
             if dir.is_empty() || name.as_deref() == Some("") {
                 return Err(bad(
-                    "oci:".into(),
+                    LAYOUT.into(),
                     "must be followed by DIRECTORY or DIRECTORY:NAME",
                 ));
             }
             let dir = dir.into();
             return Ok(Self::OciLayout { dir, name });
         }
-        for prefix in ["docker-archive:", "tar:"] {
+        for prefix in [ARCHIVE, TAR] {
             let Some(file) = text.strip_prefix(prefix) else {
                 continue;
             };
             if file.is_empty() {
                 return Err(bad(prefix.into(), "must be followed by a file"));
             }
-            let saved = prefix == "docker-archive:";
+            let saved = prefix == ARCHIVE;
             return Ok(if saved {
                 Self::DockerArchive(file.into())
             } else {
@@ -233,6 +241,9 @@ impl FromStr for RegistryRef {
             "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => HUB.into(),
             other => other.to_ascii_lowercase(),
         };
+        if FILES.iter().any(|prefix| registry.starts_with(prefix)) {
+            return Err(bad(&format!("the registry {registry:?}"), FILE_RULE));
+        }
         let repository = if registry == HUB && !path.contains('/') {
             format!("library/{path}")
         } else {
@@ -433,6 +444,15 @@ mod tests {
             ("ghcr.io:0/a", "the registry \"ghcr.io:0\""),
             ("ghcr.io:99999/a", "port from 1 to 65535"),
             ("-x.io/a", "the registry \"-x.io\""),
+            (
+                "docker://tar:80/a",
+                "the registry \"tar:80\" would be taken for a file",
+            ),
+            ("OCI:80/a", "the registry \"oci:80\" would be"),
+            (
+                "Docker-Archive:80/a",
+                "the registry \"docker-archive:80\" would be",
+            ),
             ("[::g]/a", "the registry"),
             ("https://ghcr.io/a", "the scheme \"https\" is no part"),
             ("a_/b", "the repository's part \"a_\""),
