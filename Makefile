@@ -51,11 +51,10 @@ chaos: image
 deny:
 	cargo deny check
 
-# Each target for a minute; needs `cargo install cargo-fuzz`, and stable Rust will do.
-fuzz:
-	cargo fuzz run reference --sanitizer none -- -max_total_time=60
-	cargo fuzz run layer --sanitizer none -- -max_total_time=60 -rss_limit_mb=4096
-	cargo fuzz run link --sanitizer none -- -max_total_time=60 -rss_limit_mb=512
+# Each fuzz target for a minute, or as long as is said: `make fuzz FUZZ_S=14400`.
+FUZZ_S ?= 60
+fuzz: setup
+	fuzz/run $(FUZZ_S)
 
 build: setup compile
 

@@ -1,7 +1,7 @@
 //! Whether what the papers say is so.
 //!
 //! Of what `deny.toml` says of dependencies: licenses, sources, crates that may not be there. `make deny` asks cargo-deny
-//! itself, and for advisories, too. Of SECURITY.md: that every test it names is there.
+//! itself, and for advisories, too. Of SECURITY.md: that every test and every fuzz target it names is there.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -95,8 +95,12 @@ fn every_test_that_a_promise_names_is_there() {
     for dir in ["src", "tests", "runner", "images/init"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut all);
     }
-    let mut tests = 0;
+    let (mut tests, mut targets) = (0, BTreeSet::new());
     for name in include_str!("../SECURITY.md").split('`').skip(1).step_by(2) {
+        if let Some(target) = name.strip_prefix("fuzz ") {
+            targets.insert(target);
+            continue;
+        }
         let test = name.rsplit("::").next().unwrap().trim_start_matches('…');
         let is_test = test.len() > 12
             && test.contains('_')
@@ -109,4 +113,11 @@ fn every_test_that_a_promise_names_is_there() {
         }
     }
     assert!(tests > 30, "only {tests} tests are named");
+    let list = include_str!("../fuzz/run");
+    let list = list.split("targets=(").nth(1).unwrap();
+    let played = list.split(')').next().unwrap().split(' ').collect();
+    assert_eq!(
+        targets, played,
+        "those that CI plays are those that are named"
+    );
 }

@@ -1,5 +1,5 @@
-//! The SSH server of a guest that is none of ours: it lets everybody in, and leaves each channel on which a subsystem is
-//! asked for to somebody else.
+//! The SSH server of a guest that is none of ours: it lets everybody in, and leaves to its caller each channel on which a
+//! subsystem is asked for or which is to lead on.
 
 use russh::server::{Auth, ChannelOpenHandle, Handle, Handler, Msg, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId};
@@ -51,6 +51,33 @@ impl<F: FnMut(Channel<Msg>, Handle) + Send> Handler for Server<F> {
         if let Some(channel) = self.channel.take() {
             (self.answer)(channel, session.handle());
         }
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        reply.accept().await;
+        (self.answer)(channel, session.handle());
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        reply.accept().await;
+        (self.answer)(channel, session.handle());
         Ok(())
     }
 }

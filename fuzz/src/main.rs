@@ -1,0 +1,79 @@
+//! Fuzz targets, one a module, in one program: `SNOWGLOBE_FUZZ` names the one that is played.
+//!
+//! Each takes any bytes, calls what reads such in the product, and panics where a promise doesn't hold. Memory and time
+//! have bounds, too; `fuzz/run` says which.
+#![no_main]
+
+mod archive;
+mod config;
+mod fuse;
+mod image;
+mod layer;
+mod link;
+mod reference;
+mod tree;
+mod wire;
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use arbitrary::{Arbitrary, Unstructured};
+use landlock::{
+    ABI, AccessFs, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, path_beneath_rules,
+};
+use libfuzzer_sys::fuzz_target;
+
+/// A target: what it is called, and what plays one input.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 7] = [
+    ("archive", archive::play),
+    ("config", config::play),
+    ("fuse", fuse::play),
+    ("layer", layer::play),
+    ("link", link::play),
+    ("reference", reference::play),
+    ("wire", wire::play),
+];
+
+static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
+    let asked = std::env::var("SNOWGLOBE_FUZZ").unwrap_or_default();
+    let found = TARGETS.iter().find(|(name, _)| *name == asked);
+    let names = TARGETS.map(|(name, _)| name).join(", ");
+    found
+        .unwrap_or_else(|| panic!("SNOWGLOBE_FUZZ={asked} names no target; there are {names}"))
+        .1
+});
+
+fuzz_target!(init: fence(), |bytes: &[u8]| TARGET(bytes));
+
+/// Whatever a target gets wrong, it changes files only where it plays and where the fuzzer keeps inputs: root may run it.
+fn fence() {
+    let own = std::env::var_os("SNOWGLOBE_FUZZ_OUT").unwrap_or_else(|| "target/fuzz".into());
+    let temporary = std::env::temp_dir();
+    let places = [Path::new(tree::PLACE), Path::new(&own), &temporary];
+    let rights = AccessFs::from_write(ABI::V3);
+    let fenced = Ruleset::default()
+        .handle_access(rights)
+        .and_then(Ruleset::create)
+        .and_then(|rules| rules.add_rules(path_beneath_rules(places, rights)))
+        .and_then(RulesetCreated::restrict_self);
+    if let Err(error) = fenced {
+        eprintln!("fuzz: there is no fence around the target: {error}");
+    }
+}
+
+/// What the bytes stand for, where they stand for one.
+fn made<T: for<'a> Arbitrary<'a>>(bytes: &[u8]) -> Option<T> {
+    T::arbitrary_take_rest(Unstructured::new(bytes)).ok()
+}
+
+/// An error's message is no longer than what was read explains, each character of it escaped twice.
+fn check_message(error: &(dyn std::error::Error + 'static), read: usize) {
+    let said = snowglobe::describe(error);
+    assert!(
+        said.len() <= 4096 + 24 * read,
+        "{} bytes are said",
+        said.len()
+    );
+}

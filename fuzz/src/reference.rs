@@ -1,0 +1,30 @@
+//! Any text is a reference or an error; what a reference says of itself means the same again.
+
+use snowglobe::image::ImageRef;
+
+pub(crate) fn play(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return;
+    };
+    let reference = match text.parse::<ImageRef>() {
+        Ok(reference) => reference,
+        Err(error) => {
+            crate::check_message(&error, text.len());
+            return;
+        }
+    };
+    if reference.is_host_path() {
+        return;
+    }
+    let canonical = reference.canonical();
+    let again: ImageRef = canonical
+        .parse()
+        .expect("what it says of itself is a reference");
+    assert_eq!(again.canonical(), canonical);
+    if let ImageRef::Registry(reference) = reference {
+        let mut parts = reference.repository().split('/');
+        assert!(parts.all(|part| !part.is_empty() && part != "." && part != ".."));
+        assert!(reference.tag().is_some() || reference.digest().is_some());
+        assert!(!reference.registry().contains(['/', '@', ' ']));
+    }
+}
