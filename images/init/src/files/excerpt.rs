@@ -1,23 +1,23 @@
-//! What is shown of a very long line: the text around what matters, and how much is left out.
+//! Excerpts of very long lines: the text around the matches, and the length of what is left out.
 
 use std::ops::Range;
 
 use crate::text::grouped;
 
-/// The longest line that is shown whole, in bytes; a longer one is shown in about as many.
+/// The longest line that is shown whole, in bytes. An excerpt of a longer line has about this length.
 pub(crate) const LONGEST: usize = 400;
 
-/// How much is shown before and after a match, in bytes.
+/// How many bytes are shown before and after a match.
 const AROUND: usize = 100;
 
-/// How much is shown of a match that is long itself, in bytes.
+/// How many bytes of a long match are shown.
 const MATCH: usize = 200;
 
-/// The shortest text that a mark is worth, in bytes.
+/// The shortest text that is left out, in bytes.
 const GAP: usize = 40;
 
-/// The line, or of a long one the text around `matches`, which ascend. Where there are none, its beginning is shown.
-/// Characters stay whole; what is left out is marked and counted.
+/// The line, or an excerpt of a long line: the text around `matches`, which ascend, or the beginning if there are none.
+/// Characters stay whole. A mark counts the characters that are left out.
 pub(crate) fn excerpt(line: &str, matches: &[Range<usize>]) -> String {
     if line.len() <= LONGEST {
         return line.to_owned();
@@ -34,7 +34,7 @@ pub(crate) fn excerpt(line: &str, matches: &[Range<usize>]) -> String {
     text
 }
 
-/// The parts to show, and how many of the matches are in them.
+/// The parts to show, and how many matches they contain.
 fn windows(line: &str, matches: &[Range<usize>]) -> (Vec<Range<usize>>, usize) {
     let mut windows: Vec<Range<usize>> = Vec::new();
     let (mut room, mut shown) = (LONGEST, 0);
@@ -66,7 +66,7 @@ fn windows(line: &str, matches: &[Range<usize>]) -> (Vec<Range<usize>>, usize) {
     (windows, shown)
 }
 
-/// The start of the character at `at`, or of the line if that is near.
+/// The start of the character at `at`, or the start of the line if it is near.
 fn before(line: &str, at: usize) -> usize {
     if at < GAP {
         return 0;
@@ -78,7 +78,7 @@ fn before(line: &str, at: usize) -> usize {
     at
 }
 
-/// The end of the character before `at`, or of the line if that is near.
+/// The end of the character before `at`, or the end of the line if it is near.
 fn after(line: &str, at: usize) -> usize {
     if at + GAP > line.len() {
         return line.len();
@@ -90,6 +90,7 @@ fn after(line: &str, at: usize) -> usize {
     at
 }
 
+/// Adds a mark for text that is left out.
 fn mark(text: &mut String, omitted: &str, matches: usize) {
     if omitted.is_empty() {
         return;

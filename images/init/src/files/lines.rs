@@ -1,9 +1,9 @@
-//! Where a file's lines begin: what was learnt while a page was read is remembered for the next one.
+//! An index of where lines begin in the files that were read last.
 //!
-//! A page of a long file is asked for by its first line's number, and finding that line means counting all before it.
-//! So [`Marks`] are kept of the last few files: the offset of a line every 64 KiB or more, and how many lines there
-//! are, once that is known. They hold as long as the file's device, inode, size and times stay ([`Stamp`]). Memory is
-//! bounded: [`FILES`] files with [`MARKS`] marks each.
+//! A page of a long file is requested by the number of its first line, and finding that line takes counting all lines
+//! before it. So [`Marks`] of the last few files are kept: the offset of one line in every 64 KiB or more, and the number
+//! of lines once it is known. They are valid while the file's device, inode, size and times stay the same ([`Stamp`]).
+//! Memory is bounded: [`FILES`] files with [`MARKS`] marks each.
 
 use std::fs::Metadata;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -11,19 +11,19 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How many files are remembered.
+/// How many files the index has.
 const FILES: usize = 8;
 
-/// How many marks of a file are kept.
+/// How many marks a file has.
 const MARKS: usize = 2048;
 
-/// How far marks are apart at least, and how much is read at once, in bytes.
-const STRIDE: u64 = 64 << 10;
+/// The least distance of two marks, and how many bytes are read at once.
+const STRIDE: usize = 64 << 10;
 
-/// A file that was changed so shortly ago may change again without its times telling.
+/// A file that was changed within this time may change again without a change of its times.
 const SETTLED: Duration = Duration::from_millis(50);
 
-/// What tells whether a file is as it was.
+/// A stamp that changes when a file changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     file: (u64, u64),
@@ -43,11 +43,14 @@ impl Stamp {
         }
     }
 
-    /// Whether a later change would show. The kernel's own files have no size, and times that mean nothing.
-    fn tells(&self) -> bool {
+    /// Whether any later change will change the stamp. Files in `/proc` have no size, and their times mean nothing.
+    fn is_reliable(&self) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let settled = now.unwrap_or_default().saturating_sub(SETTLED);
-        let settled = (settled.as_secs() as i64, i64::from(settled.subsec_nanos()));
+        let settled = (
+            settled.as_secs().cast_signed(),
+            i64::from(settled.subsec_nanos()),
+        );
         self.size > 0 && self.times.iter().all(|time| *time < settled)
     }
 }
@@ -55,18 +58,19 @@ impl Stamp {
 /// The start of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
-    /// How many lines are before it.
+    /// The number of lines before it.
     line: u64,
     offset: u64,
 }
 
-/// What is known of one content's lines.
+/// The known line starts of one file.
 #[derive(Debug, Clone)]
 pub(super) struct Marks {
-    /// Ascending; the first is the start.
+    /// Ascending; the first is the start of the file.
     marks: Vec<Mark>,
+    /// The least distance of two marks.
     stride: u64,
-    /// How many lines there are.
+    /// The number of lines, if known.
     pub(super) total: Option<u64>,
 }
 
@@ -74,7 +78,7 @@ impl Default for Marks {
     fn default() -> Self {
         Self {
             marks: vec![Mark { line: 0, offset: 0 }],
-            stride: STRIDE,
+            stride: STRIDE as u64,
             total: None,
         }
     }
@@ -107,23 +111,23 @@ impl Marks {
     }
 }
 
-/// What is known of the files that were read last.
+/// The marks of the files that were read last.
 #[derive(Debug, Default)]
 pub(crate) struct LineIndex(Mutex<Vec<(Stamp, Marks)>>);
 
 impl LineIndex {
-    /// What is known of a file.
+    /// The marks of a file.
     pub(super) fn get(&self, stamp: &Stamp) -> Marks {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.iter().find(|(known, _)| known == stamp);
         found.map(|(_, marks)| marks.clone()).unwrap_or_default()
     }
 
-    /// Remembers what is known of a file, if a change of it would show.
+    /// Keeps the marks of a file, if its stamp is reliable.
     pub(super) fn put(&self, stamp: Stamp, marks: Marks) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(known, _)| known.file != stamp.file);
-        if stamp.tells() {
+        if stamp.is_reliable() {
             if known.len() >= FILES {
                 known.remove(0);
             }
@@ -132,44 +136,44 @@ impl LineIndex {
     }
 }
 
-/// How going on to a line ended.
+/// The result of moving to a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Passed {
-    /// It begins here.
+    /// The line begins here.
     There,
-    /// The content has no such line.
+    /// The file has no such line.
     End,
-    /// It is further than could be counted.
+    /// Time ran out before the line was reached.
     OutOfTime,
 }
 
-/// One line, or as much of it as was wanted.
+/// The result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// All of it, with its line break if it has one.
+    /// The complete line, with its line break if it has one.
     Whole,
-    /// It is longer; the rest is still to come.
+    /// The beginning of a longer line.
     Longer,
-    /// There is none.
+    /// There is no further line.
     End,
 }
 
-/// Goes through a content line by line, and marks where lines begin.
+/// Reads a file line by line, and marks where lines begin.
 pub(super) struct Lines<R> {
     reader: BufReader<R>,
     pub(super) marks: Marks,
-    /// Where it stands: so many whole lines are before.
+    /// The number of complete lines before the position.
     pub(super) line: u64,
     offset: u64,
-    /// Whether it stands inside a line.
+    /// Whether the position is inside a line.
     inside: bool,
 }
 
 impl<R: Read + Seek> Lines<R> {
-    /// Stands at the last known start of a line at or before `line` (the first is 0).
+    /// Starts at the last mark at or before `line` (the first line is 0).
     pub(super) fn new(reader: R, marks: Marks, line: u64) -> io::Result<Self> {
         let mut lines = Self {
-            reader: BufReader::with_capacity(STRIDE as usize, reader),
+            reader: BufReader::with_capacity(STRIDE, reader),
             line: 0,
             offset: 0,
             inside: false,
@@ -189,7 +193,7 @@ impl<R: Read + Seek> Lines<R> {
         loop {
             match self.reader.fill_buf() {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Some of the kernel's files wait for more: what is there is all for now.
+                // Some files in `/proc` wait for more data; what is there now is enough.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(&[]),
                 Err(e) => return Err(e),
                 Ok(_) => break,
@@ -212,7 +216,7 @@ impl<R: Read + Seek> Lines<R> {
         }
     }
 
-    /// Goes on to the start of a line (the first is 0), no longer than until then.
+    /// Moves to the start of a line (the first line is 0), at most until this time.
     pub(super) fn pass(&mut self, to: u64, until: Instant) -> io::Result<Passed> {
         while self.line < to {
             if Instant::now() >= until {
@@ -225,7 +229,8 @@ impl<R: Read + Seek> Lines<R> {
             }
             let breaks = memchr::memchr_iter(b'\n', buffer).count() as u64;
             let end = if breaks >= wanted {
-                memchr::memchr_iter(b'\n', buffer).nth(wanted as usize - 1)
+                memchr::memchr_iter(b'\n', buffer)
+                    .nth(usize::try_from(wanted - 1).unwrap_or(usize::MAX))
             } else {
                 memchr::memrchr(b'\n', buffer)
             };
@@ -241,7 +246,7 @@ impl<R: Read + Seek> Lines<R> {
         Ok(Passed::There)
     }
 
-    /// Counts all lines, from the furthest that is known on, no longer than until then.
+    /// Counts all lines, from the last mark on, at most until this time.
     pub(super) fn count(&mut self, until: Instant) -> io::Result<Option<u64>> {
         if self.marks.total.is_none() {
             let furthest = self.marks.last();
@@ -253,7 +258,7 @@ impl<R: Read + Seek> Lines<R> {
         Ok(self.marks.total)
     }
 
-    /// Whether anything follows.
+    /// Whether any data follows.
     pub(super) fn more(&mut self) -> io::Result<bool> {
         Ok(!self.fill()?.is_empty())
     }
@@ -263,7 +268,7 @@ impl<R: Read + Seek> Lines<R> {
         Passed::End
     }
 
-    /// Adds the next line, or so much of it, to `text`.
+    /// Adds the next line to `text`, at most `most` bytes of it.
     pub(super) fn next(&mut self, most: usize, text: &mut Vec<u8>) -> io::Result<Line> {
         self.mark();
         let mut room = most;
@@ -364,7 +369,7 @@ mod tests {
     fn marks_are_bounded_and_time_is() {
         let mut marks = Marks::default();
         for line in 0..20_000_u64 {
-            let offset = line * STRIDE;
+            let offset = line * STRIDE as u64;
             marks.add(Mark { line, offset });
             assert!(marks.marks.len() <= MARKS);
         }
@@ -392,7 +397,7 @@ mod tests {
         index.put(stamp(), known.clone());
         assert_eq!(index.get(&stamp()).total, None);
         let settled = Instant::now() + Duration::from_secs(5);
-        while !stamp().tells() {
+        while !stamp().is_reliable() {
             assert!(Instant::now() < settled, "it never settles");
             std::thread::yield_now();
         }

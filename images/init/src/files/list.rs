@@ -1,4 +1,4 @@
-//! A directory's entries.
+//! Listing a directory.
 
 use std::fs;
 use std::io;
@@ -8,12 +8,12 @@ use std::path::Path;
 use super::kind;
 use crate::wire::DirEntry;
 
-/// The entries, sorted by name.
+/// The entries of a directory, sorted by name.
 pub(super) fn list(path: &Path) -> io::Result<Vec<DirEntry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        // One that went meanwhile is no reason to fail.
+        // The entry was removed meanwhile.
         let Ok(meta) = entry.metadata() else { continue };
         entries.push(DirEntry {
             name: entry.file_name().to_string_lossy().into_owned(),

@@ -7,6 +7,7 @@
 //! - [`edit`]: replacing text, and [`search`]: finding it;
 //! - [`encoding`]: the encodings of text, and [`excerpt`]: the shown part of long lines.
 
+mod content;
 pub(crate) mod edit;
 mod encoding;
 mod excerpt;

@@ -1,14 +1,13 @@
 //! File names that look the same: a name as a model types it, and the name that the file has.
 //!
-//! A model types composed characters, plain spaces, straight quotes; the file's name may have decomposed ones (as
-//! macOS writes them), a narrow no-break space (its screenshots), typographic quotes. Two names are taken as the same
-//! if they are after [`key`]: canonical decomposition, and a small table of its own. The confusables of UTS 39 are no
-//! use here: to them, `l` and `1` look the same.
+//! A model types composed characters, plain spaces and straight quotes. The file's name may have decomposed characters
+//! (from macOS), narrow no-break spaces (macOS screenshots) or typographic quotes. Two names look the same if they have
+//! the same [`key`]: canonical decomposition, and a small table. The confusables of UTS 39 are of no use here: they treat
+//! `l` and `1` as the same.
 //!
-//! Only a name that isn't there is looked for so, and it is never guessed between two files.
+//! Only a name that does not exist is looked up in this way, and only if exactly one file matches.
 
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -17,13 +16,13 @@ use unicode_normalization::char::is_combining_mark;
 
 use crate::wire::WireError;
 
-/// How many entries of a directory are looked at.
-const LOOKED_AT: usize = 100_000;
+/// How many entries of a directory are compared.
+const COMPARED: usize = 100_000;
 
-/// How many names a message lists.
+/// How many names a message has.
 const LISTED: usize = 5;
 
-/// What a character looks like: itself, another one, several, or nothing.
+/// The plain text that a character looks like; `"\0"` for the character itself.
 fn plain(char: char) -> &'static str {
     match char {
         '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe58}' | '\u{fe63}' => "-",
@@ -31,7 +30,7 @@ fn plain(char: char) -> &'static str {
         '\u{201c}'..='\u{201f}' | '\u{2033}' => "\"",
         '\u{2026}' => "...",
         '\u{a789}' | '\u{2236}' => ":",
-        // Marks of direction, joiners, variation selectors, soft hyphens: not seen at all.
+        // Marks of direction, joiners, variation selectors, soft hyphens: invisible.
         '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' => "",
         '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' => "",
         '\u{feff}' | '\u{fe00}'..='\u{fe0f}' => "",
@@ -40,12 +39,12 @@ fn plain(char: char) -> &'static str {
     }
 }
 
-/// What two names that look the same have in common.
+/// A text that is the same for names that look the same.
 fn key(name: &str) -> String {
     let mut key = String::with_capacity(name.len());
     for char in name.nfd() {
         match plain(char) {
-            // Full width forms, which some programs put where a plain character is not allowed.
+            // Full width forms, which some programs use if a plain character is not allowed.
             "\0" => key.push(match char {
                 '\u{ff01}'..='\u{ff5e}' => char::from_u32(char as u32 - 0xfee0).unwrap_or(char),
                 char => char,
@@ -53,14 +52,14 @@ fn key(name: &str) -> String {
             plain => key.push_str(plain),
         }
     }
-    // What stood apart may now belong together.
+    // Characters that are now neighbours may combine.
     match key.is_ascii() {
         true => key,
         false => key.nfd().collect(),
     }
 }
 
-/// A name with the characters escaped that can't be told from others by looking at them.
+/// A name in which characters that look like others are escaped.
 pub(crate) fn escaped(name: &OsStr) -> String {
     let mut text = String::new();
     for chunk in name.as_bytes().utf8_chunks() {
@@ -68,20 +67,20 @@ pub(crate) fn escaped(name: &OsStr) -> String {
             let looks_like_another = char != ' ' && plain(char) != "\0";
             let full_width = ('\u{ff01}'..='\u{ff5e}').contains(&char);
             if looks_like_another || full_width || char.is_control() || is_combining_mark(char) {
-                let _ = write!(text, "\\u{{{:x}}}", char as u32);
+                text += &format!("\\u{{{:x}}}", u32::from(char));
             } else {
                 text.push(char);
             }
         }
         for byte in chunk.invalid() {
-            let _ = write!(text, "\\x{byte:02x}");
+            text += &format!("\\x{byte:02x}");
         }
     }
     text
 }
 
-/// The path with each part that isn't there replaced by the one entry that looks the same. Parts of which there is
-/// none stay, and so does all that follows them.
+/// The path, in which each missing part is replaced by the one entry that looks the same. If there is no such entry, this
+/// part and all following parts stay the same.
 pub(super) fn look_alike(path: PathBuf, notes: &mut Vec<String>) -> Result<PathBuf, WireError> {
     let mut found = PathBuf::new();
     let mut parts = path.components();
@@ -98,7 +97,7 @@ pub(super) fn look_alike(path: PathBuf, notes: &mut Vec<String>) -> Result<PathB
         match alike.len() {
             0 => {
                 found.push(name);
-                // An empty rest would add a slash.
+                // Pushing an empty path would add a slash.
                 found.extend(parts.as_path());
                 return Ok(found);
             }
@@ -140,9 +139,9 @@ fn same_key(dir: &Path, wanted: &OsStr) -> Vec<std::ffi::OsString> {
     let wanted_key = key(&wanted);
     let mut alike: Vec<_> = entries
         .flatten()
-        .take(LOOKED_AT)
+        .take(COMPARED)
         .map(|entry| entry.file_name())
-        // Of two names in ASCII only, each looks like itself.
+        // Different ASCII names do not look the same.
         .filter(|name| !(name.as_bytes().is_ascii() && wanted.is_ascii()))
         .filter(|name| key(&name.to_string_lossy()) == wanted_key)
         .collect();
@@ -150,7 +149,7 @@ fn same_key(dir: &Path, wanted: &OsStr) -> Vec<std::ffi::OsString> {
     alike
 }
 
-/// Names in the same directory that the missing one may have meant.
+/// A remark with names in the same directory that the caller may have meant.
 pub(super) fn near(path: &Path) -> String {
     let lower = |name: &OsStr| key(&name.to_string_lossy()).to_lowercase();
     let wanted = lower(path.file_name().unwrap_or_default());
@@ -163,7 +162,7 @@ pub(super) fn near(path: &Path) -> String {
     let stem = wanted.split('.').next().unwrap_or_default();
     let mut names: Vec<String> = entries
         .flatten()
-        .take(LOOKED_AT)
+        .take(COMPARED)
         .map(|entry| entry.file_name())
         .filter(|name| {
             let name = lower(name);

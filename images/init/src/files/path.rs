@@ -1,11 +1,11 @@
-//! The one place that says which file a path means, for every tool and for a command's working directory.
+//! The file that a path stands for. Every tool, and every command's working directory, uses these rules:
 //!
-//! - a relative path begins in the workspace;
-//! - `~` and `~/x` (also `$HOME/x`) are in the home of the user that the caller acts for, `~name/x` in that user's;
-//! - a `file:` URI is its path, percent-decoded, so that it can name a file whose name is not UTF-8;
-//! - `./~` and `./file:x` are files of these very names.
+//! - a relative path begins at the workspace;
+//! - `~`, `~/x` and `$HOME/x` are in the home of the user that the caller acts for, `~name/x` in the home of `name`;
+//! - a `file:` URI is percent-decoded, so it can name a file whose name is not UTF-8;
+//! - `./~` and `./file:x` are files with exactly these names.
 //!
-//! A path that leads to nothing may still mean a file whose name only looks the same: see [`super::names`].
+//! A path that does not exist may stand for a file whose name looks the same: see [`super::names`].
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -19,19 +19,19 @@ use super::names;
 use crate::system::users;
 use crate::wire::WireError;
 
-/// Where paths begin.
+/// The directories at which paths begin.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
-    /// Where relative paths begin.
+    /// The start of relative paths.
     pub(crate) workspace: PathBuf,
-    /// What `~` is.
+    /// The directory `~`.
     pub(crate) home: PathBuf,
-    /// Where `etc/passwd` is, for `~name`.
+    /// The root of the file system, for `etc/passwd` and `~name`.
     pub(crate) root: PathBuf,
 }
 
 impl Places {
-    /// The path that `path` means, whether there is anything or not.
+    /// The absolute path that `path` stands for. It need not exist.
     pub(crate) fn absolute(&self, path: &str) -> Result<PathBuf, WireError> {
         if path.is_empty() {
             return Err(WireError::invalid(
@@ -51,7 +51,7 @@ impl Places {
         }
     }
 
-    /// As [`Self::absolute`]; where nothing is there, the one file or directory that looks the same, with a note.
+    /// As [`Self::absolute`]; if it does not exist, the one file or directory whose name looks the same, with a note.
     pub(crate) fn find(&self, path: &str, notes: &mut Vec<String>) -> Result<PathBuf, WireError> {
         let path = self.absolute(path)?;
         match path.symlink_metadata() {
@@ -60,7 +60,7 @@ impl Places {
         }
     }
 
-    /// The path below somebody's home, if `path` begins with one.
+    /// The path below a home directory, if `path` begins with one.
     fn of_home(&self, path: &str, decoded: &[u8]) -> Result<Option<PathBuf>, WireError> {
         let end = memchr::memchr(b'/', decoded).unwrap_or(decoded.len());
         let (first, rest) = decoded.split_at(end);
@@ -79,7 +79,7 @@ impl Places {
                     return Ok(Some(below(&home)));
                 }
                 let literal = self.workspace.join(OsStr::from_bytes(first));
-                // Some programs name their temporary files so.
+                // Some programs use such names for temporary files.
                 if literal.symlink_metadata().is_ok() {
                     return Ok(None);
                 }
@@ -93,7 +93,7 @@ impl Places {
     }
 }
 
-/// The path's bytes: of a `file:` URI those that it stands for.
+/// The bytes of a path; a `file:` URI is decoded.
 fn plain_path(path: &str) -> Result<Cow<'_, [u8]>, WireError> {
     let scheme = path
         .get(..5)

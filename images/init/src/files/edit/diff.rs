@@ -1,4 +1,4 @@
-//! What an edit changed, as a unified diff: bounded, and of very long lines the parts that changed.
+//! The change of an edit as a unified diff of bounded length. Of very long lines only the changed parts are shown.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use similar::{ChangeTag, DiffOp, TextDiff};
 
 use crate::files::excerpt::excerpt;
 
-/// How much of a diff is given, in bytes.
+/// The longest diff, in bytes.
 const LONGEST: usize = 16_000;
 
-/// How long the smallest diff is looked for.
+/// The longest search for the smallest diff.
 const SEARCH: Duration = Duration::from_millis(500);
 
-/// The lines around a change.
+/// The number of lines around a change.
 const AROUND: usize = 3;
 
 /// The diff of two texts whose lines end in LF.
@@ -67,7 +67,7 @@ fn push(text: &mut String, tag: ChangeTag, line: &str, part: Option<Range<usize>
     }
 }
 
-/// The line on the other side that takes this one's place.
+/// The line on the other side that replaces this one, or that this one replaces.
 fn counterpart(op: &DiffOp, at: usize, old: bool) -> Option<usize> {
     let (mine, other) = match old {
         true => (op.old_range(), op.new_range()),
@@ -76,7 +76,7 @@ fn counterpart(op: &DiffOp, at: usize, old: bool) -> Option<usize> {
     Some(other.start + (at - mine.start)).filter(|at| other.contains(at))
 }
 
-/// The part of a line that is not in the other.
+/// The part of a line that differs from the other line.
 fn differing(line: &str, other: &str) -> Range<usize> {
     let start: usize = line
         .chars()

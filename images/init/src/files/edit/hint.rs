@@ -1,4 +1,4 @@
-//! What a text that is not in the file may have meant: the usual slips, then the line that is most like it.
+//! Hints for a text that is not in the file: the usual mistakes, then the most similar line.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use similar::TextDiff;
 
 use crate::files::excerpt::excerpt;
 
-/// How long the most similar line is looked for.
+/// The longest search for the most similar line.
 const SEARCH: Duration = Duration::from_millis(300);
 
 /// The longest line that is compared, in bytes.
@@ -18,19 +18,19 @@ const CANDIDATES: usize = 12;
 /// How many lines are shown.
 const SHOWN: usize = 3;
 
-/// Looks for one kind of slip: given the content, the old text and the new one.
-type Slip = fn(&str, &str, &str) -> Option<String>;
+/// Recognizes one kind of mistake from the content, the old text and the new text.
+type Mistake = fn(&str, &str, &str) -> Option<String>;
 
-/// Where a text is that may have been meant, as a remark in brackets or after a semicolon.
+/// A hint, in brackets or after a semicolon; empty if there is none.
 pub(super) fn absent(content: &str, old: &str, new: &str) -> String {
-    let slips: [Slip; 6] = [numbered, done, spaced, escaped, cased, nearest];
-    slips
+    let mistakes: [Mistake; 6] = [numbered, done, spaced, escaped, cased, nearest];
+    mistakes
         .iter()
-        .find_map(|slip| slip(content, old, new))
+        .find_map(|mistake| mistake(content, old, new))
         .unwrap_or_default()
 }
 
-/// Line numbers as `read` shows them.
+/// The old text has line numbers as `read` shows them.
 fn numbered(content: &str, old: &str, _: &str) -> Option<String> {
     let number_off = |line: &str| -> Option<String> {
         let rest = line.trim_start();
@@ -57,7 +57,7 @@ fn numbered(content: &str, old: &str, _: &str) -> Option<String> {
     ))
 }
 
-/// The edit was made already.
+/// The edit was already made.
 fn done(content: &str, _: &str, new: &str) -> Option<String> {
     let at = content.find(new).filter(|_| new.trim().len() > 8)?;
     Some(format!(
@@ -66,7 +66,7 @@ fn done(content: &str, _: &str, new: &str) -> Option<String> {
     ))
 }
 
-/// Other white space.
+/// The white space differs.
 fn spaced(content: &str, old: &str, _: &str) -> Option<String> {
     let words = |text: &str| -> Vec<String> {
         text.lines()
@@ -87,7 +87,7 @@ fn spaced(content: &str, old: &str, _: &str) -> Option<String> {
     ))
 }
 
-/// Escapes where the characters themselves were meant.
+/// The old text has escapes instead of the characters themselves.
 fn escaped(content: &str, old: &str, _: &str) -> Option<String> {
     let mut text = String::with_capacity(old.len());
     let mut chars = old.chars();
@@ -111,7 +111,7 @@ fn escaped(content: &str, old: &str, _: &str) -> Option<String> {
     ))
 }
 
-/// Upper and lower case.
+/// Upper and lower case differ.
 fn cased(content: &str, old: &str, _: &str) -> Option<String> {
     let content = content.to_lowercase();
     let at = content.find(&old.to_lowercase())?;
@@ -121,7 +121,7 @@ fn cased(content: &str, old: &str, _: &str) -> Option<String> {
     ))
 }
 
-/// The line most like the longest line of the text.
+/// The line that is most similar to the longest line of the old text.
 fn nearest(content: &str, old: &str, _: &str) -> Option<String> {
     let until = Instant::now() + SEARCH;
     let (offset, wanted) = old
@@ -173,7 +173,7 @@ fn letters(line: &str) -> [u16; 256] {
     counts
 }
 
-/// Some lines, with white space to be seen.
+/// Some lines, with visible white space.
 fn shown(content: &str, from: usize, count: usize) -> String {
     let lines: Vec<String> = content
         .lines()

@@ -1,10 +1,10 @@
-//! The ends of lines: matching takes no notice of them, writing keeps each as it is.
+//! Line ends. Matching ignores their kind, and writing keeps each line's own.
 //!
 //! A line ends in LF, in CRLF (with any number of CR, as bad conversions leave them) or, as on an old Mac, in CR.
 
 use std::borrow::Cow;
 
-/// How lines end that nothing in the file gives an end.
+/// A kind of line end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     Lf,
@@ -13,7 +13,7 @@ pub(super) enum Style {
 }
 
 impl Style {
-    /// The end that most lines of `text` have; nothing where it is one line.
+    /// The line end that most lines of `text` have; `None` if there is no line end.
     pub(super) fn of(text: &str) -> Option<Self> {
         let (mut lf, mut crlf, mut cr) = (0_usize, 0_usize, 0_usize);
         let bytes = text.as_bytes();
@@ -45,7 +45,7 @@ impl Style {
     }
 }
 
-/// The text with each line end as LF. A CR that ends no line of CRLF or LF is an end by itself if `alone`.
+/// The text with each line end as LF. With `alone`, a CR without LF counts as a line end.
 pub(super) fn unified(text: &str, alone: bool) -> Cow<'_, str> {
     if !text.contains('\r') {
         return Cow::Borrowed(text);
@@ -61,7 +61,7 @@ pub(super) fn unified(text: &str, alone: bool) -> Cow<'_, str> {
     Cow::Owned(result)
 }
 
-/// Where the characters at these ascending offsets of `unified(text)` are in `text`.
+/// The offsets in `text` of the characters at these ascending offsets of `unified(text)`.
 pub(super) fn offsets(text: &str, wanted: &[usize]) -> Vec<usize> {
     let mut found = Vec::with_capacity(wanted.len());
     let (mut at, mut unified) = (0, 0);
@@ -83,12 +83,13 @@ pub(super) fn offsets(text: &str, wanted: &[usize]) -> Vec<usize> {
     found
 }
 
+/// A part of a text.
 enum Run<'a> {
     /// Text without CR.
     Text(&'a str),
-    /// CR and LF, so many bytes.
+    /// CRs and LF, with this many bytes.
     End(usize),
-    /// So many CR without LF.
+    /// This many CRs without LF.
     Alone(usize),
 }
 

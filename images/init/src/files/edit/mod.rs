@@ -1,11 +1,14 @@
-//! Replacing text in a file: exactly what was said, or nothing.
+//! Replacing text in a file: exactly as requested, or not at all.
 //!
-//! What to do is pure ([`replace`]); the file is then written like any other ([`files::replace`]). Edits take turns, so
-//! that two of one file both count. A file keeps its encoding, its line ends and its byte order mark.
+//! The new content is computed without I/O ([`replace`]); the file is then written like any other ([`files::replace`]).
+//! Edits take turns, so that two edits of one file both take effect. A file keeps its encoding, its line ends and its byte
+//! order mark.
 
 mod diff;
+mod error;
 mod hint;
 mod lines;
+mod plan;
 mod replace;
 
 use std::path::PathBuf;
@@ -26,12 +29,12 @@ pub(crate) fn edit(
     turn: &Mutex<()>,
 ) -> Result<Report, WireError> {
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut said = Vec::new();
-    let (target, old) = whole(places, request, &mut said)?;
+    let mut remarks = Vec::new();
+    let (target, old) = whole(places, request, &mut remarks)?;
     let path = target.to_string_lossy().into_owned();
     let invalid = |message: String| WireError::invalid(format!("edit {path}: {message}"));
     let content = encoding::detect_whole(&old);
-    // What is no text may have some in it; all other bytes stay as they are.
+    // Binary content may contain text. All other bytes stay unchanged.
     let encoding = content.encoding().unwrap_or(Encoding::UTF_8);
     if !encoding.is_stateless() {
         return Err(invalid(format!(
@@ -42,17 +45,17 @@ pub(crate) fn edit(
     }
     let replaced = replace(encoding, &old, &request.old, &request.new, request.all)
         .map_err(|e| invalid(e.to_string()))?;
-    said.extend(files::replace(&target, &replaced.bytes, None)?);
-    said.extend(notes(content, &replaced));
+    remarks.extend(files::replace(&target, &replaced.bytes, None)?);
+    remarks.extend(notes(content, &replaced));
     Ok(Report::Edit(EditReport {
         diff: diff::diff(&path, &replaced.before, &replaced.after),
         path,
         replacements: replaced.count as u64,
-        notes: said,
+        notes: remarks,
     }))
 }
 
-/// What there is to say about the file.
+/// Remarks about the file's encoding and line ends.
 fn notes(content: Content, replaced: &Replaced) -> Vec<String> {
     let mut notes = Vec::new();
     match content {
@@ -84,9 +87,9 @@ fn notes(content: Content, replaced: &Replaced) -> Vec<String> {
 fn whole(
     places: &Places,
     request: &EditRequest,
-    said: &mut Vec<String>,
+    remarks: &mut Vec<String>,
 ) -> Result<(PathBuf, Vec<u8>), WireError> {
-    let path = places.find(&request.path, said)?;
+    let path = places.find(&request.path, remarks)?;
     match files::whole(&path, LONGEST)? {
         Some(content) => Ok((path.canonicalize().unwrap_or(path), content)),
         None => Err(WireError::new(

@@ -1,26 +1,26 @@
-//! What a file's content is, judged by its beginning.
+//! Recognizing text and its encoding.
 
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::{DecoderResult, GB18030, GBK, ISO_2022_JP, UTF_16BE, UTF_16LE, WINDOWS_1252};
 
 use super::{Encoding, Form, UTF8_BOM, WINDOW};
 
-/// One in so many characters may be one that text does not have.
+/// One in this many characters may be one that texts do not have.
 const ODD: usize = 200;
 
-/// What a piece of a file's content is.
+/// The kind of a piece of content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// ASCII only, or nothing: what comes later decides about the encoding.
+    /// ASCII only, or empty. Later content decides the encoding.
     Ascii,
     /// Text in this encoding.
     Text(Encoding),
-    /// No text in any encoding.
+    /// Not text in any encoding.
     Binary,
 }
 
 impl Content {
-    /// The encoding to read it in; nothing for binary content.
+    /// The encoding to decode it with; `None` for binary content.
     pub(crate) fn encoding(self) -> Option<Encoding> {
         match self {
             Self::Ascii => Some(Encoding::UTF_8),
@@ -30,7 +30,7 @@ impl Content {
     }
 }
 
-/// Judges the beginning of a file; `whole` says that there is no more of it.
+/// The kind of the beginning of a file; `whole` means that it is all of the file.
 pub(crate) fn detect(head: &[u8], whole: bool) -> Content {
     let encoded = |form, bom| Content::Text(Encoding { form, bom });
     let zero = memchr::memchr(0, head).is_some();
@@ -46,7 +46,7 @@ pub(crate) fn detect(head: &[u8], whole: bool) -> Content {
     }
     if !zero {
         let verdict = detect_later(head, whole);
-        // All of its bytes are ASCII's.
+        // ISO-2022-JP consists of ASCII bytes.
         let japanese = verdict == Content::Ascii
             && memchr::memmem::find(head, b"\x1b$").is_some()
             && decoded(ISO_2022_JP, head, whole).is_some_and(|text| is_text(&text));
@@ -67,7 +67,7 @@ pub(crate) fn detect(head: &[u8], whole: bool) -> Content {
     }
 }
 
-/// Judges a whole file.
+/// The kind of a complete content.
 pub(crate) fn detect_whole(bytes: &[u8]) -> Content {
     let head = &bytes[..bytes.len().min(WINDOW)];
     let verdict = detect(head, head.len() == bytes.len());
@@ -81,13 +81,13 @@ pub(crate) fn detect_whole(bytes: &[u8]) -> Content {
     let start = ascii / WINDOW * WINDOW;
     let end = bytes.len().min(start + WINDOW);
     match detect_later(&bytes[start..end], end == bytes.len()) {
-        // Text with something else after it is read as far as it is text.
+        // Text with binary content after it counts as text.
         Content::Binary => Content::Text(Encoding::UTF_8),
         verdict => verdict,
     }
 }
 
-/// Judges a piece that has no byte order mark and starts at a character.
+/// The kind of a later piece, which has no byte order mark and starts at a character.
 pub(super) fn detect_later(piece: &[u8], whole: bool) -> Content {
     let text = |form| Content::Text(Encoding { form, bom: false });
     if memchr::memchr(0, piece).is_some() {
@@ -102,7 +102,7 @@ pub(super) fn detect_later(piece: &[u8], whole: bool) -> Content {
     legacy(piece, whole).map_or(Content::Binary, |encoding| text(Form::Legacy(encoding)))
 }
 
-/// Whether it is UTF-8: all of it, or so much that what is not must be damage.
+/// Whether it is UTF-8: all of it, or so much of it that the rest must be damage.
 fn is_utf8(piece: &[u8], whole: bool) -> bool {
     if std::str::from_utf8(piece).is_ok() {
         return true;
@@ -118,11 +118,11 @@ fn is_utf8(piece: &[u8], whole: bool) -> bool {
             invalid += chunk.invalid().len();
         }
     }
-    // Text in another encoding is valid by accident only, here and there.
+    // Text in another encoding contains valid UTF-8 by accident only, and little of it.
     valid >= 2 * invalid
 }
 
-/// The text, if it is valid but for a cut at the end.
+/// The text, if it is valid except for a cut at the end.
 fn utf16(bytes: &[u8], form: Form, whole: bool) -> Option<String> {
     let encoding = match form {
         Form::Utf16Le => UTF_16LE,
@@ -131,7 +131,7 @@ fn utf16(bytes: &[u8], form: Form, whole: bool) -> Option<String> {
     decoded(encoding, bytes, whole)
 }
 
-/// The text, if all of it is valid; unless `whole`, its last character may be cut.
+/// The text, if all of it is valid; if not `whole`, its last character may be cut.
 fn decoded(encoding: &'static encoding_rs::Encoding, bytes: &[u8], whole: bool) -> Option<String> {
     let mut decoder = encoding.new_decoder_without_bom_handling();
     let room = decoder.max_utf8_buffer_length_without_replacement(bytes.len())?;
@@ -140,19 +140,19 @@ fn decoded(encoding: &'static encoding_rs::Encoding, bytes: &[u8], whole: bool) 
     (result == DecoderResult::InputEmpty).then_some(text)
 }
 
-/// The encoding that is neither UTF-8 nor UTF-16 and makes text of it.
+/// The encoding other than UTF-8 and UTF-16 in which the piece is text.
 fn legacy(piece: &[u8], whole: bool) -> Option<&'static encoding_rs::Encoding> {
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
     detector.feed(piece, whole);
     let guess = match detector.guess(None, Utf8Detection::Deny) {
-        // The same bytes mean the same in both, and the larger one can be written in full.
+        // GB18030 contains GBK and can encode every character.
         guess if guess == GBK => GB18030,
         guess => guess,
     };
     let text = |encoding| decoded(encoding, piece, whole).filter(|text| is_text(text));
     let (guessed, western) = (text(guess), text(WINDOWS_1252));
     match (guessed, western) {
-        // Where both say the same, the common name says more.
+        // If both give the same text, the more common name is more useful.
         (Some(guessed), Some(western)) if guessed == western => Some(WINDOWS_1252),
         (Some(_), _) => Some(guess),
         (None, Some(_)) => Some(WINDOWS_1252),
@@ -171,11 +171,11 @@ fn is_text(text: &str) -> bool {
             letters += usize::from(char.is_alphanumeric());
         }
     }
-    // A short text may have a few signs only.
+    // In a short text, all characters beyond ASCII may be signs.
     odd * ODD <= all && (letters * 2 >= foreign || foreign * 5 <= all + 8)
 }
 
-/// Whether UTF-16 without a byte order mark is evident: ASCII among its characters, and hardly any but letters,
+/// Whether decoded text is evidence of UTF-16 without a byte order mark: it contains ASCII, and almost only letters,
 /// digits, spaces and punctuation.
 fn is_evident(text: &str) -> bool {
     let (mut all, mut ascii, mut usual) = (0, 0, 0);
@@ -196,7 +196,7 @@ fn is_evident(text: &str) -> bool {
     all >= 4 && ascii * 32 >= all && usual * 10 >= all * 9 && is_text(text)
 }
 
-/// Whether it is texts in UTF-8 with zero bytes between them, as `find -print0` writes them.
+/// Whether it is a list of UTF-8 texts with zero bytes between them, as from `find -print0`.
 fn is_list(bytes: &[u8], whole: bool) -> bool {
     let wide = bytes
         .as_chunks::<2>()
@@ -207,7 +207,7 @@ fn is_list(bytes: &[u8], whole: bool) -> bool {
     wide && is_utf8(&text, whole) && !String::from_utf8_lossy(&text).chars().any(is_odd)
 }
 
-/// Characters that text hardly has: control characters but for the usual ones, and what nobody assigned a meaning to.
+/// Whether texts hardly ever have this character: an unusual control character, or one without an assigned meaning.
 fn is_odd(char: char) -> bool {
     let usual = matches!(
         char,

@@ -1,11 +1,11 @@
-//! The encoding of a text: which it is, text from its bytes, bytes from text.
+//! The encoding of a text: recognizing it, decoding and encoding.
 //!
-//! UTF-8 is recognized by its own rules, UTF-16 by its byte order mark or its zero bytes. What is neither is given to a
-//! detector, whose guess counts only if the result looks like text: else the content is binary. A file is judged by
-//! its first [`WINDOW`] that has more than ASCII, so every reader of a file comes to the same verdict.
+//! UTF-8 is recognized by its own rules, UTF-16 by its byte order mark or its zero bytes. For other content a detector
+//! guesses the encoding. If the decoded result does not look like text, the content is binary. The first [`WINDOW`] of a
+//! file with more than ASCII decides, so every reader of a file gets the same result.
 //!
-//! [`Encoding::decode`] never fails: what is no text in the encoding becomes U+FFFD. Whoever changes a text must copy
-//! the bytes of what stays ([`Encoding::offsets`]) and encode only what is new.
+//! [`Encoding::decode`] never fails: bytes that are no text in the encoding become U+FFFD. An edit must therefore copy the
+//! bytes that stay ([`Encoding::offsets`]) and encode the new text only.
 
 mod detect;
 mod reader;
@@ -17,12 +17,12 @@ use encoding_rs::{DecoderResult, ISO_2022_JP};
 pub(crate) use detect::{Content, detect, detect_whole};
 pub(crate) use reader::TextReader;
 
-/// How much of a file is judged at once.
+/// How many bytes of a file are inspected at once.
 pub(crate) const WINDOW: usize = 64 << 10;
 
 const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// How a text is written in bytes.
+/// An encoding, and whether the text has a byte order mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Encoding {
     form: Form,
@@ -37,11 +37,11 @@ enum Form {
     Legacy(&'static encoding_rs::Encoding),
 }
 
-/// Some decoded text and how many bytes it stands for.
+/// A piece of decoded text, and how many bytes it stands for.
 struct Piece<'a> {
     text: &'a str,
     bytes: usize,
-    /// Whether text and bytes are the same.
+    /// Whether the text is the same as the bytes.
     same: bool,
 }
 
@@ -62,7 +62,7 @@ impl Encoding {
         matches!(self.form, Form::Utf16Le | Form::Utf16Be)
     }
 
-    /// The same for what comes after the file's beginning.
+    /// The encoding of text after the file's beginning.
     pub(crate) fn after_bom(self) -> Self {
         Self { bom: false, ..self }
     }
@@ -72,12 +72,12 @@ impl Encoding {
         self.bom
     }
 
-    /// Whether a part of a text can be written without what comes before it.
+    /// Whether a part of a text can be encoded without the text before it.
     pub(crate) fn is_stateless(self) -> bool {
         self.form != Form::Legacy(ISO_2022_JP)
     }
 
-    /// Its name for a reader.
+    /// Its name for readers.
     pub(crate) fn name(self) -> String {
         let name = match self.label() {
             "windows-1252" => "windows-1252 (Latin-1)",
@@ -103,11 +103,11 @@ impl Encoding {
         }
     }
 
-    /// The text, without a byte order mark; what is no text in this encoding becomes U+FFFD.
+    /// The text, without a byte order mark. Bytes that are no text in this encoding become U+FFFD.
     pub(crate) fn decode(self, bytes: &[u8]) -> Cow<'_, str> {
         if self.form == Form::Utf8 {
             let bytes = &bytes[self.bom_length()..];
-            // Looking for damage takes ten times as long as finding none.
+            // Replacing invalid bytes takes ten times as long as checking that there are none.
             return match std::str::from_utf8(bytes) {
                 Ok(text) => Cow::Borrowed(text),
                 Err(_) => String::from_utf8_lossy(bytes),
@@ -118,8 +118,8 @@ impl Encoding {
         Cow::Owned(text)
     }
 
-    /// Where in `bytes` the characters at these offsets of the decoded text begin. The offsets ascend. Nothing if one
-    /// of them is inside of what the encoding writes as a whole.
+    /// The offsets in `bytes` of the characters at these offsets of the decoded text. The offsets ascend. `None` if one of
+    /// them is inside a sequence that the encoding writes as a whole.
     pub(crate) fn offsets(self, bytes: &[u8], wanted: &[usize]) -> Option<Vec<usize>> {
         let mut found = Vec::with_capacity(wanted.len());
         let (mut text, mut source) = (0, self.bom_length());
@@ -138,7 +138,7 @@ impl Encoding {
         whole.then_some(found)
     }
 
-    /// The bytes of a part of a text; the first character that can't be written in this encoding, if there is one.
+    /// The bytes of a part of a text. An error is the first character that this encoding lacks.
     pub(crate) fn encode(self, text: &str) -> Result<Vec<u8>, char> {
         match self.form {
             Form::Utf8 => Ok(text.as_bytes().to_vec()),
@@ -161,7 +161,7 @@ impl Encoding {
         }
     }
 
-    /// Goes through the text piece by piece.
+    /// Decodes the text piece by piece.
     fn walk(self, bytes: &[u8], each: &mut dyn FnMut(Piece<'_>)) {
         let bytes = &bytes[self.bom_length()..];
         match self.form {

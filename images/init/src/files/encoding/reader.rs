@@ -1,4 +1,4 @@
-//! Reading text of any encoding as UTF-8, with bounded memory.
+//! Reading text in any encoding as UTF-8, with bounded memory.
 
 use std::io::{self, Cursor, Read};
 
@@ -8,28 +8,30 @@ use encoding_rs_io::{DecodeReaderBytes, DecodeReaderBytesBuilder};
 use super::detect::{Content, detect, detect_later};
 use super::{Encoding, Form, WINDOW};
 
-/// Reads a file's content as UTF-8, whatever text it is; binary content and damaged UTF-8 come as they are.
+/// Reads a file's content as UTF-8. Binary content and damaged UTF-8 are read unchanged.
 pub(crate) struct TextReader<R> {
     content: Content,
     state: State<R>,
 }
 
-/// The block that decided, and what comes after it.
+/// The block that decided the encoding, and the rest of the content.
 type Rest<R> = io::Chain<Cursor<Vec<u8>>, R>;
 
 enum State<R> {
-    /// All that came is ASCII, so the encoding is not known.
+    /// Only ASCII was read, so the encoding is not known.
     Looking {
         source: R,
         block: Cursor<Vec<u8>>,
     },
+    /// The content is read unchanged.
     Same(Rest<R>),
     Decoding(Box<DecodeReaderBytes<Rest<R>, Vec<u8>>>),
+    /// A read failed before.
     Broken,
 }
 
 impl<R: Read> TextReader<R> {
-    /// Reads and judges the beginning.
+    /// Reads the beginning and recognizes its encoding.
     pub(crate) fn new(mut source: R) -> io::Result<Self> {
         let (block, whole) = next_block(&mut source)?;
         let content = detect(&block, whole);
@@ -39,7 +41,7 @@ impl<R: Read> TextReader<R> {
         })
     }
 
-    /// What the content is, as far as it was read.
+    /// The kind of content, as far as it was read.
     pub(crate) fn content(&self) -> Content {
         self.content
     }

@@ -1,26 +1,27 @@
-//! Which files a search is about: globs in the forms people write them.
+//! Globs that select the files of a search, in all usual forms.
 //!
-//! A glob without a slash names files and directories anywhere below the searched directory. One with a slash is a
-//! path: below that directory, below the workspace, below somebody's home (`~/`), or absolute. A directory means all files below it. Several may
-//! stand in one text, separated by commas or line breaks; the last one that fits decides.
+//! A glob without a slash names files and directories anywhere below the searched directory. A glob with a slash is a
+//! path: below that directory, below the workspace, below a home (`~/`), or absolute. A directory stands for all files
+//! below it. One text may hold several globs, separated by commas or line breaks; the last one that matches decides.
 
 use std::path::{Path, PathBuf};
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-/// Where a path leads that begins with `~`, if it does.
+/// Resolves the first part of a path, if it is a home like `~` or `~name`.
 pub(super) type Home<'a> = dyn Fn(&str) -> Option<PathBuf> + 'a;
 
 /// The globs of one search.
 pub(super) struct Globs {
     root: PathBuf,
-    globs: Vec<One>,
+    globs: Vec<ParsedGlob>,
 }
 
-struct One {
+/// One glob.
+struct ParsedGlob {
     text: String,
     exclude: bool,
-    /// Whether it is only another reading of a text, of which nothing is said if it matches nothing.
+    /// Whether it is only a further interpretation of a text; if it matches nothing, that is not reported.
     guess: bool,
     /// For paths relative to the searched directory.
     below: GlobSet,
@@ -36,7 +37,7 @@ pub(super) enum Choice {
 }
 
 impl Globs {
-    /// Reads the globs of a search below `root`.
+    /// Parses the globs of a search below `root`.
     pub(super) fn new(
         root: &Path,
         workspace: &Path,
@@ -46,12 +47,12 @@ impl Globs {
         let mut globs = Vec::new();
         for text in texts {
             let parts = split(text);
-            // A name may have a comma in it.
+            // A file's name may contain a comma.
             if parts.len() > 1 {
-                globs.push(One::new(root, workspace, home, text.trim(), true)?);
+                globs.push(ParsedGlob::new(root, workspace, home, text.trim(), true)?);
             }
             for part in parts {
-                globs.push(One::new(root, workspace, home, part, false)?);
+                globs.push(ParsedGlob::new(root, workspace, home, part, false)?);
             }
         }
         Ok(Self {
@@ -69,18 +70,18 @@ impl Globs {
         }
     }
 
-    /// Whether nothing below a directory is searched.
+    /// Whether a directory is excluded with all below it.
     pub(super) fn prunes(&self, dir: &Path) -> bool {
         self.decides(dir).is_some_and(|at| self.globs[at].exclude)
     }
 
-    /// Counts a file for every glob that names it. Says whether it is one of `only`'s, or of any where that is empty.
+    /// Counts a file for each glob that matches it. Returns whether a glob of `only` matches, or true if `only` is empty.
     pub(super) fn count(&self, file: &Path, hits: &mut [u64], only: Option<&[usize]>) -> bool {
         let below = file.strip_prefix(&self.root).unwrap_or(file);
         let mut wanted = only.is_none_or(<[usize]>::is_empty);
         for (at, glob) in self.globs.iter().enumerate() {
             let counts = only.is_none_or(|only| only.contains(&at));
-            // One hit is enough to know.
+            // Whether a glob has a match is enough to know.
             if counts && (hits[at] == 0 || !wanted) && glob.names(file, below) {
                 hits[at] += 1;
                 wanted = true;
@@ -105,7 +106,7 @@ impl Globs {
     }
 }
 
-impl One {
+impl ParsedGlob {
     fn names(&self, path: &Path, below: &Path) -> bool {
         self.below.is_match(below) || self.absolute.is_match(path)
     }
@@ -130,7 +131,7 @@ impl One {
             if !directory || exclude {
                 set.add(glob(text, pattern)?);
             }
-            // To leave out all that is in a directory is to leave the directory out.
+            // Excluding all files in a directory excludes the directory.
             if let Some(directory) = pattern.strip_suffix("/**").filter(|_| exclude) {
                 set.add(glob(text, directory)?);
             }
@@ -177,7 +178,7 @@ fn wrong(text: &str, error: &globset::Error) -> String {
     )
 }
 
-/// The pattern that begins with somebody's home, if it does, as an absolute one.
+/// The absolute pattern, if the pattern begins with a home.
 fn below_home(home: &Home, pattern: &str) -> Option<String> {
     let (first, rest) = pattern.split_once('/')?;
     let home = home(first)?;
@@ -187,7 +188,7 @@ fn below_home(home: &Home, pattern: &str) -> Option<String> {
     ))
 }
 
-/// The pattern below a directory, as an absolute one without `.` and `..`.
+/// The absolute pattern below a directory, without `.` and `..`.
 fn below_base(base: &Path, pattern: &str) -> String {
     let base = globset::escape(&base.to_string_lossy());
     let mut parts: Vec<&str> = base.split('/').filter(|part| !part.is_empty()).collect();
@@ -201,7 +202,7 @@ fn below_base(base: &Path, pattern: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// The globs in a text: separated by commas and line breaks outside of braces and brackets.
+/// The globs in a text, separated by commas and line breaks outside braces and brackets.
 fn split(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let (mut start, mut braces, mut bracket, mut escaped) = (0, 0_usize, false, false);

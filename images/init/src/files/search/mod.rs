@@ -1,14 +1,13 @@
-//! Searching files as ripgrep does, with ripgrep's own parts: so it works in an image that has none.
+//! Searching files like ripgrep, with its libraries, so that it works in images without ripgrep.
 //!
-//! Ignore files count, hidden and binary files don't; files come sorted by path, so that the same search gives the
-//! same lines. What a glob or the path names and only hidden or ignored files match is found all the same, after the
-//! others. Text of any encoding is searched as UTF-8. Bounded in lines, bytes, time and memory; what was left out is
-//! always said.
+//! Ignored, hidden and binary files are skipped. Files are sorted by path, so the same search gives the same lines. If
+//! only hidden or ignored files match a glob or the path, these are searched afterwards. Text in any encoding is searched
+//! as UTF-8. Lines, bytes, time and memory are bounded, and the report states what was left out.
 
-mod found;
 mod globs;
 mod pattern;
-mod source;
+mod results;
+mod searched_text;
 
 use std::fs::{self, File};
 use std::io;
@@ -19,28 +18,28 @@ use std::time::{Duration, Instant};
 use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder};
 use ignore::WalkBuilder;
 
-use self::found::Found;
 use self::globs::{Choice, Globs};
 use self::pattern::Pattern;
-use self::source::Source;
+use self::results::Results;
+use self::searched_text::SearchedText;
 use super::{Places, file_error};
 use crate::files::encoding::{Content, TextReader};
 use crate::wire::{ErrorKind, MAX_SEARCH_TIME, Report, SearchReport, SearchRequest, WireError};
 
-/// How long hidden and ignored files are looked through for what a glob names.
+/// The longest search of hidden and ignored files for those that match a glob.
 const LONGEST_HIDDEN: Duration = Duration::from_secs(10);
 
-/// How much of one file is held in memory: its longest line, or all of it for a pattern that goes over lines.
+/// How many bytes of one file are held in memory: its longest line, or all of it for a pattern that spans lines.
 const MEMORY: usize = 64 << 20;
 
 /// How many files and globs are named in a report.
 const NAMED: usize = 5;
 
-/// Directories of the kernel's, which never end or hold nothing to be found.
-const KERNELS_OWN: &[&str] = &["/proc", "/sys", "/dev"];
+/// The kernel's directories, which are endless or hold no text.
+const KERNEL_DIRECTORIES: &[&str] = &["/proc", "/sys", "/dev"];
 
-/// Searches; `send` takes the lines found, one JSON object a line, and says whether more is wanted.
-/// Runs on the user's thread.
+/// Searches files. `send` takes the lines as [`crate::wire::lines`], and returns whether more are wanted. Runs on the
+/// user's thread.
 pub(crate) fn search(
     places: &Places,
     request: &SearchRequest,
@@ -70,7 +69,7 @@ pub(crate) fn search(
     let pattern = Pattern::new(request).map_err(WireError::invalid)?;
     let home = |first: &str| {
         let home = first.strip_prefix('~')?;
-        // What is no name is a part of a pattern.
+        // With such characters it is a pattern, not a name.
         let named = !home.contains(['*', '?', '[', '{', '\\']);
         named.then(|| places.absolute(first).ok()).flatten()
     };
@@ -80,7 +79,7 @@ pub(crate) fn search(
         globs: Arc::new(globs),
         searcher: searcher(request, &pattern),
         keeps_cr: pattern.keeps_cr,
-        found: Found {
+        results: Results {
             send,
             matcher: &pattern.matcher,
             file: PathBuf::new(),
@@ -115,13 +114,13 @@ fn searcher(request: &SearchRequest, pattern: &Pattern) -> Searcher {
         .before_context(context)
         .after_context(context)
         .binary_detection(BinaryDetection::quit(0))
-        // The text is UTF-8 already, without a byte order mark.
+        // The text has been decoded to UTF-8, without a byte order mark.
         .bom_sniffing(false)
         .heap_limit(Some(MEMORY))
         .build()
 }
 
-/// Some files, of which the first are named.
+/// A number of files, and the names of the first ones.
 #[derive(Default)]
 struct Named {
     names: Vec<String>,
@@ -150,39 +149,39 @@ impl Named {
 struct Search<'a> {
     root: PathBuf,
     globs: Arc<Globs>,
-    /// How many files each glob matched.
+    /// The number of files that each glob matched.
     hits: Vec<u64>,
     searcher: Searcher,
     keeps_cr: bool,
-    found: Found<'a>,
+    results: Results<'a>,
     binary: Named,
     too_long: Named,
     encoded: Named,
 }
 
 impl Search<'_> {
-    /// Searches what is below a directory.
+    /// Searches the files below a directory.
     fn below(&mut self) {
         self.walk(None);
         let unmatched: Vec<usize> = (0..self.globs.len())
             .filter(|at| self.hits[*at] == 0 && self.globs.text(*at).is_some())
             .collect();
-        let report = &self.found.report;
+        let report = &self.results.report;
         let nothing = report.searched == 0 && report.unreadable == 0 && self.binary.count == 0;
-        if self.found.stop || (!nothing && unmatched.is_empty()) {
+        if self.results.stop || (!nothing && unmatched.is_empty()) {
             return;
         }
-        let until = self.found.until;
-        self.found.until = until.min(Instant::now() + LONGEST_HIDDEN);
+        let until = self.results.until;
+        self.results.until = until.min(Instant::now() + LONGEST_HIDDEN);
         self.walk(Some(&unmatched));
-        if self.found.report.timed_out && Instant::now() < until {
-            self.found.report.timed_out = false;
+        if self.results.report.timed_out && Instant::now() < until {
+            self.results.report.timed_out = false;
             self.note(format!(
                 "hidden and git-ignored files were looked through for {} s only",
                 LONGEST_HIDDEN.as_secs()
             ));
         }
-        self.found.until = until;
+        self.results.until = until;
         let found = |at: &usize| self.hits[*at] > 0;
         let (hidden, missing): (Vec<usize>, Vec<usize>) =
             unmatched.iter().partition(|at| found(at));
@@ -204,7 +203,7 @@ impl Search<'_> {
         if unmatched.is_empty() {
             let root = self.root.display();
             self.note(
-                match self.found.report.searched + self.binary.count as u64 {
+                match self.results.report.searched + self.binary.count as u64 {
                     0 => format!("there is no file to search below {root}"),
                     _ => format!(
                         "all files below {root} are hidden or git-ignored; they were searched"
@@ -229,11 +228,11 @@ impl Search<'_> {
         )
     }
 
-    /// Searches the files below the root; with `hidden`, those that are hidden or ignored and match one of these globs,
-    /// or all where there are no globs.
+    /// Searches the files below the root; with `hidden`, only hidden and ignored files that match one of these globs, or
+    /// all of them if there are no globs.
     fn walk(&mut self, hidden: Option<&[usize]>) {
         let globs = self.globs.clone();
-        let within: Vec<&str> = KERNELS_OWN
+        let within: Vec<&str> = KERNEL_DIRECTORIES
             .iter()
             .copied()
             .filter(|own| !self.root.starts_with(own))
@@ -256,12 +255,12 @@ impl Search<'_> {
             })
             .build();
         for entry in walk {
-            if self.found.over() {
+            if self.results.over() {
                 return;
             }
-            // What may not be read is passed over, as ripgrep does, but counted.
+            // Files that may not be read are skipped, as in ripgrep, but counted.
             let Ok(entry) = entry else {
-                self.found.report.unreadable += 1;
+                self.results.report.unreadable += 1;
                 continue;
             };
             if !entry.file_type().is_some_and(|kind| kind.is_file())
@@ -281,7 +280,7 @@ impl Search<'_> {
         let text = match File::open(path).and_then(TextReader::new) {
             Ok(text) => text,
             Err(_) => {
-                self.found.report.unreadable += 1;
+                self.results.report.unreadable += 1;
                 return;
             }
         };
@@ -290,27 +289,27 @@ impl Search<'_> {
             self.binary.add(shown);
             return;
         }
-        self.found.report.searched += 1;
-        path.clone_into(&mut self.found.file);
-        let before = self.found.report.lines;
-        let mut source = Source::new(text, self.keeps_cr, self.found.until);
-        let result = self
-            .searcher
-            .search_reader(self.found.matcher, &mut source, &mut self.found);
+        self.results.report.searched += 1;
+        path.clone_into(&mut self.results.file);
+        let before = self.results.report.lines;
+        let mut source = SearchedText::new(text, self.keeps_cr, self.results.until);
+        let result =
+            self.searcher
+                .search_reader(self.results.matcher, &mut source, &mut self.results);
         match result {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                self.found.report.timed_out = true;
-                self.found.stop = true;
+                self.results.report.timed_out = true;
+                self.results.stop = true;
             }
             Err(e) if e.to_string().contains("allocation limit") => self.too_long.add(shown),
-            Err(_) => self.found.report.unreadable += 1,
+            Err(_) => self.results.report.unreadable += 1,
         }
-        if std::mem::take(&mut self.found.binary) {
+        if std::mem::take(&mut self.results.binary) {
             self.binary.add(shown);
         }
-        if self.found.report.lines > before {
-            self.found.report.files += 1;
+        if self.results.report.lines > before {
+            self.results.report.files += 1;
             if let Content::Text(encoding) = source.content()
                 && !encoding.is_utf8()
             {
@@ -321,10 +320,10 @@ impl Search<'_> {
     }
 
     fn note(&mut self, note: String) {
-        self.found.report.notes.push(note);
+        self.results.report.notes.push(note);
     }
 
-    /// The report, with all that there is to say.
+    /// The report, with all remarks.
     fn report(mut self, request: &SearchRequest, single: bool) -> SearchReport {
         if self.encoded.count > 0 {
             self.note(self.encoded.list());
@@ -337,16 +336,16 @@ impl Search<'_> {
                 MEMORY >> 20
             ));
         }
-        if self.binary.count > 0 && (single || self.found.report.lines == 0) {
+        if self.binary.count > 0 && (single || self.results.report.lines == 0) {
             let are = if self.binary.count == 1 { "is" } else { "are" };
             self.note(format!(
                 "{} {are} binary and not searched; use exec with `grep -a` or `strings`",
                 self.binary.list()
             ));
         }
-        if self.found.report.lines == 0 {
-            self.found.report.notes.extend(pattern::remark(request));
+        if self.results.report.lines == 0 {
+            self.results.report.notes.extend(pattern::remark(request));
         }
-        self.found.report
+        self.results.report
     }
 }

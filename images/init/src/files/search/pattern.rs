@@ -1,24 +1,24 @@
-//! A search's pattern, and whether it goes over several lines.
+//! The pattern of a search, and whether it spans lines.
 
 use grep_regex::{ErrorKind, RegexMatcher, RegexMatcherBuilder};
 use regex_syntax::hir::{Hir, HirKind};
 
 use crate::wire::SearchRequest;
 
-/// A pattern that is ready to be searched for.
+/// A compiled pattern.
 #[derive(Debug)]
 pub(super) struct Pattern {
     pub(super) matcher: RegexMatcher,
-    /// Whether a match can go over several lines.
+    /// Whether a match can span lines.
     pub(super) multi_line: bool,
-    /// Whether the CR of CRLF is looked for; otherwise lines are searched without it.
+    /// Whether the pattern names CR; otherwise lines are searched without the CR of CRLF.
     pub(super) keeps_cr: bool,
 }
 
 impl Pattern {
-    /// Compiles the pattern, or says what is wrong with it.
+    /// Compiles a pattern; an error says what is wrong with it.
     pub(super) fn new(request: &SearchRequest) -> Result<Self, String> {
-        // A line end in the pattern's own text is one, whichever kind it is.
+        // A CRLF in the pattern's text stands for any line end.
         let text = match request.pattern.replace("\r\n", "\n") {
             text if text.trim_matches('\n').is_empty() => request.pattern.clone(),
             text => text,
@@ -36,17 +36,17 @@ impl Pattern {
             Some(hir) => any(hir, &names_cr),
             None => text.contains('\r'),
         };
-        let over_lines = hir.as_ref().is_some_and(|hir| any(hir, &goes_over_lines));
+        let spans = hir.as_ref().is_some_and(|hir| any(hir, &spans_lines));
         let mut builder = RegexMatcherBuilder::new();
         builder
             .multi_line(true)
             .case_insensitive(request.ignore_case)
             .fixed_strings(request.literal);
         let mut built = Err(());
-        if !over_lines {
+        if !spans {
             match builder.line_terminator(Some(b'\n')).build(&text) {
                 Ok(matcher) => built = Ok((matcher, false)),
-                // It has a line end in it.
+                // The pattern contains a line end.
                 Err(e) if matches!(e.kind(), ErrorKind::NotAllowed(_)) => {}
                 Err(e) => return Err(wrong(&request.pattern, &e)),
             }
@@ -67,7 +67,7 @@ impl Pattern {
     }
 }
 
-/// What is wrong with a pattern, where, and what to do about it.
+/// What is wrong with a pattern, and what to do about it.
 fn wrong(pattern: &str, error: &grep_regex::Error) -> String {
     let error = error.to_string();
     let remedy = if error.contains("look-around") || error.contains("backreferences") {
@@ -80,7 +80,7 @@ fn wrong(pattern: &str, error: &grep_regex::Error) -> String {
     format!("search for {pattern:?}: {error}\n{remedy}")
 }
 
-/// A remark on a pattern that found nothing and is valid, but hardly what was meant.
+/// A remark on a valid pattern without matches that probably means something else.
 pub(super) fn remark(request: &SearchRequest) -> Option<String> {
     let has = |text| request.pattern.contains(text);
     if request.literal {
@@ -98,20 +98,20 @@ pub(super) fn remark(request: &SearchRequest) -> Option<String> {
     })
 }
 
-/// Whether some part of the pattern is such.
-fn any(hir: &Hir, such: &dyn Fn(&Hir) -> bool) -> bool {
-    such(hir)
+/// Whether the condition is true for some part of the pattern.
+fn any(hir: &Hir, condition: &dyn Fn(&Hir) -> bool) -> bool {
+    condition(hir)
         || match hir.kind() {
-            HirKind::Repetition(repetition) => any(&repetition.sub, such),
-            HirKind::Capture(capture) => any(&capture.sub, such),
+            HirKind::Repetition(repetition) => any(&repetition.sub, condition),
+            HirKind::Capture(capture) => any(&capture.sub, condition),
             HirKind::Concat(parts) | HirKind::Alternation(parts) => {
-                parts.iter().any(|part| any(part, such))
+                parts.iter().any(|part| any(part, condition))
             }
             HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => false,
         }
 }
 
-/// CR as such, or a set of line ends.
+/// Whether a part is a CR, or a set of line ends.
 fn names_cr(hir: &Hir) -> bool {
     let end = |char: char| matches!(char, '\r' | '\n');
     match hir.kind() {
@@ -128,8 +128,8 @@ fn names_cr(hir: &Hir) -> bool {
     }
 }
 
-/// `[\s\S]` and its like, a dot with the flag `s`, or a set of line ends: whoever writes that wants to go over lines.
-fn goes_over_lines(hir: &Hir) -> bool {
+/// Whether a part is meant to span lines: `[\s\S]` and the like, a dot with the flag `s`, or a set of line ends.
+fn spans_lines(hir: &Hir) -> bool {
     let HirKind::Class(regex_syntax::hir::Class::Unicode(class)) = hir.kind() else {
         return false;
     };
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_over_lines_are_known() {
+    fn patterns_that_span_lines_are_known() {
         for (pattern, multi_line, keeps_cr) in [
             ("foo", false, false),
             ("foo;$", false, false),

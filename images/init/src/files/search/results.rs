@@ -1,4 +1,4 @@
-//! Passing on the lines found, as long as there is room and time.
+//! Sending matching lines, within the bounds on lines, bytes and time.
 
 use std::io;
 use std::ops::Range;
@@ -12,10 +12,11 @@ use grep_searcher::{Searcher, Sink, SinkContext, SinkMatch};
 use crate::files::excerpt::{self, excerpt};
 use crate::wire::{self, FoundLine, SearchReport};
 
-/// How many matches of one line are looked at to show them.
+/// How many matches of one line its excerpt considers.
 const MATCHES: usize = 1000;
 
-pub(super) struct Found<'a> {
+/// The results of a search.
+pub(super) struct Results<'a> {
     pub(super) send: &'a mut dyn FnMut(Vec<u8>) -> bool,
     pub(super) matcher: &'a RegexMatcher,
     /// The file that is searched.
@@ -24,14 +25,14 @@ pub(super) struct Found<'a> {
     pub(super) room: u64,
     pub(super) until: Instant,
     pub(super) report: SearchReport,
-    /// Whether nothing more is to be looked for.
+    /// Whether the search is over.
     pub(super) stop: bool,
-    /// Whether the file turned out to be binary further on.
+    /// Whether the file has binary content after its beginning.
     pub(super) binary: bool,
 }
 
-impl Found<'_> {
-    /// Whether nothing more is to be looked for.
+impl Results<'_> {
+    /// Whether the search is over.
     pub(super) fn over(&mut self) -> bool {
         if Instant::now() >= self.until {
             self.report.timed_out = true;
@@ -57,7 +58,7 @@ impl Found<'_> {
             return Ok(self.full());
         }
         let text = String::from_utf8_lossy(line);
-        // Offsets move where bytes that are no text are replaced.
+        // Replacing invalid bytes changes offsets.
         let shown = |at: usize| String::from_utf8_lossy(&line[..at]).len().min(text.len());
         let moved: Vec<Range<usize>> = matches
             .iter()
@@ -84,7 +85,7 @@ impl Found<'_> {
         Ok(!self.over())
     }
 
-    /// Where the pattern is in some lines, which are this range of the buffer.
+    /// The ranges of the matches in some lines.
     fn matches(&self, found: &SinkMatch<'_>) -> Vec<Range<usize>> {
         let lines = found.bytes_range_in_buffer();
         let mut matches = Vec::new();
@@ -108,7 +109,7 @@ fn bare(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
 }
 
-impl Sink for Found<'_> {
+impl Sink for Results<'_> {
     type Error = io::Error;
 
     fn matched(&mut self, _: &Searcher, found: &SinkMatch<'_>) -> io::Result<bool> {

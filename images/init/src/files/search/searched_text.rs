@@ -1,25 +1,26 @@
-//! A file's text as it is searched: UTF-8 whatever the file is in, without the CR of CRLF, until time is up.
+//! A file's text as it is searched: UTF-8 from any encoding, without the CR of CRLF, until the time limit.
 
 use std::io::{self, Read};
 use std::time::Instant;
 
 use crate::files::encoding::{Content, TextReader};
 
-/// How much is read at once.
+/// How many bytes are read at once.
 const PIECE: usize = 64 << 10;
 
-pub(super) struct Source<R> {
+/// The text of a file that is searched.
+pub(super) struct SearchedText<R> {
     text: TextReader<R>,
     keeps_cr: bool,
     until: Instant,
     raw: Vec<u8>,
     ready: Vec<u8>,
     at: usize,
-    /// How many CR came last: whether they belong to a line's end is not known yet.
+    /// The number of CRs at the end; the next byte decides whether they belong to a line end.
     pending: usize,
 }
 
-impl<R: Read> Source<R> {
+impl<R: Read> SearchedText<R> {
     pub(super) fn new(text: TextReader<R>, keeps_cr: bool, until: Instant) -> Self {
         Self {
             text,
@@ -32,7 +33,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// What the content is, as far as it was read.
+    /// The kind of content, as far as it was read.
     pub(super) fn content(&self) -> Content {
         self.text.content()
     }
@@ -67,7 +68,7 @@ impl<R: Read> Source<R> {
     }
 }
 
-impl<R: Read> Read for Source<R> {
+impl<R: Read> Read for SearchedText<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if Instant::now() >= self.until {
             return Err(io::ErrorKind::TimedOut.into());
@@ -124,7 +125,7 @@ mod tests {
             let until = Instant::now() + Duration::from_secs(60);
             let text_of = |keeps_cr| {
                 let pieces = Pieces(text.as_bytes(), piece * 1000);
-                let mut source = Source::new(TextReader::new(pieces).unwrap(), keeps_cr, until);
+                let mut source = SearchedText::new(TextReader::new(pieces).unwrap(), keeps_cr, until);
                 let mut read = String::new();
                 source.read_to_string(&mut read).unwrap();
                 read
