@@ -17,16 +17,16 @@ use crate::vmm::{
     host::{self, Host},
 };
 
-/// One thing looked at.
+/// One check.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// What.
+    /// Its name.
     pub name: &'static str,
     /// `ok`, `note` (works, but) or `problem` (does not work).
     pub status: &'static str,
     /// What was found.
     pub found: String,
-    /// What helps.
+    /// The remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -60,7 +60,7 @@ impl Check {
     }
 }
 
-/// Looks at all of it.
+/// Runs all checks.
 pub async fn checks(config: &Config) -> Vec<Check> {
     let host = Host::probe(&config.host.dirs.cache);
     let mut checks = vec![match host.kvm.problem() {
@@ -110,7 +110,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// The checks for a reader, a line each, and below it its remedy.
+/// The checks as text: a line each, with its remedy below it.
 pub fn report(checks: &[Check]) -> String {
     let mut text = String::new();
     for check in checks {
@@ -132,12 +132,12 @@ pub fn report(checks: &[Check]) -> String {
     text
 }
 
-/// Whether nothing is in the way.
+/// Whether there is no problem.
 pub fn works(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.status != "problem")
 }
 
-/// Each fence around a VM's processes, tried. One that does not hold is in the way where all are required.
+/// Tries each fence around a VM's processes. A missing one is a problem if all are required.
 fn fences(config: &Config) -> Vec<Check> {
     let check = |trial: Trial| {
         let name = match trial.fence.as_str() {
@@ -162,7 +162,7 @@ fn fences(config: &Config) -> Vec<Check> {
     host::fences().into_iter().map(check).collect()
 }
 
-/// What helps where a fence does not hold.
+/// The remedy for a missing fence.
 fn remedy(name: &str) -> &'static str {
     match name {
         "fence processes" | "fence network" | "fence files" => {

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use crate::presence;
 
-/// Makes what was renamed, made or removed in a directory last beyond a crash.
+/// Syncs a directory: renames, new and removed entries then survive a crash.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(test)]
     tests::SYNCED.with_borrow_mut(|synced| synced.push(dir.to_owned()));
     File::open(dir)?.sync_all()
 }
 
-/// Writes a file so that at every moment either the old or the new content is there.
+/// Replaces a file: at every moment it has either its old or its new content.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
@@ -23,7 +23,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Removes a file that may be gone already.
+/// Removes a file, if it is there.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -31,7 +31,7 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a directory with all it holds, which may be gone already.
+/// Removes a directory with its content, if it is there.
 pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -48,21 +48,21 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Holds a lock file until dropped, waiting for whoever holds it now. For what is held only briefly.
+/// Takes an exclusive lock, held until dropped. Waits, so it is for locks that are held briefly.
 pub(crate) fn lock(path: &Path) -> io::Result<File> {
     let file = open_lock(path)?;
     file.lock()?;
     Ok(file)
 }
 
-/// Holds a lock file together with others who hold it so, waiting for whoever holds it alone.
+/// Takes a shared lock, held until dropped. Waits for an exclusive holder.
 pub(crate) fn lock_shared(path: &Path) -> io::Result<File> {
     let file = open_lock(path)?;
     file.lock_shared()?;
     Ok(file)
 }
 
-/// Holds a lock file until dropped, or gives nothing where somebody else holds it.
+/// Takes an exclusive lock, held until dropped; none if another process holds it.
 pub(crate) fn try_lock(path: &Path) -> io::Result<Option<File>> {
     let file = open_lock(path)?;
     match file.try_lock() {
@@ -72,7 +72,7 @@ pub(crate) fn try_lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// The names of a directory's files, those that are text.
+/// The names in a directory that are valid UTF-8.
 pub(crate) fn list(dir: &Path) -> io::Result<Vec<String>> {
     let name = |path: PathBuf| path.file_name()?.to_str().map(str::to_owned);
     Ok(presence::entries(dir)?

@@ -1,17 +1,17 @@
-//! Whether something is there: what can't be read is not absent.
+//! Whether a file is there: one that can't be read is not absent.
 //!
-//! Whoever removes what nothing needs asks here what needs it. Only a name that is not in its directory counts as
-//! absent; anything else that keeps a file from being read (a link that leads nowhere or in circles, a directory in
-//! its place, a disk that fails) is an error, over which nothing may be removed.
+//! Code that removes unneeded files looks here for what needs them. Only a name that is missing from its directory counts
+//! as absent; any other obstacle (a dangling or circular link, a directory instead of a file, a failing disk) is an
+//! error, after which nothing may be removed.
 //!
-//! Whoever sweeps asks everything first, and removes only then. Each question passes [`ask`], where tests have it
-//! fail.
+//! A sweep looks at everything first and removes files only then. Each look passes through [`ask`], where tests inject
+//! errors.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// To be called before the file system is asked about a path: the error that a test wants it to give.
+/// Called before each look at the file system; gives the error that a test injects.
 #[cfg(not(test))]
 pub(crate) fn ask(_: &Path) -> io::Result<()> {
     Ok(())
@@ -20,7 +20,7 @@ pub(crate) fn ask(_: &Path) -> io::Result<()> {
 #[cfg(test)]
 pub(crate) use tests::ask;
 
-/// A file's content; nothing where there is no such name.
+/// A file's content; none if there is no such name.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match ask(path).and_then(|()| fs::read(path)) {
         Ok(content) => Ok(Some(content)),
@@ -28,7 +28,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Whether there is a file, or a link to one; an error where there is something else.
+/// Whether there is a file, or a link to one; an error if there is anything else.
 pub(crate) fn is_file(path: &Path) -> io::Result<bool> {
     match ask(path).and_then(|()| fs::metadata(path)) {
         Ok(meta) if meta.is_file() => Ok(true),
@@ -37,7 +37,7 @@ pub(crate) fn is_file(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Everything in a directory, which must be there: a listing that breaks off is an error.
+/// The entries of an existing directory; a listing that breaks off is an error.
 pub(crate) fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     ask(dir)?;
     let mut found = Vec::new();
@@ -48,7 +48,7 @@ pub(crate) fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A file's size; nothing where there is no such name.
+/// A file's size in bytes; none if there is no such name.
 pub(crate) fn size(path: &Path) -> io::Result<Option<u64>> {
     match ask(path).and_then(|()| fs::metadata(path)) {
         Ok(meta) => Ok(Some(meta.len())),
@@ -56,7 +56,7 @@ pub(crate) fn size(path: &Path) -> io::Result<Option<u64>> {
     }
 }
 
-/// Whether there is such a name, whatever stands behind it.
+/// Whether there is such a name, of whatever kind.
 pub(crate) fn is_name(path: &Path) -> io::Result<bool> {
     match ask(path).and_then(|()| fs::symlink_metadata(path)) {
         Ok(_) => Ok(true),
@@ -65,7 +65,7 @@ pub(crate) fn is_name(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether a process holds the lock of that name; a name that isn't there is held by nobody.
+/// Whether a process holds the lock file; false if there is none.
 pub(crate) fn is_held(lock: &Path) -> io::Result<bool> {
     if !is_file(lock)? {
         return Ok(false);
@@ -78,9 +78,9 @@ pub(crate) fn is_held(lock: &Path) -> io::Result<bool> {
     }
 }
 
-/// Nothing where a file could not be had because there is no such name; else the error.
+/// Ok if the error means that there is no such name; else the error.
 fn gone(path: &Path, error: io::Error) -> io::Result<()> {
-    // A link that leads nowhere is not found either, but it is there.
+    // A dangling link gives "not found", too, but its name is there.
     match error.kind() == ErrorKind::NotFound && !is_name(path)? {
         true => Ok(()),
         false => Err(error),
@@ -106,7 +106,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Each error that says nothing of whether the file is there.
+    /// Errors that do not tell whether the file is there.
     const ERRORS: [Errno; 9] = [
         Errno::ACCESS,
         Errno::PERM,
@@ -120,7 +120,7 @@ pub(crate) mod tests {
     ];
 
     thread_local! {
-        /// How many questions this thread has asked, and which of them fails with what.
+        /// How often this thread has looked, and which look fails with which error.
         static ASKED: Cell<u32> = const { Cell::new(0) };
         static FAILS: Cell<Option<(u32, Errno)>> = const { Cell::new(None) };
     }
@@ -142,8 +142,8 @@ pub(crate) mod tests {
         (done, ASKED.get())
     }
 
-    /// Has each question that `work` asks fail once with each error: then it must fail, too, and what is in the
-    /// directory that `prepare` gives must stay. Gives how many questions there are.
+    /// Makes each look of `work` fail once with each error: then `work` must fail, and the content of the directory that
+    /// `prepare` gives must stay. Gives the number of looks.
     pub(crate) fn each_question_may_fail<T>(
         prepare: impl Fn() -> (T, PathBuf),
         work: impl Fn(&T) -> Result<(), String>,
@@ -181,10 +181,10 @@ pub(crate) mod tests {
         paths
     }
 
-    /// A name, and what puts something at a path.
+    /// A name, and a function that puts something at a path.
     type Way = (&'static str, fn(&Path));
 
-    /// Puts something that can't be read as a file at a path, in each way that needs no other user.
+    /// Ways to put something at a path that can't be read as a file, without another user.
     pub(crate) const UNREADABLE: [Way; 3] = [
         ("a directory", |path| fs::create_dir(path).unwrap()),
         ("a link to itself", |path| symlink(path, path).unwrap()),

@@ -1,20 +1,20 @@
-//! Directories that only this user can enter: what is below them needs no mode of its own to be closed to others.
+//! Directories that only this user can enter: that closes everything below them, whatever its mode.
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// The mode of such a directory.
+/// The mode of a private directory.
 pub(crate) const DIRECTORY: u32 = 0o700;
 
-/// The mode of a file in one that is written again.
+/// The mode of a file that is written again.
 pub(crate) const FILE: u32 = 0o600;
 
-/// The mode of a file in one that is complete.
+/// The mode of a complete file.
 pub(crate) const COMPLETE: u32 = 0o400;
 
-/// Makes a directory, with those above it that are missing, and closes one that is there and this user's.
+/// Makes a directory with its missing parents; closes an existing one that belongs to this user.
 pub(crate) fn dir(path: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -23,13 +23,13 @@ pub(crate) fn dir(path: &Path) -> io::Result<()> {
     let meta = fs::metadata(path)?;
     let own = meta.uid() == rustix::process::geteuid().as_raw();
     if own && meta.mode() & 0o077 != 0 {
-        // An earlier version made it as open as the umask lets.
+        // Earlier versions made it with the umask's mode.
         fs::set_permissions(path, PermissionsExt::from_mode(DIRECTORY))?;
     }
     Ok(())
 }
 
-/// Makes a directory that is not there yet.
+/// Makes a new directory.
 pub(crate) fn new_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(DIRECTORY).create(path)
 }

@@ -1,17 +1,17 @@
-//! Telling whoever waits what is going on.
+//! Progress of long operations, for the caller that waits.
 
 use tokio::sync::mpsc;
 
-/// One step of something that takes a while.
+/// One step of a long operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// What is being done, for a person: a lowercase fragment such as `booting the VM`.
     pub message: String,
-    /// How much of `total` is done, where that can be said (bytes, usually).
+    /// How much of `total` is done, if known; usually bytes.
     pub done: Option<u64>,
-    /// How much there is, where that is known.
+    /// The whole amount, if known.
     pub total: Option<u64>,
-    /// Which of several things done at once this is about; steps without it are about the whole.
+    /// Which of several parallel parts this step belongs to; absent: the whole.
     pub part: Option<String>,
 }
 
@@ -20,18 +20,18 @@ pub struct Step {
 pub struct Progress(Option<mpsc::UnboundedSender<Step>>);
 
 impl Progress {
-    /// A reporter nobody listens to.
+    /// A reporter without a receiver.
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// A reporter and the receiver of what it says.
+    /// A reporter and its receiver.
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<Step>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self(Some(sender)), receiver)
     }
 
-    /// Says what is being done.
+    /// Reports a step.
     pub fn say(&self, message: impl Into<String>) {
         self.step(Step {
             message: message.into(),
@@ -41,10 +41,10 @@ impl Progress {
         });
     }
 
-    /// Says how far it has come.
+    /// Reports how far a step has come.
     pub fn step(&self, step: Step) {
         if let Some(sender) = &self.0 {
-            // Nobody listening any more is no reason to stop working.
+            // The operation goes on without a receiver.
             let _ = sender.send(step);
         }
     }

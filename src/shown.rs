@@ -1,16 +1,15 @@
-//! The one place where text is made fit to be printed.
+//! The one place where text is made safe to print.
 //!
-//! Guests, registries, manifests and projects' files have their part in errors, progress, tables and logs. A terminal
-//! would obey what they write: colours, titles, the cursor, its answers to questions; a reader would be deceived by
-//! characters that turn the direction of text or can't be seen. So whatever this program prints goes through here,
-//! and such a character comes out as its number, `\u{1b}`. What a person asked to see raw (the streams of `exec` and
-//! `shell`) does not.
+//! Errors, progress, tables and logs contain text of guests, registries, manifests and projects' files. A terminal would
+//! obey control sequences in it, and characters that turn the direction of text or are invisible would deceive a reader.
+//! So everything that this program prints goes through here, and such a character is printed as its number, `\u{1b}`. The
+//! streams of `exec` and `shell` are the exception: the user asked for them raw.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
-/// Whether a terminal would obey a character, or a reader not see it for what it is.
+/// Whether a terminal would obey a character, or a reader would be deceived by it.
 fn is_unfit(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
@@ -18,9 +17,9 @@ fn is_unfit(c: char) -> bool {
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
             true
         }
-        // Line breaks of which not every program knows.
+        // Line breaks that not every program knows.
         '\u{2028}' | '\u{2029}' => true,
-        // What has no width and no use in a message; joiners have one.
+        // Characters without width and without use in a message; joiners have a use.
         '\u{180e}'
         | '\u{200b}'
         | '\u{2060}'..='\u{2064}'
@@ -63,7 +62,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// A value as JSON that means the same and prints nothing unfit: outside of its strings there is none.
+/// A value as JSON with the same meaning; unsafe characters occur in its strings only, where they are escaped.
 pub fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
     let text = serde_json::to_string_pretty(value)?;
     let shown = replaced(&text, is_unfit, |c, shown| {
@@ -74,7 +73,7 @@ pub fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
     Ok(shown.into_owned())
 }
 
-/// Writes text where it is printed. Pieces may end in the middle of a character.
+/// A writer that makes text safe. Pieces may end in the middle of a character.
 #[derive(Debug)]
 pub struct Shown<W: Write> {
     to: W,
@@ -82,7 +81,7 @@ pub struct Shown<W: Write> {
 }
 
 impl<W: Write> Shown<W> {
-    /// Writes to `to`.
+    /// A writer in front of `to`.
     pub fn new(to: W) -> Self {
         Self {
             to,
@@ -112,7 +111,7 @@ impl<W: Write> Write for Shown<W> {
 impl<W: Write> Drop for Shown<W> {
     fn drop(&mut self) {
         if !self.rest.is_empty() {
-            // Nobody is left to be told that it failed.
+            // There is no one to report the failure to.
             let _ = self.to.write_all("\u{fffd}".as_bytes());
         }
     }
@@ -123,13 +122,13 @@ pub fn out() -> Shown<io::StdoutLock<'static>> {
     Shown::new(io::stdout().lock())
 }
 
-/// Says something on standard error, a line or more. Where that is closed there is nobody to hear it.
+/// Prints lines on standard error; ignores it if that is closed.
 pub fn print(what: fmt::Arguments<'_>) {
     let what = format!("{what}\n");
     let _ = io::stderr().lock().write_all(text(&what).as_bytes());
 }
 
-/// As [`print()`], for a person who runs the program: with its name before it.
+/// Like [`print()`], with the program's name before it.
 pub fn say(what: fmt::Arguments<'_>) {
     print(format_args!("snowglobe: {what}"));
 }
@@ -179,7 +178,7 @@ mod tests {
             let fit: String = given.chars().filter(|c| !is_unfit(*c)).collect();
             prop_assert!(given.contains(is_unfit) || shown == fit);
             prop_assert!(!line(&given).contains(['\n', '\t']));
-            // However it is cut, it is written the same.
+            // The result does not depend on where it is cut.
             let mut written = Vec::new();
             {
                 let mut writer = Shown::new(&mut written);

@@ -402,7 +402,7 @@ async fn a_projects_file_causes_no_packet_until_it_is_allowed() {
     ] {
         let (_, err) = run(arguments).await;
         assert!(
-            err.contains("not in force") && err.contains("snowglobe allow"),
+            err.contains("does not count") && err.contains("snowglobe allow"),
             "{arguments:?}: {err}"
         );
     }
@@ -410,12 +410,12 @@ async fn a_projects_file_causes_no_packet_until_it_is_allowed() {
     let (allowed, err) = run(&["allow", "--yes"]).await;
     assert!(allowed && asked() == 0, "{err}");
     let (_, err) = run(&["exec", "--", "true"]).await;
-    assert!(asked() > 0 && !err.contains("not in force"), "{err}");
+    assert!(asked() > 0 && !err.contains("does not count"), "{err}");
     // Another content is another file.
     let before = asked();
     std::fs::write(&file, format!("image = '{address}/exfil/another:tag'")).unwrap();
     let (_, err) = run(&["exec", "--", "true"]).await;
-    assert!(err.contains("not in force") && asked() == before, "{err}");
+    assert!(err.contains("does not count") && asked() == before, "{err}");
 }
 
 /// A tmux session of this test's own, on a server of its own.

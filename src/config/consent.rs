@@ -15,7 +15,7 @@ use super::keys::Raw;
 use super::project::ProjectFile;
 use crate::workspace::Mode;
 
-/// What the user grants a project's file without being asked.
+/// What a project's file may set without the user's consent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// Virtual processors.
@@ -51,12 +51,12 @@ impl Bounds {
     }
 }
 
-/// What a project's file asks for beyond these bounds, each a fragment for a person; empty where all of it is
-/// granted. `fetches` says whether an image of that reference would have to be fetched or built first.
+/// What a project's file asks for beyond these bounds, each a fragment for a person. `fetches` tells whether an image
+/// would have to be fetched or built first.
 pub(super) fn excess(asked: &Raw, bounds: &Bounds, fetches: impl Fn(&str) -> bool) -> Vec<String> {
     let mut beyond = Vec::new();
     if let Some(image) = asked.image.as_deref().filter(|image| fetches(image)) {
-        // It may come from anywhere, and be of any length.
+        // The text is of unknown origin and length.
         let image: String = image.escape_debug().take(120).collect();
         beyond.push(format!(
             "image = \"{image}\", which is not on this machine and would be fetched"
@@ -83,10 +83,10 @@ pub(super) fn excess(asked: &Raw, bounds: &Bounds, fetches: impl Fn(&str) -> boo
     beyond
 }
 
-/// A project's file that is not in force.
+/// A project's file that does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ignored {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// What it asks for beyond the user's bounds.
     pub asks: Vec<String>,
@@ -96,7 +96,7 @@ impl fmt::Display for Ignored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} is not in force, since nobody has allowed it yet: it asks for {}. The sandbox has your own settings. \
+            "{} does not count, since it was not allowed yet: it asks for {}. The sandbox has your own settings. \
              To allow this content of it, a person runs `snowglobe allow` there and starts the sandbox anew",
             self.path.display(),
             self.asks.join("; ")
@@ -104,15 +104,15 @@ impl fmt::Display for Ignored {
     }
 }
 
-/// What a person has allowed, kept below the data directory: an empty file each, named by a hash of place and
-/// content. So a changed file has to be allowed again.
+/// The files that a person has allowed, kept below the data directory: an empty file for each, named by a hash of its
+/// path and content. So a changed file has to be allowed again.
 #[derive(Debug)]
 pub struct Consent {
     dir: PathBuf,
 }
 
 impl Consent {
-    /// The user's, below their data directory.
+    /// The consent that is kept below this data directory.
     pub fn new(data_dir: &Path) -> Self {
         Self {
             dir: data_dir.join("allowed"),
@@ -122,27 +122,27 @@ impl Consent {
     fn mark(&self, file: &ProjectFile) -> PathBuf {
         let mut hash = Sha256::new();
         let path = file.path.as_os_str().as_encoded_bytes();
-        // The length keeps a path and a text apart.
+        // The length separates the path from the text.
         hash.update((path.len() as u64).to_le_bytes());
         hash.update(path);
         hash.update(&file.text);
         self.dir.join(hex::encode(hash.finalize()))
     }
 
-    /// Whether this content was allowed in this place.
+    /// Whether this file was allowed with this content.
     pub fn given(&self, file: &ProjectFile) -> Result<bool, ConfigError> {
         let mark = self.mark(file);
         mark.try_exists()
             .map_err(|source| ConfigError::Unreadable { path: mark, source })
     }
 
-    /// Allows it.
+    /// Allows the file.
     pub fn give(&self, file: &ProjectFile) -> std::io::Result<()> {
         crate::private::dir(&self.dir)?;
         std::fs::write(self.mark(file), b"")
     }
 
-    /// Takes that back; gives whether it was allowed.
+    /// Withdraws consent; tells whether there was any.
     pub fn withdraw(&self, file: &ProjectFile) -> std::io::Result<bool> {
         match std::fs::remove_file(self.mark(file)) {
             Ok(()) => Ok(true),
@@ -182,7 +182,7 @@ mod tests {
         }
         assert!(consent.withdraw(&one).unwrap());
         assert!(!consent.given(&one).unwrap() && !consent.withdraw(&one).unwrap());
-        // What can't be read is no consent.
+        // A mark that can't be read is no consent.
         fs::remove_dir(dir.path().join("allowed")).unwrap();
         symlink("allowed", dir.path().join("allowed")).unwrap();
         assert!(consent.given(&one).is_err());

@@ -20,16 +20,16 @@ pub const PROJECT_FILE: &str = "snowglobe.toml";
 /// The longest file that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// A project's file as it was read.
+/// A project's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectFile {
-    /// Where it is, absolute.
+    /// Its absolute path.
     pub path: PathBuf,
-    /// What it says.
+    /// Its text.
     pub text: String,
 }
 
-/// Looks for the project's file from `cwd` upwards; `home` ends the search before it is looked at.
+/// Looks for the project's file from `cwd` upwards; the search ends before `home`.
 pub fn find(cwd: &Path, home: Option<&Path>) -> Result<Option<ProjectFile>, ConfigError> {
     let unreadable = |path: &Path, errno: Errno| ConfigError::Unreadable {
         path: path.to_owned(),
@@ -47,7 +47,7 @@ pub fn find(cwd: &Path, home: Option<&Path>) -> Result<Option<ProjectFile>, Conf
         if let Some(text) = read(&path)? {
             return Ok(Some(ProjectFile { path, text }));
         }
-        // A worktree has a file of that name.
+        // In a worktree `.git` is a file.
         if dir.join(".git").symlink_metadata().is_ok() {
             return Ok(None);
         }
@@ -55,14 +55,14 @@ pub fn find(cwd: &Path, home: Option<&Path>) -> Result<Option<ProjectFile>, Conf
     Ok(None)
 }
 
-/// Whether the search may go on into a parent: on the same file system, of the same owner, and not a place where
-/// other users can put a file.
+/// Whether the search may go on in a parent: on the same file system, of the same owner, and not writable for other
+/// users.
 fn continues(start: &Stat, parent: &Stat) -> bool {
     let others_write = Mode::from_raw_mode(parent.st_mode).contains(Mode::WOTH);
     parent.st_dev == start.st_dev && parent.st_uid == start.st_uid && !others_write
 }
 
-/// The file's text; `None` where there is no such file. Whatever else is there is an error.
+/// The file's text; `None` if there is no such file. Anything but a plain file is an error.
 fn read(path: &Path) -> Result<Option<String>, ConfigError> {
     let odd = |message: String| ConfigError::Malformed {
         path: path.to_owned(),
@@ -72,7 +72,7 @@ fn read(path: &Path) -> Result<Option<String>, ConfigError> {
         path: path.to_owned(),
         source: errno.into(),
     };
-    // Without blocking: a fifo has a writer some day, or never.
+    // Without blocking: a fifo may never get a writer.
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = match openat(CWD, path, flags, Mode::empty()) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::image::human_bytes;
 use crate::names::SnapshotName;
 
-/// Why the store could not do something.
+/// Why layers and snapshots cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The name is taken.
@@ -19,10 +19,10 @@ pub enum StoreError {
     NotFound {
         /// The name.
         name: SnapshotName,
-        /// Those that there are.
+        /// The existing snapshots.
         known: Vec<SnapshotName>,
     },
-    /// It would be more than snapshots may take.
+    /// Snapshots would take more than they may.
     #[error(
         "save the snapshot `{name}`: it would take {}, and snapshots of this sandbox take {} of the {} that they may \
          (snapshot_gib in the configuration); delete some first{}",
@@ -31,13 +31,13 @@ pub enum StoreError {
     Full {
         /// The name.
         name: SnapshotName,
-        /// What it would take, in bytes.
+        /// What it would add, in bytes.
         adds: u64,
-        /// What others take.
+        /// What the others take, in bytes.
         taken: u64,
-        /// What all may take.
+        /// What all may take together, in bytes.
         limit: u64,
-        /// Those that there are, with what each takes.
+        /// The existing snapshots with their sizes, in bytes.
         known: Vec<(SnapshotName, u64)>,
     },
     /// A record or one of its layers is damaged.
@@ -48,15 +48,15 @@ pub enum StoreError {
         /// What is wrong.
         problem: String,
     },
-    /// A layer is not what was written here.
-    #[error("stand on the disk layer {path}: it {problem}; nothing was started on it")]
+    /// A layer's header does not say what Snowglobe wrote.
+    #[error("use the disk layer {path}: it {problem}; no machine was started from it")]
     Layer {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         problem: String,
     },
-    /// What tells which layers are needed makes no sense.
+    /// A list of needed layers cannot be understood.
     #[error("find out which layers are needed: {path} {problem}; move it away if nothing needs it")]
     Unclear {
         /// The file.
@@ -64,7 +64,7 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The disk said no.
+    /// An I/O error.
     #[error("{operation} {path}")]
     Io {
         /// What was tried.

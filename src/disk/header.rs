@@ -1,8 +1,8 @@
-//! What a disk layer says of itself, checked before a VM stands on it.
+//! Checking a disk layer's header before a VM uses the layer.
 //!
-//! A layer is a qcow2 file that a VM has written. Its header names other files: what lies below it, where its data is.
-//! An engine opens what is named there, so a guest that had got hold of its layer's header could have the next VM's
-//! engine open any file of the user's. Here a header must say what Snowglobe wrote into it, and nothing else.
+//! A layer is a qcow2 file that a VM has written. Its header names other files, such as the backing file, and an engine
+//! opens them. So a guest that managed to change its layer's header could make the next VM's engine open any file of the
+//! user's. A header must say exactly what Snowglobe wrote into it.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -11,27 +11,27 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use snowglobe_runner::DiskFormat;
 
-/// How much of the file holds its header: as much as the smallest cluster of those made here.
+/// How much of the file is read, in bytes: the header fits into the first cluster.
 const HEADER: usize = 64 << 10;
 
 const MAGIC: u32 = u32::from_be_bytes(*b"QFI\xfb");
 
-/// The only version that is made here.
+/// The only version of the format that Snowglobe writes.
 const VERSION: u32 = 3;
 
-/// The length of such a header, without its extensions.
+/// The header's length without extensions, in bytes.
 const SHORTEST: usize = 104;
 
-/// The extension that names the format of what lies below.
+/// The extension that names the backing file's format.
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 
-/// The extension that names features, for people.
+/// The extension with names of features, for people.
 const FEATURE_NAMES: u32 = 0x6803_f857;
 
-/// The one incompatible feature that a layer may have: its reference counts may be behind.
+/// The one incompatible feature that a layer may have: outdated reference counts.
 const DIRTY: u64 = 1;
 
-/// What a layer must stand on.
+/// The backing file that a layer must name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Below<'a> {
     /// The file.
@@ -42,7 +42,7 @@ pub(super) struct Below<'a> {
     pub(super) size: u64,
 }
 
-/// Checks that the layer at `path` stands on `below` and on nothing else; gives what is wrong.
+/// Checks that the layer at `path` names `below` and no other file; the error says what is wrong.
 pub(super) fn check(path: &Path, below: Below<'_>) -> Result<(), String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let file = File::options()
@@ -106,7 +106,7 @@ fn says(header: &[u8], below: Below<'_>) -> Result<(), String> {
     }
 }
 
-/// Goes through the extensions from `at` on; gives what the one says that names a format.
+/// Reads the extensions from `at` on; gives the backing file's format.
 fn extensions(header: &[u8], mut at: usize) -> Result<Option<&[u8]>, String> {
     let mut format = None;
     loop {
@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    /// A layer as `qemu-img` makes it, with these options.
+    /// A layer that `qemu-img` makes with these options.
     fn made(dir: &Path, options: &[&str]) -> std::path::PathBuf {
         let layer = dir.join("layer");
         let made = Command::new("qemu-img")

@@ -29,7 +29,7 @@ pub(super) fn make_overlay(
 fn format_overlay(backing: String, format: &str, size: u64, overlay: &Path) -> std::io::Result<()> {
     use imago::file::File;
     use imago::{FormatCreateBuilder, Storage, StorageCreateOptions, qcow2::Qcow2};
-    // The library's futures stay on one thread.
+    // The library's futures are not Send.
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(async {
         let file = File::create_open(StorageCreateOptions::new().filename(overlay)).await?;

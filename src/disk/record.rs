@@ -10,7 +10,7 @@ use crate::names::SnapshotName;
 /// The version of the records written here.
 pub(super) const VERSION: u32 = 1;
 
-/// What a VM's disk stands on at the very bottom.
+/// The image disk below all layers, with the image's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
     /// The image's name when the snapshot was saved.
@@ -19,15 +19,15 @@ pub struct Base {
     pub disk: PathBuf,
     /// The image's environment.
     pub env: Vec<(String, String)>,
-    /// The image's own user, where it names one.
+    /// The image's own user, if it names one.
     #[serde(default)]
     pub user: Option<ImageUser>,
-    /// The directory that the image's commands expect to start in.
+    /// The working directory that the image names.
     #[serde(default)]
     pub workdir: Option<String>,
 }
 
-/// A snapshot as written down.
+/// A snapshot as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -36,10 +36,10 @@ pub struct Record {
     pub name: SnapshotName,
     /// When it was saved.
     pub created: jiff::Timestamp,
-    /// What its first layer stands on.
+    /// The disk below its first layer.
     pub base: Base,
     /// Its layers' file names, oldest first.
     pub layers: Vec<String>,
-    /// Bytes on disk of its newest layer: what it added to those before.
+    /// What its newest layer takes on the host's disk, in bytes.
     pub bytes: u64,
 }

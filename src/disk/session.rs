@@ -1,11 +1,11 @@
-//! Stores of sandboxes that go with their client's session: its snapshots and layers are nobody else's.
+//! Stores of clients' sessions: each session has its own snapshots and layers, and they are removed with it.
 //!
 //! ```text
-//! <data>/sandboxes/<name>@<id>/session   held as long as the session lives; the rest is as any store's
+//! <data>/sandboxes/<name>@<id>/session   locked while the session lives; the rest is like in any store
 //! ```
 //!
-//! A session's store can stand on a snapshot of the store it comes from ([`Store::of_session`]), whose layers are held
-//! there as a running VM holds its own. What a server left that was killed is removed by the next one.
+//! The machines of a session can start from a snapshot of the user's own store ([`Store::of_session`]), which holds the
+//! snapshot's layers as it holds those of a running VM. A new server removes the stores that a killed one has left.
 
 use std::fs;
 use std::path::Path;
@@ -17,12 +17,12 @@ use super::store::{Session, Store, VmDir, entries, left_behind};
 use crate::names::{SandboxName, SnapshotName};
 use crate::{presence, private};
 
-/// The lock that shows that a session lives.
+/// The file whose lock shows that the session lives.
 const LOCK: &str = "session";
 
 impl Store {
-    /// A new session's store beside the one of the sandbox `name`, which goes with the last clone of it. Machines
-    /// start from that one's snapshot `start`, where one is named.
+    /// A new store for a session of the sandbox `name`, removed with its last clone. Its machines start from the
+    /// snapshot `start` of the sandbox's own store, if one is given.
     pub fn of_session(
         data_dir: &Path,
         name: &SandboxName,
@@ -46,15 +46,15 @@ impl Store {
         })
     }
 
-    /// A snapshot whose layers nobody removes as long as the directory is held.
+    /// A snapshot, and a lock that keeps its layers from being swept.
     fn pinned(&self, name: &SnapshotName) -> Result<(Record, VmDir), StoreError> {
         let run = self.new_vm()?;
         run.set_layers(&self.get(name)?.layers)?;
-        // Once more: it may have been deleted in between.
+        // Read it again: it may have been deleted before its layers were held.
         Ok((self.get(name)?, run))
     }
 
-    /// Removes what sessions left that are gone.
+    /// Removes the stores of dead sessions.
     pub fn sweep_sessions(data_dir: &Path) {
         let dir = data_dir.join("sandboxes");
         let all = match presence::is_name(&dir) {
@@ -64,7 +64,7 @@ impl Store {
         for path in all {
             let lock = path.join(LOCK);
             let is_session = Store::at(path.clone()).name.is_session();
-            // One without a lock is being made. What can't be looked at stays.
+            // A directory without a lock is being made. If the lock can't be read, the store stays.
             let there = is_session && presence::is_name(&lock).unwrap_or(false);
             if there && matches!(presence::is_held(&lock), Ok(false)) {
                 left_behind(&path, fs::remove_dir_all(&path));
@@ -120,7 +120,7 @@ mod tests {
         own.sweep();
         two.sweep();
         assert!(layer.exists());
-        // Its sandbox may outlive its place in the table of sessions.
+        // The sandbox may live longer than its entry in the table of sessions.
         let of_sandbox = one.clone();
         drop(one);
         assert!(layer.exists());

@@ -12,7 +12,7 @@ use crate::names::SnapshotName;
 use crate::{files, presence};
 
 impl Store {
-    /// The snapshot of that name that machines start from: of a session's store it is the one that was named for it.
+    /// The configured snapshot that machines start from; a session's store has its own copy of that record.
     pub fn start(&self, name: &SnapshotName) -> Result<Record, StoreError> {
         match self
             .session
@@ -59,7 +59,7 @@ impl Store {
         Ok(Some(record))
     }
 
-    /// Every snapshot, by name. Stray files are passed over with a warning.
+    /// Every snapshot, by name. A file that is no snapshot is skipped with a warning.
     pub fn list(&self) -> Result<Vec<Record>, StoreError> {
         let dir = self.dir.join("snapshots");
         let mut records = Vec::new();
@@ -72,9 +72,9 @@ impl Store {
                 Some(Ok(Some(record))) => records.push(record),
                 Some(Ok(None)) => {}
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "passed over a stray file among the snapshots")
+                    tracing::warn!(%error, "skipped a file that is no snapshot")
                 }
-                None => tracing::warn!(?file, "passed over a stray file among the snapshots"),
+                None => tracing::warn!(?file, "skipped a file that is no snapshot"),
             }
         }
         records.sort_by(|a, b| a.name.cmp(&b.name));
@@ -89,7 +89,7 @@ impl Store {
             .collect()
     }
 
-    /// The snapshot of that name, its layers checked to be there.
+    /// The snapshot of that name; fails if one of its layers is missing.
     pub fn get(&self, name: &SnapshotName) -> Result<Record, StoreError> {
         let Some(record) = self.read(name)? else {
             return Err(StoreError::NotFound {
@@ -116,7 +116,7 @@ impl Store {
         Ok(record)
     }
 
-    /// Refuses a name that can't be saved under: a bad one, or one that is taken (by a stray file, too).
+    /// Fails if the name is taken, by a snapshot or by any other file.
     pub fn check_free(&self, name: &SnapshotName) -> Result<(), StoreError> {
         let path = self.record_path(name);
         match presence::is_name(&path).map_err(io_error("look for", &path))? {
@@ -125,8 +125,8 @@ impl Store {
         }
     }
 
-    /// Refuses a snapshot of the layer `newest` that would take more than all of this sandbox's, of every session,
-    /// may take together.
+    /// Fails if a snapshot of the layer `newest` would make all snapshots of this sandbox, its sessions' included, take
+    /// more than `limit` bytes.
     pub fn check_size(
         &self,
         name: &SnapshotName,
@@ -141,7 +141,7 @@ impl Store {
             if store.name.without_session() != self.name.without_session() {
                 continue;
             }
-            // One that is being made or removed just now has none yet, or none any more.
+            // A store that is being made or removed has no snapshots.
             for layer in store.layers_of_snapshots().unwrap_or_default() {
                 frozen = frozen.saturating_add(taken(&store.layer(&layer)));
             }
@@ -159,7 +159,7 @@ impl Store {
         })
     }
 
-    /// Writes a snapshot's record; its layers are frozen from here on. Loses nothing if the name was taken meanwhile.
+    /// Writes a snapshot's record; its layers are frozen from here on. Never replaces a record of that name.
     pub fn save(
         &self,
         name: &SnapshotName,
@@ -185,7 +185,7 @@ impl Store {
             file.persist_noclobber(&path)?;
             let synced = files::sync_dir(&dir);
             if synced.is_err() {
-                // Not saved is not there: else it might go with the host's power.
+                // The record might not survive a power cut, so it must not count as saved.
                 let _ = fs::remove_file(&path);
             }
             synced
@@ -200,7 +200,7 @@ impl Store {
         }
     }
 
-    /// Deletes a snapshot; layers that nothing else stands on go with it.
+    /// Deletes a snapshot, and layers that nothing else needs.
     pub fn delete(&self, name: &SnapshotName) -> Result<Record, StoreError> {
         let record = {
             let _held = self.lock()?;
@@ -211,7 +211,7 @@ impl Store {
                 });
             };
             let path = self.record_path(name);
-            // Before its layers go: a record that comes back after a crash must not lack them.
+            // Sync before the layers are removed: a record that comes back after a crash must not lack them.
             let removed = fs::remove_file(&path).and_then(|()| files::sync_dir(&self.snapshots()));
             removed.map_err(io_error("delete", &path))?;
             record
@@ -221,7 +221,7 @@ impl Store {
     }
 }
 
-/// What a file takes on the disk; nothing where it is not there.
+/// What a file takes on the disk, in bytes; 0 if it is not there.
 fn taken(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
@@ -230,8 +230,8 @@ fn now() -> jiff::Timestamp {
     let now = jiff::Timestamp::now();
     jiff::Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
-/// Every snapshot of every sandbox, with the sandbox's name. Fails where one can't be read, so that whoever wants to
-/// remove what snapshots stand on doesn't.
+/// Every snapshot of every sandbox, with the sandbox's name. Fails if one can't be read, so that no image disk is removed
+/// that it may need.
 pub(crate) fn all_records(data_dir: &Path) -> Result<Vec<(String, Record)>, StoreError> {
     let dir = data_dir.join("sandboxes");
     if !presence::is_name(&dir).map_err(io_error("look for", &dir))? {

@@ -18,14 +18,14 @@ pub struct Store {
     pub(super) session: Option<Arc<Session>>,
 }
 
-/// What the store of a client's session has beside its own files. The store goes when it is dropped.
+/// What the store of a client's session holds. Dropping it removes the store.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) dir: PathBuf,
     pub(super) _lock: File,
-    /// The store that it comes from.
+    /// The store of the sandbox itself.
     pub(super) from: Store,
-    /// The snapshot that its machines start from, and what holds its layers there.
+    /// The snapshot that its machines start from, and the lock on its layers there.
     pub(super) start: Option<(Record, VmDir)>,
 }
 
@@ -35,7 +35,7 @@ impl Drop for Session {
     }
 }
 
-/// A running VM's directory; its files are the runner's to remove.
+/// A running VM's directory, locked while its owner lives. The runner removes its files.
 #[derive(Debug, Clone)]
 pub struct VmDir {
     path: PathBuf,
@@ -48,7 +48,7 @@ impl VmDir {
         &self.path
     }
 
-    /// Writes down the layers that the VM stands on, before they are used.
+    /// Writes the list of the VM's layers; to be called before they are used.
     pub fn set_layers(&self, layers: &[String]) -> Result<(), StoreError> {
         let path = self.path.join("layers.json");
         let text = serde_json::to_vec(layers).map_err(io::Error::other);
@@ -58,7 +58,7 @@ impl VmDir {
 }
 
 impl Store {
-    /// The store of the sandbox `name` under the data directory; made when it is not there.
+    /// The store of the sandbox `name` under the data directory; made if it is not there.
     pub fn open(data_dir: &Path, name: &SandboxName) -> Result<Self, StoreError> {
         let all = data_dir.join("sandboxes");
         let dir = all.join(name.as_str());
@@ -73,7 +73,7 @@ impl Store {
         })
     }
 
-    /// The store in a directory that was found.
+    /// The store in an existing directory.
     pub(super) fn at(dir: PathBuf) -> Self {
         Self {
             name: SandboxName::of_directory(dir.file_name().unwrap_or_default()),
@@ -87,13 +87,13 @@ impl Store {
         &self.name
     }
 
-    /// Holds the store against other processes until dropped.
+    /// Locks the store against other processes until dropped.
     pub(super) fn lock(&self) -> Result<File, StoreError> {
         let path = self.dir.join("lock");
         files::lock(&path).map_err(io_error("lock", &path))
     }
 
-    /// Where a layer is, or will be.
+    /// The path of a layer, existing or new.
     pub fn layer(&self, file: &str) -> PathBuf {
         let started = self.session.as_ref().and_then(|session| {
             let (record, _) = session.start.as_ref()?;

@@ -1,6 +1,6 @@
 //! Removing layers that nothing needs: a plan first, then its removals.
 //!
-//! Where it cannot be found out what needs a layer, nothing is removed at all.
+//! If it is uncertain which layers are needed, nothing is removed at all.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ struct Plan {
 }
 
 impl Store {
-    /// Removes what nothing needs; removes nothing, with a line in the log, if it cannot be found out what is needed.
+    /// Removes what nothing needs; if that is uncertain, removes nothing and logs why.
     pub fn sweep(&self) {
         if let Err(error) = self.try_sweep() {
             tracing::warn!(
@@ -43,7 +43,7 @@ impl Store {
         Ok(())
     }
 
-    /// Finds out what nothing needs.
+    /// Lists what nothing needs.
     fn plan(&self) -> Result<Plan, StoreError> {
         let mut used = self.layers_of_snapshots()?;
         let mut directories = Vec::new();
@@ -61,7 +61,7 @@ impl Store {
         Ok(Plan { files, directories })
     }
 
-    /// The layers of all snapshots. A record that can't be read, or is of another version, may name any layer.
+    /// The layers of all snapshots. Fails if a record can't be understood, since it may name any layer.
     pub(super) fn layers_of_snapshots(&self) -> Result<BTreeSet<String>, StoreError> {
         let mut used = BTreeSet::new();
         for path in entries(&self.dir.join("snapshots"))? {

@@ -81,7 +81,7 @@ fn snapshots_take_no_more_than_they_may_those_of_sessions_included() {
     store
         .save(&named("a"), base.clone(), vec![first.clone()])
         .unwrap();
-    // A layer that two stand on counts once, and what no snapshot holds doesn't.
+    // A layer of two snapshots counts once, and a layer without a snapshot does not count.
     store.save(&named("b"), base.clone(), vec![first]).unwrap();
     big(&store);
     let session = Store::of_session(dir.path(), &named("test"), None).unwrap();
@@ -199,7 +199,7 @@ fn an_error_is_no_answer() {
     assert!(listed > 3);
 }
 
-/// Sweeping a store with a layer that nothing needs and one that a living VM needs.
+/// Sweeps a store with a layer that nothing needs and one that a living VM needs.
 fn sweep_beside(damage: impl FnOnce(&Path, &Path)) -> Result<(), String> {
     let (dir, store, _base) = store();
     let run = store.new_vm().unwrap();

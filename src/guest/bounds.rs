@@ -1,8 +1,8 @@
 //! How much a guest may send for a request, and how long it may take. Pure; the guest is hostile.
 //!
-//! A request that says how much it wants gets that and [`BESIDE`] more. A command's output is passed on piece by
-//! piece and bounded by whoever keeps it, so it has no bound here. A command without a time limit has no deadline
-//! either: [`super::Guest`] asks the guest for a sign of life meanwhile.
+//! A request that names a size may bring that many bytes and [`BESIDE`] more. A command's output is passed on piece by
+//! piece and bounded by its receiver, so it has no bound here. A command without a time limit has no deadline either:
+//! [`super::Guest`] pings the guest meanwhile.
 
 use std::time::Duration;
 
@@ -16,32 +16,31 @@ use super::error::GuestError;
 /// The longest report, in bytes.
 pub(super) const LONGEST_REPORT: u64 = 1 << 20;
 
-/// What may come beside the data that was asked for, in bytes.
+/// What may come in addition to the requested data, in bytes.
 pub(super) const BESIDE: u64 = 64 << 10;
 
-/// How long the answer may lag behind the time that the request itself names.
+/// How long after its own time limit a request may still be answered.
 pub(super) const LATE: Duration = Duration::from_secs(5);
 
-/// How long an answer may take that names no time. With what a read may bring, less than the minute after which clients
-/// give a call up.
+/// How long an answer may take to a request without a time limit. Even with the time for a large read it is less than
+/// the minute after which clients give up a call.
 pub(super) const ANSWER: Duration = Duration::from_secs(40);
 
 /// How long a build VM may take to write a layer, or all of a new root, to its disk.
 const FLUSH: Duration = Duration::from_secs(1800);
 
-/// The slowest transfer that is waited for, in bytes a second: a translated guest on a busy host manages several times
-/// that.
+/// The slowest accepted transfer, in bytes per second. A translated guest on a busy host is several times as fast.
 const SLOWEST: u64 = 2 << 20;
 
-/// The same for a layer that is unpacked: small files take long.
+/// The slowest accepted unpacking of a layer, in bytes per second: small files take long.
 const SLOWEST_LAYER: u64 = 256 << 10;
 
 /// The bounds of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// The most bytes beside the report; absent: any number.
+    /// The most bytes of data; absent: no bound.
     pub(super) data: Option<u64>,
-    /// The longest time until the report; absent: any time.
+    /// The longest time until the report; absent: no deadline.
     pub(super) time: Option<Duration>,
 }
 
@@ -95,7 +94,7 @@ fn time(request: &Request) -> Option<Duration> {
             JobAction::Output { .. } | JobAction::Kill | JobAction::Input { .. } => ANSWER,
         },
         Request::Search(_) => MAX_SEARCH_TIME + 3 * LATE,
-        // One that is confirmed later has ended by itself.
+        // A freeze that is confirmed later has ended by itself.
         Request::Freeze => MAX_FREEZE,
         Request::Thaw | Request::PowerOff => LATE,
         Request::End => STOP_GRACE + LATE,
@@ -110,7 +109,7 @@ fn time(request: &Request) -> Option<Duration> {
     })
 }
 
-/// When a command has ended or become a job, by what its request says.
+/// How long a command may run until it ends or becomes a job.
 fn limit(exec: &ExecRequest) -> Option<Duration> {
     let ends = exec.timeout_ms.map(Duration::from_millis);
     let leaves = exec.detach.map(|detach| match detach {

@@ -1,4 +1,4 @@
-//! One request under way, on a channel of its own.
+//! A pending request, on a channel of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,22 +24,22 @@ pub enum Output {
     Stderr(Bytes),
 }
 
-/// A request under way. Dropping it closes its channel.
+/// A pending request. Dropping it closes its channel.
 pub(super) struct Call {
     operation: &'static str,
     reader: russh::ChannelReadHalf,
     writer: Arc<ChannelWriteHalf<client::Msg>>,
     guard: Guard,
-    /// How much data may still come; absent: any.
+    /// How many bytes of data may still come; absent: no bound.
     room: Option<u64>,
-    /// How much may come in all.
+    /// How many bytes may come in all.
     most: u64,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     ended: bool,
 }
 
 impl Call {
-    /// Sends a request, for which `most` bytes of data may come.
+    /// Sends a request that may bring `most` bytes of data.
     pub(super) async fn open<R>(
         handle: &client::Handle<Watch>,
         guard: &Guard,
@@ -79,7 +79,7 @@ impl Call {
             .request_subsystem(false, wire::SUBSYSTEM)
             .await
             .map_err(blamed)?;
-        // Input is sent beside the reading of output: a command that answers before it has read all must not block.
+        // Send input while output is read: a command that writes before it has read all its input must not block.
         call.tasks.push(tokio::spawn(async move {
             let sent = async {
                 writer.data_bytes(head).await?;
@@ -108,7 +108,7 @@ impl Call {
         }));
     }
 
-    /// Collects output until the guest reports.
+    /// Passes output on until the guest reports.
     pub(super) async fn finish(
         mut self,
         output: &mut (dyn FnMut(Output) + Send),
@@ -169,7 +169,7 @@ impl Call {
         }
     }
 
-    /// Counts what came against what may come.
+    /// Counts data against the bound.
     fn take(&mut self, bytes: usize) -> Result<(), GuestError> {
         let Some(room) = &mut self.room else {
             return Ok(());
@@ -231,7 +231,7 @@ pub(super) fn name(request: &Request) -> &'static str {
     }
 }
 
-/// The reason behind a broken link, where the guest is it.
+/// The error for a broken link: the guest's violation, if there was one.
 pub(super) fn blame(guard: &Guard, error: GuestError) -> GuestError {
     match guard.violation() {
         Some(violation) => GuestError::Violation(violation),

@@ -1,4 +1,4 @@
-//! Why the guest did not do what was asked.
+//! Why a request to the guest failed.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use snowglobe_init::wire::{Report, VERSION, Version, WireError};
 
 use super::Violation;
 
-/// The longest message of the guest's that is passed on, in characters.
+/// The longest message of the guest that is passed on, in characters.
 const LONGEST_MESSAGE: usize = 8_000;
 
-/// Why the guest did not do what was asked.
+/// Why a request to the guest failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
     /// The link's socket could not be reached.
@@ -23,7 +23,7 @@ pub enum GuestError {
     /// The link broke.
     #[error("reach the guest: the link is gone")]
     Lost,
-    /// The guest does what init never does, so the link was dropped.
+    /// The guest broke a rule of the link, so the link was dropped.
     #[error("trust the guest: it {0}")]
     Violation(Violation),
     /// The guest does not answer.
@@ -51,13 +51,13 @@ pub enum GuestError {
     /// The guest refused our key.
     #[error("log in to the guest as `{user}`: it refused the key")]
     Refused {
-        /// Who wanted in.
+        /// The user name.
         user: String,
     },
     /// SSH itself failed.
     #[error("speak SSH with the guest: {0}")]
     Ssh(russh::Error),
-    /// The guest answered something that can't be understood.
+    /// The guest's answer can't be understood.
     #[error("understand the guest's answer to `{operation}`: {message}")]
     Protocol {
         /// What was asked.
@@ -65,7 +65,7 @@ pub enum GuestError {
         /// What is wrong with the answer.
         message: String,
     },
-    /// The guest says why it could not be done.
+    /// The guest refused, and says why.
     #[error(transparent)]
     Guest(#[from] WireError),
 }
@@ -91,7 +91,7 @@ impl From<russh::Error> for GuestError {
 }
 
 impl GuestError {
-    /// Whether the connection is no longer of use.
+    /// Whether the connection is lost.
     pub fn is_lost(&self) -> bool {
         !matches!(
             self,
@@ -99,7 +99,7 @@ impl GuestError {
         )
     }
 
-    /// What a guest's refusal says, however long it is.
+    /// A guest's refusal, cut to a bounded length.
     pub(super) fn refusal(mut error: WireError) -> Self {
         shorten(&mut error.message);
         Self::Guest(error)

@@ -1,12 +1,12 @@
-//! What a guest may do to its link beside answering requests: next to nothing.
+//! Bounding what a guest may send over its link in addition to the answers to requests.
 //!
-//! Every byte that comes has to belong to a request. The bytes read from the link are counted; what a request's
-//! channel brought is taken off again, with what its messages cost, and what remains must stay below [`BESIDE`]. So
-//! one rule bounds whatever else SSH knows: banners, global requests, key exchanges, answers that nobody asked for.
-//! Memory is bounded by that and by the channels' queues, for the library reads no further while one is full.
+//! Every byte has to belong to a request. The bytes read from the link are counted; the bytes of requests' channels, with
+//! the cost of their messages, are subtracted, and the rest must stay below [`BESIDE`]. This one rule bounds everything
+//! else in SSH: banners, global requests, key exchanges, unrequested answers. It bounds memory together with the
+//! channels' queues, since the library stops reading while one is full.
 //!
-//! A guest that breaks a rule has broken out of init: there is a [`Violation`], the link ends at once, and the owner
-//! of the VM ends that. A link never recovers from a violation, and only the first one counts.
+//! Only a guest whose init was replaced breaks a rule: then there is a [`Violation`], the link ends at once, and the
+//! owner of the VM ends the VM. A link never recovers from a violation, and only the first one counts.
 
 use std::io;
 use std::pin::Pin;
@@ -21,26 +21,26 @@ use snowglobe_init::wire::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// The most bytes that may come beside what requests brought, in the life of a link.
+/// How many bytes may come outside of requests in the life of a link.
 const BESIDE: u64 = 1 << 20;
 
-/// The most that a message costs beside its data: header, padding, authentication code.
+/// The most that a message costs in addition to its data, in bytes: header, padding, authentication code.
 const MESSAGE: u64 = 96;
 
-/// What a channel costs beside its messages.
+/// What a channel costs in addition to its messages, in bytes.
 const CHANNEL: u64 = 1 << 10;
 
-/// Of how many bytes written one may come back, as window adjustments.
+/// One byte of window adjustments is allowed for this many bytes written.
 const ANSWERED: u64 = 32;
 
-/// The longest packet that is asked for, in bytes.
+/// The longest packet that the guest may send, in bytes.
 pub(super) const LONGEST_PACKET: u32 = 65_535;
 
-/// The most that may still come for a request that was given up: what its window allowed, with what messages cost. The
-/// library has forgotten the channel by then.
+/// How many bytes may still come for a request that was given up: its window, with the cost of messages. The library has
+/// forgotten the channel by then.
 const ON_ITS_WAY: u64 = 32 << 20;
 
-/// What a guest did that init never does. Reads well after "the guest".
+/// A rule that the guest broke. The text continues "the guest …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// The link's first line did not come.
@@ -65,13 +65,13 @@ pub enum Violation {
         /// The bound.
         limit: u64,
     },
-    /// A channel of the guest's.
+    /// The guest opened a channel.
     #[error("opened a channel of its own (`{0}`)")]
     Channel(&'static str),
     /// A packet that is too long.
     #[error("sent a packet of {0} bytes; {LONGEST_PACKET} is the longest")]
     Packet(usize),
-    /// More than a link needs.
+    /// More bytes outside of requests than a link needs.
     #[error("sent more than {BESIDE} bytes that belong to no request")]
     Chatter,
 }
@@ -84,11 +84,11 @@ struct State {
     read: AtomicU64,
     /// Bytes that may be read.
     granted: AtomicU64,
-    /// The version of the link that the guest states; absent: none that we know.
+    /// The version of the link that the guest states; absent: unknown.
     version: OnceLock<Option<Version>>,
 }
 
-/// One link's rules, shared by all that watch over them.
+/// One link's counters and rules, shared by its stream and its handler.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guard(Arc<State>);
 
@@ -105,27 +105,27 @@ impl Guard {
         self.0.broken.cancel();
     }
 
-    /// The rule that the guest broke, if it did.
+    /// The rule that the guest broke, if any.
     pub(super) fn violation(&self) -> Option<Violation> {
         self.0.violation.get().cloned()
     }
 
-    /// Whether the link was ended by this.
+    /// Whether this ended the link.
     pub(super) fn is_broken(&self) -> bool {
         self.0.broken.is_cancelled()
     }
 
-    /// Waits until the link is ended by this.
+    /// Waits until this ends the link.
     pub(super) async fn broken(&self) {
         self.0.broken.cancelled().await;
     }
 
-    /// Grants what one more channel needs, or one more question to the connection itself.
+    /// Allows the bytes of one more channel, or of one more request on the connection itself.
     pub(super) fn open(&self) {
         self.grant(CHANNEL);
     }
 
-    /// Notes the version that the guest states. It can't change: SSH has one identification line.
+    /// Notes the version that the guest states, once: SSH has one identification line.
     fn stated(&self, version: Option<Version>) {
         self.0.version.get_or_init(|| version);
     }
@@ -135,12 +135,12 @@ impl Guard {
         self.0.version.get().copied().flatten()
     }
 
-    /// How many bytes have come.
+    /// How many bytes have been read.
     pub(super) fn received(&self) -> u64 {
         self.0.read.load(Ordering::Relaxed)
     }
 
-    /// Nobody listens to a channel any more.
+    /// A channel was given up.
     pub(super) fn forsake(&self) {
         self.grant(ON_ITS_WAY);
     }
@@ -166,14 +166,14 @@ impl Guard {
         self.grant(bytes as u64 + MESSAGE);
     }
 
-    /// Refuses a channel of the guest's: whoever opens one is not init.
+    /// Refuses a channel that the guest opens: init opens none.
     fn refuse(&self, kind: &'static str) -> Result<(), russh::Error> {
         self.violated(Violation::Channel(kind));
         Err(russh::Error::Disconnect)
     }
 }
 
-/// A stream to something in the guest; what still comes once it is dropped is no violation.
+/// A stream to a service in the guest. Bytes that come after it is dropped are no violation.
 #[derive(Debug)]
 pub(super) struct Attached<S> {
     stream: S,
@@ -220,7 +220,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Attached<S> {
     }
 }
 
-/// A link that ends with a violation, and whose bytes are counted.
+/// The link's stream: counts bytes, and ends with a violation.
 #[derive(Debug)]
 pub(super) struct Guarded<S> {
     stream: S,
@@ -229,7 +229,7 @@ pub(super) struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    /// Puts `stream` under `guard`.
+    /// Guards a stream.
     pub(super) fn new(stream: S, guard: Guard) -> Self {
         let broken = Box::pin(guard.0.broken.clone().cancelled_owned());
         Self {
@@ -239,7 +239,7 @@ impl<S> Guarded<S> {
         }
     }
 
-    /// Whether the link has ended; has the task woken when it does.
+    /// Whether the link has ended; wakes the task when it does.
     fn ended(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.broken.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -283,7 +283,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 }
 
-/// What SSH calls back: it takes the pinned host key and no other, and no channel of the guest's.
+/// The SSH library's handler: accepts the pinned host key only, and no channel that the guest opens.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// The host key.
@@ -476,7 +476,7 @@ mod tests {
     }
 
     proptest! {
-        /// However long it goes on and however small its pieces are.
+        /// Whatever the number and size of the pieces.
         #[test]
         fn a_guest_that_only_answers_never_breaks_a_rule(messages in prop::collection::vec(0..40_000_usize, 1..400)) {
             let guard = Guard::default();

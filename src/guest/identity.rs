@@ -1,11 +1,11 @@
-//! Keys: ephemeral ed25519, made in this process, never of use to anyone once the VM is gone.
+//! Keys: ephemeral ed25519, made in this process and worthless once the VM is gone.
 
 use std::sync::Arc;
 
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
 
-/// What a client needs to log in to one guest: its own key, and the host key it must meet.
+/// What a client needs to log in to one guest: its own key, and the expected host key.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The client's private key.
@@ -14,7 +14,7 @@ pub struct Identity {
     pub host_key: PublicKey,
 }
 
-/// A key could not be made or written down.
+/// A key could not be made or encoded.
 #[derive(Debug, thiserror::Error)]
 #[error("make a key: {0}")]
 pub struct KeyError(String);
@@ -56,17 +56,17 @@ impl VmKeys {
         Ok(self.host.public_key().to_openssh()?)
     }
 
-    /// The public key that may control the guest, one line.
+    /// The public key that controls the guest, one line.
     pub fn control_public(&self) -> Result<String, KeyError> {
         Ok(self.control.public_key().to_openssh()?)
     }
 
-    /// The private key that may control the guest, OpenSSH PEM.
+    /// The private key that controls the guest, OpenSSH PEM.
     pub fn control_pem(&self) -> Result<String, KeyError> {
         Ok(self.control.to_openssh(LineEnding::LF)?.to_string())
     }
 
-    /// What the host logs in with.
+    /// The host's identity for logging in.
     pub fn identity(&self) -> Identity {
         Identity {
             key: self.control.clone(),
@@ -76,7 +76,7 @@ impl VmKeys {
 }
 
 impl Identity {
-    /// Reads an identity back; a key that can't be decoded is an error, never "accept any".
+    /// Decodes an identity; a key that can't be decoded is an error, never "accept any".
     pub fn decode(key_pem: &str, host_public: &str) -> Result<Self, KeyError> {
         Ok(Self {
             key: Arc::new(PrivateKey::from_openssh(key_pem)?),

@@ -1,4 +1,4 @@
-//! Reaching the guest's end of the link: connecting and synchronizing.
+//! Connecting to the guest link, and synchronizing with the guest.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::net::UnixStream;
 
 use super::{GuestError, Violation};
 
-/// How long to wait for an answer before asking with another nonce. The guest may only just be booting; a line it
-/// has not read yet costs nothing.
+/// How long to wait for an answer before the next nonce is sent. The guest may still be booting; lines that it has not
+/// read yet cost nothing.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// How much is read at once.
+/// How much is read at once, in bytes.
 const BUFFER: usize = 64 << 10;
 
-/// The most that an older connection can have left over: what one of its channels may be sent, and what devices hold.
+/// The most bytes that an older connection can have left: the window of its channels, and the devices' buffers.
 const LEFT_OVER: u64 = 64 << 20;
 
 /// Connects to the link's socket.
@@ -32,9 +32,8 @@ pub async fn connect(path: &Path) -> Result<UnixStream, GuestError> {
     })
 }
 
-/// Sends nonces until the guest repeats the newest one; what comes before is left over from an older connection. Holds
-/// no more of that than a nonce's length, and gives up when it is more than [`LEFT_OVER`]. It never gives up waiting:
-/// the caller bounds that.
+/// Sends nonces until the guest repeats the newest one; everything before that is left over from an older connection. Keeps
+/// no more of it than a nonce's length, and gives up after [`LEFT_OVER`] bytes. Has no deadline: the caller sets one.
 pub async fn synchronize<S>(stream: S) -> Result<BufReader<S>, GuestError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -49,7 +48,7 @@ where
         };
         asked.await.map_err(|_| GuestError::Lost)?;
         let answered = skip_to(&mut stream, nonce.as_bytes(), &mut skipped);
-        // A guest that has not read the nonce yet answers the next one, too.
+        // A guest that has not read the nonce yet will answer both.
         if let Ok(answered) = tokio::time::timeout(RETRY, answered).await {
             return answered.map(|()| stream);
         }
@@ -62,7 +61,7 @@ async fn skip_to<S: AsyncRead + Unpin>(
     line: &[u8],
     skipped: &mut u64,
 ) -> Result<(), GuestError> {
-    // The end of what was read, in which the line may have begun.
+    // The end of what was read: the line may begin there.
     let mut held: Vec<u8> = Vec::with_capacity(line.len() + BUFFER);
     loop {
         let piece = match stream.fill_buf().await {
@@ -98,7 +97,7 @@ mod tests {
             let mut theirs = BufReader::new(theirs);
             let mut first = String::new();
             theirs.read_line(&mut first).await.unwrap();
-            // The first nonce goes unanswered, so a second one comes.
+            // The first nonce is not answered, so a second one comes.
             let mut second = String::new();
             theirs.read_line(&mut second).await.unwrap();
             theirs.write_all(b"\x00\xffleft over").await.unwrap();

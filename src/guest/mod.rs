@@ -1,11 +1,11 @@
 //! The host's end of the guest link: one SSH connection, a channel per request.
 //!
-//! A [`Guest`] is connected or lost, and a lost one stays lost: every later request says so at once, and its
-//! owner makes a new one. What is deliberately absent: any reconnecting of its own, and any knowledge of the VM.
+//! A [`Guest`] is connected or lost. A lost one stays lost: every later request fails at once, and its owner makes a new
+//! one. Deliberately absent: reconnecting, and any knowledge of the VM.
 //!
-//! The guest is hostile. Each request has [`bounds`]: how much may come for it, and how long it may take. [`guard`]
-//! bounds all else. A guest that goes beyond one is a [`Violation`]: the link is dropped, and the VM's owner, who waits
-//! for that ([`Guest::violated`]), ends the VM.
+//! The guest is hostile. Each request has [`bounds`] on its data and its time; [`guard`] bounds everything else. A guest
+//! that exceeds a bound commits a [`Violation`]: the link is dropped, and the VM's owner, which waits for that
+//! ([`Guest::violated`]), ends the VM.
 
 mod bounds;
 mod call;
@@ -34,24 +34,24 @@ use guard::{Attached, Guard, Guarded, Watch};
 pub use identity::{Identity, KeyError, VmKeys, generate as generate_key};
 pub use link::{connect, synchronize};
 
-/// How many messages of a channel are held for whoever reads it. A guest can fill this with the longest packets.
+/// How many messages of a channel are queued. A guest can fill the queue with packets of the greatest length.
 const QUEUE: usize = 64;
 
-/// How often a guest that sends nothing is asked for a sign of life.
+/// How often a silent guest is pinged.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// How long that may take: longer than an engine stands still while its disk is copied.
+/// How long an answer to a ping may take: longer than an engine stands still while its disk is copied.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(600);
 
-/// How long a goodbye may take.
+/// How long disconnecting may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Debug, Clone)]
 pub enum Ran {
     /// It ended.
     Ended(ExecReport),
-    /// It goes on as a job.
+    /// It became a job.
     Job(JobInfo),
 }
 
@@ -59,13 +59,13 @@ pub enum Ran {
 pub struct Guest {
     handle: Arc<client::Handle<Watch>>,
     guard: Guard,
-    /// Ends what watches over the connection.
+    /// Ends the task that pings.
     _alive: DropGuard,
     gone: CancellationToken,
 }
 
 impl Ran {
-    /// How a command ended that could not become a job.
+    /// The result of a command that cannot become a job.
     pub fn ended(self) -> Result<ExecReport, GuestError> {
         match self {
             Self::Ended(report) => Ok(report),
@@ -91,7 +91,7 @@ impl std::fmt::Debug for Guest {
 
 fn client_config() -> client::Config {
     client::Config {
-        // A private stream between two processes of one user: the fastest exchange is as good as any.
+        // The stream is private to two processes of one user, so the fastest key exchange will do.
         preferred: Preferred {
             kex: vec![russh::kex::CURVE25519].into(),
             cipher: vec![russh::cipher::AES_128_GCM, russh::cipher::CHACHA20_POLY1305].into(),
@@ -158,7 +158,7 @@ impl Guest {
         self.guard.is_broken() || self.handle.is_closed()
     }
 
-    /// Waits until the guest does what init never does; gives nothing when this is dropped before.
+    /// Waits for a violation; none if the guest is dropped before.
     pub fn violated(&self) -> impl Future<Output = Option<Violation>> + Send + 'static {
         let (guard, gone) = (self.guard.clone(), self.gone.clone());
         async move {
@@ -186,7 +186,7 @@ impl Guest {
         within(bounds.time, call::name(request), answered).await
     }
 
-    /// Sends a request that has no output of interest.
+    /// Sends a request without input, and ignores its output.
     pub async fn ask(&self, request: &Request) -> Result<Report, GuestError> {
         self.request(request, Bytes::new(), &mut |_| ()).await
     }
@@ -233,7 +233,7 @@ impl Guest {
         }
     }
 
-    /// A stream to the SSH server inside the guest, for a client of the user's own.
+    /// A stream to the SSH server inside the guest, for the user's own client.
     pub async fn attach(
         &self,
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, GuestError> {
@@ -275,14 +275,14 @@ impl Guest {
         within(Some(bounds::LATE), "ping", answered).await
     }
 
-    /// Says goodbye, if the guest takes it.
+    /// Disconnects in order, if the guest still reads.
     pub async fn close(&self) {
         let said = self.handle.disconnect(Disconnect::ByApplication, "", "");
         let _ = tokio::time::timeout(GOODBYE, said).await;
     }
 }
 
-/// Gives up a connection whose guest shows no sign of life, which ends requests without a deadline, too.
+/// Pings a silent guest, and gives the connection up if it does not answer: that ends requests without a deadline, too.
 async fn heartbeat(handle: Arc<client::Handle<Watch>>, guard: Guard) {
     loop {
         let before = guard.received();
@@ -299,7 +299,7 @@ async fn heartbeat(handle: Arc<client::Handle<Watch>>, guard: Guard) {
     }
 }
 
-/// How long a command's answer may take, by what its request says; absent: any time.
+/// How long a command's answer may take; absent: no deadline.
 pub fn patience(request: &ExecRequest) -> Option<Duration> {
     bounds::of(&Request::Exec(request.clone()), 0).time
 }

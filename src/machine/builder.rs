@@ -21,7 +21,7 @@ use crate::vmm::{self, host::Host};
 /// The most that is kept of an image's lists of users and groups, in bytes.
 const ACCOUNTS_BYTES: u64 = 256 << 10;
 
-/// Unpacks layers in a microVM of this host.
+/// Unpacks layers in a microVM.
 #[derive(Debug)]
 pub struct VmUnpacker<'a> {
     host: &'a HostConfig,
@@ -41,7 +41,7 @@ impl<'a> VmUnpacker<'a> {
     ) -> Result<Unpacked, MachineError> {
         let parts = Parts::find(self.host).await?;
         let runtime = RuntimeDir::make(&self.host.dirs.runtime)?;
-        // Removes what was left by one that was killed before it had a runner, which would have.
+        // Listing removes the directories of builders that were killed before they had a runner.
         rundir::running(runtime.path())?;
         let temporary = |source| MachineError::File {
             operation: "make a directory in",
@@ -82,7 +82,7 @@ impl<'a> VmUnpacker<'a> {
             remove_if_orphaned: Vec::new(),
             timeout: self.host.boot_timeout,
         };
-        // Layers are decompressed while the guest boots, and while it unpacks those before.
+        // Layers are decompressed while the guest boots and unpacks earlier ones.
         let pieces = feed.start(layers);
         let machine = Machine::boot(&parts, plan, progress).await?;
         let filled = self.apply(&machine, layers, pieces, progress).await;
@@ -111,7 +111,7 @@ impl<'a> VmUnpacker<'a> {
                 count => format!("unpacking layer {} of {count}", index + 1),
             });
             let piece = pieces.next().await;
-            // A stream that broke on the host is the reason behind whatever came of it.
+            // If the stream broke on the host, report that rather than its consequences.
             layer.check()?;
             let piece = piece.map_err(ImageError::unpack)?;
             let request = Request::ApplyLayer {
@@ -137,7 +137,7 @@ impl<'a> VmUnpacker<'a> {
     }
 }
 
-/// A small file of the new root; what isn't there is empty.
+/// A small file of the new root; empty if it is not there.
 async fn read_text(guest: &Guest, path: &str) -> String {
     let want = ReadWant::Bytes {
         offset: 0,

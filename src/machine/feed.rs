@@ -1,9 +1,9 @@
-//! The disk on which layers come to the guest that unpacks them: one sparse file, read-only in there, into which their
-//! archives are decompressed one behind the other. Ten times as fast as the guest link, whose encryption a translated
-//! guest pays dearly for.
+//! The disk that hands layers to the guest that unpacks them: one sparse file, read-only for the guest, into which the
+//! host decompresses the archives one after the other. It is ten times as fast as the guest link, whose encryption is
+//! expensive in a translated guest.
 //!
-//! The guest reads an archive only once all of it is there. Around each is a gap that no read-ahead crosses, so that
-//! the guest never holds what was on the disk before it was written.
+//! The guest reads an archive only once it is complete. A gap around each archive is wider than the guest kernel's
+//! read-ahead, so that no old content gets into the guest's page cache.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,29 +15,29 @@ use tokio::sync::mpsc;
 use crate::image::LayerSource;
 use crate::image::layer::MAX_UNPACKED;
 
-/// Before, between and behind archives.
+/// The gap before, between and after archives, in bytes.
 const GAP: u64 = 64 << 20;
 
-/// How much is read at once.
+/// How much is read at once, in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// The file, which goes when this is dropped.
+/// The file; removed on drop.
 #[derive(Debug)]
 pub(super) struct Feed {
-    /// Where it is.
+    /// Its path.
     pub(super) path: PathBuf,
 }
 
-/// Where an archive is on the disk.
+/// An archive's place on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// Where it begins.
+    /// Its first byte.
     pub(super) offset: u64,
-    /// How long it is.
+    /// Its length in bytes.
     pub(super) bytes: u64,
 }
 
-/// The archives, in order, each as soon as it is there. Dropping this ends the work.
+/// The archives in order, each as soon as it is complete. Dropping this ends the decompression.
 pub(super) struct Pieces(mpsc::UnboundedReceiver<io::Result<Piece>>);
 
 impl Pieces {
@@ -49,14 +49,14 @@ impl Pieces {
 }
 
 impl Feed {
-    /// An empty one beside the disk that is to be filled.
+    /// An empty one beside the disk that is filled.
     pub(super) fn create(disk: &Path) -> io::Result<Self> {
         let path = disk.with_extension("feed");
         File::create(&path)?;
         Ok(Self { path })
     }
 
-    /// Decompresses the layers on a thread of its own. The file has its whole size when this returns.
+    /// Decompresses the layers on a thread of its own. The file has its final size when this returns.
     pub(super) fn start(&self, layers: &[LayerSource]) -> Pieces {
         let (sender, pieces) = mpsc::unbounded_channel();
         let layers = layers.to_vec();
@@ -119,7 +119,7 @@ fn write(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        // What is zeros already need not be written: a layer of nothing else takes no room.
+        // The file is sparse: zeros are not written, so a layer of zeros takes no room.
         if buffer[..read].iter().any(|byte| *byte != 0) {
             file.write_all_at(&buffer[..read], offset + done)?;
         }

@@ -1,8 +1,8 @@
-//! One booted VM and its guest: from a plan to a machine that answers, and no way back.
+//! One booted VM with its guest.
 //!
-//! A [`Machine`] is alive until its VM ends. Its connection to the guest may break and is made anew at the next
-//! call. Dropping it kills the VM; [`Machine::stop`] also waits until its files are gone. A guest that breaks the rules
-//! of its link has its VM ended at once, whether anybody is calling or not.
+//! A [`Machine`] lives until its VM ends. If its connection to the guest breaks, the next call makes a new one. Dropping
+//! the machine kills the VM; [`Machine::stop`] also waits until its files are gone. A guest that breaks the rules of its
+//! link has its VM ended at once, also between calls.
 
 mod builder;
 mod feed;
@@ -31,13 +31,13 @@ pub use builder::VmUnpacker;
 /// The name of the virtio-serial port that carries the guest link.
 const LINK_NAME: &str = "snowglobe.link";
 
-/// The vsock port that carries it, on engines with vsock.
+/// The vsock port that carries the guest link on engines with vsock.
 const LINK_PORT: u32 = 1024;
 
-/// How long a broken connection may take to be made anew.
+/// How long reconnecting may take.
 const RECONNECT: Duration = Duration::from_secs(20);
 
-/// How long to wait before trying a vsock again that nobody listens at yet.
+/// How long to wait before connecting again to a vsock port without a listener.
 const LISTENING_SOON: Duration = Duration::from_millis(5);
 
 /// The virtio-fs tag of the workspace.
@@ -46,7 +46,7 @@ const WORKSPACE_TAG: &str = "workspace";
 /// The uid and gid of the user `sandbox`.
 const SANDBOX_ID: u32 = 1000;
 
-/// The file of a VM's directory that its console is written to.
+/// The console's file in a VM's directory.
 pub(crate) const CONSOLE_LOG: &str = "console.log";
 
 /// Why a machine could not be booted or reached.
@@ -55,7 +55,7 @@ pub enum MachineError {
     /// The guest did not come up.
     #[error("boot the sandbox at stage `{stage}`: {problem}")]
     Boot {
-        /// How far it came.
+        /// The last stage it reached.
         stage: String,
         /// What happened.
         problem: String,
@@ -109,7 +109,7 @@ pub struct Parts {
     pub kernel: PathBuf,
     /// What runs the VM.
     pub engine: Engine,
-    /// What to do where a fence around it can't be had.
+    /// What to do if a fence is not available.
     pub isolation: Isolation,
 }
 
@@ -144,39 +144,39 @@ pub struct Plan {
     pub disk: PathBuf,
     /// Its format.
     pub format: DiskFormat,
-    /// The files beneath the disk, where there are such.
+    /// The files below the disk, newest first.
     pub backing: Vec<PathBuf>,
-    /// Whether the disk is filled rather than booted from.
+    /// Whether the disk is filled instead of booted from.
     pub build: bool,
-    /// A second disk, which the guest may only read.
+    /// A second disk, read-only for the guest.
     pub feed: Option<PathBuf>,
     /// The host directory shared as the workspace.
     pub workspace: Option<SharedDir>,
-    /// Whether there is a workspace at all.
+    /// Where the workspace is in the guest; none: there is no workspace.
     pub workspace_path: Option<String>,
     /// Open files per command.
     pub nofile: u64,
-    /// How much of the disk may be used.
+    /// How much of the disk may be used, in bytes.
     pub disk_bytes: Option<u64>,
     /// Environment of every command.
     pub env: Vec<(String, String)>,
-    /// Whom `sandbox` stands for, where the image names a user of its own.
+    /// The image's own user, whose id the user `sandbox` gets.
     pub image_user: Option<ImageUser>,
-    /// Where commands start that name no directory, if not in the workspace.
+    /// Where commands start by default, if not in the workspace.
     pub workdir: Option<String>,
-    /// Whose commits are made in the guest.
+    /// The identity for commits in the guest.
     pub git_identity: Option<GitIdentity>,
-    /// Public keys that may log in as with any SSH server.
+    /// Public keys that may log in for shells and file transfer.
     pub login_keys: Vec<String>,
-    /// A directory that exists, for the VM's own files.
+    /// An existing directory for the VM's own files.
     pub run_dir: PathBuf,
-    /// The link's socket, to be made.
+    /// The path for the link's socket.
     pub link_socket: PathBuf,
-    /// What else goes when the VM ends.
+    /// What else is removed when the VM ends.
     pub remove: Vec<PathBuf>,
-    /// What goes too when the VM's owner vanished without a word.
+    /// What is removed, too, if the VM's owner was killed.
     pub remove_if_orphaned: Vec<PathBuf>,
-    /// How long it may take.
+    /// How long the boot may take.
     pub timeout: Duration,
 }
 
@@ -234,7 +234,7 @@ impl Machine {
                     problem: format!("the guest {violation}, so its VM was ended"),
                 });
             }
-            // A link that breaks during the boot breaks because the VM ended; that says why.
+            // During a boot the link breaks because the VM ended, so report how it ended.
             Ok(Err(error)) => {
                 let ended = tokio::time::timeout(Duration::from_secs(2), vm.ended()).await;
                 return Err(match ended {
@@ -263,7 +263,7 @@ impl Machine {
         })
     }
 
-    /// The guest, connected again if the connection was lost. Takes no longer than [`RECONNECT`], however many wait.
+    /// The guest; reconnects if the connection was lost. Takes at most [`RECONNECT`], however many callers wait.
     pub async fn guest(&self) -> Result<Arc<Guest>, MachineError> {
         tokio::time::timeout(RECONNECT, self.connected())
             .await
@@ -299,7 +299,7 @@ impl Machine {
     }
 }
 
-/// Ends the VM once its guest does what init never does.
+/// Ends the VM as soon as its guest breaks the rules of its link.
 fn end_with_violation(vm: &Arc<Vm>, guest: &Guest) {
     let (vm, violated) = (Arc::downgrade(vm), guest.violated());
     tokio::spawn(async move {
@@ -311,14 +311,14 @@ fn end_with_violation(vm: &Arc<Vm>, guest: &Guest) {
     });
 }
 
-/// How a VM ended whose guest did such a thing.
+/// Why a VM was ended whose guest broke the rules.
 fn untrusted(violation: &guest::Violation) -> String {
     format!(
         "it was ended because its guest {violation}; something in it has taken the place of init"
     )
 }
 
-/// The device that an engine carries the guest link by.
+/// The device that carries the guest link.
 fn link(engine: &Engine) -> Link {
     match engine {
         Engine::Qemu { .. } => Link::VirtioSerial {
@@ -339,7 +339,7 @@ async fn connect(
             Err(error) => Err(error),
         };
         match stream {
-            // A serial port holds what is said until somebody listens; a vsock hangs up.
+            // A serial port buffers what is sent before the guest listens; a vsock port refuses the connection.
             Err(error)
                 if matches!(link, Link::Vsock { .. })
                     && !matches!(error, GuestError::Violation(_)) =>
@@ -350,7 +350,7 @@ async fn connect(
         }
     };
     let guest = Guest::login(stream, &keys.identity(), "root").await?;
-    // Files in the workspace bear the host's times: a clock that is behind sees them come from the future.
+    // Files in the workspace have the host's times: to a guest whose clock is behind they come from the future.
     let renew = Request::Renew {
         clock_ns: clock_ns(),
         entropy: entropy(),
@@ -365,7 +365,7 @@ fn clock_ns() -> u64 {
     since.unwrap_or_default().as_nanos() as u64
 }
 
-/// The furthest stage of the boot that the console shows.
+/// The last stage of the boot that the console shows.
 fn stage(console: &[String]) -> String {
     let named = console
         .iter()
@@ -486,8 +486,8 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|source| Err(MachineError::Task { operation, source }))
 }
 
-/// How large a layer may grow of whose disk so many bytes may be used: what is freed comes back in whole clusters only,
-/// and the layer's tables and the file system's take room, too.
+/// How large a layer may grow, in bytes, if so many bytes of its disk may be used: freed space is reclaimed in whole
+/// clusters only, and tables of the layer and the file system take room, too.
 fn layer_bound(disk_bytes: u64) -> u64 {
     disk_bytes.saturating_mul(2).saturating_add(4 << 30)
 }

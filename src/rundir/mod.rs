@@ -52,13 +52,13 @@ pub enum RunDirError {
 /// The host name under which the user's ssh knows the guest.
 pub const SSH_HOST: &str = "snowglobe";
 
-/// The longest of an instance's own files that is read, in bytes.
+/// How much of a file of an instance is read, in bytes.
 const LONGEST_FILE: u64 = 64 << 10;
 
-/// The beginning of the name of a directory that images are built in.
+/// The prefix of directories in which images are built.
 pub(crate) const BUILD: &str = "build-";
 
-/// The lock that shows that a directory's owner lives.
+/// The file whose lock shows that a directory's owner lives.
 pub(crate) const LOCK: &str = "lock";
 
 /// An instance's id: eight hexadecimal digits.
@@ -107,7 +107,7 @@ pub struct Info {
     pub pid: u32,
     /// The image it runs.
     pub image: String,
-    /// Since when.
+    /// When it started.
     pub started: jiff::Timestamp,
 }
 
@@ -123,23 +123,23 @@ pub struct Running {
 }
 
 impl Running {
-    /// Where SSH sessions begin.
+    /// The socket for SSH sessions.
     pub fn ssh_socket(&self) -> PathBuf {
         self.dir.join("ssh.sock")
     }
 
-    /// Where MCP sessions begin.
+    /// The socket for MCP sessions.
     pub fn mcp_socket(&self) -> PathBuf {
         self.dir.join("mcp.sock")
     }
 
-    /// The text of a file of its own.
+    /// The text of a file in its directory.
     pub fn read(&self, file: &str) -> io::Result<String> {
         read(&self.dir.join(file))
     }
 }
 
-/// A small file's text, not by a link.
+/// A small file's text; links are not followed.
 fn read(path: &Path) -> io::Result<String> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -160,10 +160,10 @@ pub struct About<'a> {
     pub image: &'a str,
 }
 
-/// This process's own directory.
+/// The directory of this process's own sandbox.
 #[derive(Debug)]
 pub struct Instance {
-    /// Where it is.
+    /// Its path.
     pub dir: PathBuf,
     /// Its id.
     pub id: Id,
@@ -173,7 +173,7 @@ pub struct Instance {
 }
 
 fn private_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    // A new file beside, renamed: readers see the old or the new one, never half of it.
+    // Write a new file, then rename it: readers see the old or the new content, never a part.
     let new = path.with_extension("new");
     let _ = fs::remove_file(&new);
     File::options()
@@ -229,7 +229,7 @@ impl Instance {
         })
     }
 
-    /// Writes down the keys of the VM that runs now; the host key last, since others wait for it.
+    /// Writes the keys of the running VM; the host key last, since clients wait for it.
     pub fn set_keys(&self, keys: &VmKeys) -> Result<(), RunDirError> {
         let known_host = format!("{SSH_HOST} {}\n", keys.host_public()?);
         for (file, content) in [
@@ -265,7 +265,7 @@ fn public_line(key: &PrivateKey) -> Result<String, RunDirError> {
         .map_err(|e| KeyError::from(e).into())
 }
 
-/// Every sandbox that runs now, newest first. What the dead left is removed.
+/// Every running sandbox, newest first. Directories of dead owners are removed.
 pub fn running(runtime_dir: &Path) -> Result<Vec<Running>, RunDirError> {
     let Some(runtime) = RuntimeDir::open(runtime_dir)? else {
         return Ok(Vec::new());
@@ -284,7 +284,7 @@ pub fn running(runtime_dir: &Path) -> Result<Vec<Running>, RunDirError> {
     Ok(found)
 }
 
-/// The sandbox that has a directory, if it lives.
+/// The sandbox of a directory, if it lives.
 fn look(runtime: &RuntimeDir, name: &str) -> Option<Running> {
     let id = name.parse::<Id>();
     if id.is_err() && !name.starts_with(BUILD) {
@@ -292,7 +292,7 @@ fn look(runtime: &RuntimeDir, name: &str) -> Option<Running> {
     }
     let dir = runtime.path().join(name);
     let lock = dir.join(LOCK);
-    // One without a lock is in the making, or belongs to something else.
+    // A directory without a lock is being made, or is no sandbox's.
     match presence::is_name(&lock).and_then(|there| Ok((there, presence::is_held(&lock)?))) {
         Ok((true, true)) => {}
         Ok((true, false)) => {

@@ -1,9 +1,9 @@
 //! The runtime directory: where running sandboxes have their sockets and keys.
 //!
-//! Whoever can put a file there is believed: a socket in it is a sandbox, a key in it is a guest's. So readers and
-//! writers alike open it here, and only if nobody but this user and root can change it: a directory and no link,
-//! owned by this user, with mode 0700 (looked at on the descriptor that was opened), below directories that no other
-//! user can rename. What it is not is never made right silently, since others may have been there before.
+//! Files in it are trusted: a socket is a sandbox, a key is a guest's. So readers and writers alike open it here, and only
+//! if no other user except root can change it: it is a directory and no link, belongs to this user, has mode 0700 (checked
+//! on the opened descriptor), and lies below directories that no other user can rename. A wrong mode is an error and is
+//! never repaired silently, since another user may already have written there.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -16,10 +16,10 @@ use rustix::io::Errno;
 
 use super::RunDirError;
 
-/// How many names of the directory are looked at.
+/// How many entries of the directory are read.
 const MOST_NAMES: usize = 10_000;
 
-/// The runtime directory, opened and found to be this user's alone.
+/// The runtime directory, opened and checked.
 #[derive(Debug)]
 pub struct RuntimeDir {
     path: PathBuf,
@@ -41,15 +41,15 @@ fn because(why: String) -> io::Error {
 }
 
 impl RuntimeDir {
-    /// The directory at that path; made where it is not there.
+    /// Opens the directory at that path; makes it if it is not there.
     pub fn make(path: &Path) -> Result<Self, RunDirError> {
-        // Of parents that are missing each is as closed as the directory itself.
+        // Missing parents get the same mode.
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
             .map_err(|error| match error.kind() {
-                // A link that leads nowhere, or no directory: opening it says which.
+                // A dangling link or no directory: opening it says which.
                 io::ErrorKind::AlreadyExists => {
                     Self::open(path).err().unwrap_or_else(|| unfit(path, error))
                 }
@@ -58,7 +58,7 @@ impl RuntimeDir {
         Self::open(path)?.ok_or_else(|| unfit(path, Errno::NOENT))
     }
 
-    /// The directory at that path; `None` where there is no such name.
+    /// Opens the directory at that path; `None` if there is no such name.
     pub fn open(path: &Path) -> Result<Option<Self>, RunDirError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match openat(CWD, path, flags, Mode::empty()) {
@@ -73,7 +73,7 @@ impl RuntimeDir {
         let seen = fstat(dir.as_fd()).map_err(|errno| unfit(path, errno))?;
         let own = rustix::process::geteuid().as_raw();
         check(&seen, own).map_err(|why| unfit(path, because(why)))?;
-        // From here on by the path without links, none of whose parts another user can replace.
+        // From here on the path has no links, and no other user can replace a part of it.
         let path = path.canonicalize().map_err(|error| unfit(path, error))?;
         for above in path.ancestors().skip(1) {
             let seen = stat(above).map_err(|errno| unfit(&path, errno))?;
@@ -120,7 +120,7 @@ impl RuntimeDir {
     }
 }
 
-/// What keeps a directory from being this user's alone.
+/// Checks that no other user can use the directory; the error says who can.
 fn check(seen: &Stat, own: u32) -> Result<(), String> {
     if seen.st_uid != own {
         return Err(format!(
@@ -130,7 +130,7 @@ fn check(seen: &Stat, own: u32) -> Result<(), String> {
     }
     let mode = Mode::from_raw_mode(seen.st_mode);
     let shown = mode.as_raw_mode() & 0o7777;
-    // What others may have put there must not be closed over, and a place that is everybody's must stay so.
+    // Do not repair it: others may have put files there, or it may be meant for everybody.
     if mode.intersects(Mode::WGRP | Mode::WOTH) {
         return Err(format!("others can write there (mode {shown:04o})"));
     }
@@ -142,7 +142,7 @@ fn check(seen: &Stat, own: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether another user could put something else in the place of what is in this directory.
+/// Checks that no other user can replace entries of this directory.
 fn check_above(seen: &Stat, own: u32) -> Result<(), String> {
     if seen.st_uid != own && seen.st_uid != 0 && !is_unmapped(seen.st_uid) {
         return Err(format!("belongs to user {}", seen.st_uid));
@@ -157,7 +157,7 @@ fn check_above(seen: &Stat, own: u32) -> Result<(), String> {
     }
 }
 
-/// Whether a user is one from outside this user namespace: root's directories show so in some containers.
+/// Whether a user has no id in this user namespace: in some containers that is how root's directories look.
 fn is_unmapped(uid: u32) -> bool {
     let number = |path| -> Option<u32> { fs::read_to_string(path).ok()?.trim().parse().ok() };
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -232,7 +232,7 @@ mod tests {
         refused(&below, "can be written by other users");
         above(0o1777);
         assert!(RuntimeDir::open(&below).unwrap().is_some());
-        // By a link above it, it is the same place.
+        // Reached by a link above it, it is the same directory.
         symlink(dir.path().join("above"), dir.path().join("link")).unwrap();
         let opened = RuntimeDir::open(&dir.path().join("link/below"))
             .unwrap()
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn what_belongs_to_another_user_is_refused() {
         if !rustix::process::geteuid().is_root() {
-            // Only root gives files away; what a user sees is the root directory, which is root's.
+            // Only root can give files away; for other users the root directory, which is root's, serves as the example.
             refused(Path::new("/"), "belongs to user 0");
             return;
         }

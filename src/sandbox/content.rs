@@ -10,11 +10,11 @@ pub struct Read {
     pub path: String,
     /// Size in bytes.
     pub size: u64,
-    /// What it is.
+    /// The kind of content.
     pub content: ReadContent,
-    /// The text's lines (without numbers), or what may be an image, or the directory's entries as JSON lines.
+    /// A text's lines (without numbers), the bytes of an image, or a directory's entries as JSON lines.
     pub data: Bytes,
-    /// What a reader should know about it.
+    /// Remarks for the reader: an encoding, a link that was followed.
     pub notes: Vec<String>,
 }
 
@@ -25,7 +25,7 @@ pub struct Written {
     pub path: String,
     /// How many bytes were written.
     pub bytes: u64,
-    /// What a reader should know about it.
+    /// Remarks for the reader: an encoding, a link that was followed.
     pub notes: Vec<String>,
 }
 
@@ -34,12 +34,12 @@ pub struct Written {
 pub struct Write {
     /// The path; relative to the workspace.
     pub path: String,
-    /// Its new content (or what is added).
+    /// Its new content, or what to append.
     pub content: Bytes,
     /// Permission bits.
     pub mode: Option<u32>,
-    /// Add to the end.
+    /// Whether to append.
     pub append: bool,
-    /// Who writes.
+    /// The user who writes.
     pub user: User,
 }

@@ -12,7 +12,7 @@ use crate::vmm::VmmError;
 /// Why the sandbox could not do something. Each says what to do next, or what the sandbox does by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// A job was asked for where none can be.
+    /// A job was asked for, but no machine runs.
     #[error(
         "find the job {id:?}: no machine runs, and jobs end with theirs; start it anew with exec"
     )]
@@ -23,30 +23,30 @@ pub enum SandboxError {
     /// The machine could not be booted.
     #[error(transparent)]
     Machine(MachineError),
-    /// The VM ended under a call.
+    /// The VM ended during a call.
     #[error(
         "reach the sandbox: its VM ended ({0})\nThe next call boots a fresh one: /workspace is as it was, \
          everything else is as the image or the snapshot it starts from has it"
     )]
     Died(String),
-    /// The sandbox was changed under a call.
+    /// Another machine replaced this one during a call.
     #[error("finish: the sandbox was {0} meanwhile, which ended what ran in it")]
     Replaced(&'static str),
-    /// The connection to the guest broke under a call.
+    /// The connection to the guest broke during a call.
     #[error(
         "finish: the connection to the guest broke, which ended what ran in the foreground; the next call makes a new one"
     )]
     LinkBroke,
-    /// The host can't take what the VM writes.
+    /// The host has no room for what the VM writes.
     #[error(
         "finish: {0}, so the sandbox stands still. It goes on by itself, with its jobs, seconds after the host has room \
          again; this call is over, and a command that it waited for ends then"
     )]
     Stalled(String),
-    /// The sandbox is being closed.
+    /// The sandbox was stopped.
     #[error("use the sandbox: it is being closed")]
     Stopped,
-    /// The guest said no.
+    /// The guest refused, or did not answer.
     #[error(transparent)]
     Guest(GuestError),
     /// The VM could not be started or asked.

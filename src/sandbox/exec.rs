@@ -19,24 +19,24 @@ use crate::progress::Progress;
 /// Output longer than this (bytes, per stream) is kept whole in a guest file.
 const SPILL_AFTER: u64 = 10_000;
 
-/// A command to run. Where it starts, if `cwd` doesn't say it, is the guest's to know.
+/// A command to run. Without a `cwd` the guest chooses where it starts.
 #[derive(Debug, Clone)]
 pub struct Exec {
     /// What to run.
     pub command: Program,
     /// The working directory, absolute or relative to the workspace.
     pub cwd: Option<String>,
-    /// Environment on top of the configuration's and the user's own.
+    /// Environment, on top of the configuration's and the user's.
     pub env: BTreeMap<String, String>,
     /// Where standard input comes from.
     pub stdin: Stdin,
-    /// Standard input, where it is not a stream: all of it, or its beginning if it stays open.
+    /// Standard input, if it is not a stream: all of it, or its beginning if it stays open.
     pub input: Bytes,
     /// How long it may run.
     pub limit: Limit,
-    /// Who runs it.
+    /// The user who runs it.
     pub user: User,
-    /// Whether and when it goes on as a job; absent: never.
+    /// When it becomes a job; absent: never.
     pub detach: Option<Detach>,
     /// The terminal it runs on.
     pub pty: Option<PtySize>,
@@ -45,17 +45,17 @@ pub struct Exec {
 /// How long a command may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Limit {
-    /// As long as the configuration says.
+    /// The configured time.
     #[default]
     Configured,
-    /// For ever.
+    /// No limit.
     Never,
-    /// So long.
+    /// This time.
     After(Duration),
 }
 
 impl Limit {
-    /// The time, given what the configuration says; absent: for ever.
+    /// The time, given the configured one; absent: no limit.
     pub fn time(self, configured: Duration) -> Option<Duration> {
         match self {
             Self::Configured => Some(configured),
@@ -66,7 +66,7 @@ impl Limit {
 }
 
 impl Exec {
-    /// A command with nothing said about it.
+    /// A command with all settings at their defaults.
     pub fn new(command: Program) -> Self {
         Self {
             command,
@@ -81,7 +81,7 @@ impl Exec {
         }
     }
 
-    /// What the guest is sent, with what the configuration says where the caller says nothing.
+    /// The guest's request; settings that the caller left out come from the configuration.
     pub fn request(self, spec: &SandboxSpec) -> ExecRequest {
         let mut env: BTreeMap<String, String> = spec.env.iter().cloned().collect();
         env.extend(self.env);
@@ -102,19 +102,19 @@ impl Exec {
     }
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Debug, Clone)]
 pub enum Ran {
     /// It ended.
     Ended(ExecEnd),
-    /// It goes on as a job.
+    /// It became a job.
     Job(JobInfo),
 }
 
 /// How a command ended.
 #[derive(Debug, Clone)]
 pub struct ExecEnd {
-    /// Each its own outcome.
+    /// Exit status, signal, time limit, memory or cancellation.
     pub outcome: Outcome,
     /// How long it ran in the guest.
     pub duration: Duration,
@@ -122,13 +122,13 @@ pub struct ExecEnd {
     pub stdout_bytes: u64,
     /// Bytes on standard error, all of them.
     pub stderr_bytes: u64,
-    /// The guest file with all of a long standard output.
+    /// The guest file that holds a long standard output whole.
     pub stdout_file: Option<String>,
-    /// The guest file with all of a long standard error.
+    /// The guest file that holds a long standard error whole.
     pub stderr_file: Option<String>,
-    /// Whether processes it started still run.
+    /// Whether processes that it started still run.
     pub left_running: bool,
-    /// Whether something of it did not end when it was told to, and was killed.
+    /// Whether some of its processes ignored SIGTERM and were killed.
     pub killed: bool,
 }
 
@@ -157,7 +157,7 @@ impl Sandbox {
         progress: &Progress,
     ) -> Result<Ran, SandboxError> {
         let called = std::time::Instant::now();
-        let _changing = self.ahead.changing();
+        let _changing = self.read_ahead.changing();
         let live = tokio::select! {
             live = self.live(progress) => live?,
             () = cancel.cancelled() => return Ok(Ran::Ended(never_ran())),
@@ -217,7 +217,7 @@ mod tests {
     use crate::config::{Config, Raw, Sources};
 
     #[test]
-    fn what_a_caller_leaves_out_is_the_configurations_to_say() {
+    fn what_a_caller_leaves_out_comes_from_the_configuration() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::load(Sources {
             cwd: dir.path().to_owned(),

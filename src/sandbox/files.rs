@@ -1,4 +1,4 @@
-//! Work on files, which the guest does by itself: reading, writing, replacing text, searching.
+//! Files in the guest: reading, writing, replacing text, searching.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use snowglobe_init::wire::{
     SearchReport, SearchRequest, User, WriteRequest,
 };
 
-use super::ahead::{self, Follows, Page};
 use super::content::{Read, Write, Written};
+use super::read_ahead::{self, Page, Source};
 use super::{Sandbox, SandboxError};
 use crate::guest::{GuestError, unexpected};
 use crate::progress::Progress;
 
-/// The longest image that the guest sends. What shows it makes it smaller where that is too long.
+/// The longest image file that the guest sends, in bytes. Clients get a smaller picture if that is too long for them.
 const IMAGE_BYTES: u64 = 20 << 20;
 
 impl Sandbox {
-    /// Reads lines (from 1) of a text, `max_bytes` at most, or what may be an image, or a directory.
+    /// Reads lines (from 1) of a text, at most `max_bytes` of them; or an image; or a directory's entries.
     pub async fn read(
         self: &Arc<Self>,
         path: &str,
@@ -33,35 +33,35 @@ impl Sandbox {
             limit,
             max_bytes,
         };
-        while let Some(follows) = self.ahead.follows(&page) {
-            match follows {
-                Follows::Here(read) if self.published.running().is_some() => {
-                    self.read_ahead(&page);
+        while let Some(source) = self.read_ahead.source(&page) {
+            match source {
+                Source::Cached(read) if self.published.running().is_some() => {
+                    self.prefetch(&page);
                     return Ok(read);
                 }
-                Follows::Here(_) => break,
-                Follows::Coming(coming) => self.ahead.arrive(&page, coming).await,
-                Follows::Stretch => {
-                    let changes = self.ahead.changes();
+                Source::Cached(_) => break,
+                Source::Fetching(fetching) => self.read_ahead.join(&page, fetching).await,
+                Source::Guest => {
+                    let changes = self.read_ahead.changes();
                     let stretch = self.lines(&page.stretch(), progress).await?;
-                    self.ahead.came(changes, &page, &stretch);
-                    match ahead::first(&page, &stretch) {
+                    self.read_ahead.store(changes, &page, &stretch);
+                    match read_ahead::first(&page, &stretch) {
                         Some(read) => return Ok(read),
                         None => break,
                     }
                 }
             }
         }
-        let changes = self.ahead.changes();
+        let changes = self.read_ahead.changes();
         let read = self.lines(&page, progress).await?;
-        self.ahead.came(changes, &page, &read);
+        self.read_ahead.store(changes, &page, &read);
         Ok(read)
     }
 
-    /// Has what follows fetched before it is asked for.
-    fn read_ahead(self: &Arc<Self>, page: &Page) {
-        let changes = self.ahead.changes();
-        let Some(next) = self.ahead.next(page) else {
+    /// Fetches the next stretch in the background.
+    fn prefetch(self: &Arc<Self>, page: &Page) {
+        let changes = self.read_ahead.changes();
+        let Some(next) = self.read_ahead.next(page) else {
             return;
         };
         let (sandbox, request) = (self.clone(), lines(&next));
@@ -69,7 +69,7 @@ impl Sandbox {
             let answer = sandbox.peek(&request).await?;
             found(answer).ok()
         };
-        self.ahead.comes(changes, tokio::spawn(fetch));
+        self.read_ahead.fetching(changes, tokio::spawn(fetch));
     }
 
     async fn lines(
@@ -92,7 +92,7 @@ impl Sandbox {
         found(self.ask(&request, Bytes::new(), progress).await?)
     }
 
-    /// Writes a file, atomically where that can be, or adds to it.
+    /// Replaces a file, atomically if possible, or appends to it.
     pub async fn write(
         self: &Arc<Self>,
         write: Write,
@@ -126,7 +126,7 @@ impl Sandbox {
         }
     }
 
-    /// Searches files; gives the lines in the order of the files' paths.
+    /// Searches files; the lines come in the order of the files' paths.
     pub async fn search(
         self: &Arc<Self>,
         search: SearchRequest,
@@ -164,7 +164,7 @@ fn read_as(path: &str, want: ReadWant) -> Request {
     })
 }
 
-/// What the guest answered to a [`read_as`].
+/// The result of a [`read_as`] request.
 fn found((report, data): (Report, Bytes)) -> Result<Read, SandboxError> {
     match report {
         Report::Read(ReadReport {

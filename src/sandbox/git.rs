@@ -1,7 +1,7 @@
 //! The user's name and e-mail address as git on this host knows them, for commits that are made in the guest.
 //!
-//! git itself is asked, in the workspace, since the user's configuration may depend on the directory (`includeIf`). What
-//! the repository's own configuration says is the guest's word and is left out; nothing of the workspace is run.
+//! git itself is asked, in the workspace, since the user's configuration may depend on the directory (`includeIf`). The
+//! repository's own configuration is left out, since the guest can write it; no program of the workspace is run.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,13 +11,13 @@ use snowglobe_init::boot::GitIdentity;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-/// How long git may take: a repository's configuration can include what never ends.
+/// How long git may take: a repository's configuration can include a file that never ends.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How much is read of what git says.
+/// How much of git's output is read, in bytes.
 const MOST: u64 = 1 << 20;
 
-/// Who commits, if git on this host knows it.
+/// The identity for commits, if git on this host has one.
 pub(super) async fn identity(workspace: &Path) -> Option<GitIdentity> {
     let program = program(workspace, &std::env::var_os("PATH")?)?;
     let read = tokio::time::timeout(PATIENCE, ask(&program, workspace)).await;
@@ -25,7 +25,8 @@ pub(super) async fn identity(workspace: &Path) -> Option<GitIdentity> {
     parse(&text)
 }
 
-/// The git in PATH that is no file of the workspace, which the guest can write: some have its directories in PATH.
+/// The first git in PATH outside the workspace: some users have directories of a project in PATH, and the guest can
+/// write there.
 fn program(workspace: &Path, path: &std::ffi::OsStr) -> Option<PathBuf> {
     let outside = |program: &PathBuf| {
         let found = program.canonicalize();
@@ -56,7 +57,7 @@ async fn ask(program: &Path, workspace: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// The last of each that isn't the repository's: `SCOPE NUL KEY LF VALUE NUL`, over and over.
+/// The last value of each key that is not the repository's. The text is `SCOPE NUL KEY LF VALUE NUL`, repeated.
 fn parse(text: &[u8]) -> Option<GitIdentity> {
     let text = String::from_utf8_lossy(text);
     let mut identity = GitIdentity {

@@ -31,7 +31,7 @@ fn disk_user(spec: &SandboxSpec) -> String {
     format!("the sandbox {} (process {})", spec.name, std::process::id())
 }
 
-/// The disk of the configured image, which is pulled or taken in where it isn't here.
+/// The disk of the configured image; the image is pulled or imported if it is not in the store.
 pub(super) async fn of_image(
     host: &HostConfig,
     spec: &SandboxSpec,
@@ -64,7 +64,7 @@ pub(super) async fn of_image(
     Ok((base, handle))
 }
 
-/// The user that an image names, if it isn't root.
+/// The image's own user, unless that is root.
 fn image_user(image: &ImageInfo) -> Option<ImageUser> {
     let name = image.record.content.run.user.as_deref()?;
     match user::resolve(name, &image.disk.accounts) {
@@ -80,7 +80,7 @@ fn image_user(image: &ImageInfo) -> Option<ImageUser> {
     }
 }
 
-/// Holds the disk that a snapshot stands on.
+/// Opens the image disk under a snapshot, which keeps it from being removed.
 pub(super) fn hold(
     host: &HostConfig,
     spec: &SandboxSpec,

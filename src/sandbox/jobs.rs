@@ -21,7 +21,7 @@ impl Sandbox {
         }
     }
 
-    /// Does something with a job; gives the output that was asked for, too.
+    /// Reads, writes to, waits for or kills a job; also gives the output that was asked for.
     pub async fn job(
         self: &Arc<Self>,
         id: &str,

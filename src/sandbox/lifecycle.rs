@@ -14,11 +14,11 @@ use crate::machine::{CONSOLE_LOG, Machine, MachineError, Parts, Plan};
 use crate::progress::Progress;
 use crate::vmm;
 
-/// How long the end of a VM may lag behind the end of its link.
+/// How long after the end of its link a VM may still report how it ended.
 const END_GRACE: Duration = Duration::from_secs(2);
 
 impl Sandbox {
-    /// Changes the state, and publishes it.
+    /// Changes the state and publishes it; gives the old one.
     pub(super) fn set(&self, state: &mut State, new: State) -> State {
         self.published.set(&new);
         std::mem::replace(state, new)
@@ -32,7 +32,7 @@ impl Sandbox {
         if self.stopping.is_cancelled() {
             return Err(SandboxError::Stopped);
         }
-        // A caller that gives up must not take the boot with it that others wait for: so the boot is a task.
+        // The boot is a task of its own: other callers still wait for it if this one gives up.
         let (sandbox, progress) = (self.clone(), progress.clone());
         let boot = tokio::spawn(async move {
             let mut state = sandbox.state.clone().lock_owned().await;
@@ -144,14 +144,14 @@ impl Sandbox {
         })
     }
 
-    /// What the call is told that finds the VM ended.
+    /// The error for the call that finds the VM ended.
     pub(super) fn died(&self, live: &Live, end: &vmm::VmEnd) -> SandboxError {
         live.told.store(true, Ordering::Relaxed);
         self.view.died(&end.to_string());
         SandboxError::Died(end.to_string())
     }
 
-    /// What an error of the guest link means for the call it ended.
+    /// The error for a call that a broken guest link ended.
     pub(super) async fn explain(&self, live: &Live, error: GuestError) -> SandboxError {
         if !error.is_lost() {
             return error.into();
@@ -177,7 +177,7 @@ impl Sandbox {
         Ok((live, guest))
     }
 
-    /// A machine's guest, or why it can't be reached.
+    /// A machine's guest.
     pub(super) async fn guest_of(&self, live: &Live) -> Result<Arc<Guest>, SandboxError> {
         match live.machine.guest().await {
             Err(MachineError::Guest(error)) => Err(self.explain(live, error).await),
@@ -186,7 +186,7 @@ impl Sandbox {
         }
     }
 
-    /// An answer of the guest's, or why there is none.
+    /// Waits for an answer of the guest; not while the VM stands still for want of room.
     pub(super) async fn answer<T>(
         &self,
         live: &Live,
@@ -197,12 +197,12 @@ impl Sandbox {
                 Ok(answer) => Ok(answer),
                 Err(error) => Err(self.explain(live, error).await),
             },
-            // It stands still, so nothing will come.
+            // A VM that stands still does not answer.
             reason = live.machine.vm.stalled() => Err(SandboxError::Stalled(reason)),
         }
     }
 
-    /// The state's lock, for as long as the sandbox is not being stopped.
+    /// Locks the state; fails if the sandbox is stopped meanwhile.
     pub(super) async fn lock(&self) -> Result<OwnedMutexGuard<State>, SandboxError> {
         tokio::select! {
             biased;
@@ -211,7 +211,7 @@ impl Sandbox {
         }
     }
 
-    /// Does something while the state's lock is held, until the sandbox is stopped.
+    /// Does work under the state's lock; gives up if the sandbox is stopped meanwhile.
     pub(super) async fn unless_stopped<T>(
         &self,
         work: impl Future<Output = Result<T, SandboxError>>,
@@ -220,7 +220,7 @@ impl Sandbox {
         done.unwrap_or(Err(SandboxError::Stopped))
     }
 
-    /// Boots if need be, and gives the guest.
+    /// The guest; boots if necessary.
     pub async fn guest(self: &Arc<Self>, progress: &Progress) -> Result<Arc<Guest>, SandboxError> {
         Ok(self.ready(progress).await?.1)
     }

@@ -2,21 +2,20 @@
 //!
 //! ```text
 //!            first call that needs a guest
-//!   Off ───────────────────────────────────▶ Running ──▶ Off      the VM ended by itself; the next call boots anew
+//!   Off ───────────────────────────────────▶ Running ──▶ Off      the VM ended by itself; the next call boots
 //!    ▲ boot failed: an error, still Off        │  ▲
 //!    └─────────────────────────────────────────┤  │ restore, reboot: the new VM is up before the old one goes;
-//!                                              └──┘ if it doesn't come up, the old one goes on
+//!                                              └──┘ if it does not come up, the old one goes on
 //!   any ──▶ Stopped      stop(): for good
 //! ```
 //!
-//! Invariants: there is one owner, [`Sandbox`]; nobody else keeps a copy of its state. Whoever changes the VM holds
-//! the state's lock for as long as that takes; commands only borrow the machine, so they run side by side, and end
-//! when the machine goes. Whoever holds the lock gives it up when the sandbox is stopped, and waits for a guest only so
-//! long: a guest that does not answer can be rebooted and stopped as any other ([`turnover`]).
-//! A machine that ended between calls is not replaced unseen: the next call is told, the one after that boots.
-//! What is deliberately absent: MCP, and anything that prints.
+//! Invariants: [`Sandbox`] is the only owner; no other part keeps a copy of its state. A change of the VM holds the
+//! state's lock for as long as it takes; commands only borrow the machine, so they run side by side, and end when the
+//! machine does. A change gives the lock up when the sandbox is stopped, and every wait for the guest under it has a
+//! deadline: a guest that does not answer can be rebooted and stopped like any other ([`replace`]).
+//! If a machine ended between two calls, the next call fails and says so; the call after that boots.
+//! Deliberately absent: MCP, and anything that prints.
 
-mod ahead;
 mod content;
 mod error;
 mod exec;
@@ -25,10 +24,11 @@ mod git;
 mod images;
 mod jobs;
 mod lifecycle;
+mod read_ahead;
+mod replace;
 mod request;
 mod snapshots;
 mod state;
-mod turnover;
 mod view;
 
 use std::sync::Arc;
@@ -66,17 +66,17 @@ pub struct Sandbox {
     published: Published,
     stopping: CancellationToken,
     view: view::View,
-    ahead: ahead::Ahead,
+    read_ahead: read_ahead::ReadAhead,
 }
 
 impl Sandbox {
-    /// A sandbox that is off. Checks what can be checked without booting.
+    /// A sandbox that is off. Checks all that can be checked without booting.
     pub fn new(config: Config) -> Result<Arc<Self>, SandboxError> {
         let store = Store::open(&config.host.dirs.data, &config.sandbox.name)?;
         Self::with(config, store)
     }
 
-    /// A sandbox of a client's session, which keeps what it saves in the session's own store.
+    /// A sandbox of a client's session, with a store of snapshots of its own.
     pub fn of_session(config: &Config, store: Store) -> Result<Arc<Self>, SandboxError> {
         let mut config = config.clone();
         config.sandbox.name = store.name().clone();
@@ -104,11 +104,11 @@ impl Sandbox {
             published: Published::new(),
             stopping: CancellationToken::new(),
             view: view::View::default(),
-            ahead: ahead::Ahead::default(),
+            read_ahead: read_ahead::ReadAhead::default(),
         }))
     }
 
-    /// What it was made with.
+    /// Its configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }

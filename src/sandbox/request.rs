@@ -1,4 +1,4 @@
-//! Questions to the guest, and which machine they go to.
+//! Requests to the guest.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::guest::{Guest, GuestError, Output, unexpected};
 use crate::progress::Progress;
 
 impl Sandbox {
-    /// Asks for what may change a file.
+    /// Sends a request that may change a file.
     pub(super) async fn request(
         self: &Arc<Self>,
         request: &Request,
         input: Bytes,
         progress: &Progress,
     ) -> Result<(Report, Bytes), SandboxError> {
-        let _changing = self.ahead.changing();
+        let _changing = self.read_ahead.changing();
         self.ask(request, input, progress).await
     }
 
@@ -31,7 +31,7 @@ impl Sandbox {
         self.answer(&live, gathered(&guest, request, input)).await
     }
 
-    /// Asks the machine that runs, if one does. What goes wrong is left for a call to meet.
+    /// Sends a request to the machine that runs, if one does. A failure is not reported: the next call will meet it.
     pub(super) async fn peek(&self, request: &Request) -> Option<(Report, Bytes)> {
         let live = self.published.running()?;
         let asked = async {
@@ -44,7 +44,7 @@ impl Sandbox {
         }
     }
 
-    /// How the guest is doing.
+    /// The guest's uptime, load and memory.
     pub async fn status(self: &Arc<Self>, progress: &Progress) -> Result<Status, SandboxError> {
         match self
             .request(&Request::Status, Bytes::new(), progress)
@@ -62,7 +62,7 @@ impl Sandbox {
     }
 }
 
-/// An answer of the guest's with its data.
+/// The guest's report with its data.
 async fn gathered(
     guest: &Guest,
     request: &Request,

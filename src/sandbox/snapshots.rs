@@ -68,7 +68,7 @@ impl Sandbox {
         let freezing = async {
             self.answer(live, guest.ask(&Request::Freeze)).await?;
             let switched = self.freeze_disk(live).await;
-            // Thawed whatever came of it; a guest that can't be reached thaws by itself.
+            // Thaw in any case; a guest that can't be reached thaws by itself.
             if let Err(error) = guest.ask(&Request::Thaw).await {
                 tracing::warn!(%error, "the guest did not confirm that it goes on");
             }
@@ -92,7 +92,7 @@ impl Sandbox {
         let new = self.store.new_layer();
         let mut all = before.clone();
         all.push(new.clone());
-        // Both are held against sweeping until the snapshot's record holds one of them.
+        // The VM's list keeps both from being swept until the snapshot's record names one of them.
         let (vm_dir, needed) = (live.vm_dir.clone(), all.clone());
         self.on_disk(move |_| vm_dir.set_layers(&needed)).await?;
         let layer = self.store.layer(&new);
@@ -112,7 +112,7 @@ impl Sandbox {
         Ok(frozen)
     }
 
-    /// Goes back to a snapshot. The new VM is up before the old one goes; if it does not come up, nothing changed.
+    /// Goes back to a snapshot. The new VM is up before the old one goes; if it does not come up, nothing has changed.
     pub async fn snapshot_restore(
         self: &Arc<Self>,
         name: &SnapshotName,

@@ -1,7 +1,7 @@
 //! The states of a sandbox's VM.
 //!
-//! [`Sandbox::lock`](super::Sandbox) guards the state for as long as a change takes, a boot included. Whether a machine
-//! runs can be known without it: each change is published ([`Published`]).
+//! A lock guards the state for as long as a change takes, a boot included. Whether a machine runs can be known without
+//! that lock, since each change is published ([`Published`]).
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -22,9 +22,9 @@ pub(super) struct Live {
     pub(super) layers: Mutex<Vec<String>>,
     /// Set when another VM replaces this one: what its commands are told.
     pub(super) replaced: OnceLock<&'static str>,
-    /// Whether a call was told that this VM ended.
+    /// Whether a call has reported that this VM ended.
     pub(super) told: AtomicBool,
-    // A disk in use is not to be removed.
+    // Keeps the image's disk from being removed.
     pub(super) _image: ImageHandle,
 }
 
@@ -67,7 +67,7 @@ impl Published {
         Self(watch::Sender::new(Weak::new()))
     }
 
-    /// Publishes a state; to be called with every change of it.
+    /// Publishes a state; called at every change.
     pub(super) fn set(&self, state: &State) {
         self.0.send_replace(match state {
             State::Running(live) => Arc::downgrade(live),

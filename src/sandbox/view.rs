@@ -10,92 +10,92 @@ use super::{Sandbox, SandboxError};
 /// How much of the console's end is shown, in bytes.
 const CONSOLE: u64 = 256 << 10;
 
-/// What a sandbox keeps for those who look on.
+/// What a sandbox publishes about itself.
 #[derive(Debug, Default)]
 pub(super) struct View {
     changes: AtomicU64,
-    seen: Mutex<Seen>,
+    facts: Mutex<Facts>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Facts {
     log: Option<PathBuf>,
     trouble: Option<String>,
     lacks: Vec<String>,
 }
 
 impl View {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Snapshots, jobs or the machine are others than before.
+    /// Snapshots, jobs or the machine have changed.
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A boot begins that writes its console there.
+    /// A boot begins, whose console is written to `log`.
     pub(super) fn booting(&self, log: PathBuf) {
-        self.seen().log = Some(log);
+        self.facts().log = Some(log);
     }
 
-    /// How a boot went.
+    /// A boot succeeded or failed.
     pub(super) fn booted<T>(&self, booted: Result<T, SandboxError>) -> Result<T, SandboxError> {
         self.changed();
-        self.seen().trouble = booted
+        self.facts().trouble = booted
             .as_ref()
             .err()
             .map(|error| format!("failed to {}", crate::describe(error)));
         booted
     }
 
-    /// Which fences do not hold around the machine.
+    /// These fences are missing around the machine.
     pub(super) fn fenced(&self, lacks: &[String]) {
-        self.seen().lacks = lacks.to_vec();
+        self.facts().lacks = lacks.to_vec();
     }
 
-    /// What ended the machine.
+    /// The machine ended.
     pub(super) fn died(&self, how: &str) {
         self.changed();
-        self.seen().trouble = Some(format!("the VM ended: {how}"));
+        self.facts().trouble = Some(format!("the VM ended: {how}"));
     }
 }
 
-/// What there is of a console.
+/// A machine's console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Console {
-    /// What the machine that runs (or boots) printed, the newest 256 KiB of it; empty where none does.
+    /// The newest 256 KiB that the machine printed; empty if none runs or boots.
     pub text: String,
-    /// Why the last boot failed or the last machine ended, if one did and none has booted since.
+    /// Why the last boot failed or the last machine ended, unless another has booted since.
     pub trouble: Option<String>,
 }
 
 impl Sandbox {
-    /// A number that is another one whenever snapshots, jobs or the machine may have changed.
+    /// A stamp that changes when snapshots, jobs or the machine may have changed.
     pub fn changes(&self) -> u64 {
         self.view.changes.load(Ordering::Relaxed)
     }
 
-    /// Which fences do not hold around the machine that booted last, and why.
+    /// The fences that are missing around the newest machine, and why.
     pub fn lacks(&self) -> Vec<String> {
-        self.view.seen().lacks.clone()
+        self.view.facts().lacks.clone()
     }
 
-    /// The console, while the machine boots, too.
+    /// The console, also while the machine boots.
     pub fn console(&self) -> Console {
-        let seen = self.view.seen();
-        let text = seen.log.as_deref().and_then(end_of).unwrap_or_default();
+        let facts = self.view.facts();
+        let text = facts.log.as_deref().and_then(end_of).unwrap_or_default();
         Console {
             text,
-            trouble: seen.trouble.clone(),
+            trouble: facts.trouble.clone(),
         }
     }
 
-    /// Something that is another when the console has more to show.
+    /// A stamp that changes when the console does.
     pub fn console_stamp(&self) -> (u64, bool) {
-        let seen = self.view.seen();
-        let length = seen.log.as_deref().and_then(|log| log.metadata().ok());
-        (length.map_or(0, |meta| meta.len()), seen.trouble.is_some())
+        let facts = self.view.facts();
+        let length = facts.log.as_deref().and_then(|log| log.metadata().ok());
+        (length.map_or(0, |meta| meta.len()), facts.trouble.is_some())
     }
 }
 

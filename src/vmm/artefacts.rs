@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 #[cfg(target_arch = "x86_64")]
 const KERNEL: &[u8] = include_bytes!("../../images/kernel/vmlinux-x86_64.zst");
 
-/// What is known of it, its SHA-256 once unpacked among that.
+/// The kernel's lock file, with the SHA-256 of the unpacked kernel.
 #[cfg(target_arch = "x86_64")]
 const LOCK: &str = include_str!("../../images/kernel/vmlinux-x86_64.lock");
 
-/// Why something of ours is missing.
+/// Why a part of Snowglobe is missing.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtefactError {
-    /// A program isn't there.
+    /// A program is not there.
     #[error(
         "find {name}: looked in {looked}; install Snowglobe with `make install`, or set SNOWGLOBE_LIBEXEC"
     )]
@@ -69,7 +69,7 @@ pub fn runner() -> Result<PathBuf, ArtefactError> {
     find("snowglobe-runner")
 }
 
-/// PID 1 of the guest: a static program, which `.ci/rustc` sees to.
+/// PID 1 of the guest, a static program (linked by `.ci/rustc`).
 pub fn init() -> Result<PathBuf, ArtefactError> {
     find("snowglobe-init")
 }
@@ -83,7 +83,7 @@ fn kernel_sha256() -> &'static str {
 
 /// The guest kernel as an ELF file, unpacked into `cache` at the first call.
 pub fn kernel(cache: &Path) -> Result<PathBuf, ArtefactError> {
-    // Its own bytes are not looked at, which would bring 4 MB into memory at every start.
+    // Not hashed: that would read 4 MB at every start.
     let hash = kernel_sha256().get(..16).unwrap_or("unknown");
     let path = cache.join(format!("vmlinux-{hash}"));
     if path.exists() {

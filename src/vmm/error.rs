@@ -19,7 +19,7 @@ pub enum VmmError {
     /// The runner could not start the VM.
     #[error("start the VM at stage `{stage}`: {message}{}", tail(.console))]
     Failed {
-        /// Where it got stuck.
+        /// The stage that failed.
         stage: String,
         /// Why.
         message: String,
@@ -60,7 +60,7 @@ impl std::fmt::Display for VmEnd {
     }
 }
 
-/// How a VM ended of which nothing more was heard.
+/// The end of a VM whose runner reported none.
 pub(super) fn unknown_end() -> VmEnd {
     VmEnd {
         clean: false,

@@ -1,4 +1,4 @@
-//! What this host can run. Found out beforehand, never by waiting for a boot to fail.
+//! What this host can run; found out before a boot, never by waiting for one to fail.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::{TRY_FENCES, Trial};
 
-/// What matters of a host when an engine is chosen.
+/// The facts about a host that the choice of an engine depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// Whether and how KVM can be used.
@@ -18,13 +18,13 @@ pub struct Host {
 /// Whether KVM can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kvm {
-    /// It can.
+    /// It works.
     Usable,
     /// There is no `/dev/kvm`.
     Absent,
     /// `/dev/kvm` can't be opened.
     Denied(String),
-    /// A guest that tried it did not run as on a processor, for this reason.
+    /// A small guest that tried it did not run as on a real processor, for this reason.
     Broken(String),
     /// `/dev/kvm` exists, yet the processor has neither VT-x nor AMD-V to back it:
     /// such a KVM accepts a VM and fails minutes into its boot.
@@ -32,7 +32,7 @@ pub enum Kvm {
 }
 
 impl Kvm {
-    /// Why it can't be used and what helps, for a person; nothing where it can.
+    /// Why it can't be used and what helps, for a person; none if it works.
     pub fn problem(&self) -> Option<String> {
         match self {
             Self::Usable => None,
@@ -44,35 +44,35 @@ impl Kvm {
     }
 }
 
-/// How long the probe may take, which takes milliseconds where KVM works; a busy machine may take long to start it.
+/// How long the probe may take. It needs milliseconds, but starting it can take long on a busy machine.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long trying the fences may take: it starts a few processes.
 const TRIAL_LIMIT: Duration = Duration::from_secs(20);
 
-/// What was found out since this host was started.
+/// Results of the probe, valid until the host is restarted.
 #[derive(Debug, Serialize, Deserialize)]
 struct Remembered {
     boot: String,
-    /// The runner that found it out, by its time stamp.
+    /// The runner that probed: its modification time.
     runner: Option<SystemTime>,
     problem: Option<String>,
 }
 
 impl Host {
-    /// Looks at this host. What takes a guest to find out is remembered in `cache` for as long as the host runs.
+    /// Examines this host. The result of the probe is kept in `cache` until the host is restarted.
     pub fn detect(cache: &Path) -> Self {
         Self::find(cache, |file| {
             serde_json::from_slice(&std::fs::read(file).ok()?).ok()
         })
     }
 
-    /// Looks at this host anew, and remembers that.
+    /// Examines this host anew, and keeps the result.
     pub fn probe(cache: &Path) -> Self {
         Self::find(cache, |_| None)
     }
 
-    /// `remembered` gives what the file holds, of this host's start and this runner or not.
+    /// `remembered` reads the kept result, which may be of another start of the host or another runner.
     fn find(cache: &Path, remembered: impl FnOnce(&Path) -> Option<Remembered>) -> Self {
         let looked = Self::look();
         if looked != Kvm::Usable {
@@ -90,7 +90,7 @@ impl Host {
                 problem,
             };
             let text = serde_json::to_vec(&found).unwrap_or_default();
-            // Not to remember costs the next one a few milliseconds.
+            // Best effort: on failure only the next process probes again.
             let _ = std::fs::create_dir_all(cache).and_then(|()| std::fs::write(&file, text));
             found
         });
@@ -126,8 +126,7 @@ fn runner_stamp() -> Option<SystemTime> {
         .ok()
 }
 
-/// Each fence around a VM's processes, as it was tried here; nothing where there is no runner, without which nothing
-/// runs anyway.
+/// Each fence around a VM's processes, as it was tried here; empty without a runner.
 pub fn fences() -> Vec<Trial> {
     match run_probe(TRY_FENCES, TRIAL_LIMIT) {
         None => Vec::new(),
@@ -143,15 +142,15 @@ pub fn fences() -> Vec<Trial> {
     }
 }
 
-/// What came of a probe.
+/// A probe's result.
 struct Probed {
-    /// Whether the runner ended well.
+    /// Whether the runner exited with 0.
     works: bool,
-    /// What it said, on both of its streams.
+    /// Its output on both streams.
     said: String,
 }
 
-/// Has the runner try something. Without a runner nothing runs anyway, and that is said elsewhere.
+/// Lets the runner try something; none without a runner, which other checks report.
 fn run_probe(argument: &str, limit: Duration) -> Option<Probed> {
     let runner = super::artefacts::runner().ok()?;
     let failed = |said| {

@@ -21,13 +21,13 @@ use super::error::{VmEnd, VmmError, unknown_end};
 
 type Replies = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>>;
 
-/// How long the runner may take to say something that it knows.
+/// How long the runner may take to answer from its own knowledge.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long it may take to end a VM and remove its files before it is killed, which ends the VM, too.
+/// How long the runner may take to end a VM and remove its files; after that it is killed, and the VM with it.
 const STOPPING: Duration = Duration::from_secs(10);
 
-/// How long a VM may stand still for want of room before those who wait for it are told.
+/// How long a VM may stand still for want of room before callers are told.
 const STALL: Duration = Duration::from_secs(1);
 
 /// A VM, running or ended.
@@ -39,20 +39,20 @@ pub struct Vm {
     end: watch::Receiver<Option<VmEnd>>,
     gone: watch::Receiver<bool>,
     stalled: watch::Receiver<Option<String>>,
-    /// Why it was ended, where that is known here only.
+    /// Why this process ended it, if it did.
     because: OnceLock<String>,
     kill: CancellationToken,
     /// The runner's process id.
     pub runner_pid: u32,
     /// The engine's process id.
     pub engine_pid: u32,
-    /// Which fences around its processes do not hold, and why.
+    /// The fences that are missing around its processes, and why.
     pub lacks: Vec<String>,
 }
 
 impl Vm {
-    /// Starts the VM; returns once its engine runs (the guest is still booting then). What `opened` holds is handed
-    /// on to the runner, where the spec's shares name it by its place in there.
+    /// Starts the VM; returns once its engine runs, while the guest still boots. The runner inherits the descriptors in
+    /// `opened`; the shares of `spec` name them by their index.
     pub async fn start(
         runner: &Path,
         spec: &VmSpec,
@@ -79,13 +79,13 @@ impl Vm {
             .fd_mappings(mappings.collect())
             .map_err(|error| spawn(std::io::Error::other(error)))?;
         let mut child = command.spawn().map_err(spawn)?;
-        // The descriptors are the child's now.
+        // Closes this process's copies of the descriptors.
         drop(command);
         let runner_pid = child.id().unwrap_or_default();
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(spawn(std::io::Error::other("its pipes are missing")));
         };
-        // A runner that fails at once has said why on its standard output; the broken pipe adds nothing.
+        // If the runner fails at once, its standard output says why; ignore the broken pipe.
         let _ = stdin.write_all(&line(spec)).await;
 
         let replies = Replies::default();
@@ -144,10 +144,10 @@ impl Vm {
         })
     }
 
-    /// Has the runner do something. What only takes it a moment has a deadline.
+    /// Sends the runner a command. Quick ones have a deadline.
     pub async fn command(&self, action: Action) -> Result<Answer, VmmError> {
         let answer = match &action {
-            // The runner bounds what depends on the engine; the host's disk takes the time it takes.
+            // The runner bounds the engine's part of it; the host's disk may take any time.
             Action::FreezeDisk { .. } => return self.send(action).await,
             Action::Console { .. } | Action::Pause | Action::Resume | Action::Stop => {
                 self.send(action)
@@ -165,7 +165,7 @@ impl Vm {
         if self.end().is_none()
             && let Some(stdin) = self.stdin.lock().await.as_mut()
         {
-            // A write that fails means the runner is gone: the reply's sender is dropped, and that is the answer.
+            // If the write fails the runner is gone: then the reply's sender is dropped, which is the answer.
             let _ = stdin.write_all(&line(&Command { id, action })).await;
         } else {
             lock(&self.replies).remove(&id);
@@ -202,13 +202,13 @@ impl Vm {
         self.explained(end)
     }
 
-    /// Waits until it stands still for want of something of the host's, and has for a moment; gives what that is.
+    /// Waits until the VM has stood still for [`STALL`] for want of the host's resources; gives the reason.
     pub async fn stalled(&self) -> String {
         let mut stalled = self.stalled.clone();
         loop {
             let Ok(Some(reason)) = stalled.wait_for(Option::is_some).await.map(|r| r.clone())
             else {
-                // No more is heard of it: it has ended.
+                // It has ended.
                 return std::future::pending().await;
             };
             let goes_on = stalled.wait_for(Option::is_none);
@@ -218,13 +218,13 @@ impl Vm {
         }
     }
 
-    /// Kills it and waits until its files are gone. Idempotent. Depends neither on the guest nor on the engine, and on
-    /// the runner only for as long as it may take.
+    /// Kills the VM and waits until its files are gone. Idempotent. Depends neither on the guest nor on the engine; the
+    /// runner has [`STOPPING`] for it.
     pub async fn stop(&self) {
         let mut gone = self.gone.clone();
         let stopped = async {
             if let Some(mut stdin) = self.stdin.lock().await.take() {
-                // Said, not only shown by hanging up: a parent that vanishes leaves more behind than one that stops a VM.
+                // Send the command instead of only closing the pipe: after a parent that vanished the runner removes more files.
                 let _ = stdin
                     .write_all(&line(&Command {
                         id: 0,
@@ -241,7 +241,7 @@ impl Vm {
         }
     }
 
-    /// As [`Vm::stop`]; everybody is told that it ended for this reason.
+    /// Like [`Vm::stop`], with the reason that callers are told.
     pub async fn stop_because(&self, reason: String) {
         let _ = self.because.set(reason);
         self.stop().await;

@@ -1,4 +1,4 @@
-//! One machine making way for another, and for none. None of it depends on the guest that goes.
+//! Replacing a machine by another one, and stopping it. Neither depends on the old guest's cooperation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use super::{STOP_GRACE, Sandbox, SandboxError};
 use crate::machine::CONSOLE_LOG;
 use crate::progress::Progress;
 
-/// How long a guest may take to have its commands stand still, and to write what they wrote. What the guest does not do
-/// in time is lost with it, as it would be without asking.
+/// How long a guest may take to freeze its commands and to write its caches. What it has not written by then is lost
+/// with the machine.
 const FREEZE: Duration = Duration::from_secs(10);
 
-/// How long the end of all commands may take beyond the time that they have for it.
+/// How long the guest may take to report that all commands ended, beyond their own grace period.
 const END: Duration = Duration::from_millis(300);
 
 impl Sandbox {
-    /// Boots a machine in another's place. The new one is up before the old one goes, which stands still meanwhile; if
-    /// it does not come up, the old one goes on.
+    /// Boots a new machine and stops the old one, which is paused meanwhile. If the new one does not come up, the old one
+    /// goes on.
     pub(super) async fn replace(
         self: &Arc<Self>,
         from: StartPoint,
@@ -42,7 +42,7 @@ impl Sandbox {
         match self.unless_stopped(booting).await {
             Ok(live) => {
                 self.set(&mut state, State::Running(Arc::new(live)));
-                self.ahead.forget();
+                self.read_ahead.forget();
                 if let Some(old) = old {
                     let _ = old.replaced.set(what);
                     old.machine.stop().await;
@@ -61,7 +61,7 @@ impl Sandbox {
         }
     }
 
-    /// Has commands end in order, then kills the VM and removes what it left. Idempotent.
+    /// Ends commands in order, then kills the VM and removes its files. Idempotent.
     pub async fn stop(&self) {
         self.stopping.cancel();
         let mut state = self.state.lock().await;
@@ -74,9 +74,9 @@ impl Sandbox {
     }
 }
 
-/// Gives commands the time to leave the workspace as they should: without half-written files and locks.
+/// Gives commands time to leave the workspace in order, without half-written files and locks.
 async fn end_commands(live: &Live) {
-    // What stands still, or was ended, ends nothing.
+    // A VM that stands still or has ended does not answer.
     let told = async {
         let guest = live.machine.guest().await?;
         Ok::<_, SandboxError>(guest.ask(&Request::End).await?)
@@ -92,25 +92,25 @@ async fn end_commands(live: &Live) {
     }
 }
 
-/// Stops everything in a machine where it stands, so that it does not go on changing the workspace beside another. The
-/// guest is asked first, for what it has not written yet; then the engine stands still, whatever the guest says.
+/// Pauses a machine, so that it does not change the workspace beside its successor. The guest is asked to write its
+/// caches first; then the engine is stopped, whatever the guest answers.
 async fn pause(live: &Live) {
     let asked = async {
         let guest = live.machine.guest().await?;
         Ok::<_, SandboxError>(guest.ask(&Request::Freeze).await?)
     };
     if !matches!(tokio::time::timeout(FREEZE, asked).await, Ok(Ok(_))) {
-        tracing::warn!("the guest did not write what it holds back before it was stopped");
+        tracing::warn!("the guest did not write its caches before it was paused");
     }
     if let Err(error) = live.machine.vm.command(Action::Pause).await {
-        tracing::warn!(%error, "the VM could not be stopped where it stands");
+        tracing::warn!(%error, "the VM could not be paused");
     }
 }
 
-/// Has it go on.
+/// Lets a paused machine go on.
 async fn resume(live: &Live) {
     if let Err(error) = live.machine.vm.command(Action::Resume).await {
-        tracing::warn!(%error, "the VM could not be let go on");
+        tracing::warn!(%error, "the VM could not be resumed");
     }
     let thawed = async {
         let guest = live.machine.guest().await?;

@@ -1,10 +1,9 @@
-//! Pages of a text that follow each other within a moment are fetched several at once.
+//! Read-ahead: pages of a text that are read in quick succession are fetched several at once.
 //!
-//! A question to a translated guest takes as long as many pages do, so a program that goes through a file page by page would
-//! mostly wait. A call for the page after the last one within [`MOMENT`] gets it out of a stretch of [`PAGES`], and
-//! so the ones that follow; as soon as one of them is given, the next stretch is on its way. What was fetched is
-//! believed for a moment only, and not once anything was asked of the guest that may change a file; what a model reads,
-//! with its pauses, always comes from the file.
+//! A request to a translated guest takes as long as the transfer of many pages, so a program that reads a file page by
+//! page would mostly wait. If a page is asked for within [`FRESH`] of the one before it, a stretch of [`PAGES`] pages is
+//! fetched; while they are handed out, the next stretch is fetched. The cache is used for that time only, and emptied by
+//! every request that may change a file. A model pauses longer between its calls, so its pages always come from the file.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,13 +14,13 @@ use tokio::task::JoinHandle;
 
 use super::content::Read;
 
-/// How soon the next page has to be asked for, and how long what was fetched is believed.
-const MOMENT: Duration = Duration::from_secs(1);
+/// How long a fetched stretch may be used; also how soon the next page has to be asked for.
+const FRESH: Duration = Duration::from_secs(1);
 
-/// How many pages are fetched at once.
+/// Pages in a stretch.
 const PAGES: u64 = 16;
 
-/// Which page is wanted.
+/// A page that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Page<'a> {
     pub(super) path: &'a str,
@@ -34,7 +33,7 @@ pub(super) struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// The stretch of pages that begins with this one.
+    /// The stretch that begins with this page.
     pub(super) fn stretch(&self) -> Self {
         Self {
             limit: self.limit.saturating_mul(PAGES),
@@ -43,7 +42,7 @@ impl Page<'_> {
         }
     }
 
-    /// How long this page is of a text that begins with it: whole lines, in bytes, and how many. Nothing if not
+    /// How many bytes and lines of `text`, which begins with this page, belong to it; only whole lines. None if not
     /// even one line fits.
     fn of(&self, text: &[u8]) -> Option<(usize, u64)> {
         let (mut bytes, mut lines) = (0, 0);
@@ -58,20 +57,20 @@ impl Page<'_> {
     }
 }
 
-/// What was fetched of a text.
+/// A cached stretch.
 #[derive(Debug)]
-struct Fetched {
+struct Stretch {
     path: String,
-    /// The line that it begins with.
+    /// Its first line.
     offset: u64,
-    /// Only what is after this line is given: who asks for the same page again wants to see it anew.
+    /// Only lines after this one are used: a caller that asks for the same page again wants to see the file as it is.
     after: u64,
     text: Read,
     since: Instant,
 }
 
-impl Fetched {
-    /// What was fetched of the text from a line on; nothing if it is none of these.
+impl Stretch {
+    /// The cached text from a line on; none if that line is not cached.
     fn from(&self, offset: u64) -> Option<Bytes> {
         if offset <= self.after {
             return None;
@@ -84,7 +83,7 @@ impl Fetched {
         Some(self.text.data.slice(start..))
     }
 
-    /// The line that the file goes on with; nothing if this is its end.
+    /// The first line after the stretch; none at the end of the file.
     fn next(&self) -> Option<u64> {
         match self.text.content {
             ReadContent::Text { next_offset, .. } => next_offset,
@@ -93,42 +92,42 @@ impl Fetched {
     }
 }
 
-/// A stretch under way.
+/// A stretch that is being fetched.
 #[derive(Debug)]
-pub(super) struct Coming {
-    /// How often something had changed when it was asked for.
+pub(super) struct Fetching {
+    /// The number of changes when the fetch began.
     changes: u64,
     since: Instant,
     task: JoinHandle<Option<Read>>,
 }
 
-/// Where a page that follows the last one is to come from.
+/// Where a page comes from that source the last one.
 #[derive(Debug)]
-pub(super) enum Follows {
-    /// It was fetched.
-    Here(Read),
-    /// It is under way.
-    Coming(Coming),
-    /// From the guest, with those after it.
-    Stretch,
+pub(super) enum Source {
+    /// It is cached.
+    Cached(Read),
+    /// It is being fetched.
+    Fetching(Fetching),
+    /// It has to be fetched, with the pages after it.
+    Guest,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How often something was asked of the guest that may change a file.
+    /// The number of requests so far that may have changed a file.
     changes: u64,
-    fetched: Option<Fetched>,
-    /// What follows the fetched.
-    coming: Option<Coming>,
+    cached: Option<Stretch>,
+    /// The stretch after the cached one.
+    fetching: Option<Fetching>,
 }
 
-/// What a sandbox fetched ahead.
+/// A sandbox's read-ahead cache.
 #[derive(Debug, Default)]
-pub(super) struct Ahead(Mutex<State>);
+pub(super) struct ReadAhead(Mutex<State>);
 
-/// Something is under way that may change a file: what is fetched before it ends is believed by nobody.
+/// Held while a request runs that may change a file. What is fetched before it ends is not used.
 #[derive(Debug)]
-pub(super) struct Changing<'a>(&'a Ahead);
+pub(super) struct Changing<'a>(&'a ReadAhead);
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
@@ -136,12 +135,12 @@ impl Drop for Changing<'_> {
     }
 }
 
-impl Ahead {
+impl ReadAhead {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing is believed any more, not even what is under way.
+    /// Empties the cache, and discards what is being fetched.
     pub(super) fn forget(&self) {
         let mut state = self.state();
         *state = State {
@@ -150,51 +149,51 @@ impl Ahead {
         };
     }
 
-    /// To be held while something may change a file.
+    /// Empties the cache now and when the guard is dropped.
     pub(super) fn changing(&self) -> Changing<'_> {
         self.forget();
         Changing(self)
     }
 
-    /// How often something may have changed; what is fetched from now on is kept with it.
+    /// The number of changes, to be taken before a fetch and given back with its result.
     pub(super) fn changes(&self) -> u64 {
         self.state().changes
     }
 
-    /// Where this page comes from, if it follows the last one within a moment.
-    pub(super) fn follows(&self, page: &Page) -> Option<Follows> {
+    /// Where this page comes from; none if it does not follow the last one in time.
+    pub(super) fn source(&self, page: &Page) -> Option<Source> {
         let mut state = self.state();
-        let fetched = state.fetched.as_mut()?;
-        if fetched.path != page.path || fetched.since.elapsed() > MOMENT {
+        let cached = state.cached.as_mut()?;
+        if cached.path != page.path || cached.since.elapsed() > FRESH {
             return None;
         }
-        let text = fetched.from(page.offset)?;
-        if let Some(read) = part(page, &fetched.text, text) {
-            fetched.after = page.offset;
-            return Some(Follows::Here(read));
+        let text = cached.from(page.offset)?;
+        if let Some(read) = part(page, &cached.text, text) {
+            cached.after = page.offset;
+            return Some(Source::Cached(read));
         }
-        Some(match state.coming.take() {
-            Some(coming) => Follows::Coming(coming),
-            None => Follows::Stretch,
+        Some(match state.fetching.take() {
+            Some(fetching) => Source::Fetching(fetching),
+            None => Source::Guest,
         })
     }
 
-    /// The page to ask for before it is wanted, with those after it; nothing if the file ends, or one is under way.
+    /// The stretch to fetch next; none at the end of the file, or if one is being fetched.
     pub(super) fn next<'a>(&self, page: &Page<'a>) -> Option<Page<'a>> {
         let state = self.state();
-        let fetched = state.fetched.as_ref().filter(|_| state.coming.is_none())?;
-        let offset = fetched.next()?;
-        (fetched.path == page.path).then(|| Page {
+        let cached = state.cached.as_ref().filter(|_| state.fetching.is_none())?;
+        let offset = cached.next()?;
+        (cached.path == page.path).then(|| Page {
             offset,
             ..page.stretch()
         })
     }
 
-    /// The next stretch is under way.
-    pub(super) fn comes(&self, changes: u64, task: JoinHandle<Option<Read>>) {
+    /// Notes that the next stretch is being fetched.
+    pub(super) fn fetching(&self, changes: u64, task: JoinHandle<Option<Read>>) {
         let mut state = self.state();
         if state.changes == changes {
-            state.coming = Some(Coming {
+            state.fetching = Some(Fetching {
                 changes,
                 since: Instant::now(),
                 task,
@@ -202,40 +201,40 @@ impl Ahead {
         }
     }
 
-    /// The stretch that was under way came: with the beginning of this page, which was here, it can be given.
-    pub(super) async fn arrive(&self, page: &Page<'_>, coming: Coming) {
-        let next = coming.task.await.ok().flatten();
+    /// Waits for the stretch that is being fetched, and joins it with the cached beginning of this page.
+    pub(super) async fn join(&self, page: &Page<'_>, fetching: Fetching) {
+        let next = fetching.task.await.ok().flatten();
         let mut state = self.state();
-        if state.changes != coming.changes {
+        if state.changes != fetching.changes {
             return;
         }
         let joined = next.filter(dividable).and_then(|next| {
-            let fetched = state.fetched.take()?;
-            let rest = fetched.from(page.offset)?;
+            let cached = state.cached.take()?;
+            let rest = cached.from(page.offset)?;
             let mut data = BytesMut::with_capacity(rest.len() + next.data.len());
             data.extend_from_slice(&rest);
             data.extend_from_slice(&next.data);
-            Some(Fetched {
+            Some(Stretch {
                 offset: page.offset,
                 text: Read {
                     data: data.freeze(),
                     ..next
                 },
-                since: fetched.since.min(coming.since),
-                ..fetched
+                since: cached.since.min(fetching.since),
+                ..cached
             })
         });
-        state.fetched = joined;
+        state.cached = joined;
     }
 
-    /// What was asked for when so often something had changed; the next page may follow it.
-    pub(super) fn came(&self, changes: u64, page: &Page, text: &Read) {
+    /// Caches what was fetched, unless something has changed since.
+    pub(super) fn store(&self, changes: u64, page: &Page, text: &Read) {
         let mut state = self.state();
         if state.changes != changes {
             return;
         }
-        state.coming = None;
-        state.fetched = dividable(text).then(|| Fetched {
+        state.fetching = None;
+        state.cached = dividable(text).then(|| Stretch {
             path: page.path.to_owned(),
             offset: page.offset,
             after: page.offset,
@@ -245,25 +244,25 @@ impl Ahead {
     }
 }
 
-/// Whether what was fetched can be given in pages: a note may be about any of its lines.
+/// Whether a stretch can be handed out in pages: a note may be about any of its lines.
 fn dividable(read: &Read) -> bool {
     read.notes.is_empty() && matches!(read.content, ReadContent::Text { cut: false, .. })
 }
 
-/// The first page of a stretch. Nothing if it can't be divided, and the page has to be asked for by itself.
+/// The first page of a stretch; none if the stretch can't be divided and the page has to be fetched by itself.
 pub(super) fn first(page: &Page, stretch: &Read) -> Option<Read> {
     let dividable = dividable(stretch).then_some(stretch)?;
     part(page, dividable, dividable.data.clone())
 }
 
-/// The page that `text` begins with, which is what was fetched of the file from there on. Nothing if more of the file
-/// belongs to it, or not even a line fits.
-fn part(page: &Page, fetched: &Read, text: Bytes) -> Option<Read> {
+/// The page at the beginning of `text`, which is the rest of the cached stretch. None if the page goes on beyond the
+/// stretch, or not even a line fits.
+fn part(page: &Page, cached: &Read, text: Bytes) -> Option<Read> {
     let ReadContent::Text {
         total_lines,
         next_offset,
         cut: false,
-    } = fetched.content
+    } = cached.content
     else {
         return None;
     };
@@ -279,7 +278,7 @@ fn part(page: &Page, fetched: &Read, text: Bytes) -> Option<Read> {
             cut: false,
         },
         data: text.slice(..bytes),
-        ..fetched.clone()
+        ..cached.clone()
     })
 }
 
@@ -289,7 +288,7 @@ mod tests {
 
     use super::*;
 
-    /// What the guest answers: whole lines as they fit, or the first one cut.
+    /// The guest's answer: as many whole lines as fit, or the first one cut.
     fn guest(text: &str, page: &Page) -> Read {
         let total = text.split_inclusive('\n').count() as u64;
         let from: String = text
@@ -314,23 +313,23 @@ mod tests {
         }
     }
 
-    /// As [`super::Sandbox::read`] does it; notes the lines that were asked for.
-    async fn read(ahead: &Ahead, text: &str, page: &Page<'_>, asked: &mut Vec<u64>) -> Read {
-        while let Some(follows) = ahead.follows(page) {
-            match follows {
-                Follows::Here(read) => {
-                    if let Some(next) = ahead.next(page) {
+    /// Reads as [`super::Sandbox::read`] does; notes the first line of each request.
+    async fn read(cache: &ReadAhead, text: &str, page: &Page<'_>, asked: &mut Vec<u64>) -> Read {
+        while let Some(source) = cache.source(page) {
+            match source {
+                Source::Cached(read) => {
+                    if let Some(next) = cache.next(page) {
                         asked.push(next.offset);
                         let stretch = guest(text, &next);
-                        ahead.comes(ahead.changes(), tokio::spawn(async { Some(stretch) }));
+                        cache.fetching(cache.changes(), tokio::spawn(async { Some(stretch) }));
                     }
                     return read;
                 }
-                Follows::Coming(coming) => ahead.arrive(page, coming).await,
-                Follows::Stretch => {
+                Source::Fetching(fetching) => cache.join(page, fetching).await,
+                Source::Guest => {
                     asked.push(page.offset);
                     let stretch = guest(text, &page.stretch());
-                    ahead.came(ahead.changes(), page, &stretch);
+                    cache.store(cache.changes(), page, &stretch);
                     match first(page, &stretch) {
                         Some(read) => return read,
                         None => break,
@@ -340,7 +339,7 @@ mod tests {
         }
         asked.push(page.offset);
         let read = guest(text, page);
-        ahead.came(ahead.changes(), page, &read);
+        cache.store(cache.changes(), page, &read);
         read
     }
 
@@ -357,16 +356,16 @@ mod tests {
             end in "[ab]{0,3}",
             limit in 1..20u64,
             max_bytes in 10..60u64,
-            // How many lines of a page its reader does not show, and asks for again.
+            // Lines at the end of a page that the reader does not show, and asks for again.
             unshown in prop::collection::vec(0..3u64, 1..8),
         ) {
             let text = lines.concat() + &end;
-            let ahead = Ahead::default();
+            let cache = ReadAhead::default();
             let (mut offset, mut asked) = (1, Vec::new());
             let runtime = runtime();
             for unshown in unshown.iter().cycle() {
                 let page = Page { path: "f", offset, limit, max_bytes };
-                let ours = runtime.block_on(read(&ahead, &text, &page, &mut asked));
+                let ours = runtime.block_on(read(&cache, &text, &page, &mut asked));
                 let theirs = guest(&text, &page);
                 prop_assert_eq!(&ours.data, &theirs.data);
                 prop_assert_eq!(&ours.content, &theirs.content);
@@ -390,53 +389,53 @@ mod tests {
     #[tokio::test]
     async fn what_follows_is_under_way_before_it_is_asked_for() {
         let text = "line\n".repeat(1000);
-        let ahead = Ahead::default();
+        let cache = ReadAhead::default();
         let page = |offset| Page { offset, ..PAGE };
         let mut asked = Vec::new();
         for n in 0..40 {
-            read(&ahead, &text, &page(1 + n * 9), &mut asked).await;
+            read(&cache, &text, &page(1 + n * 9), &mut asked).await;
         }
         assert_eq!(asked, [1, 10, 170, 330, 490]);
-        assert!(ahead.follows(&page(352)).is_none(), "asked for again");
-        assert!(ahead.follows(&page(700)).is_none(), "it does not follow");
-        ahead.forget();
-        assert!(ahead.follows(&page(361)).is_none());
+        assert!(cache.source(&page(352)).is_none(), "asked for again");
+        assert!(cache.source(&page(700)).is_none(), "it does not follow");
+        cache.forget();
+        assert!(cache.source(&page(361)).is_none());
     }
 
     #[tokio::test]
     async fn what_was_under_way_before_a_change_is_not_believed() {
         let (old, new) = ("old\n".repeat(1000), "new\n".repeat(1000));
-        let ahead = Ahead::default();
+        let cache = ReadAhead::default();
         let page = |offset| Page { offset, ..PAGE };
         let mut asked = Vec::new();
         for n in 0..3 {
-            read(&ahead, &old, &page(1 + n * 10), &mut asked).await;
+            read(&cache, &old, &page(1 + n * 10), &mut asked).await;
         }
-        let changes = ahead.changes();
-        let changing = ahead.changing();
-        ahead.came(changes, &page(31), &guest(&old, &page(31)));
-        assert!(ahead.follows(&page(41)).is_none());
-        let changes = ahead.changes();
+        let changes = cache.changes();
+        let changing = cache.changing();
+        cache.store(changes, &page(31), &guest(&old, &page(31)));
+        assert!(cache.source(&page(41)).is_none());
+        let changes = cache.changes();
         drop(changing);
-        ahead.came(changes, &page(31), &guest(&old, &page(31)));
-        ahead.comes(changes, tokio::spawn(async { None }));
-        assert!(ahead.follows(&page(41)).is_none());
-        let read = read(&ahead, &new, &page(31), &mut asked).await;
+        cache.store(changes, &page(31), &guest(&old, &page(31)));
+        cache.fetching(changes, tokio::spawn(async { None }));
+        assert!(cache.source(&page(41)).is_none());
+        let read = read(&cache, &new, &page(31), &mut asked).await;
         assert!(read.data.starts_with(b"new"));
     }
 
     #[tokio::test]
     async fn a_stretch_that_does_not_come_is_asked_for() {
         let text = "line\n".repeat(1000);
-        let ahead = Ahead::default();
+        let cache = ReadAhead::default();
         let page = |offset| Page { offset, ..PAGE };
-        ahead.came(0, &page(1), &guest(&text, &page(1).stretch()));
-        assert!(matches!(ahead.follows(&page(150)), Some(Follows::Here(_))));
-        ahead.comes(0, tokio::spawn(async { None }));
-        let Some(Follows::Coming(coming)) = ahead.follows(&page(161)) else {
+        cache.store(0, &page(1), &guest(&text, &page(1).stretch()));
+        assert!(matches!(cache.source(&page(150)), Some(Source::Cached(_))));
+        cache.fetching(0, tokio::spawn(async { None }));
+        let Some(Source::Fetching(fetching)) = cache.source(&page(161)) else {
             panic!("it is under way");
         };
-        ahead.arrive(&page(161), coming).await;
-        assert!(ahead.follows(&page(161)).is_none());
+        cache.join(&page(161), fetching).await;
+        assert!(cache.source(&page(161)).is_none());
     }
 }
