@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::{Place, eventually};
@@ -496,4 +497,32 @@ async fn the_shell_is_a_real_terminal() {
     tmux.run(&["send-keys", "C-c"]);
     tmux.kind("exit 5");
     eventually("the end", 20, || tmux.screen().contains("left with 5")).await;
+}
+
+#[tokio::test]
+async fn what_the_runner_has_to_say_does_nothing_to_a_terminal() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new("minimal");
+    let libexec = place.dir.path().join("libexec");
+    std::fs::create_dir(&libexec).unwrap();
+    let beside = Path::new(common::PROGRAM).with_file_name("snowglobe-init");
+    std::os::unix::fs::symlink(beside, libexec.join("snowglobe-init")).unwrap();
+    let script = libexec.join("snowglobe-runner");
+    let said = r#"#!/bin/sh
+printf 'snowglobe-runner: warning: \033]0;title\007\302\233 was said\n' >&2
+printf '{"event":"failed","stage":"here","message":"no reason","console":[]}\n'
+"#;
+    std::fs::write(&script, said).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = place.command(&["exec", "true"]);
+    command
+        .env("SNOWGLOBE_LIBEXEC", &libexec)
+        .env("SNOWGLOBE_ENGINE", "qemu");
+    let output = command.stdin(Stdio::null()).output().await.unwrap();
+    let said = common::lossy(&output.stderr);
+    assert!(
+        said.contains(r"warning: \u{1b}]0;title\u{7}\u{9b} was said") && said.contains("no reason"),
+        "{said}"
+    );
+    assert!(!said.contains(['\u{1b}', '\u{7}', '\u{9b}']), "{said:?}");
 }

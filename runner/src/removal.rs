@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::talk::warn;
+
 /// Paths to remove.
 #[derive(Debug, Clone)]
 pub(crate) struct Removal {
@@ -49,10 +51,7 @@ impl Removal {
         };
         for path in self.always.iter().chain(more) {
             if let Err(error) = remove(path) {
-                eprintln!(
-                    "snowglobe-runner: warning: failed to remove {}: {error}",
-                    path.display()
-                );
+                warn(format_args!("failed to remove {}: {error}", path.display()));
             }
         }
     }

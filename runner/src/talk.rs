@@ -1,4 +1,4 @@
-//! The two streams to the parent: lines of JSON in, lines of JSON out.
+//! The streams to the parent: lines of JSON in, lines of JSON out, and warnings for a person.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -100,6 +100,12 @@ pub(crate) fn print(message: &impl serde::Serialize) {
         let mut out = io::stdout().lock();
         let _ = out.write_all(&line).and_then(|()| out.flush());
     }
+}
+
+/// Warns the person behind the parent, which passes it on. A parent that is gone is no reason to leave anything undone.
+pub(crate) fn warn(what: std::fmt::Arguments<'_>) {
+    let line = format!("snowglobe-runner: warning: {what}\n");
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Answers a command.

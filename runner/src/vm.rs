@@ -30,7 +30,7 @@ use crate::engine::{Engine, Frozen, Notice, StartError};
 use crate::removal::{self, Removal};
 use crate::share::{STAGE as SHARE_STAGE, Server};
 use crate::stall::{Stall, Step};
-use crate::talk::{Input, reply, say};
+use crate::talk::{Input, reply, say, warn};
 use crate::{check, krun, process, qemu, share};
 
 /// How long an engine may take to be ready: it has to build the machine, not to boot it.
@@ -556,9 +556,7 @@ impl Vm {
                 }
                 Err(error) => match command_id(&line) {
                     Some(id) => reply(id, Err(format!("understand the command: {error}"))),
-                    None => eprintln!(
-                        "snowglobe-runner: warning: a command was not understood: {error}"
-                    ),
+                    None => warn(format_args!("a command was not understood: {error}")),
                 },
             }
         }
@@ -629,7 +627,9 @@ impl Vm {
         // What was written before the end is still in the sockets, and nothing more comes.
         while self.read_streams() > 0 {}
         if self.engine.notices().is_err() {
-            eprintln!("snowglobe-runner: warning: the engine's last messages are not understood");
+            warn(format_args!(
+                "the engine's last messages are not understood"
+            ));
         }
         self.shares.iter_mut().for_each(end_share);
         if let Some(Freeze { id, layer, .. }) = self.freeze.take() {
@@ -645,10 +645,7 @@ impl Vm {
                 .map(|disk| &disk.path);
             for path in first.chain(others).filter(|path| removal.keeps(path)) {
                 if let Err(error) = flush(path) {
-                    eprintln!(
-                        "snowglobe-runner: warning: failed to flush {}: {error}",
-                        path.display()
-                    );
+                    warn(format_args!("failed to flush {}: {error}", path.display()));
                 }
             }
         }
@@ -749,10 +746,10 @@ fn end_share(share: &mut Server) {
 /// Answers an order to freeze that was not carried out, and removes what was made for it.
 fn abandon(id: u64, layer: &Path, why: &str) {
     if let Err(error) = removal::remove(layer) {
-        eprintln!(
-            "snowglobe-runner: warning: failed to remove {}: {error}",
+        warn(format_args!(
+            "failed to remove {}: {error}",
             layer.display()
-        );
+        ));
     }
     reply(
         id,

@@ -27,6 +27,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long the runner may take to end a VM and remove its files; after that it is killed, and the VM with it.
 const STOPPING: Duration = Duration::from_secs(10);
 
+/// How long the runner's last messages may take to be shown.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// How long a VM may stand still for want of room before callers are told.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -62,12 +65,13 @@ impl Vm {
             path: runner.to_owned(),
             source,
         };
+        let (messages, to_messages) = std::io::pipe().map_err(spawn)?;
         let mut command = tokio::process::Command::new(runner);
         command
             .arg(format!("{DESCRIPTORS}{}", opened.len()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit());
+            .stderr(to_messages);
         let mappings = opened
             .into_iter()
             .zip(3..)
@@ -81,6 +85,7 @@ impl Vm {
         let mut child = command.spawn().map_err(spawn)?;
         // Closes this process's copies of the descriptors.
         drop(command);
+        let passed_on = pass_on(messages);
         let runner_pid = child.id().unwrap_or_default();
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(spawn(std::io::Error::other("its pipes are missing")));
@@ -106,6 +111,7 @@ impl Vm {
             if killed.run_until_cancelled(child.wait()).await.is_none() {
                 let _ = child.kill().await;
             }
+            let _ = tokio::time::timeout(LAST_WORDS, passed_on).await;
             let _ = gone_sender.send(true);
         });
         let (engine_pid, lacks) = match started.await {
@@ -258,6 +264,22 @@ fn line<T: serde::Serialize>(message: &T) -> Vec<u8> {
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+/// Shows what the runner has to say for a person, as all that this program prints. By a thread, since writing to a
+/// terminal can take any time. Gives when there is no more.
+fn pass_on(mut messages: std::io::PipeReader) -> oneshot::Receiver<()> {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut shown = crate::shown::Shown::new(std::io::stderr());
+        // Where nobody listens to this program any more, the runner must still get rid of its messages.
+        if std::io::copy(&mut messages, &mut shown).is_err() {
+            let _ = std::io::copy(&mut messages, &mut std::io::sink());
+        }
+        drop(shown);
+        let _ = ended.send(());
+    });
+    end
 }
 
 async fn listen(
