@@ -900,7 +900,33 @@ async fn a_missing_fence_is_in_the_first_result_or_fatal() {
     );
     let second = common::text(&session.raw("exec", json!({"command": "true"})).await);
     assert!(!second.contains("without"), "{second}");
+    // Of a sandbox that runs, its own session was told.
+    let (code, _, said) = place.run(&["exec", "true"]).await;
+    assert!(code == 0 && !said.contains("without"), "{said}");
     session.close().await;
+
+    let alone = place.command(&["exec", "echo", "out"]);
+    let alone = without_namespaces(&alone)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    let said = common::lossy(&alone.stderr);
+    assert_eq!(
+        (alone.status.code(), &alone.stdout[..]),
+        (Some(0), &b"out\n"[..]),
+        "{said}"
+    );
+    for lack in [
+        "namespaces: the kernel refuses them",
+        "a root directory of its own",
+    ] {
+        let line = format!(
+            "snowglobe: this host shuts the VM off less than it could: it runs without {lack}"
+        );
+        let lines = said.lines().filter(|said| said.starts_with(&line));
+        assert_eq!(lines.count(), 1, "{lack}: {said}");
+    }
 
     let mut required = place.command(&["serve"]);
     required.env("SNOWGLOBE_ISOLATION", "require");

@@ -242,7 +242,11 @@ impl Vm {
         let processes = processes.chain(shares.iter().map(|share| share.child.id()));
         let processes: Vec<_> = processes.collect();
         let mut lacks = engine.lacks().to_vec();
-        lacks.extend(shares.iter().flat_map(|share| share.lacks.clone()));
+        for lack in shares.iter().flat_map(|share| &share.lacks) {
+            if !lacks.contains(lack) {
+                lacks.push(lack.clone());
+            }
+        }
         let bounds = bounds(spec, &processes);
         if let Err(why) = &bounds {
             lacks.push(format!("a control group: {why}"));

@@ -8,7 +8,7 @@ use crate::client;
 use crate::config::Config;
 use crate::guest::Guest;
 use crate::progress::Progress;
-use crate::sandbox::{Sandbox, SandboxError, User};
+use crate::sandbox::{Sandbox, SandboxError, User, weaker_fences};
 
 /// A guest, and what it needs.
 pub(super) struct Attached {
@@ -19,6 +19,15 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    /// Says which fences do not hold around a sandbox that this process started, a line each. Whoever started one that
+    /// runs was told when it booted.
+    pub(super) fn tell_lacks(&self) {
+        let lacks = self.own.as_ref().map(|(sandbox, _)| sandbox.lacks());
+        for lack in lacks.unwrap_or_default() {
+            say!("{}", weaker_fences(&[lack]));
+        }
+    }
+
     /// Ends the connection, and the sandbox that this process started.
     pub(super) async fn close(self) {
         if let Some((sandbox, closing)) = self.own {

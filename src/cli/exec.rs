@@ -67,6 +67,7 @@ impl Exec {
         let attached = attach::guest(config, self.fresh, &steps).await;
         shown.finish();
         let attached = attached?;
+        attached.tell_lacks();
         let input: Box<dyn AsyncRead + Send + Unpin> = match stdin {
             Stdin::Null => Box::new(tokio::io::empty()),
             Stdin::Input | Stdin::Open => Box::new(tokio::io::stdin()),

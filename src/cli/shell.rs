@@ -58,6 +58,7 @@ impl Shell {
         let attached = attach::guest(config, self.fresh, &steps).await;
         shown.finish();
         let attached = attached?;
+        attached.tell_lacks();
         crossterm::terminal::enable_raw_mode()?;
         let raw = RawMode;
         let resizes = resizes()?;

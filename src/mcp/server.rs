@@ -36,6 +36,7 @@ use crate::mcp::tools::schema;
 use crate::mcp::tools::search;
 use crate::mcp::tools::snapshot;
 use crate::mcp::tools::write;
+use crate::sandbox::weaker_fences;
 
 /// For how long a client may keep what stays as long as the server runs, in milliseconds.
 const FIXED_TTL_MS: u64 = 3_600_000;
@@ -94,15 +95,6 @@ impl Shared {
             metrics: Arc::new(Metrics::new()),
         })
     }
-}
-
-/// What a client is told where fences around its sandbox do not hold. Pure.
-fn weaker(lacks: &[String]) -> String {
-    format!(
-        "this host shuts the VM off less than it could: it runs without {}; `snowglobe doctor` says what helps, and \
-         isolation = \"require\" refuses to run so",
-        lacks.join("; without ")
-    )
 }
 
 /// Serves one client.
@@ -181,7 +173,7 @@ impl Server {
             false => !lacks.is_empty() && !self.told_lacks.swap(true, Ordering::Relaxed),
         };
         if tells && !lacks.is_empty() {
-            notes.add(weaker(&lacks));
+            notes.add(weaker_fences(&lacks));
         }
         let done = noted(done.unwrap_or_else(Refusal::into_result), notes);
         Ok(match lease.news() {

@@ -70,6 +70,15 @@ pub struct Console {
     pub trouble: Option<String>,
 }
 
+/// What a client or a person is told where these fences around the VM do not hold. Pure.
+pub fn weaker_fences(lacks: &[String]) -> String {
+    format!(
+        "this host shuts the VM off less than it could: it runs without {}; `snowglobe doctor` says what helps, and \
+         isolation = \"require\" refuses to run so",
+        lacks.join("; without ")
+    )
+}
+
 impl Sandbox {
     /// A stamp that changes when snapshots, jobs or the machine may have changed.
     pub fn changes(&self) -> u64 {
