@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::presence;
+use crate::{presence, private};
 
 /// Syncs a directory: renames, new and removed entries then survive a crash.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -41,7 +41,7 @@ pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
 
 fn open_lock(path: &Path) -> io::Result<File> {
     presence::ask(path)?;
-    File::options()
+    private::file()
         .create(true)
         .truncate(false)
         .write(true)

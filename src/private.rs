@@ -1,8 +1,9 @@
-//! Directories that only this user can enter: that closes everything below them, whatever its mode.
+//! Directories that only this user can enter. What is below them needs no mode of its own to be closed to others, but has
+//! one all the same: a directory can be opened to a group by mistake.
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// The mode of a private directory.
@@ -13,6 +14,13 @@ pub(crate) const FILE: u32 = 0o600;
 
 /// The mode of a complete file.
 pub(crate) const COMPLETE: u32 = 0o400;
+
+/// For files that Snowglobe writes for itself: they are this user's alone from the moment they are there.
+pub(crate) fn file() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.mode(FILE);
+    options
+}
 
 /// Makes a directory with its missing parents; closes an existing one that belongs to this user.
 pub(crate) fn dir(path: &Path) -> io::Result<()> {

@@ -139,7 +139,12 @@ impl Consent {
     /// Allows the file.
     pub fn give(&self, file: &ProjectFile) -> std::io::Result<()> {
         crate::private::dir(&self.dir)?;
-        std::fs::write(self.mark(file), b"")
+        let mut mark = crate::private::file();
+        mark.write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.mark(file))?;
+        Ok(())
     }
 
     /// Withdraws consent; tells whether there was any.

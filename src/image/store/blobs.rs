@@ -235,7 +235,7 @@ impl Blobs {
     pub fn begin(&self, digest: &Digest, size: u64) -> Result<Option<Partial>, ImageError> {
         let path = self.partial.join(digest.hex());
         let error = |operation| io_error(operation, &path);
-        let open = File::options()
+        let open = private::file()
             .create(true)
             .truncate(false)
             .read(true)

@@ -2,7 +2,10 @@
 //! that no host needs tools for file systems.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use crate::private;
 
 /// One sparse file in GNU tar's format: only what isn't a hole is there.
 const TEMPLATE: &[u8] = include_bytes!("../../../images/disk/ext4-64g.tar.zst");
@@ -23,7 +26,7 @@ pub fn instantiate(path: &Path) -> io::Result<()> {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     entry.unpack(path)?;
-    Ok(())
+    std::fs::set_permissions(path, PermissionsExt::from_mode(private::FILE))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::files::{list, remove_file, try_lock};
 use crate::image::error::io_error;
 use crate::image::{DiskId, ImageError, ImageRecord};
+use crate::private;
 
 /// The right to stand on a disk: as long as it lives, the disk stays.
 /// Whoever leaves something behind that stands on it (a snapshot) lets [`crate::image::References`] know before dropping this.
@@ -48,7 +49,7 @@ pub(crate) fn mark(
 ) -> Result<ImageHandle, ImageError> {
     let mark = uses.join(format!("{id}.{:016x}", rand::random::<u64>()));
     let write = || {
-        let mut file = File::create_new(&mark)?;
+        let mut file = private::file().write(true).create_new(true).open(&mark)?;
         file.try_lock()?;
         write!(file, "{user} (process {})", std::process::id())?;
         Ok(file)
