@@ -4,11 +4,10 @@ use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
-use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
+use oci_client::Reference;
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest;
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Reference, RegistryOperation};
 
 use super::credentials::{self, Login};
 use super::error::Shown;
@@ -127,42 +126,25 @@ impl Endpoint {
         }
     }
 
-    /// The library's client, which pushes, known to the host as far as that wants it.
-    pub(super) async fn pusher(&self, registries: &Registries) -> Result<Client, RegistryError> {
-        let pem = |data| Certificate {
-            encoding: CertificateEncoding::Pem,
-            data,
-        };
-        let vouching = certificates(registries, &self.host)?;
-        let config = ClientConfig {
-            protocol: match registries.is_http(&self.host) {
-                true => ClientProtocol::Http,
-                false => ClientProtocol::Https,
-            },
-            extra_root_certificates: vouching.into_iter().map(pem).collect(),
-            platform_resolver: None,
-            connect_timeout: Some(CONNECT),
-            read_timeout: Some(STALL),
-            use_monolithic_push: true,
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        };
-        let client = Client::try_from(config).map_err(|e| RegistryError::Settings {
-            host: self.host.clone(),
-            problem: e.to_string(),
-        })?;
-        let known = client.auth(&self.reference, &self.login.auth, RegistryOperation::Push);
-        known.await.map_err(|e| self.explain(e))?;
-        Ok(client)
+    /// The same host, to push to.
+    pub(super) fn for_pushing(self) -> Self {
+        Self {
+            reader: self.reader.for_pushing(),
+            ..self
+        }
+    }
+
+    /// The digest or the tag that was named.
+    pub(super) fn named(&self) -> &str {
+        match (self.reference.digest(), self.reference.tag()) {
+            (Some(digest), _) => digest,
+            (None, tag) => tag.unwrap_or("latest"),
+        }
     }
 
     /// The manifest or index of a digest, or of the reference; checked against the digest that was asked for.
     pub(super) async fn manifest(&self, digest: Option<&Digest>) -> Result<Vec<u8>, RegistryError> {
-        let of = match (digest, self.reference.digest(), self.reference.tag()) {
-            (Some(digest), ..) => digest.as_str(),
-            (None, Some(digest), _) => digest,
-            (None, None, tag) => tag.unwrap_or("latest"),
-        };
+        let of = digest.map_or_else(|| self.named(), Digest::as_str);
         let read = self.reader.manifest(of, ACCEPT).await;
         let bytes = read.map_err(|e| self.explain(e))?;
         let found = Digest::of(&bytes);

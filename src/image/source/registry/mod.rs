@@ -11,6 +11,7 @@ mod error;
 mod pull;
 mod push;
 mod reader;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

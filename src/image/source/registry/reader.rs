@@ -1,7 +1,6 @@
-//! Reading from a registry: the few requests that pulling takes, each answer within bounds.
+//! Reading from a registry: the few requests that pulling takes, each answer within bounds. Pushing is in `writer`.
 //!
-//! The client library reads answers whole, however long they are, and follows wherever it is sent; it pushes, where
-//! what is sent is ours. Here a manifest, a token and the text of an error have each a length, and a registry leads
+//! The client library reads answers whole, however long they are, and follows wherever it is sent. Here a manifest, a token and the text of an error have each a length, and a registry leads
 //! (by a redirect, or to the server that gives tokens) neither from TLS to none nor from elsewhere into this
 //! machine's own network ([`may_lead`]). A login is shown only where it is asked for.
 
@@ -52,8 +51,13 @@ enum Key {
 /// A registry, ready to be read from.
 pub(super) struct Reader {
     http: reqwest::Client,
+    /// For uploads, during which nothing is read for long.
+    pub(super) upload: reqwest::Client,
+    stall: Duration,
     base: Url,
     repository: String,
+    /// What a token is to allow.
+    actions: &'static str,
     login: Option<(String, String)>,
     key: Mutex<Option<Key>>,
 }
@@ -83,24 +87,54 @@ impl Reader {
         for pem in reach.vouching {
             vouching.extend(reqwest::Certificate::from_pem_bundle(pem)?);
         }
-        let http = reqwest::Client::builder()
-            .user_agent(super::endpoint::USER_AGENT)
-            .connect_timeout(reach.connect)
-            .read_timeout(reach.stall)
-            .tls_certs_merge(vouching)
-            .redirect(redirects)
-            .build()?;
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(super::endpoint::USER_AGENT)
+                .connect_timeout(reach.connect)
+                .tls_certs_merge(vouching.clone())
+        };
+        let http = builder().read_timeout(reach.stall).redirect(redirects);
+        let http = http.build()?;
+        // What is sent can't be sent again.
+        let upload = builder().redirect(Policy::none()).build()?;
         let login = match login {
             RegistryAuth::Basic(user, password) => Some((user.clone(), password.clone())),
             _ => None,
         };
         Ok(Self {
             http,
+            upload,
+            stall: reach.stall,
             base,
             repository: reach.repository.to_owned(),
+            actions: "pull",
             login,
             key: Mutex::default(),
         })
+    }
+
+    /// The same, to push to, too.
+    pub(super) fn for_pushing(self) -> Self {
+        Self {
+            actions: "pull,push",
+            ..self
+        }
+    }
+
+    /// Where it is.
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// How long it may do nothing.
+    pub(super) fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    /// A place below it.
+    pub(super) fn place(&self, path: &str) -> Result<Url, Oci> {
+        let url = self.base.join(path);
+        url.map_err(|error| Oci::UrlParseError(error.to_string()))
     }
 
     /// A manifest or index, by tag or digest.
@@ -126,30 +160,49 @@ impl Reader {
     }
 
     async fn get(&self, kind: &str, name: &str, accept: &str, from: u64) -> Result<Response, Oci> {
-        let url = self.base.join(&format!("{kind}/{name}"));
-        let url = url.map_err(|error| Oci::UrlParseError(error.to_string()))?;
-        let ask = |key: Option<Key>| {
-            let mut request = self.http.get(url.clone()).header(ACCEPT, accept);
-            if from > 0 {
-                request = request.header(RANGE, format!("bytes={from}-"));
-            }
-            match key {
-                Some(Key::Token(token)) => request.bearer_auth(token),
-                Some(Key::Login(user, password)) => request.basic_auth(user, Some(password)),
-                None => request,
+        let url = self.place(&format!("{kind}/{name}"))?;
+        let ask = |http: &reqwest::Client| {
+            let request = http.get(url.clone()).header(ACCEPT, accept);
+            match from {
+                0 => request,
+                from => request.header(RANGE, format!("bytes={from}-")),
             }
         };
-        let known = self.key().clone();
-        let response = ask(known).send().await?;
+        self.ask(ask).await
+    }
+
+    /// Makes a request of the registry itself, once more with what it asks to be shown.
+    pub(super) async fn ask(
+        &self,
+        request: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Response, Oci> {
+        let response = self.shown(request(&self.http)).send().await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         match self.find_key(&response).await? {
             Some(key) => {
-                *self.key() = Some(key.clone());
-                Ok(ask(Some(key)).send().await?)
+                *self.key() = Some(key);
+                Ok(self.shown(request(&self.http)).send().await?)
             }
             None => Ok(response),
+        }
+    }
+
+    /// The request with what is known to open the registry.
+    fn shown(&self, request: RequestBuilder) -> RequestBuilder {
+        match self.key().clone() {
+            Some(Key::Token(token)) => request.bearer_auth(token),
+            Some(Key::Login(user, password)) => request.basic_auth(user, Some(password)),
+            None => request,
+        }
+    }
+
+    /// The same, unless the registry is led away from by it.
+    pub(super) fn shown_at(&self, to: &Url, request: RequestBuilder) -> RequestBuilder {
+        match self.base.origin() == to.origin() {
+            true => self.shown(request),
+            false => request,
         }
     }
 
@@ -188,7 +241,7 @@ impl Reader {
         let url =
             Url::parse(realm).map_err(|error| leads(format!("it leads to {realm:?} ({error})")))?;
         may_lead(&self.base, &url).map_err(leads)?;
-        let scope = format!("repository:{}:pull", self.repository);
+        let scope = format!("repository:{}:{}", self.repository, self.actions);
         let mut request: RequestBuilder = self.http.get(url).query(&[("scope", scope)]);
         if let Some(service) = service {
             request = request.query(&[("service", service)]);
@@ -213,7 +266,7 @@ impl Reader {
     }
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, Oci>>) -> Result<T, Oci> {
+pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, Oci>>) -> Result<T, Oci> {
     let late = |_| {
         let why = format!("its answer was not complete after {} s", WHOLE.as_secs());
         Oci::IoError(std::io::Error::new(std::io::ErrorKind::TimedOut, why))
@@ -247,7 +300,7 @@ async fn start(mut response: Response, most: usize) -> String {
 }
 
 /// What an answer means that is none to what was asked.
-async fn refused(response: Response) -> Oci {
+pub(super) async fn refused(response: Response) -> Oci {
     let (status, url) = (response.status(), response.url().to_string());
     if status == StatusCode::UNAUTHORIZED {
         return Oci::UnauthorizedError { url };
@@ -264,7 +317,7 @@ async fn refused(response: Response) -> Oci {
 }
 
 /// Whether a registry may lead to another place.
-fn may_lead(from: &Url, to: &Url) -> Result<(), String> {
+pub(super) fn may_lead(from: &Url, to: &Url) -> Result<(), String> {
     // Neither its path nor its query: they may hold what opens it.
     let place = to.host_str().unwrap_or_default();
     if to.scheme() != "https" && (to.scheme() != "http" || from.scheme() != "http") {
@@ -317,13 +370,15 @@ fn is_near(url: &Url) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::sync::Arc;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
     /// A registry at the loopback that answers each path with a head, and after it without an end.
-    async fn endless(heads: fn(&str) -> String) -> Reader {
+    pub(crate) async fn endless(heads: fn(&str) -> String) -> Reader {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
@@ -339,8 +394,33 @@ mod tests {
                 });
             }
         });
+        reader(&host)
+    }
+
+    /// A registry at the loopback whose answers have a head only, made of what was asked; and all that was asked.
+    pub(crate) async fn registry(
+        heads: impl Fn(&str) -> String + Send + 'static,
+    ) -> (Reader, Arc<Mutex<Vec<String>>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let asked = all.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 4096];
+                let read = stream.read(&mut head).await.unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..read]).into_owned();
+                let answer = format!("HTTP/1.1 {}\r\nConnection: close\r\n\r\n", heads(&head));
+                asked.lock().unwrap().push(head);
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (reader(&host), all)
+    }
+
+    fn reader(host: &str) -> Reader {
         let reach = Reach {
-            host: &host,
+            host,
             repository: "owner/image",
             http: true,
             vouching: &[],
