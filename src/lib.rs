@@ -41,16 +41,62 @@ pub(crate) mod text;
 pub mod vmm;
 pub mod workspace;
 
-/// An error with its sources on one line, none of them twice. A fragment that reads well after "failed to".
+/// What helps where a file system of the host's is full.
+const ROOM: &str = "make room there: remove images (`snowglobe image prune --all`) or snapshots, or keep them elsewhere \
+                    (SNOWGLOBE_DATA_DIR, SNOWGLOBE_RUNTIME_DIR)";
+
+/// Whether an error means that a file system of the host's is full.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+}
+
+/// An error with its sources on one line, none of them twice. A fragment that reads well after "failed to". Where a disk
+/// is full, however deep that is found, what helps comes last.
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
+    let mut full = is_full(error);
     let mut next = error.source();
     while let Some(source) = next {
+        full |= is_full(source);
         let more = source.to_string();
         if !text.contains(&more) {
             text = format!("{text}: {more}");
         }
         next = source.source();
     }
-    text
+    match full && !text.contains("make room") {
+        true => format!("{text}; {ROOM}"),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Outer(&'static str, #[source] Box<dyn std::error::Error>);
+
+    #[test]
+    fn a_full_disk_comes_with_what_helps_however_deep_it_is() {
+        let full = || std::io::Error::from_raw_os_error(28);
+        let path = Outer("write /data/x", full().into());
+        let text = "write /data/x: No space left on device (os error 28)";
+        assert_eq!(describe(&path), format!("{text}; {ROOM}"));
+        let deep = Outer("import it", Outer("write /data/x", full().into()).into());
+        assert_eq!(describe(&deep), format!("import it: {text}; {ROOM}"));
+        // As a kind, where somebody has put the path to it.
+        let told = std::io::Error::new(full().kind(), "write /data/x: no space");
+        assert!(describe(&Outer("import it", told.into())).ends_with(ROOM));
+        let says = Outer("import: make room with prune", full().into());
+        assert!(!describe(&says).contains(ROOM));
+        let other = Outer("read /data/x", std::io::Error::from_raw_os_error(5).into());
+        assert_eq!(
+            describe(&other),
+            "read /data/x: Input/output error (os error 5)"
+        );
+    }
 }

@@ -11,6 +11,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::private;
+
 /// Called before each look at the file system; gives the error that a test injects.
 #[cfg(not(test))]
 pub(crate) fn ask(_: &Path) -> io::Result<()> {
@@ -91,7 +93,7 @@ fn gone(path: &Path, error: io::Error) -> io::Result<()> {
 pub(crate) fn hold(dir: &Path, name: &str) -> io::Result<File> {
     // Lock first, then rename: a visible unlocked file always means a dead owner.
     let new = dir.join(format!("{name}.new"));
-    let lock = File::create(&new)?;
+    let lock = private::file().write(true).create_new(true).open(&new)?;
     lock.lock()?;
     fs::rename(new, dir.join(name))?;
     Ok(lock)

@@ -5,6 +5,8 @@
 mod common;
 #[path = "images/compare.rs"]
 mod compare;
+#[path = "images/full.rs"]
+mod full;
 #[path = "images/home.rs"]
 mod home;
 #[path = "images/layout.rs"]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Place, Session, descendants};
+use common::{Place, Session, Small, descendants};
 use rmcp::model::{
     CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
     Request,
@@ -136,23 +136,53 @@ async fn output_that_nobody_wants_any_more_is_no_offence_and_a_stopped_engine_go
     terminate(&session).await;
 }
 
-/// A small file system of its own, which goes with this.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(path: &Path, mib: u32) -> Self {
-        use rustix::mount::{MountFlags, mount};
-        let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
-        mount("small", path, "tmpfs", MountFlags::empty(), size.as_c_str())
-            .expect("a tmpfs can be mounted, which takes root");
-        Self(path.to_owned())
-    }
+/// Every file below a directory.
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| match path.symlink_metadata().unwrap() {
+            meta if meta.is_dir() => files_below(&path),
+            meta if meta.is_file() => vec![path],
+            _ => Vec::new(),
+        })
+        .collect()
 }
 
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+/// Another user of the host sees which processes run, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_command_line_names_a_file_and_no_file_is_open_to_others() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("echo kept >/var/tmp/kept; sync").await;
+    let save = json!({"action": "save", "name": "kept"});
+    session.call("snapshot", save).await;
+    session.exec("true").await;
+    let below = descendants(session.pid);
+    assert!(below.len() >= 2, "a runner and an engine: {below:?}");
+    let secret = [Place::data_dir(), place.dir.path().to_owned()];
+    for process in below {
+        let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap();
+        // The first word is the program.
+        for word in line.split(|byte| *byte == 0).skip(1) {
+            let word = common::lossy(word);
+            let named = secret
+                .iter()
+                .find(|path| word.contains(path.to_str().unwrap()));
+            assert_eq!(named, None, "{word}");
+        }
     }
+    for dir in [place.store(), place.runtime_dir()] {
+        let files = files_below(&dir);
+        assert!(files.len() >= 2, "{}: {files:?}", dir.display());
+        for file in files {
+            let mode = file.metadata().unwrap().mode() & 0o7777;
+            assert_eq!(mode & 0o7077, 0, "{}: {mode:o}", file.display());
+        }
+    }
+    session.close().await;
 }
 
 /// What a call is told; an engine that can't be told of a failed write stops before there is one.
@@ -165,11 +195,11 @@ async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
     let place = Place::new("minimal");
     let layers = place.store().join("layers");
     std::fs::create_dir_all(&layers).unwrap();
-    let small = Small::mount(&layers, 160);
+    let small = Small::mount(&layers, 160 << 20);
     let session = place.serve().await;
     session.exec("true").await;
     // Not before: what is no layer is swept away at the start.
-    let ballast = small.0.join("ballast");
+    let ballast = small.path.join("ballast");
     std::fs::write(&ballast, vec![1; 136 << 20]).unwrap();
     let job = json!({
         "command": "yes 0123456789abcdef | head -c 33554432 >/var/tmp/wanted; sync; sha1sum </var/tmp/wanted",
@@ -212,6 +242,42 @@ async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
         .stdout("yes 0123456789abcdef | head -c 33554432 | sha1sum")
         .await;
     assert_eq!(ended["output"], sum.as_str());
+    session.close().await;
+}
+
+/// What tells a person that there is no room below a directory, and what to do.
+fn names_room(said: &str, dir: &Path) -> bool {
+    said.contains(dir.to_str().unwrap()) && said.contains("make room there")
+}
+
+/// Mounts a small file system where snapshots' records are, which takes root.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_whose_record_finds_no_room_is_not_there_and_is_saved_once_there_is_some() {
+    let place = Place::new("minimal");
+    let session = place.serve().await;
+    session.exec("echo first >/var/tmp/mark; sync").await;
+    let records = place.store().join("snapshots");
+    let small = Small::mount(&records, 64 << 10);
+    small.fill(0);
+    let save = json!({"action": "save", "name": "full"});
+    let said = session.error("snapshot", save.clone()).await;
+    assert!(names_room(&said, &records), "{said}");
+    assert_eq!(session.snapshots().await, [""; 0]);
+    assert_eq!(
+        std::fs::read_dir(&records).unwrap().count(),
+        1,
+        "but the ballast"
+    );
+    assert_eq!(session.stdout("cat /var/tmp/mark").await, "first\n");
+
+    small.empty();
+    session.call("snapshot", save).await;
+    session.exec("echo second >/var/tmp/mark; sync").await;
+    let restore = json!({"action": "restore", "name": "full"});
+    session.call("snapshot", restore).await;
+    assert_eq!(session.stdout("cat /var/tmp/mark").await, "first\n");
+    // What was frozen for the one that was not saved belongs to nobody, and goes with the next machine.
+    session.call("reboot", json!({})).await;
     session.close().await;
 }
 

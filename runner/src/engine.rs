@@ -105,9 +105,16 @@ impl StartError {
         what: impl std::fmt::Display,
     ) -> impl FnOnce(io::Error) -> Self {
         let what = what.to_string();
-        move |error| Self {
-            stage,
-            message: format!("{what}: {error}"),
+        move |error| {
+            let full = matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            );
+            let remedy = if full { "; make room there" } else { "" };
+            Self {
+                stage,
+                message: format!("{what}: {error}{remedy}"),
+            }
         }
     }
 }

@@ -36,9 +36,14 @@ impl Store {
         let size = self.check_layers(base, &layers)?;
         let layer = self.new_layer();
         layers.push(layer.clone());
-        vm_dir.set_layers(&layers)?;
         let file = self.layer(&layer);
-        make_overlay(&under, format, size, &file)?;
+        let made = vm_dir
+            .set_layers(&layers)
+            .and_then(|()| make_overlay(&under, format, size, &file));
+        if let Err(error) = made {
+            vm_dir.give_up();
+            return Err(error);
+        }
         Ok(NewDisk {
             vm_dir,
             layers,

@@ -48,6 +48,13 @@ impl VmDir {
         &self.path
     }
 
+    /// Removes it again, where no runner came to know it.
+    pub fn give_up(self) {
+        if let Err(error) = files::remove_dir(&self.path) {
+            tracing::warn!(dir = %self.path.display(), %error, "could not remove a VM's directory");
+        }
+    }
+
     /// Writes the list of the VM's layers; to be called before they are used.
     pub fn set_layers(&self, layers: &[String]) -> Result<(), StoreError> {
         let path = self.path.join("layers.json");
@@ -117,11 +124,17 @@ impl Store {
             .join(format!("{:08x}", rand::random::<u32>()));
         let make = || {
             private::new_dir(&path)?;
-            let lock = File::create(path.join("lock"))?;
+            let lock = private::file()
+                .write(true)
+                .create_new(true)
+                .open(path.join("lock"))?;
             lock.lock()?;
             Ok(lock)
         };
-        let lock = make().map_err(io_error("make the directory", &path))?;
+        let made = make().map_err(io_error("make the directory", &path));
+        let lock = made.inspect_err(|_| {
+            let _ = files::remove_dir(&path);
+        })?;
         Ok(VmDir {
             path,
             _lock: Arc::new(lock),

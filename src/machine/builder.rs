@@ -85,7 +85,15 @@ impl<'a> VmUnpacker<'a> {
         // Layers are decompressed while the guest boots and unpacks earlier ones.
         let pieces = feed.start(layers);
         let machine = Machine::boot(&parts, plan, progress).await?;
-        let filled = self.apply(&machine, layers, pieces, progress).await;
+        // A VM that stands still would be waited for until there is room: whoever waits can make it.
+        let filled = tokio::select! {
+            filled = self.apply(&machine, layers, pieces, progress) => filled,
+            reason = machine.vm.stalled() => Err(MachineError::File {
+                operation: "unpack the image to",
+                path: disk.to_owned(),
+                source: std::io::Error::new(std::io::ErrorKind::StorageFull, reason),
+            }),
+        };
         if filled.is_ok() {
             // The guest has unmounted the disk by now; powering off also has the engine flush it.
             let guest = machine.guest().await?;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::image::LayerSource;
 use crate::image::layer::MAX_UNPACKED;
+use crate::private;
 
 /// The gap before, between and after archives, in bytes.
 const GAP: u64 = 64 << 20;
@@ -52,14 +53,14 @@ impl Feed {
     /// An empty one beside the disk that is filled.
     pub(super) fn create(disk: &Path) -> io::Result<Self> {
         let path = disk.with_extension("feed");
-        File::create(&path)?;
+        private::file().write(true).create_new(true).open(&path)?;
         Ok(Self { path })
     }
 
     /// Decompresses the layers on a thread of its own. The file has its final size when this returns.
     pub(super) fn start(&self, layers: &[LayerSource]) -> Pieces {
         let (sender, pieces) = mpsc::unbounded_channel();
-        let layers = layers.to_vec();
+        let (layers, path) = (layers.to_vec(), self.path.clone());
         let open = || {
             let file = File::options().write(true).open(&self.path)?;
             file.set_len(MAX_UNPACKED + GAP * (layers.len() as u64 + 2))?;
@@ -67,7 +68,7 @@ impl Feed {
         };
         match open() {
             Ok(file) => {
-                std::thread::spawn(move || write_all(&layers, &file, &sender));
+                std::thread::spawn(move || write_all(&layers, &file, &path, &sender));
             }
             Err(error) => {
                 let _ = sender.send(Err(error));
@@ -80,11 +81,17 @@ impl Feed {
 fn write_all(
     layers: &[LayerSource],
     file: &File,
+    path: &Path,
     sender: &mpsc::UnboundedSender<io::Result<Piece>>,
 ) {
     let mut offset = GAP;
     for layer in layers {
-        let written = write(layer, file, offset, sender);
+        let written = write(layer, file, offset, sender).map_err(|error| match error {
+            Failed::Read(error) => error,
+            Failed::Write(error) => {
+                io::Error::new(error.kind(), format!("write {}: {error}", path.display()))
+            }
+        });
         let failed = written.is_err();
         let bytes = *written.as_ref().unwrap_or(&0);
         if sender
@@ -98,30 +105,39 @@ fn write_all(
     }
 }
 
+/// What went wrong with a layer.
+enum Failed {
+    /// It can't be read.
+    Read(io::Error),
+    /// The file can't be written.
+    Write(io::Error),
+}
+
 fn write(
     layer: &LayerSource,
     file: &File,
     offset: u64,
     sender: &mpsc::UnboundedSender<io::Result<Piece>>,
-) -> io::Result<u64> {
+) -> Result<u64, Failed> {
     let mut input = layer
         .open(&crate::progress::Progress::none(), "")
-        .map_err(io::Error::other)?;
+        .map_err(|error| Failed::Read(io::Error::other(error)))?;
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;
     loop {
         if sender.is_closed() {
-            return Err(io::ErrorKind::Interrupted.into());
+            return Err(Failed::Read(io::ErrorKind::Interrupted.into()));
         }
         let read = match input.read(&mut buffer) {
             Ok(0) => return Ok(done),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(Failed::Read(error)),
         };
         // The file is sparse: zeros are not written, so a layer of zeros takes no room.
         if buffer[..read].iter().any(|byte| *byte != 0) {
-            file.write_all_at(&buffer[..read], offset + done)?;
+            file.write_all_at(&buffer[..read], offset + done)
+                .map_err(Failed::Write)?;
         }
         done += read as u64;
     }

@@ -194,6 +194,16 @@ pub struct Machine {
     guest: tokio::sync::Mutex<Arc<Guest>>,
 }
 
+impl Plan {
+    /// Removes what the runner would have removed, were there one.
+    fn give_up(&self) {
+        let _ = crate::files::remove_dir(&self.run_dir);
+        for path in &self.remove {
+            let _ = crate::files::remove_file(path);
+        }
+    }
+}
+
 impl Machine {
     /// Boots; returns when the guest answers.
     pub async fn boot(
@@ -205,7 +215,8 @@ impl Machine {
         let keys = VmKeys::generate()?;
         progress.say("starting the VM");
         let link = link(&parts.engine);
-        let spec = spec(parts, &plan, &keys, &link).await?;
+        let spec = spec(parts, &plan, &keys, &link).await;
+        let spec = spec.inspect_err(|_| plan.give_up())?;
         let opened = plan.workspace.iter().map(|dir| {
             dir.duplicate().map_err(|source| MachineError::File {
                 operation: "hand on the workspace",

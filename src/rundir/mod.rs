@@ -17,7 +17,6 @@ mod runtime;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -176,10 +175,9 @@ fn private_file(path: &Path, content: &[u8]) -> io::Result<()> {
     // Write a new file, then rename it: readers see the old or the new content, never a part.
     let new = path.with_extension("new");
     let _ = fs::remove_file(&new);
-    File::options()
+    private::file()
         .write(true)
         .create_new(true)
-        .mode(private::FILE)
         .open(&new)?
         .write_all(content)?;
     fs::rename(new, path)
@@ -220,7 +218,11 @@ impl Instance {
             )?;
             Ok(lock)
         };
-        let lock = make().map_err(fail)?;
+        let lock = make().map_err(|source| {
+            // What was made of it is of no use; a directory that is another's by its id's chance has no room for a lock.
+            let _ = fs::remove_dir_all(&dir);
+            fail(source)
+        })?;
         Ok(Self {
             login_key: public_line(&key)?,
             dir,

@@ -8,7 +8,8 @@
 
 pub mod http;
 
-use std::path::PathBuf;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -166,7 +167,7 @@ impl Drop for Place {
 }
 
 /// Makes a directory that nobody else can enter.
-pub fn private_dir(path: &std::path::Path) {
+pub fn private_dir(path: &Path) {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().mode(0o700).create(path).unwrap();
 }
@@ -302,6 +303,60 @@ pub async fn eventually(what: &str, seconds: u64, mut holds: impl FnMut() -> boo
     tokio::time::timeout(Duration::from_secs(seconds), waited)
         .await
         .unwrap_or_else(|_| panic!("{what}: not within {seconds} s"));
+}
+
+/// A small file system of its own, which goes with this. Mounting it takes root.
+pub struct Small {
+    pub path: PathBuf,
+    bytes: u64,
+}
+
+impl Small {
+    pub fn mount(path: &Path, bytes: u64) -> Self {
+        use rustix::mount::{MountFlags, mount};
+        let options = CString::new(format!("size={bytes},mode=700")).unwrap();
+        mount(
+            "small",
+            path,
+            "tmpfs",
+            MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .expect("a tmpfs can be mounted, which takes root");
+        Self {
+            path: path.to_owned(),
+            bytes,
+        }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+
+    /// Leaves so many bytes free of an empty one.
+    pub fn fill(&self, free: u64) {
+        self.empty();
+        let ballast = vec![1; usize::try_from(self.bytes - free).unwrap()];
+        std::fs::write(self.ballast(), ballast).unwrap();
+    }
+
+    /// Takes the ballast away.
+    pub fn empty(&self) {
+        let _ = std::fs::remove_file(self.ballast());
+    }
+
+    /// Makes it larger.
+    pub fn grow(&self, bytes: u64) {
+        let options = CString::new(format!("size={bytes}")).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount_remount(&self.path, flags, options.as_c_str()).unwrap();
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.path, rustix::mount::UnmountFlags::DETACH);
+    }
 }
 
 /// Every process below `pid`, however deep.

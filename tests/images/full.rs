@@ -1,0 +1,95 @@
+//! Stores in which there is no room. The tests mount small file systems, which takes root.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::common::{Small, private_dir};
+use super::home::Home;
+use super::layout::{self, Packed};
+use super::soundness::assert_sound;
+
+const MIB: u64 = 1 << 20;
+
+/// A layout whose one layer unpacks to a little more than so many bytes, and takes almost none itself.
+fn large(home: &Home, name: &str, bytes: u64) -> String {
+    let dir = home.path(name);
+    let content = vec![b'x'; usize::try_from(bytes).unwrap()];
+    let layers = [
+        (layout::busybox(), Packed::Zstd),
+        (layout::files(&[("data", 0o644, &content)]), Packed::Zstd),
+    ];
+    layout::write(&dir, &layers, serde_json::json!({"Env": ["PATH=/bin"]}));
+    format!("oci:{}", dir.display())
+}
+
+/// No VM runs on.
+fn assert_nothing_runs(home: &Home) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_dir(home.path("runtime")).unwrap().count() > 0 {
+        assert!(Instant::now() < deadline, "something is left of a VM");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Nothing half is left, and nothing runs.
+fn assert_clean(home: &Home) {
+    assert_sound(home);
+    for part in ["names", "disks", "building", "uses"] {
+        let left = home.files(part);
+        assert!(left.is_empty(), "{part}: {left:?}");
+    }
+    assert_nothing_runs(home);
+}
+
+fn names_room(said: &str, dir: &Path) -> bool {
+    said.contains(dir.to_str().unwrap()) && said.contains("make room") && said.contains("prune")
+}
+
+#[test]
+fn an_image_that_finds_no_room_is_told_where_and_comes_once_there_is_some() {
+    let home = Home::new();
+    let images = home.path("data/images");
+    for dir in ["data", "data/images"] {
+        private_dir(&home.path(dir));
+    }
+    let small = Small::mount(&images, 300 * MIB);
+    let on_the_disk = large(&home, "on-the-disk", 160 * MIB);
+    let on_the_way = large(&home, "on-the-way", 320 * MIB);
+    for layout in [&on_the_disk, &on_the_way] {
+        let said = home.fails(&["image", "import", "large", layout]);
+        assert!(names_room(&said, &images), "{layout}: {said}");
+        assert_clean(&home);
+    }
+    // What is known beforehand not to find room isn't begun.
+    home.works(&["image", "prune"]);
+    small.fill(200 * MIB);
+    let minimal = minimal();
+    for arguments in [
+        &["image", "import", "large", &on_the_disk[..]][..],
+        &["image", "import", "large", &minimal],
+        &["image", "build", "minimal", "--archive", &minimal],
+    ] {
+        let said = home.fails(arguments);
+        assert!(names_room(&said, &images), "{arguments:?}: {said}");
+        assert_clean(&home);
+    }
+    small.empty();
+    small.grow(800 * MIB);
+    home.works(&["image", "import", "large", &on_the_disk]);
+    let size = home.works(&[
+        "exec",
+        "--image",
+        "large",
+        "--",
+        "/bin/busybox wc -c </data",
+    ]);
+    assert_eq!(size.trim(), (160 * MIB).to_string());
+    assert_sound(&home);
+}
+
+/// What the recipe of `minimal` made.
+fn minimal() -> String {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../images/minimal.tar.zst");
+    let made = made.canonicalize().expect("it is made by `make image`");
+    made.to_str().unwrap().to_owned()
+}
