@@ -185,6 +185,24 @@ async fn the_first_line_states_the_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_runs_in_a_directory_whatever_the_bytes_of_its_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let world = world();
+    let handle = world.control().await;
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    std::fs::create_dir(world.workspace.join(name)).unwrap();
+    let mut request = shell("pwd");
+    request.cwd = Some(format!("file://{}/caf%E9", world.workspace.display()));
+    let (answer, report) = run(&handle, request).await;
+    assert_eq!(report.outcome, Outcome::Exited { code: 0 });
+    assert!(
+        answer.stdout.ends_with(b"/caf\xe9\n"),
+        "{:?}",
+        answer.stdout
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_come_back_as_they_are() {
     let world = world();
     let handle = world.control().await;
