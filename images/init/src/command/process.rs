@@ -171,7 +171,7 @@ fn invocation(
     }
 }
 
-/// Starts a command. On an error nothing of it runs.
+/// Starts a command. After an error no process of it runs.
 pub(crate) fn start(context: &Context, request: &ExecRequest) -> Result<Process, WireError> {
     let account = context.account(request.user);
     let number = context.number();

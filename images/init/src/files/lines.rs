@@ -316,7 +316,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was read before, a line is found where it is.
+        /// A line is found at its place, independent of what was read before.
         #[test]
         fn lines_are_where_they_are(
             lengths in prop::collection::vec(0_usize..40_000, 0..40),

@@ -47,7 +47,7 @@ fn encoded(report: Result<Report, WireError>) -> Vec<u8> {
         let error = WireError::new(ErrorKind::Other, format!("encode the report: {e}"));
         serde_json::to_vec(&Report::Error(error))
     });
-    // Two strings can always be encoded. If not, the host sees a channel that closes without a report, which is an error.
+    // An error can always be encoded. Otherwise the host would see a channel without a report, which it treats as lost.
     json.unwrap_or_default()
 }
 
@@ -207,7 +207,7 @@ async fn freeze(server: &Arc<Server>) -> Result<Report, WireError> {
     if let Err(e) = supervisor.freeze(true).await {
         // The first error is the one to report.
         supervisor.freeze(false).await.ok();
-        return Err(other("pause the commands", &e));
+        return Err(other("freeze the commands", &e));
     }
     let of_task = server.clone();
     tokio::spawn(async move {
@@ -226,7 +226,7 @@ async fn freeze(server: &Arc<Server>) -> Result<Report, WireError> {
 async fn thaw(server: &Server) -> Result<Report, WireError> {
     server.next_freeze();
     let thawed = server.context.supervisor.freeze(false).await;
-    thawed.map_err(|e| other("let the commands go on", &e))?;
+    thawed.map_err(|e| other("unfreeze the commands", &e))?;
     Ok(Report::Done)
 }
 

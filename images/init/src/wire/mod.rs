@@ -99,7 +99,7 @@ pub enum User {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Run a command; input: its standard input; answer: [`Report::Exec`], or [`Report::Job`] if it goes on as a job.
+    /// Run a command; input: its standard input; answer: [`Report::Exec`], or [`Report::Job`] if it becomes a job.
     Exec(ExecRequest),
     /// Read, await, kill a job or send it input; answer: [`Report::Job`].
     Job(JobRequest),

@@ -213,7 +213,7 @@ fn walk_utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16, each: &mut dyn FnMut(Piece
     }
 }
 
-/// ASCII as it is, everything else one sequence at a time.
+/// Decodes ASCII in runs, and other characters one sequence at a time.
 fn walk_legacy(
     encoding: &'static encoding_rs::Encoding,
     bytes: &[u8],
@@ -242,8 +242,8 @@ fn walk_legacy(
     }
 }
 
-/// Decodes the first sequence of `bytes`, which are not empty. Gives the length of its text, 0 if it is malformed, and
-/// its own.
+/// Decodes the first sequence of `bytes`, which are not empty. Returns the length of its text (0 if it is malformed) and
+/// the length of the sequence.
 fn sequence(
     encoding: &'static encoding_rs::Encoding,
     bytes: &[u8],
@@ -334,7 +334,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the bytes are, every character knows where it came from, and all bytes are accounted for.
+        /// For any bytes, the offsets of all characters are known, and no byte is lost.
         #[test]
         fn characters_know_their_bytes(
             encoding in any_encoding(),
@@ -356,7 +356,7 @@ mod tests {
             }
         }
 
-        /// What is written is read as the same text, or is refused.
+        /// Encoded text decodes to the same text, or the encoder refuses it.
         #[test]
         fn written_text_reads_the_same(encoding in any_encoding(), text in any::<String>()) {
             match encoding.encode(&text) {

@@ -114,7 +114,7 @@ mod tests {
     use super::super::detect_whole;
     use super::*;
 
-    /// Gives few bytes at a time, as a pipe may.
+    /// Reads few bytes at a time, as from a pipe.
     struct Slow<'a>(&'a [u8]);
 
     impl Read for Slow<'_> {
@@ -136,7 +136,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// A reader and whoever has all of the file see the same text.
+        /// Reading in pieces and decoding the whole file give the same text.
         #[test]
         fn pieces_make_no_difference(
             ascii in 0_usize..2 * WINDOW,
