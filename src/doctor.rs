@@ -120,9 +120,9 @@ pub fn report(checks: &[Check]) -> String {
             found,
             ..
         } = check;
-        let _ = writeln!(text, "{status:<8} {name:<16} {found}");
+        writeln!(text, "{status:<8} {name:<16} {found}").ok();
         if let Some(remedy) = &check.remedy {
-            let _ = writeln!(text, "{:<8} {:<16} -> {remedy}", "", "");
+            writeln!(text, "{:<8} {:<16} -> {remedy}", "", "").ok();
         }
     }
     text.push_str(match works(checks) {

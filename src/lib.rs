@@ -38,6 +38,7 @@ pub mod rundir;
 pub mod sandbox;
 pub mod shown;
 pub(crate) mod text;
+mod time;
 pub mod vmm;
 pub mod workspace;
 

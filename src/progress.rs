@@ -45,7 +45,7 @@ impl Progress {
     pub fn step(&self, step: Step) {
         if let Some(sender) = &self.0 {
             // The operation goes on without a receiver.
-            let _ = sender.send(step);
+            sender.send(step).ok();
         }
     }
 }

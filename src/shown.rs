@@ -112,7 +112,7 @@ impl<W: Write> Drop for Shown<W> {
     fn drop(&mut self) {
         if !self.rest.is_empty() {
             // There is no one to report the failure to.
-            let _ = self.to.write_all("\u{fffd}".as_bytes());
+            self.to.write_all("\u{fffd}".as_bytes()).ok();
         }
     }
 }
@@ -125,7 +125,7 @@ pub fn out() -> Shown<io::StdoutLock<'static>> {
 /// Prints lines on standard error; ignores it if that is closed.
 pub fn print(what: fmt::Arguments<'_>) {
     let what = format!("{what}\n");
-    let _ = io::stderr().lock().write_all(text(&what).as_bytes());
+    io::stderr().lock().write_all(text(&what).as_bytes()).ok();
 }
 
 /// Like [`print()`], with the program's name before it.

@@ -6,5 +6,6 @@ pub(super) const DEFAULT_DISK_GIB: u32 = 16;
 pub(super) const DEFAULT_NOFILE: u64 = 65_536;
 
 pub(super) fn default_cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(4) as u32)
+    std::thread::available_parallelism()
+        .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX).min(4))
 }

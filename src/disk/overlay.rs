@@ -40,7 +40,7 @@ fn format_overlay(backing: String, format: &str, size: u64, overlay: &Path) -> s
             std::fs::set_permissions(overlay, PermissionsExt::from_mode(private::FILE))
         });
         if made.is_err() {
-            let _ = std::fs::remove_file(overlay);
+            std::fs::remove_file(overlay).ok();
         }
         made
     })

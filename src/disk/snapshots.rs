@@ -186,7 +186,7 @@ impl Store {
             let synced = files::sync_dir(&dir);
             if synced.is_err() {
                 // The record might not survive a power cut, so it must not count as saved.
-                let _ = fs::remove_file(&path);
+                fs::remove_file(&path).ok();
             }
             synced
         };

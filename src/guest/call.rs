@@ -204,7 +204,7 @@ impl Drop for Call {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let writer = self.writer.clone();
             runtime.spawn(async move {
-                let _ = tokio::time::timeout(CLOSING, writer.close()).await;
+                tokio::time::timeout(CLOSING, writer.close()).await.ok();
             });
         }
     }

@@ -96,7 +96,7 @@ impl Guard {
     /// Ends the link; the first violation counts.
     pub(super) fn violated(&self, violation: Violation) {
         tracing::error!("the guest {violation}; its link is dropped");
-        let _ = self.0.violation.set(violation);
+        self.0.violation.set(violation).ok();
         self.0.broken.cancel();
     }
 

@@ -25,6 +25,7 @@ use snowglobe_init::wire::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::time::millis;
 pub use bounds::within;
 pub use call::Output;
 use call::{Call, blame};
@@ -222,7 +223,7 @@ impl Guest {
             ran = within(bounds.time, "exec", answered) => ran,
             () = cancel.cancelled() => Ok(Ran::Ended(ExecReport {
                 outcome: Outcome::Cancelled,
-                duration_ms: started.elapsed().as_millis() as u64,
+                duration_ms: millis(started.elapsed()),
                 stdout_bytes: 0,
                 stderr_bytes: 0,
                 stdout_file: None,
@@ -278,7 +279,7 @@ impl Guest {
     /// Disconnects in order, if the guest still reads.
     pub async fn close(&self) {
         let said = self.handle.disconnect(Disconnect::ByApplication, "", "");
-        let _ = tokio::time::timeout(GOODBYE, said).await;
+        tokio::time::timeout(GOODBYE, said).await.ok();
     }
 }
 

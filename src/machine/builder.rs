@@ -97,8 +97,10 @@ impl<'a> VmUnpacker<'a> {
         if filled.is_ok() {
             // The guest has unmounted the disk by now; powering off also has the engine flush it.
             let guest = machine.guest().await?;
-            let _ = guest.ask(&Request::PowerOff).await;
-            let _ = tokio::time::timeout(Duration::from_secs(10), machine.vm.ended()).await;
+            guest.ask(&Request::PowerOff).await.ok();
+            tokio::time::timeout(Duration::from_secs(10), machine.vm.ended())
+                .await
+                .ok();
         }
         machine.stop().await;
         filled

@@ -71,7 +71,7 @@ impl Feed {
                 std::thread::spawn(move || write_all(&layers, &file, &path, &sender));
             }
             Err(error) => {
-                let _ = sender.send(Err(error));
+                sender.send(Err(error)).ok();
             }
         }
         Pieces(pieces)
@@ -145,7 +145,7 @@ fn write(
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        std::fs::remove_file(&self.path).ok();
     }
 }
 

@@ -373,7 +373,7 @@ async fn connect(
 /// The host's clock, in nanoseconds since the Unix epoch.
 fn clock_ns() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default().as_nanos() as u64
+    u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The last stage of the boot that the console shows.

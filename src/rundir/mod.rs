@@ -174,7 +174,7 @@ pub struct Instance {
 fn private_file(path: &Path, content: &[u8]) -> io::Result<()> {
     // Write a new file, then rename it: readers see the old or the new content, never a part.
     let new = path.with_extension("new");
-    let _ = fs::remove_file(&new);
+    fs::remove_file(&new).ok();
     private::file()
         .write(true)
         .create_new(true)
@@ -257,7 +257,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
+        fs::remove_dir_all(&self.dir).ok();
     }
 }
 
@@ -298,7 +298,7 @@ fn look(runtime: &RuntimeDir, name: &str) -> Option<Running> {
     match presence::is_name(&lock).and_then(|there| Ok((there, presence::is_held(&lock)?))) {
         Ok((true, true)) => {}
         Ok((true, false)) => {
-            let _ = runtime.remove(name);
+            runtime.remove(name).ok();
             return None;
         }
         Ok((false, _)) | Err(_) => return None,

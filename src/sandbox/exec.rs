@@ -15,6 +15,7 @@ use super::{Sandbox, SandboxError};
 use crate::config::SandboxSpec;
 use crate::guest::{self, Output};
 use crate::progress::Progress;
+use crate::time::millis;
 
 /// Output longer than this (bytes, per stream) is kept whole in a guest file.
 const SPILL_AFTER: u64 = 10_000;
@@ -91,10 +92,7 @@ impl Exec {
             env,
             user: self.user,
             stdin: self.stdin,
-            timeout_ms: self
-                .limit
-                .time(spec.exec_timeout)
-                .map(|time| time.as_millis() as u64),
+            timeout_ms: self.limit.time(spec.exec_timeout).map(millis),
             spill_after: None,
             pty: self.pty,
             detach: self.detach,
@@ -192,7 +190,7 @@ fn detach_after_boot(detach: Detach, waited: Duration) -> Detach {
     match detach {
         Detach::Now => Detach::Now,
         Detach::After(ms) => {
-            let left = ms.saturating_sub(waited.as_millis() as u64);
+            let left = ms.saturating_sub(millis(waited));
             Detach::After(left.max(ms.min(1000)))
         }
     }

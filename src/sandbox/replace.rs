@@ -44,7 +44,7 @@ impl Sandbox {
                 self.set(&mut state, State::Running(Arc::new(live)));
                 self.read_ahead.forget();
                 if let Some(old) = old {
-                    let _ = old.replaced.set(what);
+                    old.replaced.set(what).ok();
                     old.machine.stop().await;
                 }
                 Ok(())

@@ -89,9 +89,10 @@ impl Host {
                 runner,
                 problem,
             };
-            let text = serde_json::to_vec(&found).unwrap_or_default();
             // Best effort: on failure only the next process probes again.
-            let _ = std::fs::create_dir_all(cache).and_then(|()| std::fs::write(&file, text));
+            std::fs::create_dir_all(cache)
+                .and_then(|()| std::fs::write(&file, serde_json::to_vec(&found)?))
+                .ok();
             found
         });
         Self {
@@ -172,14 +173,14 @@ fn run_probe(argument: &str, limit: Duration) -> Option<Probed> {
     std::thread::spawn(move || {
         let mut said = String::new();
         if let (Some(mut out), Some(mut messages)) = streams {
-            let _ = out.read_to_string(&mut said);
-            let _ = messages.read_to_string(&mut said);
+            out.read_to_string(&mut said).ok();
+            messages.read_to_string(&mut said).ok();
         }
-        let _ = sender.send(said);
+        sender.send(said).ok();
     });
     let said = ended.recv_timeout(limit);
     if said.is_err() {
-        let _ = child.kill();
+        child.kill().ok();
     }
     match (child.wait(), said) {
         (Ok(status), Ok(said)) => Some(Probed {

@@ -91,7 +91,7 @@ impl Vm {
             return Err(spawn(std::io::Error::other("its pipes are missing")));
         };
         // If the runner fails at once, its standard output says why; ignore the broken pipe.
-        let _ = stdin.write_all(&line(spec)).await;
+        stdin.write_all(&line(spec).map_err(spawn)?).await.ok();
 
         let replies = Replies::default();
         let (end_sender, end) = watch::channel(None);
@@ -109,10 +109,10 @@ impl Vm {
         let killed = kill.clone();
         tokio::spawn(async move {
             if killed.run_until_cancelled(child.wait()).await.is_none() {
-                let _ = child.kill().await;
+                child.kill().await.ok();
             }
-            let _ = tokio::time::timeout(LAST_WORDS, passed_on).await;
-            let _ = gone_sender.send(true);
+            tokio::time::timeout(LAST_WORDS, passed_on).await.ok();
+            gone_sender.send(true).ok();
         });
         let (engine_pid, lacks) = match started.await {
             Ok(Event::Started { pid, lacks }) => (pid, lacks),
@@ -166,13 +166,15 @@ impl Vm {
 
     async fn send(&self, action: Action) -> Result<Answer, VmmError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let command = line(&Command { id, action });
+        let command = command.map_err(|error| VmmError::Refused(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
         lock(&self.replies).insert(id, sender);
         if self.end().is_none()
             && let Some(stdin) = self.stdin.lock().await.as_mut()
         {
             // If the write fails the runner is gone: then the reply's sender is dropped, which is the answer.
-            let _ = stdin.write_all(&line(&Command { id, action })).await;
+            stdin.write_all(&command).await.ok();
         } else {
             lock(&self.replies).remove(&id);
         }
@@ -228,28 +230,29 @@ impl Vm {
     /// runner has [`STOPPING`] for it.
     pub async fn stop(&self) {
         let mut gone = self.gone.clone();
+        let stop = Command {
+            id: 0,
+            action: Action::Stop,
+        };
         let stopped = async {
             if let Some(mut stdin) = self.stdin.lock().await.take() {
                 // Send the command instead of only closing the pipe: after a parent that vanished the runner removes more files.
-                let _ = stdin
-                    .write_all(&line(&Command {
-                        id: 0,
-                        action: Action::Stop,
-                    }))
-                    .await;
+                if let Ok(stop) = line(&stop) {
+                    stdin.write_all(&stop).await.ok();
+                }
             }
-            let _ = gone.wait_for(|gone| *gone).await;
+            gone.wait_for(|gone| *gone).await.ok();
         };
         if tokio::time::timeout(STOPPING, stopped).await.is_err() {
             tracing::warn!("the VM's runner did not end in time and is killed");
             self.kill.cancel();
-            let _ = self.gone.clone().wait_for(|gone| *gone).await;
+            self.gone.clone().wait_for(|gone| *gone).await.ok();
         }
     }
 
     /// Like [`Vm::stop`], with the reason that callers are told.
     pub async fn stop_because(&self, reason: String) {
-        let _ = self.because.set(reason);
+        self.because.set(reason).ok();
         self.stop().await;
     }
 }
@@ -260,10 +263,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn line<T: serde::Serialize>(message: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(message).unwrap_or_default();
+fn line<T: serde::Serialize>(message: &T) -> std::io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    line
+    Ok(line)
 }
 
 /// Shows what the runner has to say for a person, as all that this program prints. By a thread, since writing to a
@@ -296,7 +299,7 @@ async fn listen(
         match serde_json::from_str(&line) {
             Ok(Event::Reply { id, result }) => {
                 if let Some(sender) = lock(&replies).remove(&id) {
-                    let _ = sender.send(result);
+                    sender.send(result).ok();
                 }
             }
             Ok(Event::Stalled { reason }) => {
@@ -320,7 +323,7 @@ async fn listen(
             }
             Ok(event) => {
                 if let Some(sender) = started.take() {
-                    let _ = sender.send(event);
+                    sender.send(event).ok();
                 }
             }
             Err(error) => {
@@ -328,7 +331,7 @@ async fn listen(
             }
         }
     }
-    let _ = end.send(Some(last.unwrap_or_else(unknown_end)));
+    end.send(Some(last.unwrap_or_else(unknown_end))).ok();
     stalled.send_replace(None);
     lock(&replies).clear();
 }
