@@ -44,8 +44,8 @@ bench: image
 
 # Two hours: processes are killed at random moments, and nothing may be lost.
 chaos: image
-	SNOWGLOBE_CHAOS_ROUNDS=1000 cargo test --release --workspace --test chaos -- --nocapture
-	SNOWGLOBE_CHAOS_ROUNDS=500 cargo test --release --workspace --test images -- --nocapture killed_at_any_moment
+	SNOWGLOBE_CHAOS_ROUNDS=1000 cargo test --release --workspace --test integration -- --nocapture chaos::
+	SNOWGLOBE_CHAOS_ROUNDS=500 cargo test --release --workspace --test integration -- --nocapture killed_at_any_moment
 
 # Needs `cargo install cargo-deny`, and the network for the RustSec database; what needs neither, the tests look at.
 deny:

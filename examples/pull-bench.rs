@@ -7,9 +7,9 @@
 #![allow(clippy::print_stdout, reason = "figures are for standard output")]
 #![allow(unreachable_pub, dead_code, reason = "shares modules with the tests")]
 
-#[path = "../tests/images/layout.rs"]
+#[path = "../tests/integration/images/layout.rs"]
 mod layout;
-#[path = "../tests/images/registry.rs"]
+#[path = "../tests/integration/images/registry.rs"]
 mod registry;
 
 mod home {

@@ -74,19 +74,31 @@ fn suite(name: &str, arguments: &str) -> String {
 #[test]
 fn the_tools_hold_on_qemu_with_kvm() {
     let variables = [("SNOWGLOBE_ENGINE", "qemu"), ("SNOWGLOBE_ACCEL", "kvm")];
-    on_a_kvm_host(680, &variables, &suite("vm", "--include-ignored"));
+    on_a_kvm_host(
+        680,
+        &variables,
+        &suite("integration", "--include-ignored vm::"),
+    );
 }
 
 #[test]
 fn the_tools_hold_on_krun() {
     let variables = [("SNOWGLOBE_ENGINE", "krun")];
-    on_a_kvm_host(680, &variables, &suite("vm", "--include-ignored"));
+    on_a_kvm_host(
+        680,
+        &variables,
+        &suite("integration", "--include-ignored vm::"),
+    );
 }
 
 #[test]
 fn a_machine_of_krun_is_shut_off_and_stands_still_while_the_disk_is_full() {
-    let tests = "--include-ignored a_machine_of_krun a_full_disk no_command_line";
-    on_a_kvm_host(400, &[("SNOWGLOBE_ENGINE", "krun")], &suite("stuck", tests));
+    let tests = "--include-ignored stuck::a_machine_of_krun stuck::a_full_disk no_command_line";
+    on_a_kvm_host(
+        400,
+        &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite("integration", tests),
+    );
 }
 
 #[test]
@@ -104,7 +116,10 @@ fn a_power_cut(engine: &str, cut_after_ms: u64) {
     let dir = tempfile::tempdir().expect("a directory can be made");
     let host = |test: &str, variables: &[(&str, &str)]| {
         let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kvm-host/run");
-        let line = suite("power", &format!("--include-ignored --nocapture {test}"));
+        let line = suite(
+            "integration",
+            &format!("--include-ignored --nocapture {test}"),
+        );
         let output = Command::new(run)
             .args(["--limit", "240", "--disk"])
             .arg(dir.path().join("disk"))

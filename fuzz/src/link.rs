@@ -14,7 +14,7 @@ use snowglobe_init::wire::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
-#[path = "../../tests/hostile/server.rs"]
+#[path = "../../tests/integration/hostile/server.rs"]
 mod server;
 
 /// What may come beside what a request asks for.

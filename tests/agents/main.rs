@@ -5,7 +5,7 @@
 //! They take 1.3 GB, so they run by name: `make agents`. Each has a home of its own, a key that is none, and a network
 //! in which there is nothing but the loopback.
 
-#[path = "../common/mod.rs"]
+#[path = "../integration/common/mod.rs"]
 mod common;
 
 use std::collections::BTreeMap;

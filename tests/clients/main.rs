@@ -1,7 +1,7 @@
 //! The official clients, as `.ci/clients` installs them, with a real VM behind the server: the SDKs of Python and
 //! TypeScript and the inspector, each on stdio and HTTP, each in both eras of the protocol.
 
-#[path = "../common/mod.rs"]
+#[path = "../integration/common/mod.rs"]
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The official conformance suite: all that a revision requires, against a fixture behind the real HTTP; and what
 //! needs no fixed content, against the real server.
 
-#[path = "../common/mod.rs"]
+#[path = "../integration/common/mod.rs"]
 mod common;
 mod content;
 mod fixture;

@@ -5,11 +5,9 @@
     reason = "what was saved is told to who cuts the power"
 )]
 
-mod common;
-
 use std::time::Duration;
 
-use common::Place;
+use crate::common::Place;
 use serde_json::json;
 
 /// A file that nobody writes out, which the cut must lose: else it was none.

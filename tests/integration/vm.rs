@@ -1,12 +1,10 @@
 //! What must hold at the tools, over MCP, with a real VM behind them.
 
-mod common;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Place, descendants, eventually, runs, text};
+use crate::common::{Place, descendants, eventually, runs, text};
 use rmcp::model::{
     CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
     Request,
@@ -134,7 +132,7 @@ async fn a_command_finds_what_any_linux_machine_has() {
     .unwrap();
     let mut server = place.command(&["serve"]);
     server.env("GIT_CONFIG_GLOBAL", &host);
-    let session = common::Session::over(server).await;
+    let session = crate::common::Session::over(server).await;
 
     // The streams have names, whoever opens them, and whoever they were made for.
     for (line, user, name) in [
@@ -214,7 +212,7 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
     let place = Place::new("debian");
     let mut server = place.command(&["serve"]);
     server.env("SNOWGLOBE_GIT_IDENTITY", "false");
-    let session = common::Session::over(server).await;
+    let session = crate::common::Session::over(server).await;
     let nobody = "git config --get user.email";
     assert_eq!(
         session.exec(nobody).await["exit_code"],

@@ -1,12 +1,10 @@
 //! Guests, engines and disks that don't do as they should, with a real VM: nothing waits for them for long.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Place, Session, Small, descendants};
+use crate::common::{Place, Session, Small, descendants};
 use rmcp::model::{
     CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
     Request,
@@ -167,7 +165,7 @@ async fn no_command_line_names_a_file_and_no_file_is_open_to_others() {
         let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap();
         // The first word is the program.
         for word in line.split(|byte| *byte == 0).skip(1) {
-            let word = common::lossy(word);
+            let word = crate::common::lossy(word);
             let named = secret
                 .iter()
                 .find(|path| word.contains(path.to_str().unwrap()));

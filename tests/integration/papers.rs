@@ -26,7 +26,7 @@ fn packages() -> Vec<Value> {
 }
 
 fn rules() -> toml::Table {
-    include_str!("../deny.toml").parse().unwrap()
+    include_str!("../../deny.toml").parse().unwrap()
 }
 
 fn texts(list: &toml::Value) -> Vec<&str> {
@@ -96,7 +96,11 @@ fn every_test_that_a_promise_names_is_there() {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut all);
     }
     let (mut tests, mut targets) = (0, BTreeSet::new());
-    for name in include_str!("../SECURITY.md").split('`').skip(1).step_by(2) {
+    for name in include_str!("../../SECURITY.md")
+        .split('`')
+        .skip(1)
+        .step_by(2)
+    {
         if let Some(target) = name.strip_prefix("fuzz ") {
             targets.insert(target);
             continue;
@@ -113,7 +117,7 @@ fn every_test_that_a_promise_names_is_there() {
         }
     }
     assert!(tests > 30, "only {tests} tests are named");
-    let list = include_str!("../fuzz/run");
+    let list = include_str!("../../fuzz/run");
     let list = list.split("targets=(").nth(1).unwrap();
     let played = list.split(')').next().unwrap().split(' ').collect();
     assert_eq!(

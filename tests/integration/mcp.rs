@@ -1,12 +1,10 @@
 //! The MCP surface with a real VM behind it: jobs, edit, search, and HTTP.
 
-mod common;
-
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::Place;
-use common::http::serve_http;
+use crate::common::Place;
+use crate::common::http::serve_http;
 use rmcp::model::ReadResourceRequestParams;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -18,7 +16,8 @@ async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
     let list = json!({"action": "list"});
     assert_eq!(session.call("job", list.clone()).await["jobs"], json!([]));
     assert!(
-        place.runtime_dir().read_dir().is_ok() && common::descendants(session.pid).is_empty(),
+        place.runtime_dir().read_dir().is_ok()
+            && crate::common::descendants(session.pid).is_empty(),
         "asking for jobs boots nothing"
     );
     let line = "echo ready; while read line; do echo \"got $line\"; done; exit 4";
@@ -89,7 +88,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
     assert_eq!(result["stdout"], shown);
     assert_eq!(result["stderr"], "bad");
     assert_eq!(result["truncated"], false);
-    let text = common::text(&came);
+    let text = crate::common::text(&came);
     assert!(
         text.starts_with(&format!("{shown}[stderr]\nbad\n[exit code 0")),
         "{text}"
@@ -637,16 +636,16 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     assert_eq!(stores(), 2, "the session's, and the handle's");
     let (status, _) = served.request("DELETE", "/mcp", &in_session, "").await;
     assert!((200..300).contains(&status), "{status}");
-    common::eventually("the session's snapshots go with it", 20, || stores() == 1).await;
+    crate::common::eventually("the session's snapshots go with it", 20, || stores() == 1).await;
     let stopping = tokio::process::Command::new("kill")
         .arg(served.server.id().unwrap().to_string())
         .status();
     assert!(stopping.await.unwrap().success());
-    common::eventually("the server's go with it", 30, || stores() == 0).await;
+    crate::common::eventually("the server's go with it", 30, || stores() == 0).await;
 }
 
 /// A resource's first content.
-async fn resource(session: &common::Session, uri: &str) -> Value {
+async fn resource(session: &crate::common::Session, uri: &str) -> Value {
     let params = ReadResourceRequestParams::new(uri);
     let read = session.client.read_resource(params).await.unwrap();
     serde_json::to_value(&read.contents[0]).unwrap()
@@ -880,9 +879,10 @@ fn without_namespaces(command: &tokio::process::Command) -> tokio::process::Comm
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_fence_is_in_the_first_result_or_fatal() {
     let place = Place::new("minimal");
-    let session = common::Session::over(without_namespaces(&place.command(&["serve"]))).await;
+    let session =
+        crate::common::Session::over(without_namespaces(&place.command(&["serve"]))).await;
     let first = session.raw("exec", json!({"command": "true"})).await;
-    let said = common::text(&first);
+    let said = crate::common::text(&first);
     assert!(
         said.contains("without namespaces: the kernel refuses them"),
         "{said}"
@@ -898,7 +898,7 @@ async fn a_missing_fence_is_in_the_first_result_or_fatal() {
             .contains("without namespaces"),
         "{structured}"
     );
-    let second = common::text(&session.raw("exec", json!({"command": "true"})).await);
+    let second = crate::common::text(&session.raw("exec", json!({"command": "true"})).await);
     assert!(!second.contains("without"), "{second}");
     // Of a sandbox that runs, its own session was told.
     let (code, _, said) = place.run(&["exec", "true"]).await;
@@ -911,7 +911,7 @@ async fn a_missing_fence_is_in_the_first_result_or_fatal() {
         .output()
         .await
         .unwrap();
-    let said = common::lossy(&alone.stderr);
+    let said = crate::common::lossy(&alone.stderr);
     assert_eq!(
         (alone.status.code(), &alone.stdout[..]),
         (Some(0), &b"out\n"[..]),
@@ -930,7 +930,7 @@ async fn a_missing_fence_is_in_the_first_result_or_fatal() {
 
     let mut required = place.command(&["serve"]);
     required.env("SNOWGLOBE_ISOLATION", "require");
-    let session = common::Session::over(without_namespaces(&required)).await;
+    let session = crate::common::Session::over(without_namespaces(&required)).await;
     let error = session.error("exec", json!({"command": "true"})).await;
     assert!(
         error.contains("isolation") && error.contains("without namespaces"),
@@ -940,7 +940,7 @@ async fn a_missing_fence_is_in_the_first_result_or_fatal() {
     for (how, status, code) in [("best", "note", Some(0)), ("require", "problem", Some(1))] {
         let doctor = place.command(&["doctor", "--isolation", how]);
         let doctor = without_namespaces(&doctor).output().await.unwrap();
-        let said = common::lossy(&doctor.stdout);
+        let said = crate::common::lossy(&doctor.stdout);
         let line = said.lines().find(|line| line.contains("fence processes"));
         assert!(
             line.is_some_and(|line| line.starts_with(status)),

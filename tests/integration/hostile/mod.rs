@@ -1,15 +1,13 @@
 //! A guest that is no init of ours, at the other end of the link, against the real server. It needs no VM.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod impostor;
 mod server;
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::http::Served;
-use common::{Place, Session, descendants, eventually, runs};
+use crate::common::http::Served;
+use crate::common::{Place, Session, descendants, eventually, runs};
 use impostor::Play;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -25,7 +23,7 @@ fn plays_the_guest() {
 
 async fn serve(place: &Place, play: Play) -> Session {
     let mut server = place.command(&["serve"]);
-    let libexec = impostor::libexec(place.dir.path(), "plays_the_guest", play);
+    let libexec = impostor::libexec(place.dir.path(), "hostile::plays_the_guest", play);
     server.env("SNOWGLOBE_LIBEXEC", libexec);
     Session::over(server).await
 }
@@ -112,7 +110,7 @@ async fn a_guest_that_never_answers_holds_up_nothing() {
 /// A server over HTTP whose guests never answer.
 async fn serve_http() -> Served {
     let place = Place::new("minimal");
-    let libexec = impostor::libexec(place.dir.path(), "plays_the_guest", Play::Silence);
+    let libexec = impostor::libexec(place.dir.path(), "hostile::plays_the_guest", Play::Silence);
     let idle = ["--idle-stop-s", "1", "--max-sandboxes", "3"];
     let mut server = place
         .command(&[&["serve", "--http", "127.0.0.1:0", "--no-token"], &idle[..]].concat())

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::common::{Small, private_dir};
 use super::home::Home;
 use super::layout::{self, Packed};
 use super::soundness::assert_sound;
+use crate::common::{Small, private_dir};
 
 const MIB: u64 = 1 << 20;
 

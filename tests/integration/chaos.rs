@@ -4,12 +4,10 @@
 //! `make chaos` does a thousand rounds; SNOWGLOBE_CHAOS_SEED repeats one run's choices.
 #![allow(clippy::print_stdout, reason = "what was done tells why a test failed")]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Place, Session, descendants, eventually, request, runs};
+use crate::common::{Place, Session, descendants, eventually, request, runs};
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};

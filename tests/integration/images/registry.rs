@@ -12,15 +12,15 @@ use super::home::tool;
 
 /// How a registry is to be.
 #[derive(Default)]
-pub struct Wish {
+pub(crate) struct Wish {
     /// USER:PASSWORD, where it isn't for everybody.
-    pub login: Option<(&'static str, &'static str)>,
-    pub tls: bool,
+    pub(crate) login: Option<(&'static str, &'static str)>,
+    pub(crate) tls: bool,
 }
 
-pub struct Registry {
-    pub dir: tempfile::TempDir,
-    pub host: String,
+pub(crate) struct Registry {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) host: String,
     child: Child,
 }
 
@@ -33,7 +33,7 @@ fn free_port() -> u16 {
 }
 
 impl Registry {
-    pub fn start(wish: &Wish) -> Self {
+    pub(crate) fn start(wish: &Wish) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
         let host = format!("localhost:{}", free_port());
@@ -79,7 +79,7 @@ impl Registry {
     }
 
     /// Fills it from an OCI layout.
-    pub fn fill(&self, layout: &str, image: &str, login: Option<(&str, &str)>) {
+    pub(crate) fn fill(&self, layout: &str, image: &str, login: Option<(&str, &str)>) {
         let to = format!("docker://{}/{image}", self.host);
         let credentials = login.map(|(user, password)| format!("--dest-creds={user}:{password}"));
         let mut arguments = vec![
@@ -93,12 +93,12 @@ impl Registry {
         tool("skopeo", &arguments);
     }
 
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
     /// Where it keeps a blob.
-    pub fn blob(&self, digest: &str) -> PathBuf {
+    pub(crate) fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
         self.dir.path().join(format!(
             "data/docker/registry/v2/blobs/sha256/{}/{hex}/data",
@@ -106,7 +106,7 @@ impl Registry {
         ))
     }
 
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.end();
     }
 
@@ -187,14 +187,14 @@ fn certify(dir: &Path) {
 }
 
 /// Passes connections on to a registry, and cuts each off after so many bytes of answers.
-pub struct Cutter {
-    pub host: String,
-    pub bytes: Arc<AtomicU64>,
-    pub cuts: Arc<AtomicU64>,
+pub(crate) struct Cutter {
+    pub(crate) host: String,
+    pub(crate) bytes: Arc<AtomicU64>,
+    pub(crate) cuts: Arc<AtomicU64>,
 }
 
 impl Cutter {
-    pub fn before(registry: &Registry, after: u64) -> Self {
+    pub(crate) fn before(registry: &Registry, after: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = format!("localhost:{}", listener.local_addr().unwrap().port());
         let (bytes, cuts) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
@@ -234,13 +234,13 @@ impl Cutter {
 }
 
 /// What a request was: its path with the query, and its headers in lowercase.
-pub struct Asked {
-    pub path: String,
-    pub headers: String,
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    pub(crate) headers: String,
 }
 
 /// A registry that answers as it is told: a status, headers, a body.
-pub fn scripted(
+pub(crate) fn scripted(
     answer: impl Fn(&Asked, &str) -> (u16, String, Vec<u8>) + Send + Sync + 'static,
 ) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -11,7 +11,7 @@ use super::registry::{Registry, Wish};
 const POINTS: u32 = 24;
 
 /// Everything that must hold whatever happened: blobs are what their names say, and an image has all it needs.
-pub fn assert_sound(home: &Home) {
+pub(crate) fn assert_sound(home: &Home) {
     for hex in home.files("blobs/sha256") {
         let bytes = std::fs::read(home.path(format!("data/images/blobs/sha256/{hex}"))).unwrap();
         assert_eq!(digest(&bytes)[7..], hex, "a blob is not what its name says");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sha2::Digest;
 
-pub fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let hex: String = sha2::Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
@@ -15,14 +15,14 @@ pub fn digest(bytes: &[u8]) -> String {
 
 /// How a layer is compressed.
 #[derive(Clone, Copy)]
-pub enum Packed {
+pub(crate) enum Packed {
     Plain,
     Gzip,
     Zstd,
 }
 
 impl Packed {
-    pub fn pack(self, tar: &[u8]) -> (Vec<u8>, &'static str) {
+    pub(crate) fn pack(self, tar: &[u8]) -> (Vec<u8>, &'static str) {
         match self {
             Self::Plain => (tar.to_vec(), ""),
             Self::Gzip => {
@@ -37,7 +37,11 @@ impl Packed {
 }
 
 /// Writes a layout of one image named `latest`; gives the layers' digests.
-pub fn write(dir: &Path, layers: &[(Vec<u8>, Packed)], run: serde_json::Value) -> Vec<String> {
+pub(crate) fn write(
+    dir: &Path,
+    layers: &[(Vec<u8>, Packed)],
+    run: serde_json::Value,
+) -> Vec<String> {
     let blobs = dir.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8]| {
@@ -74,7 +78,7 @@ pub fn write(dir: &Path, layers: &[(Vec<u8>, Packed)], run: serde_json::Value) -
 }
 
 /// Bytes that don't compress.
-pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2).wrapping_add(88_172_645_463_325_253);
     let mut next = || {
         state ^= state << 13;
@@ -89,7 +93,7 @@ pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
 }
 
 /// A layer of files: path, mode, content.
-pub fn files(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
+pub(crate) fn files(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, mode, content) in files {
         let mut header = tar::Header::new_gnu();
@@ -101,7 +105,7 @@ pub fn files(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
 }
 
 /// The layer of a small userland: busybox and a shell.
-pub fn busybox() -> Vec<u8> {
+pub(crate) fn busybox() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     let program = std::fs::read("/bin/busybox").unwrap();

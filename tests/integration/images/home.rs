@@ -5,12 +5,12 @@ use std::process::{Command, Output, Stdio};
 
 use crate::common::{PROGRAM, private_dir};
 
-pub struct Home {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Home {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new()
             .prefix("snowglobe-images-")
             .tempdir()
@@ -22,16 +22,16 @@ impl Home {
         Self { dir }
     }
 
-    pub fn path(&self, part: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn path(&self, part: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(part)
     }
 
     /// The user's configuration.
-    pub fn configure(&self, toml: &str) {
+    pub(crate) fn configure(&self, toml: &str) {
         std::fs::write(self.path("config/snowglobe/config.toml"), toml).unwrap();
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         let path = format!(
             "{}:{}",
@@ -56,31 +56,31 @@ impl Home {
     }
 
     /// Runs the program: its exit code, and all it said.
-    pub fn run(&self, arguments: &[&str]) -> (i32, String) {
+    pub(crate) fn run(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.command(arguments).output().unwrap();
         (output.status.code().unwrap_or(-1), said(&output))
     }
 
     /// Runs the program, which must work.
-    pub fn works(&self, arguments: &[&str]) -> String {
+    pub(crate) fn works(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs the program, which must fail; what it said.
-    pub fn fails(&self, arguments: &[&str]) -> String {
+    pub(crate) fn fails(&self, arguments: &[&str]) -> String {
         let (code, said) = self.run(arguments);
         assert_ne!(code, 0, "{arguments:?} worked: {said}");
         said
     }
 
     /// All that is known of an image.
-    pub fn inspect(&self, image: &str) -> serde_json::Value {
+    pub(crate) fn inspect(&self, image: &str) -> serde_json::Value {
         serde_json::from_str(&self.works(&["image", "inspect", image])).unwrap()
     }
 
-    pub fn disk(&self, image: &str) -> PathBuf {
+    pub(crate) fn disk(&self, image: &str) -> PathBuf {
         let id = self.inspect(image)["disk"]["disk"]
             .as_str()
             .unwrap()
@@ -88,7 +88,7 @@ impl Home {
         self.path(format!("data/images/disks/{id}.raw"))
     }
 
-    pub fn files(&self, part: &str) -> Vec<String> {
+    pub(crate) fn files(&self, part: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.path("data/images").join(part)).unwrap();
         let mut names: Vec<String> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -98,7 +98,7 @@ impl Home {
     }
 }
 
-pub fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -107,7 +107,7 @@ pub fn said(output: &Output) -> String {
 }
 
 /// Runs a tool, which must work.
-pub fn tool(name: &str, arguments: &[&str]) -> String {
+pub(crate) fn tool(name: &str, arguments: &[&str]) -> String {
     let output = Command::new(name)
         .args(arguments)
         .output()

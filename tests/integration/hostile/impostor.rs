@@ -18,7 +18,7 @@ use snowglobe_init::wire::{EXT_REPORT, Report, Request, VERSION};
 use snowglobe_runner::{Action, Answer, Command, Event, VmSpec};
 use tokio::io::AsyncWriteExt;
 
-use crate::server::Server;
+use super::server::Server;
 
 /// What the guest does once it is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::common::Place;
 use super::home::{Home, tool};
 use super::layout::{self, Packed, digest, noise};
+use crate::common::Place;
 
 /// A root disk, mounted read-only.
 struct Mounted(PathBuf);

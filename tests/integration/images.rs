@@ -1,19 +1,10 @@
 //! Images as people use them: real registries, layouts and archives made on purpose, real VMs, and `umoci unpack` to
 //! compare with.
-#![allow(unreachable_pub, reason = "modules of one test")]
-
-mod common;
-#[path = "images/compare.rs"]
 mod compare;
-#[path = "images/full.rs"]
 mod full;
-#[path = "images/home.rs"]
 mod home;
-#[path = "images/layout.rs"]
 mod layout;
-#[path = "images/registry.rs"]
 mod registry;
-#[path = "images/soundness.rs"]
 mod soundness;
 
 use std::os::unix::fs::PermissionsExt;
@@ -521,7 +512,7 @@ async fn an_image_with_nothing_in_it_can_be_read_and_written() {
     command
         .kill_on_drop(true)
         .stdin(std::process::Stdio::piped());
-    let session = common::Session::over(command).await;
+    let session = crate::common::Session::over(command).await;
     session
         .call(
             "write",
@@ -569,7 +560,7 @@ async fn the_first_call_pulls_and_the_client_is_told() {
     let call = rmcp::model::CallToolRequestParams::new("exec")
         .with_arguments(arguments.as_object().cloned().unwrap());
     let result = client.call_tool(call).await.unwrap();
-    assert!(common::text(&result).contains("hello"), "{result:?}");
+    assert!(crate::common::text(&result).contains("hello"), "{result:?}");
     let told = told.0.lock().unwrap().join("\n");
     for part in ["unpacking", "booting"] {
         assert!(told.contains(part), "{told}");

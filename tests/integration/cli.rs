@@ -1,11 +1,9 @@
 //! The command line as a person uses it: exit codes, images, attaching with the real ssh, a shell on a real terminal.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Place, eventually};
+use crate::common::{Place, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +46,7 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
         let mut shell = place.command(&[]);
         let mut script_of = tokio::process::Command::new("sh");
         script_of
-            .args(["-c", script, common::PROGRAM])
+            .args(["-c", script, crate::common::PROGRAM])
             .current_dir(&place.workspace)
             .env_clear();
         for (name, value) in shell.kill_on_drop(true).as_std().get_envs() {
@@ -61,12 +59,22 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
     let looped =
         "printf 'a\\nb\\nc\\n' | while read x; do \"$0\" exec -n -- \"echo $x; cat\"; done";
     let output = shell(looped).await;
-    assert_eq!(common::lossy(&output.stdout), "a\nb\nc\n", "{output:?}");
+    assert_eq!(
+        crate::common::lossy(&output.stdout),
+        "a\nb\nc\n",
+        "{output:?}"
+    );
     let piped =
         "printf 'in\\n' | \"$0\" exec -- 'cat /dev/stdin; readlink /proc/self/fd/0 | cut -c-5'";
-    assert_eq!(common::lossy(&shell(piped).await.stdout), "in\npipe:\n");
+    assert_eq!(
+        crate::common::lossy(&shell(piped).await.stdout),
+        "in\npipe:\n"
+    );
     let null = "\"$0\" exec -- readlink /proc/self/fd/0 </dev/null";
-    assert_eq!(common::lossy(&shell(null).await.stdout), "/dev/null\n");
+    assert_eq!(
+        crate::common::lossy(&shell(null).await.stdout),
+        "/dev/null\n"
+    );
 
     for (signal, status) in [(31, 159), (24, 152), (16, 144), (36, 164), (15, 143)] {
         let line = format!("kill -{signal} $$");
@@ -98,7 +106,11 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
     std::fs::write(&file, config).unwrap();
     let line = format!("ssh -F {} snowglobe 'kill -31 $$'; echo $?", file.display());
     let output = shell(&line).await;
-    assert_eq!(common::lossy(&output.stdout), "159\n", "{err}{output:?}");
+    assert_eq!(
+        crate::common::lossy(&output.stdout),
+        "159\n",
+        "{err}{output:?}"
+    );
     session.close().await;
     assert_eq!(place.runtime_dir().read_dir().unwrap().count(), 0);
 }
@@ -269,14 +281,14 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     let place = Place::new("minimal");
     let at = |name: &str| place.dir.path().join(name);
-    common::private_dir(&at("private"));
+    crate::common::private_dir(&at("private"));
     symlink(at("private"), at("link")).unwrap();
     std::fs::create_dir(at("open")).unwrap();
     std::fs::set_permissions(at("open"), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut cases = vec![(at("link"), "link"), (at("open"), "mode 0755")];
     let is_root = rustix::process::geteuid().is_root();
     if is_root {
-        common::private_dir(&at("other"));
+        crate::common::private_dir(&at("other"));
         chown(at("other"), Some(12_345), Some(12_345)).unwrap();
         cases.push((at("other"), "user 12345"));
     }
@@ -304,7 +316,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
     for (dir, says) in &cases {
         // What an attacker leaves there, for whoever reads it.
         let instance = dir.join("0123abcd");
-        common::private_dir(&instance);
+        crate::common::private_dir(&instance);
         let lock = std::fs::File::create(instance.join("lock")).unwrap();
         lock.lock().unwrap();
         let info = json!({"name": place.name(), "workspace": place.workspace, "pid": 1, "image": "minimal",
@@ -318,7 +330,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
                 .env("SNOWGLOBE_DATA_DIR", &data)
                 .env("SNOWGLOBE_RUNTIME_DIR", dir);
             let output = command.stdin(Stdio::null()).output().await.unwrap();
-            let said = common::lossy(&[output.stdout, output.stderr].concat());
+            let said = crate::common::lossy(&[output.stdout, output.stderr].concat());
             assert!(!output.status.success(), "{arguments:?}: {said}");
             assert!(
                 said.contains(says) && said.contains("SNOWGLOBE_RUNTIME_DIR"),
@@ -344,7 +356,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
             "--reuid=12345",
             "--regid=12345",
             "--clear-groups",
-            common::PROGRAM,
+            crate::common::PROGRAM,
             "ssh-config",
         ]);
         let output = command
@@ -392,7 +404,10 @@ async fn a_projects_file_causes_no_packet_until_it_is_allowed() {
             .env("NO_PROXY", "*")
             .stdin(Stdio::null());
         let output = command.output().await.unwrap();
-        (output.status.success(), common::lossy(&output.stderr))
+        (
+            output.status.success(),
+            crate::common::lossy(&output.stderr),
+        )
     };
     for arguments in [
         &["exec", "--", "true"] as &[_],
@@ -470,7 +485,7 @@ async fn the_shell_is_a_real_terminal() {
         "cd {}; env {} {} shell; echo left with $?",
         place.workspace.display(),
         variables.join(" "),
-        common::PROGRAM
+        crate::common::PROGRAM
     );
     tmux.run(&["new-session", "-d", "-x", "90", "-y", "30", "sh"]);
     tmux.kind(&line);
@@ -505,7 +520,7 @@ async fn what_the_runner_has_to_say_does_nothing_to_a_terminal() {
     let place = Place::new("minimal");
     let libexec = place.dir.path().join("libexec");
     std::fs::create_dir(&libexec).unwrap();
-    let beside = Path::new(common::PROGRAM).with_file_name("snowglobe-init");
+    let beside = Path::new(crate::common::PROGRAM).with_file_name("snowglobe-init");
     std::os::unix::fs::symlink(beside, libexec.join("snowglobe-init")).unwrap();
     let script = libexec.join("snowglobe-runner");
     let said = r#"#!/bin/sh
@@ -519,7 +534,7 @@ printf '{"event":"failed","stage":"here","message":"no reason","console":[]}\n'
         .env("SNOWGLOBE_LIBEXEC", &libexec)
         .env("SNOWGLOBE_ENGINE", "qemu");
     let output = command.stdin(Stdio::null()).output().await.unwrap();
-    let said = common::lossy(&output.stderr);
+    let said = crate::common::lossy(&output.stderr);
     assert!(
         said.contains(r"warning: \u{1b}]0;title\u{7}\u{9b} was said") && said.contains("no reason"),
         "{said}"

@@ -1,0 +1,16 @@
+//! What must hold of the whole program: one test program, with a module for each subject.
+//!
+//! Beside it are tests that need more than one machine has: real clients and agents, the protocol's own conformance
+//! suite, and an emulated host with KVM, which runs modules of this program once more.
+
+mod chaos;
+mod cli;
+mod common;
+mod hostile;
+mod images;
+mod mcp;
+mod papers;
+mod power;
+mod protocol;
+mod stuck;
+mod vm;
