@@ -45,28 +45,21 @@ pub(crate) async fn run(
     };
     let started = Instant::now();
     let mut process = process::start(context, request)?;
-    let spill = |name| {
-        request
-            .spill_after
-            .map(|after| Spill::new(context.number(), name, after))
-    };
     let (gone, detached) = (CancellationToken::new(), CancellationToken::new());
+    if request.detach == Some(Detach::Now) {
+        detached.cancel();
+    }
     let sink = |name, ext| Sink {
         writer: channel.writer.clone(),
         ext,
-        spill: spill(name),
+        spill: request
+            .spill_after
+            .map(|after| Spill::new(context.number(), name, after)),
         log: job.as_ref().map(|job| job.log.clone()),
         closed: gone.clone(),
         detached: detached.clone(),
     };
-    if request.detach == Some(Detach::Now) {
-        detached.cancel();
-    }
-    let stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
-    let mut pumps = vec![Pump::start(stdout, sink("stdout", None))];
-    if let Some(stderr) = process.stderr.take() {
-        pumps.push(Pump::start(stderr, sink("stderr", Some(EXT_STDERR))));
-    }
+    let mut pumps = start_pumps(&mut process, sink);
     let mut stdin = ChannelInput {
         input: Input::new(process.stdin.take()),
         stays_open: request.stdin == Stdin::Open,
@@ -104,16 +97,8 @@ pub(crate) async fn run(
     let duration = started.elapsed();
     drop(stdin);
     drain(&mut pumps, channel, &gone, !process.populated()).await;
-    let outcome = match ended {
-        End::Exit(status) => match process.start_error() {
-            Some(error) => return Err(error),
-            None => process.outcome(status),
-        },
-        End::TimedOut => Outcome::TimedOut,
-        End::Cancelled | End::Detached => Outcome::Cancelled,
-    };
     Ok(Report::Exec(ExecReport {
-        outcome,
+        outcome: outcome(&ended, &process)?,
         duration_ms: timer::milliseconds(duration),
         stdout_bytes: pumps[0].bytes(),
         stderr_bytes: pumps.get(1).map_or(0, Pump::bytes),
@@ -122,6 +107,31 @@ pub(crate) async fn run(
         left_running: process.populated(),
         killed,
     }))
+}
+
+/// Starts a pump for each output stream. The first one is standard output's.
+fn start_pumps(
+    process: &mut Process,
+    sink: impl Fn(&'static str, Option<u32>) -> Sink,
+) -> Vec<Pump> {
+    let stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
+    let mut pumps = vec![Pump::start(stdout, sink("stdout", None))];
+    if let Some(stderr) = process.stderr.take() {
+        pumps.push(Pump::start(stderr, sink("stderr", Some(EXT_STDERR))));
+    }
+    pumps
+}
+
+/// How the command ended; an error if it was never started.
+fn outcome(ended: &End, process: &Process) -> Result<Outcome, WireError> {
+    match ended {
+        End::Exit(status) => match process.start_error() {
+            Some(error) => Err(error),
+            None => Ok(process.outcome(*status)),
+        },
+        End::TimedOut => Ok(Outcome::TimedOut),
+        End::Cancelled | End::Detached => Ok(Outcome::Cancelled),
+    }
 }
 
 /// Ends the command. If the peer closes the channel meanwhile, the rest of the output is dropped.

@@ -95,9 +95,14 @@ pub(super) fn replace(
         encoded(&usual)?,
         at_end.as_deref().map(encoded).transpose()?,
     );
-    let mut bytes = Vec::with_capacity(content.len());
-    let mut after = String::with_capacity(text.len());
-    let (mut from, mut text_from, mut mark) = (0, 0, 0);
+    let mut output = Output {
+        content,
+        text: &text,
+        bytes: Vec::with_capacity(content.len()),
+        after: String::with_capacity(text.len()),
+        from: (0, 0),
+    };
+    let mut mark = 0;
     for place in &places {
         let plan = plan_of(place);
         let new_bytes = match &end_bytes {
@@ -107,28 +112,10 @@ pub(super) fn replace(
         let count = marks_of(plan);
         let (bytes_at, text_at) = (&in_bytes[mark..mark + count], &in_text[mark..mark + count]);
         damage.refuse(plan, bytes_at, text_at)?;
+        output.put(plan, new_bytes, bytes_at, text_at);
         mark += count;
-        bytes.extend_from_slice(&content[from..bytes_at[0]]);
-        after.push_str(&text[text_from..text_at[0]]);
-        let mut next = 1;
-        let mut new_bytes = new_bytes.iter();
-        for part in plan {
-            match part {
-                Part::Keep(_) => {
-                    bytes.extend_from_slice(&content[bytes_at[next]..bytes_at[next + 1]]);
-                    after.push_str(&text[text_at[next]..text_at[next + 1]]);
-                    next += 2;
-                }
-                Part::New(new) => {
-                    bytes.extend(new_bytes.next().into_iter().flatten());
-                    after.push_str(new);
-                }
-            }
-        }
-        (from, text_from) = (bytes_at[next], text_at[next]);
     }
-    bytes.extend_from_slice(&content[from..]);
-    after.push_str(&text[text_from..]);
+    let (bytes, after) = output.finish();
     // Decoding the result must give the intended text.
     if encoding.decode(&bytes) != after {
         return Err(Unclear::Entangled);
@@ -139,6 +126,55 @@ pub(super) fn replace(
         before: lines::unified(&text, true).into_owned(),
         after: lines::unified(&after, true).into_owned(),
     })
+}
+
+/// The new content while it is put together, as bytes and as text.
+struct Output<'a> {
+    content: &'a [u8],
+    text: &'a str,
+    bytes: Vec<u8>,
+    after: String,
+    /// The offsets in `content` and `text` of the part that is not copied yet.
+    from: (usize, usize),
+}
+
+impl Output<'_> {
+    /// Copies the content up to a place, and adds the place's parts. The offsets are those of [`marks`].
+    fn put(&mut self, plan: &[Part], new: &[Vec<u8>], bytes_at: &[usize], text_at: &[usize]) {
+        self.copy(self.from.0..bytes_at[0], self.from.1..text_at[0]);
+        let mut next = 1;
+        let mut new = new.iter();
+        for part in plan {
+            match part {
+                Part::Keep(_) => {
+                    self.copy(
+                        bytes_at[next]..bytes_at[next + 1],
+                        text_at[next]..text_at[next + 1],
+                    );
+                    next += 2;
+                }
+                Part::New(text) => {
+                    self.bytes.extend(new.next().into_iter().flatten());
+                    self.after.push_str(text);
+                }
+            }
+        }
+        self.from = (bytes_at[next], text_at[next]);
+    }
+
+    fn copy(&mut self, bytes: Range<usize>, text: Range<usize>) {
+        self.bytes.extend_from_slice(&self.content[bytes]);
+        self.after.push_str(&self.text[text]);
+    }
+
+    /// Copies the rest.
+    fn finish(mut self) -> (Vec<u8>, String) {
+        self.copy(
+            self.from.0..self.content.len(),
+            self.from.1..self.text.len(),
+        );
+        (self.bytes, self.after)
+    }
 }
 
 fn wanted<'a>(

@@ -94,18 +94,7 @@ pub(super) fn page(
     };
     let encoding = encoding.unwrap_or(Encoding::UTF_8);
     if encoding.is_utf16() {
-        let mut content = head;
-        content.append(&mut beginning(&mut file, UTF16 - SNIFF)?);
-        if content.len() >= UTF16 {
-            notes.push(format!(
-                "only the first {} MiB are given, since it is UTF-16; convert it with iconv to read on",
-                UTF16 >> 20
-            ));
-        }
-        notes.push(in_encoding(encoding));
-        let text = encoding.decode(&content).into_owned();
-        let found = lines(Cursor::new(text), &mut Marks::default(), &page)?;
-        return Ok(sent(found, Encoding::UTF_8, true, notes, send));
+        return utf16_page(file, head, encoding, &page, notes, send);
     }
     let page = Page {
         // The bound is for what is sent, which is UTF-8.
@@ -116,25 +105,7 @@ pub(super) fn page(
         ..page
     };
     let again = file.try_clone()?;
-    let found = if size == 0 {
-        // Files in `/proc` and `/sys` have no size, and some can be read only once.
-        let mut content = head;
-        content.append(&mut beginning(&mut file, KERNEL_FILE)?);
-        if content.len() >= KERNEL_FILE {
-            notes.push(format!(
-                "only the first {} MiB are given",
-                KERNEL_FILE >> 20
-            ));
-        }
-        lines(Cursor::new(content), &mut Marks::default(), &page)?
-    } else {
-        file.seek(SeekFrom::Start(0))?;
-        let stamp = Stamp::of(meta);
-        let mut marks = index.get(&stamp);
-        let found = lines(file.take(size), &mut marks, &page);
-        index.put(stamp, marks);
-        found?
-    };
+    let found = page_text(file, head, meta, index, &page, notes)?;
     let encoding = match std::str::from_utf8(&found.text) {
         // The beginning is ASCII only: the first other characters decide.
         Err(_) if encoding.is_utf8() && size > 0 => later_encoding(again, size)?,
@@ -144,6 +115,58 @@ pub(super) fn page(
         notes.push(in_encoding(encoding));
     }
     Ok(sent(found, encoding, page.first == 1, notes, send))
+}
+
+/// Sends a page of a UTF-16 file, which is decoded first.
+fn utf16_page(
+    mut file: File,
+    head: Vec<u8>,
+    encoding: Encoding,
+    page: &Page,
+    notes: &mut Vec<String>,
+    send: &mut Send<'_>,
+) -> io::Result<ReadContent> {
+    let mut content = head;
+    content.append(&mut beginning(&mut file, UTF16 - SNIFF)?);
+    if content.len() >= UTF16 {
+        notes.push(format!(
+            "only the first {} MiB are given, since it is UTF-16; convert it with iconv to read on",
+            UTF16 >> 20
+        ));
+    }
+    notes.push(in_encoding(encoding));
+    let text = encoding.decode(&content).into_owned();
+    let found = lines(Cursor::new(text), &mut Marks::default(), page)?;
+    Ok(sent(found, Encoding::UTF_8, true, notes, send))
+}
+
+/// Reads a page's bytes. `head` is the beginning of the file, which was read already.
+fn page_text(
+    mut file: File,
+    head: Vec<u8>,
+    meta: &Metadata,
+    index: &LineIndex,
+    page: &Page,
+    notes: &mut Vec<String>,
+) -> io::Result<PageText> {
+    if meta.len() > 0 {
+        file.seek(SeekFrom::Start(0))?;
+        let stamp = Stamp::of(meta);
+        let mut marks = index.get(&stamp);
+        let found = lines(file.take(meta.len()), &mut marks, page);
+        index.put(stamp, marks);
+        return found;
+    }
+    // Files in `/proc` and `/sys` have no size, and some can be read only once.
+    let mut content = head;
+    content.append(&mut beginning(&mut file, KERNEL_FILE)?);
+    if content.len() >= KERNEL_FILE {
+        notes.push(format!(
+            "only the first {} MiB are given",
+            KERNEL_FILE >> 20
+        ));
+    }
+    lines(Cursor::new(content), &mut Marks::default(), page)
 }
 
 fn in_encoding(encoding: Encoding) -> String {
