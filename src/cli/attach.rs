@@ -64,6 +64,7 @@ pub(super) async fn guest(
             own: Some((sandbox, closing)),
         }),
         Err(error) => {
+            closing.cancel();
             sandbox.stop().await;
             Err(error.into())
         }

@@ -248,6 +248,11 @@ impl Instance {
         Ok(())
     }
 
+    /// Removes the directory; nothing can join the sandbox any more.
+    pub fn remove(&self) {
+        fs::remove_dir_all(&self.dir).ok();
+    }
+
     /// A socket path for a new VM's link.
     pub fn link_socket(&self) -> PathBuf {
         self.dir
@@ -257,7 +262,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.dir).ok();
+        self.remove();
     }
 }
 

@@ -132,7 +132,11 @@ impl Sandbox {
         };
         let machine = Machine::boot(&parts, plan, progress).await?;
         self.view.fenced(&machine.vm.lacks);
-        self.instance.set_keys(&machine.keys)?;
+        if let Err(error) = self.instance.set_keys(&machine.keys) {
+            // Its files have to be gone when the caller hears of it.
+            machine.stop().await;
+            return Err(error.into());
+        }
         Ok(Live {
             machine,
             vm_dir: disk.vm_dir,

@@ -71,6 +71,8 @@ impl Sandbox {
             end_commands(&live).await;
             live.machine.stop().await;
         }
+        // Now, not when the last task that holds the sandbox ends: the process may exit before.
+        self.instance.remove();
     }
 }
 

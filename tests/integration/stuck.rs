@@ -279,6 +279,48 @@ async fn a_snapshot_whose_record_finds_no_room_is_not_there_and_is_saved_once_th
     session.close().await;
 }
 
+/// Mounts small file systems where a machine's directories are, which takes root.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_that_finds_no_room_says_where_leaves_nothing_and_works_once_there_is_some() {
+    let place = Place::new("minimal");
+    let runtime = place.runtime_dir();
+    let small = Small::mount(&runtime, 1 << 20);
+    let mut failed = 0;
+    // Each file of the running sandbox's directory takes a page.
+    for free in (0..6).map(|pages| pages << 12) {
+        small.fill(free);
+        let (code, _, said) = place.run(&["exec", "true"]).await;
+        let left: Vec<_> = std::fs::read_dir(&runtime).unwrap().collect();
+        assert_eq!(left.len(), 1, "{free}: {left:?}");
+        if code != 0 {
+            failed += 1;
+            assert!(names_room(&said, &runtime), "{free}: {said}");
+        }
+    }
+    assert!((3..6).contains(&failed), "{failed} boots found no room");
+    small.empty();
+    let (code, _, said) = place.run(&["exec", "true"]).await;
+    assert_eq!(code, 0, "{said}");
+    drop(small);
+
+    let session = place.serve().await;
+    let run = place.store().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    let small = Small::mount(&run, 16 << 10);
+    // Without room for its directory, then for what is in it.
+    for free in [0, 4 << 10] {
+        small.fill(free);
+        let said = session.error("exec", json!({"command": "true"})).await;
+        assert!(names_room(&said, &run), "{said}");
+        assert_eq!(std::fs::read_dir(&run).unwrap().count(), 1, "{free}");
+        let layers = std::fs::read_dir(place.store().join("layers")).unwrap();
+        assert_eq!(layers.count(), 0, "{free}: a layer is left");
+    }
+    drop(small);
+    session.exec("true").await;
+    session.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_workspace_is_the_directory_that_it_was_at_the_start() {
     let place = Place::new("minimal");

@@ -1,11 +1,11 @@
 //! Stores in which there is no room. The tests mount small file systems, which takes root.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::home::Home;
 use super::layout::{self, Packed};
-use super::soundness::assert_sound;
+use super::registry::{Registry, Wish};
+use super::soundness::{assert_nothing_runs, assert_sound};
 use crate::common::{Small, private_dir};
 
 const MIB: u64 = 1 << 20;
@@ -20,15 +20,6 @@ fn large(home: &Home, name: &str, bytes: u64) -> String {
     ];
     layout::write(&dir, &layers, serde_json::json!({"Env": ["PATH=/bin"]}));
     format!("oci:{}", dir.display())
-}
-
-/// No VM runs on.
-fn assert_nothing_runs(home: &Home) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while std::fs::read_dir(home.path("runtime")).unwrap().count() > 0 {
-        assert!(Instant::now() < deadline, "something is left of a VM");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// Nothing half is left, and nothing runs.
@@ -88,8 +79,48 @@ fn an_image_that_finds_no_room_is_told_where_and_comes_once_there_is_some() {
 }
 
 /// What the recipe of `minimal` made.
-fn minimal() -> String {
+pub(crate) fn minimal() -> String {
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../images/minimal.tar.zst");
     let made = made.canonicalize().expect("it is made by `make image`");
     made.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_part_of_the_store_that_is_full_is_told_and_nothing_half_stays() {
+    let home = Home::new();
+    let registry = Registry::start(&Wish::default());
+    let dir = home.path("layout");
+    let layers = [
+        (layout::busybox(), Packed::Gzip),
+        (
+            layout::files(&[("data", 0o644, &layout::noise(3_000_000, 7))]),
+            Packed::Gzip,
+        ),
+    ];
+    layout::write(&dir, &layers, serde_json::json!({"Env": ["PATH=/bin"]}));
+    registry.fill(&format!("oci:{}:latest", dir.display()), "app:1", None);
+    let image = format!("{}/app:1", registry.host);
+    let minimal = minimal();
+    home.works(&["image", "ls"]);
+    // Blobs come in there, records and disks are made there.
+    for part in ["partial", "names", "disks"] {
+        let path = home.path("data/images").join(part);
+        for arguments in [
+            &["image", "pull", &image[..]][..],
+            &["image", "import", "app", &minimal],
+            &["image", "build", "minimal", "--archive", &minimal],
+        ] {
+            let small = Small::mount(&path, 4096);
+            small.fill(0);
+            let said = home.fails(arguments);
+            assert!(names_room(&said, &path), "{part} {arguments:?}: {said}");
+            assert_nothing_runs(&home);
+            drop(small);
+            home.works(&["image", "prune", "--all"]);
+            assert_clean(&home);
+        }
+    }
+    home.works(&["image", "pull", &image]);
+    let size = home.works(&["exec", "--image", &image, "--", "/bin/busybox wc -c </data"]);
+    assert_eq!(size.trim(), "3000000");
 }

@@ -7,7 +7,7 @@ use super::home::Home;
 use super::layout::{self, Packed, digest, noise};
 use super::registry::{Registry, Wish};
 
-/// At how many moments of a pull its process is killed.
+/// At how many moments of a pull its process is killed; of an import and a build at half as many.
 const POINTS: u32 = 24;
 
 /// Everything that must hold whatever happened: blobs are what their names say, and an image has all it needs.
@@ -35,24 +35,30 @@ pub(crate) fn assert_sound(home: &Home) {
     }
 }
 
-#[test]
-fn killed_at_any_moment_it_stays_sound() {
-    let home = Home::new();
-    let registry = Registry::start(&Wish::default());
-    let dir = home.path("layout");
-    let mut layers = vec![(layout::busybox(), Packed::Gzip)];
-    for n in 0..4u64 {
-        let content = noise(3_000_000, n);
-        layers.push((
-            layout::files(&[(&format!("data/{n}"), 0o644, &content)]),
-            Packed::Gzip,
-        ));
+/// Nothing runs on behind a killed process's back.
+pub(crate) fn assert_nothing_runs(home: &Home) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_dir(home.path("runtime")).unwrap().count() > 0 {
+        assert!(
+            Instant::now() < deadline,
+            "something is left of a VM that was killed"
+        );
+        std::thread::sleep(Duration::from_millis(100));
     }
-    layout::write(&dir, &layers, serde_json::json!({"Env": ["PATH=/bin"]}));
-    registry.fill(&format!("oci:{}:latest", dir.display()), "app:1", None);
-    let image = format!("{}/app:1", registry.host);
-    let pull = || {
-        home.command(&["image", "pull", &image])
+}
+
+/// What brings an image in, and how to see that it is there whole.
+struct Way<'a> {
+    arguments: &'a [&'a str],
+    image: &'a str,
+    look: &'a str,
+    seen: &'a str,
+}
+
+/// Kills what brings an image in at so many moments.
+fn kill_at_any_moment(home: &Home, way: &Way<'_>, points: u32) {
+    let begin = || {
+        home.command(way.arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -60,28 +66,23 @@ fn killed_at_any_moment_it_stays_sound() {
     };
     // How long it takes undisturbed tells when there is something to disturb.
     let began = Instant::now();
-    assert!(pull().wait().unwrap().success());
+    assert!(begin().wait().unwrap().success());
     let whole = began.elapsed();
-    home.works(&["image", "rm", &image]);
+    home.works(&["image", "rm", way.image]);
     let mut killed = 0;
-    // `make chaos` asks for more.
-    let points = std::env::var("SNOWGLOBE_CHAOS_ROUNDS")
-        .map_or(POINTS, |rounds| rounds.parse().expect("a whole number"));
     for point in 0..points {
-        let mut child = pull();
+        let mut child = begin();
         std::thread::sleep(whole * (point % POINTS) / (POINTS - 2));
         let _ = child.kill();
         killed += u32::from(!child.wait().unwrap().success());
-        assert_sound(&home);
+        assert_sound(home);
         // Whatever is left of it, others can use the store, and it can be tried again at once.
         home.works(&["image", "ls"]);
         if point % 6 == 5 {
-            home.works(&["image", "pull", &image]);
-            assert_eq!(
-                home.works(&["exec", "--image", &image, "--", "ls /data"]),
-                "0\n1\n2\n3\n"
-            );
-            home.works(&["image", "rm", &image]);
+            home.works(way.arguments);
+            let seen = home.works(&["exec", "--image", way.image, "--", way.look]);
+            assert_eq!(seen, way.seen);
+            home.works(&["image", "rm", way.image]);
             for part in ["names", "disks", "blobs/sha256", "partial", "building"] {
                 assert!(
                     home.files(part).is_empty(),
@@ -92,19 +93,73 @@ fn killed_at_any_moment_it_stays_sound() {
         } else if point % 6 == 2 {
             // Not every round begins from nothing.
             let _ = home.run(&["image", "prune"]);
-            assert_sound(&home);
+            assert_sound(home);
         }
     }
     assert!(killed * 2 >= points, "only {killed} were killed in time");
-    // Nothing runs on behind the killed ones' backs.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while std::fs::read_dir(home.path("runtime")).unwrap().count() > 0 {
-        assert!(
-            Instant::now() < deadline,
-            "something is left of a VM that was killed"
-        );
-        std::thread::sleep(Duration::from_millis(100));
+    assert_nothing_runs(home);
+}
+
+/// `make chaos` asks for more.
+fn points() -> u32 {
+    std::env::var("SNOWGLOBE_CHAOS_ROUNDS")
+        .map_or(POINTS, |rounds| rounds.parse().expect("a whole number"))
+}
+
+/// An image of five layers, in a layout.
+fn five_layers(home: &Home) -> String {
+    let dir = home.path("layout");
+    let mut layers = vec![(layout::busybox(), Packed::Gzip)];
+    for n in 0..4u64 {
+        let content = noise(3_000_000, n);
+        layers.push((
+            layout::files(&[(&format!("data/{n}"), 0o644, &content)]),
+            Packed::Gzip,
+        ));
     }
+    layout::write(&dir, &layers, serde_json::json!({"Env": ["PATH=/bin"]}));
+    format!("oci:{}:latest", dir.display())
+}
+
+#[test]
+fn killed_at_any_moment_it_stays_sound() {
+    let home = Home::new();
+    let registry = Registry::start(&Wish::default());
+    registry.fill(&five_layers(&home), "app:1", None);
+    let image = format!("{}/app:1", registry.host);
+    let way = Way {
+        arguments: &["image", "pull", &image],
+        image: &image,
+        look: "ls /data",
+        seen: "0\n1\n2\n3\n",
+    };
+    kill_at_any_moment(&home, &way, points());
+}
+
+#[test]
+fn killed_at_any_moment_of_an_import_it_stays_sound() {
+    let home = Home::new();
+    let layout = five_layers(&home);
+    let way = Way {
+        arguments: &["image", "import", "app", &layout],
+        image: "app",
+        look: "ls /data",
+        seen: "0\n1\n2\n3\n",
+    };
+    kill_at_any_moment(&home, &way, points() / 2);
+}
+
+#[test]
+fn killed_at_any_moment_of_a_build_it_stays_sound() {
+    let home = Home::new();
+    let archive = super::full::minimal();
+    let way = Way {
+        arguments: &["image", "build", "minimal", "--archive", &archive],
+        image: "minimal",
+        look: "echo $HOME",
+        seen: "/home/sandbox\n",
+    };
+    kill_at_any_moment(&home, &way, points() / 2);
 }
 
 #[test]
