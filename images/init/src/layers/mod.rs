@@ -82,11 +82,6 @@ pub enum LayerError {
 }
 
 impl LayerError {
-    /// Whether the disk is full (of bytes or of inodes).
-    pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::System { errno, .. } if matches!(*errno, Errno::NOSPC | Errno::DQUOT))
-    }
-
     fn refused(path: &[u8], why: impl Into<String>) -> Self {
         Self::Refused {
             path: lossy(path),
