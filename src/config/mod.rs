@@ -37,9 +37,11 @@ use consent::{Bounds, excess};
 use keys::SetBy;
 use layers::Layers;
 
-/// The names of all keys.
-pub fn key_names() -> impl Iterator<Item = &'static str> {
-    keys::KEYS.iter().map(|key| key.name)
+/// The names of all keys, and whether a project's file may set each.
+pub fn key_names() -> impl Iterator<Item = (&'static str, bool)> {
+    keys::KEYS
+        .iter()
+        .map(|key| (key.name, key.set_by == SetBy::Project))
 }
 
 impl Config {

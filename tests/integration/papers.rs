@@ -125,3 +125,16 @@ fn every_test_that_a_promise_names_is_there() {
         "those that CI plays are those that are named"
     );
 }
+
+#[test]
+fn the_readme_has_every_key_and_says_which_a_project_may_set() {
+    let readme = include_str!("../../README.md");
+    for (name, project) in snowglobe::config::key_names() {
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}` |")))
+            .unwrap_or_else(|| panic!("README.md has no row for `{name}`"));
+        let marked = row.split('|').nth(2).is_some_and(|mark| mark.trim() == "P");
+        assert_eq!(marked, project, "{row}");
+    }
+}
