@@ -37,7 +37,7 @@ pub mod progress;
 pub mod rundir;
 pub mod sandbox;
 pub mod shown;
-pub(crate) mod text;
+pub mod text;
 mod time;
 pub mod vmm;
 pub mod workspace;

@@ -1,10 +1,10 @@
-//! Words for people and models: durations, sizes, status lines.
+//! Words for people and models: sizes, durations, the name that was probably meant.
 
 use std::time::Duration;
 
 pub(crate) use snowglobe_init::text::grouped;
 
-/// `0.35 s`, `12.3 s`, `4 min 5 s`.
+/// A duration: `0.35 s`, `12.3 s`, `4 min 5 s`.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 9.995 {
@@ -17,39 +17,73 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// `1 byte`, `12,345 bytes`, `12.3 MB`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+/// A size: `1 byte`, `12,345 bytes`, `1.5 MiB`, `64 GiB`. The units are those of the configuration's keys. A small size
+/// is exact, since models compare the sizes of files.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    const EXACT_BELOW: u64 = 100_000;
     if bytes == 1 {
         return "1 byte".to_owned();
     }
-    if bytes < 100_000 {
+    if bytes < EXACT_BELOW {
         return format!("{} bytes", grouped(bytes));
     }
     let mut value = bytes as f64;
     let mut unit = "bytes";
     for next in UNITS {
-        if value < 999.95 {
+        // 1023.95 would be rounded to 1024.0.
+        if value < 1023.95 {
             break;
         }
-        value /= 1000.0;
+        value /= 1024.0;
         unit = next;
     }
-    format!("{value:.1} {unit}")
+    let digits = match value < 99.95 {
+        true => format!("{value:.1}"),
+        false => format!("{value:.0}"),
+    };
+    format!("{} {unit}", digits.strip_suffix(".0").unwrap_or(&digits))
 }
 
-/// The known name nearest to `name`, if one is near enough to be what was meant.
-pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The known name that `unknown` probably stands for: one that contains it or that it contains, one that it abbreviates
+/// (`cmd` is `command`), else the one with the fewest typing errors, if these are few.
+pub(crate) fn nearest<'a>(
+    unknown: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let unknown = unknown.to_lowercase();
+    if unknown.is_empty() {
+        return None;
+    }
+    let errors = |name: &str| {
+        let typed = strsim::damerau_levenshtein(&unknown, name);
+        let same_word = unknown.contains(name)
+            || name.contains(unknown.as_str())
+            || abbreviates(&unknown, name);
+        (typed <= 1 + name.len() / 3 || same_word).then_some((typed, name.to_owned()))
+    };
     known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(name, k), *k))
+        .into_iter()
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| Some((errors(name)?, name)))
         .min()
-        .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
-        .map(|(_, k)| k)
+        .map(|(_, name)| name)
+}
+
+/// Whether `short` is `long` with letters left out, but not the first one.
+fn abbreviates(short: &str, long: &str) -> bool {
+    let mut letters = long.chars();
+    short.chars().count() > 1
+        && short.chars().next() == long.chars().next()
+        && short
+            .chars()
+            .all(|wanted| letters.any(|letter| letter == wanted))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -61,10 +95,60 @@ mod tests {
 
     #[test]
     fn sizes() {
-        assert_eq!(size(0), "0 bytes");
-        assert_eq!(size(1), "1 byte");
-        assert_eq!(size(12_345), "12,345 bytes");
-        assert_eq!(size(12_345_678), "12.3 MB");
-        assert_eq!(grouped(4_990_000), "4,990,000");
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (1024, "1,024 bytes"),
+            (12_345, "12,345 bytes"),
+            (99_999, "99,999 bytes"),
+            (100_000, "97.7 KiB"),
+            (1_048_575, "1 MiB"),
+            (3 << 19, "1.5 MiB"),
+            (123 << 20, "123 MiB"),
+            (64 << 30, "64 GiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_the_one_that_was_meant() {
+        const KEYS: [&str; 6] = ["image", "memory_mib", "cpus", "exec", "command", "diagnose"];
+        for (unknown, meant) in [
+            ("imge", Some("image")),
+            ("Image", Some("image")),
+            ("memory_mb", Some("memory_mib")),
+            ("memory", Some("memory_mib")),
+            ("exce", Some("exec")),
+            ("exec_command_tool", Some("command")),
+            ("cmd", Some("command")),
+            ("diagnoze", Some("diagnose")),
+            ("zzz", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(unknown, KEYS), meant, "{unknown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_known_name_is_nearest_to_itself(names in prop::collection::btree_set("[a-z_]{1,12}", 1..8), at in any::<prop::sample::Index>()) {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let name = names[at.index(names.len())];
+            prop_assert_eq!(nearest(name, names.iter().copied()), Some(name));
+        }
+
+        #[test]
+        fn a_larger_size_is_never_shown_as_a_smaller_one(bytes in any::<u64>()) {
+            let text = size(bytes);
+            let (number, unit) = text.split_once(' ').unwrap();
+            let factor = match unit {
+                "byte" | "bytes" => 1.0,
+                unit => 1024_f64.powi(["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].iter().position(|known| *known == unit).unwrap() as i32 + 1),
+            };
+            let shown = number.replace(',', "").parse::<f64>().unwrap() * factor;
+            prop_assert!((shown - bytes as f64).abs() <= bytes as f64 * 0.06, "{} is {}", bytes, text);
+        }
     }
 }

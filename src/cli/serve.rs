@@ -24,9 +24,9 @@ use crate::{mcp, vmm};
 /// Arguments of `snowglobe serve`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
-    /// Serve streamable HTTP at http://ADDRESS/mcp instead, or at a unix socket that only you can open; TLS is left to a proxy
+    /// Serve streamable HTTP at http://ADDRESS/mcp instead, or on a unix socket that only you can open; TLS is left to a proxy
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
-    http: Option<mcp::At>,
+    http: Option<mcp::ListenAddress>,
     #[command(flatten)]
     over_http: OverHttp,
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(super) struct Serve {
 
 #[derive(Debug, clap::Args)]
 struct OverHttp {
-    /// File with the bearer token that clients must send; made if absent [default: http-token in the data directory; none at a unix socket]
+    /// File with the bearer token that clients must send; created if absent [default: http-token in the data directory; none on a unix socket]
     #[arg(
         long,
         value_name = "FILE",
@@ -43,19 +43,19 @@ struct OverHttp {
         conflicts_with = "no_token"
     )]
     token_file: Option<PathBuf>,
-    /// Ask for no token; only on an address that nobody else can reach
+    /// Require no token; only on an address that no other host can reach
     #[arg(long, requires = "http")]
     no_token: bool,
     /// Another name of this server that `Host` may have; may be repeated
     #[arg(long = "allow-host", value_name = "HOST", requires = "http")]
     hosts: Vec<String>,
-    /// Web page that may call, such as https://app.example.com:443, beside those of this machine; may be repeated
+    /// Origin of web pages that may call, such as https://app.example.com:443, beside those of this machine; may be repeated
     #[arg(long = "allow-origin", value_name = "ORIGIN", requires = "http")]
     origins: Vec<String>,
-    /// How many requests a second are taken in the long run; five times as many at once
+    /// How many requests a second are accepted in the long run; five times as many at once
     #[arg(long, value_name = "N", default_value = "200", requires = "http")]
     max_rate: NonZeroU32,
-    /// Also serve /metrics, for Prometheus; it asks for the token, too
+    /// Also serve /metrics, for Prometheus; it needs the token, too
     #[arg(long, requires = "http")]
     metrics: bool,
     /// How many sandboxes may run at once
@@ -77,19 +77,19 @@ impl Serve {
     }
 }
 
-async fn http(config: Config, address: mcp::At, over: OverHttp) -> Done {
-    // Sandboxes are made later; that none can be is said now.
+async fn http(config: Config, address: mcp::ListenAddress, over: OverHttp) -> Done {
+    // Sandboxes are made at the first call; an unusable runtime directory is an error now.
     RuntimeDir::make(&config.host.dirs.runtime)?;
     announce(&config);
     let file = match (over.token_file, &address) {
         _ if over.no_token => None,
         (Some(file), _) => Some(file),
-        (None, mcp::At::Tcp(_)) => Some(config.host.dirs.data.join("http-token")),
-        // Who can open it could read the token, too.
-        (None, mcp::At::Unix(_)) => None,
+        (None, mcp::ListenAddress::Tcp(_)) => Some(config.host.dirs.data.join("http-token")),
+        // A user who can open the socket could also read the token.
+        (None, mcp::ListenAddress::Unix(_)) => None,
     };
     let token = file.as_deref().map(token).transpose()?;
-    let listening = mcp::listen(mcp::Http {
+    let listening = mcp::listen(mcp::HttpOptions {
         address,
         token,
         hosts: over.hosts,
@@ -103,7 +103,7 @@ async fn http(config: Config, address: mcp::At, over: OverHttp) -> Done {
     })
     .await?;
     match &listening.address {
-        mcp::At::Tcp(address) => tell!("serving MCP at http://{address}/mcp"),
+        mcp::ListenAddress::Tcp(address) => tell!("serving MCP at http://{address}/mcp"),
         at => tell!("serving MCP at http://localhost/mcp on {at}"),
     }
     let closing = CancellationToken::new();
@@ -119,7 +119,7 @@ async fn http(config: Config, address: mcp::At, over: OverHttp) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The token in the file; made, and shown once, where there is none.
+/// The token in the file. Without a file, a token is made and shown once.
 fn token(path: &Path) -> anyhow::Result<String> {
     let about = |what: &str| format!("{what} the token file {}", path.display());
     if let Some(parent) = path.parent() {
@@ -134,7 +134,7 @@ fn token(path: &Path) -> anyhow::Result<String> {
         Ok(mut file) => {
             let token = hex::encode(rand::random::<[u8; 32]>());
             writeln!(file, "{token}").with_context(|| about("write"))?;
-            // What is no terminal may be a journal, which others can read.
+            // Without a terminal, standard error may be a journal that other users can read.
             match std::io::stderr().is_terminal() {
                 true => tell!(
                     "token, shown this once and kept in {}:\n{token}",
@@ -182,7 +182,7 @@ async fn stdio(config: Config) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says once what a person should know of this host before anything boots.
+/// Warns once about problems of this host before anything boots.
 fn announce(config: &Config) {
     let host = vmm::host::Host::detect(&config.host.dirs.cache);
     match vmm::choose(&config.host, &host) {
@@ -197,12 +197,12 @@ fn announce(config: &Config) {
             }
         }
         Ok(_) => {}
-        // The server starts all the same: the client shows the error where somebody reads it, at the first call.
+        // The server starts nevertheless: the client shows the error at the first call, where a person reads it.
         Err(error) => tracing::warn!("failed to {error}"),
     }
 }
 
-/// Lets others on this host join the sandbox: `ssh` and `snowglobe` itself.
+/// Lets other programs of this host join the sandbox: `ssh` and `snowglobe` itself.
 pub(super) fn listen(
     sandbox: &Arc<Sandbox>,
     closing: &CancellationToken,
@@ -239,8 +239,8 @@ async fn carry(sandbox: Arc<Sandbox>, mut stream: tokio::net::UnixStream) {
     let carried = async {
         let guest = sandbox.guest(&Progress::none()).await?;
         let mut channel = guest.attach().await?;
-        // Whichever side ends, the session is over.
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut channel).await;
+        // An error means that one side has ended, which ends the session like any other end.
+        drop(tokio::io::copy_bidirectional(&mut stream, &mut channel).await);
         Ok::<(), SandboxError>(())
     };
     if let Err(error) = carried.await {
@@ -248,7 +248,7 @@ async fn carry(sandbox: Arc<Sandbox>, mut stream: tokio::net::UnixStream) {
     }
 }
 
-/// Waits for a signal that asks to end; gives its number.
+/// Waits for a signal that ends the program; returns its number.
 pub(super) async fn terminated() -> u8 {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (

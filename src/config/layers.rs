@@ -136,7 +136,7 @@ fn unknown_key(name: &str, may: impl Fn(&Key) -> bool) -> String {
     known.sort_unstable();
     // Bounded and without control characters: a project's file may come from anywhere.
     let name: String = name.escape_debug().take(40).collect();
-    match nearest(&name, &known) {
+    match nearest(&name, known.iter().copied()) {
         Some(near) => format!("unknown key `{name}`; did you mean `{near}`?"),
         None => format!("unknown key `{name}`; known keys: {}", known.join(", ")),
     }

@@ -1,9 +1,9 @@
-//! Asking the person before something that can't be undone: restoring or deleting a snapshot, rebooting.
+//! Asks a person to confirm a call that can't be undone: one that restores or deletes a snapshot, or reboots.
 //!
-//! Off unless the configuration says otherwise. A client of 2025-11-25 or earlier is asked by `elicitation/create`
-//! while its call waits; a later one gets `input_required` with a sealed state, and calls again with the answer.
-//! The state is bound to the very call, is good for ten minutes and for one use: it can neither be forged nor be
-//! taken for another call. A client that can't ask is never waited for.
+//! Off by default (`confirm` in the configuration). A client of protocol 2025-11-25 or earlier gets the request
+//! `elicitation/create` while its call waits; a later client gets the result `input_required` with a sealed state, and
+//! repeats the call with the answer. The state is bound to that call and valid for ten minutes and one use, so it can
+//! neither be forged nor used for another call. A client that can't ask a person is never waited for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -20,30 +20,31 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::config::Confirm;
-use crate::mcp::call::{Call, Refusal};
+use crate::mcp::call::Call;
+use crate::mcp::refusal::Refusal;
 
-/// How long a person has.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a person may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The question's name among a result's.
+/// The name of the question in a result.
 const QUESTION: &str = "confirm";
 
-/// How the asking came out.
-pub(crate) enum Asked {
-    /// Go on.
-    Yes,
-    /// The client must ask, and call again.
-    First(Box<InputRequiredResult>),
+/// What to do with a call after the check.
+pub(crate) enum Decision {
+    /// Do it.
+    Proceed,
+    /// Send this result: the client asks the person, and repeats the call.
+    AskFirst(Box<InputRequiredResult>),
 }
 
-/// Who asks, and knows its own questions again.
-pub(crate) struct Asker {
+/// Asks questions, and recognizes the answers to them.
+pub(crate) struct Confirmation {
     mode: Confirm,
     codec: RequestStateCodec,
     used: Mutex<HashMap<u128, Instant>>,
 }
 
-impl Asker {
+impl Confirmation {
     pub(crate) fn new(mode: Confirm) -> Self {
         Self {
             mode,
@@ -52,42 +53,47 @@ impl Asker {
         }
     }
 
-    /// Whether anything is asked at all.
-    pub(crate) fn asks(&self) -> bool {
+    /// Whether calls are confirmed at all.
+    pub(crate) fn is_enabled(&self) -> bool {
         self.mode != Confirm::Never
     }
 
-    /// Asks `question` about this call; what is refused was not done.
+    /// Asks `question` about a call. A refused call was not done.
     pub(crate) async fn ask(
         &self,
         question: &str,
         request: &CallToolRequestParams,
         context: &RequestContext<RoleServer>,
         call: &Call,
-    ) -> Result<Asked, Refusal> {
+    ) -> Result<Decision, Refusal> {
         if !can_ask(context.client_capabilities()) {
             return match self.mode {
                 Confirm::Require => Err(Refusal::new(
-                    "this server lets a person confirm such a call (`confirm` in its configuration), and this \
-                     client can't ask one: nothing was done",
+                    "a person must confirm such a call (`confirm` in the server's configuration), and this client \
+                     can't ask one: nothing was done",
                 )),
-                Confirm::Ask | Confirm::Never => Ok(Asked::Yes),
+                Confirm::Ask | Confirm::Never => Ok(Decision::Proceed),
             };
         }
         let stateless = context
             .protocol_version()
             .is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
         if stateless {
-            return self.by_rounds(question, request);
+            return self.ask_by_result(question, request);
         }
-        let asked = call.asking(form(question), PATIENCE).await?;
-        decided(&asked.action)
+        let asked = call.ask_person(form(question), ANSWER_TIMEOUT).await?;
+        decide(&asked.action)
     }
 
-    fn by_rounds(&self, question: &str, request: &CallToolRequestParams) -> Result<Asked, Refusal> {
+    /// Asks by a result, or takes the answer that the repeated call brings.
+    fn ask_by_result(
+        &self,
+        question: &str,
+        request: &CallToolRequestParams,
+    ) -> Result<Decision, Refusal> {
         let bound = digest(request);
         let Some(state) = &request.request_state else {
-            return Ok(self.first(question, &bound));
+            return self.ask_first(question, &bound);
         };
         let opened: u128 = self
             .codec
@@ -103,30 +109,38 @@ impl Asker {
             .as_ref()
             .and_then(|answers| answers.get(QUESTION));
         let Some(answer) = answer else {
-            return Ok(self.first(question, &bound));
+            return self.ask_first(question, &bound);
         };
         let answer: ElicitResult = serde_json::from_value(answer.clone()).map_err(|error| {
             Refusal::new(format!(
                 "the answer to `{QUESTION}` can't be understood: {error}"
             ))
         })?;
-        self.spend(opened)?;
-        decided(&answer.action)
+        self.use_once(opened)?;
+        decide(&answer.action)
     }
 
-    fn first(&self, question: &str, bound: &[u8]) -> Asked {
-        let options = SealOptions::new().associated_data(bound).ttl(PATIENCE);
+    fn ask_first(&self, question: &str, bound: &[u8]) -> Result<Decision, Refusal> {
+        let options = SealOptions::new()
+            .associated_data(bound)
+            .ttl(ANSWER_TIMEOUT);
         let nonce = rand::random::<u128>();
-        let state = self.codec.seal_json_with(&nonce, &options).ok();
+        let sealed = self.codec.seal_json_with(&nonce, &options);
+        let state = sealed.map_err(|error| {
+            Refusal::new(format!(
+                "failed to have a person confirm the call: {error}; nothing was done"
+            ))
+        })?;
         let request = InputRequest::Elicitation(ElicitRequest::new(form(question)));
         let questions = BTreeMap::from([(QUESTION.to_owned(), request)]);
-        Asked::First(Box::new(InputRequiredResult::new(Some(questions), state)))
+        let asked = InputRequiredResult::new(Some(questions), Some(state));
+        Ok(Decision::AskFirst(Box::new(asked)))
     }
 
-    /// An answer counts once.
-    fn spend(&self, nonce: u128) -> Result<(), Refusal> {
+    /// Accepts the answer to a question once.
+    fn use_once(&self, nonce: u128) -> Result<(), Refusal> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.retain(|_, when| when.elapsed() < PATIENCE + Duration::from_secs(60));
+        used.retain(|_, when| when.elapsed() < ANSWER_TIMEOUT + Duration::from_secs(60));
         match used.insert(nonce, Instant::now()) {
             None => Ok(()),
             Some(_) => Err(Refusal::new(
@@ -138,7 +152,7 @@ impl Asker {
 
 fn can_ask(capabilities: Option<ClientCapabilities>) -> bool {
     let elicitation = capabilities.and_then(|all| all.elicitation);
-    // One that names no mode can show forms.
+    // A client that names no mode can show forms.
     elicitation.is_some_and(|can| can.form.is_some() || can.url.is_none())
 }
 
@@ -150,17 +164,17 @@ fn form(question: &str) -> ElicitRequestParams {
     }
 }
 
-fn decided(action: &ElicitationAction) -> Result<Asked, Refusal> {
+fn decide(action: &ElicitationAction) -> Result<Decision, Refusal> {
     match action {
-        ElicitationAction::Accept => Ok(Asked::Yes),
-        ElicitationAction::Decline => Err(Refusal::new("the person said no: nothing was done")),
+        ElicitationAction::Accept => Ok(Decision::Proceed),
+        ElicitationAction::Decline => Err(Refusal::new("the person declined: nothing was done")),
         _ => Err(Refusal::new(
             "the person closed the question without an answer: nothing was done",
         )),
     }
 }
 
-/// What a confirmation is bound to: the tool and its arguments, in whatever order they come.
+/// What a confirmation is bound to: the tool and its arguments, in any order.
 fn digest(request: &CallToolRequestParams) -> Vec<u8> {
     let mut hash = Sha256::new();
     hash.update(request.name.as_bytes());
@@ -214,36 +228,39 @@ mod tests {
         call
     }
 
-    fn state(asker: &Asker) -> String {
-        match asker.by_rounds("sure?", &call("good")) {
-            Ok(Asked::First(asked)) => asked.request_state.unwrap(),
+    fn state(asker: &Confirmation) -> String {
+        match asker.ask_by_result("sure?", &call("good")) {
+            Ok(Decision::AskFirst(asked)) => asked.request_state.unwrap(),
             _ => panic!("it asks first"),
         }
     }
 
-    fn refused(asker: &Asker, request: &CallToolRequestParams) -> String {
-        match asker.by_rounds("sure?", request) {
+    fn refused(asker: &Confirmation, request: &CallToolRequestParams) -> String {
+        match asker.ask_by_result("sure?", request) {
             Err(refusal) => refusal.message().to_owned(),
             Ok(_) => panic!("it is refused"),
         }
     }
 
     #[test]
-    fn an_answer_counts_for_its_own_call_and_once() {
-        let asker = Asker::new(Confirm::Ask);
+    fn an_answer_is_valid_for_its_own_call_and_once() {
+        let asker = Confirmation::new(Confirm::Ask);
         let state = state(&asker);
         let other = answered(call("bad"), &state, "accept");
         assert!(refused(&asker, &other).contains("not the one this call was given"));
         let yes = answered(call("good"), &state, "accept");
-        assert!(matches!(asker.by_rounds("sure?", &yes), Ok(Asked::Yes)));
+        assert!(matches!(
+            asker.ask_by_result("sure?", &yes),
+            Ok(Decision::Proceed)
+        ));
         assert!(refused(&asker, &yes).contains("used already"));
     }
 
     #[test]
-    fn no_means_no_and_forged_states_are_refused() {
-        let asker = Asker::new(Confirm::Ask);
+    fn declined_calls_and_forged_states_are_refused() {
+        let asker = Confirmation::new(Confirm::Ask);
         let state = state(&asker);
-        assert!(refused(&asker, &answered(call("good"), &state, "decline")).contains("said no"));
+        assert!(refused(&asker, &answered(call("good"), &state, "decline")).contains("declined"));
         let mut forged = state.clone().into_bytes();
         let last = forged.len() - 2;
         forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
@@ -252,7 +269,7 @@ mod tests {
             let said = refused(&asker, &answered(call("good"), state, "accept"));
             assert!(said.contains("nothing was done"), "{said}");
         }
-        let another = Asker::new(Confirm::Ask);
+        let another = Confirmation::new(Confirm::Ask);
         assert!(
             refused(&another, &answered(call("good"), &state, "accept")).contains("not the one")
         );

@@ -1,4 +1,4 @@
-//! What the server counts, for Prometheus: calls and how they went, sandboxes, requests refused.
+//! Metrics for Prometheus: tool calls and their outcomes, sandboxes, refused requests.
 
 use std::time::Instant;
 
@@ -13,32 +13,32 @@ use prometheus_client::registry::{Registry, Unit};
 /// The media type of the text.
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Bounds of a call's duration, in seconds: a look, a command, a boot, a build.
+/// Bounds of the histogram of call durations, in seconds: from a lookup through a command and a boot to a build.
 const BOUNDS: [f64; 10] = [0.005, 0.02, 0.1, 0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 3600.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
+struct CallLabels {
     tool: String,
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Tool {
+struct ToolLabel {
     tool: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Why {
+struct ReasonLabel {
     reason: &'static str,
 }
 
-/// Everything counted.
+/// All metrics of a server.
 pub(crate) struct Metrics {
     registry: Registry,
-    calls: Family<Of, Counter>,
-    seconds: Family<Tool, Histogram, fn() -> Histogram>,
+    calls: Family<CallLabels, Counter>,
+    seconds: Family<ToolLabel, Histogram, fn() -> Histogram>,
     under_way: Gauge,
-    refused: Family<Why, Counter>,
+    refused: Family<ReasonLabel, Counter>,
     sandboxes: Gauge,
     sse: Counter,
 }
@@ -55,20 +55,16 @@ impl Metrics {
             registry: Registry::with_prefix("snowglobe"),
         };
         let registry = &mut metrics.registry;
-        registry.register(
-            "tool_calls",
-            "Calls of tools that ended",
-            metrics.calls.clone(),
-        );
+        registry.register("tool_calls", "Tool calls that ended", metrics.calls.clone());
         registry.register_with_unit(
             "tool_call_duration",
-            "How long calls of tools took",
+            "Durations of tool calls",
             Unit::Seconds,
             metrics.seconds.clone(),
         );
         registry.register(
             "tool_calls_under_way",
-            "Calls of tools under way",
+            "Tool calls in progress",
             metrics.under_way.clone(),
         );
         registry.register(
@@ -78,7 +74,7 @@ impl Metrics {
         );
         registry.register(
             "sandboxes",
-            "Sandboxes there are",
+            "Sandboxes that exist",
             metrics.sandboxes.clone(),
         );
         registry.register(
@@ -89,10 +85,10 @@ impl Metrics {
         metrics
     }
 
-    /// A call of a tool begins.
-    pub(crate) fn call(&self, tool: &str) -> Measured<'_> {
+    /// Counts a call of a tool from now until it ends.
+    pub(crate) fn call(&self, tool: &str) -> CallTimer<'_> {
         self.under_way.inc();
-        Measured {
+        CallTimer {
             metrics: self,
             tool: tool.to_owned(),
             began: Instant::now(),
@@ -100,56 +96,57 @@ impl Metrics {
         }
     }
 
-    /// A request was refused.
+    /// Counts a refused request.
     pub(crate) fn refused(&self, reason: &'static str) {
-        self.refused.get_or_create(&Why { reason }).inc();
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// A client of the older transport came.
-    pub(crate) fn sse(&self) {
+    /// Counts a connection of the older transport.
+    pub(crate) fn sse_connected(&self) {
         self.sse.inc();
     }
 
-    /// All of it as text.
+    /// All metrics as text.
     pub(crate) fn text(&self, sandboxes: usize) -> String {
         self.sandboxes
             .set(i64::try_from(sandboxes).unwrap_or(i64::MAX));
         let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.registry);
+        if let Err(error) = encode(&mut text, &self.registry) {
+            tracing::error!(%error, "the metrics could not be written");
+        }
         text
     }
 }
 
-/// A call under way; dropped before it ended, it was cancelled.
-pub(crate) struct Measured<'a> {
+/// A call in progress. One that is dropped before its end was cancelled.
+pub(crate) struct CallTimer<'a> {
     metrics: &'a Metrics,
     tool: String,
     began: Instant,
     outcome: &'static str,
 }
 
-impl Measured<'_> {
-    /// It ended.
-    pub(crate) fn ended(mut self, error: bool) {
+impl CallTimer<'_> {
+    /// The call ended.
+    pub(crate) fn end(mut self, error: bool) {
         self.outcome = if error { "error" } else { "ok" };
     }
 }
 
-impl Drop for Measured<'_> {
+impl Drop for CallTimer<'_> {
     fn drop(&mut self) {
         let metrics = self.metrics;
         metrics.under_way.dec();
         let tool = std::mem::take(&mut self.tool);
-        let of = Of {
+        let labels = CallLabels {
             tool: tool.clone(),
             outcome: self.outcome,
         };
-        metrics.calls.get_or_create(&of).inc();
+        metrics.calls.get_or_create(&labels).inc();
         let seconds = self.began.elapsed().as_secs_f64();
         metrics
             .seconds
-            .get_or_create(&Tool { tool })
+            .get_or_create(&ToolLabel { tool })
             .observe(seconds);
     }
 }
@@ -159,9 +156,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_is_in_the_text() {
+    fn the_text_holds_what_was_counted() {
         let metrics = Metrics::new();
-        metrics.call("exec").ended(false);
+        metrics.call("exec").end(false);
         drop(metrics.call("exec"));
         metrics.refused("token");
         let text = metrics.text(3);

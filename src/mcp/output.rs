@@ -1,13 +1,13 @@
-//! Bounding a command's output: the head and the tail stay, and a line between them says what is missing.
+//! Bounds a command's output: its head and tail are kept, with a line between them about what is missing.
 //!
-//! Pure, and bounded in memory whatever comes. A stream of at most [`HEAD`] and [`TAIL`] bytes together is kept whole. Of a longer
-//! one [`HEAD`] and [`TAIL`] bytes are kept, each shortened to whole characters. Bytes that are not UTF-8
-//! become U+FFFD. Bytes are counted, not characters: so a stream is never more than that many characters.
-
-use std::collections::VecDeque;
+//! Pure, and bounded in memory whatever a command writes. A stream of at most [`HEAD`] and [`TAIL`] bytes together is kept whole. Of a longer
+//! one [`HEAD`] and [`TAIL`] bytes are kept, each shortened to whole characters. Bytes that are not UTF-8 become U+FFFD.
+//! The bounds count bytes, so a stream is never more than that many characters.
 
 pub(crate) mod terminal;
 pub(crate) mod utf8;
+
+use std::collections::VecDeque;
 
 use crate::text;
 use terminal::Terminal;
@@ -16,45 +16,45 @@ use utf8::{whole_at_end, whole_at_start};
 /// How much of the beginning of a longer stream is shown.
 pub(crate) const HEAD: usize = 4_000;
 
-/// How much of the end of a longer stream is shown: more, for that is where errors are.
+/// How much of the end of a longer stream is shown: more than of its head, since errors come last.
 pub(crate) const TAIL: usize = 6_000;
 
-/// Takes a stream in pieces and keeps its head and tail.
+/// Takes a stream in pieces, and keeps its head and tail.
 #[derive(Debug, Default)]
-pub(crate) struct Collector {
+pub(crate) struct HeadTail {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total: u64,
 }
 
-/// What is shown of a stream.
+/// What a result shows of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Bounded {
-    /// The text, with a line about what is missing, if something is.
+pub(crate) struct Excerpt {
+    /// The text, with a line about the missing part if there is one.
     pub text: String,
     /// How many bytes are missing.
     pub omitted: u64,
-    /// Whether it is not shown as it came, but as a terminal would show it.
-    pub changed: bool,
+    /// Whether the text is not the stream itself but what a terminal shows of it.
+    pub cleaned: bool,
 }
 
-/// One output stream of a command: as a terminal would show it, or as it came; bounded either way.
+/// One output stream of a command: as a terminal shows it, or unchanged; bounded either way.
 ///
-/// It is bounded after that, so that no sequence is ever cut in two.
+/// It is cleaned before it is bounded, so the bound never cuts a control sequence in two.
 #[derive(Debug, Default)]
-pub(crate) struct Stream {
+pub(crate) struct OutputStream {
     terminal: Terminal,
-    shown: Collector,
-    /// What came, where that is what is wanted.
-    raw: Option<Collector>,
+    shown: HeadTail,
+    /// The stream itself, if it is wanted unchanged.
+    raw: Option<HeadTail>,
     total: u64,
 }
 
-impl Stream {
-    /// `raw`: show it as it comes.
+impl OutputStream {
+    /// `raw`: show the stream unchanged.
     pub(crate) fn new(raw: bool) -> Self {
         Self {
-            raw: raw.then(Collector::default),
+            raw: raw.then(HeadTail::default),
             ..Self::default()
         }
     }
@@ -69,35 +69,34 @@ impl Stream {
         }
     }
 
-    /// How many bytes came.
+    /// How many bytes were taken.
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
-    /// The newest line that says something, for a status line.
-    pub(crate) fn newest(&self) -> Option<String> {
-        newest_line(self.terminal.current().as_bytes())
-            .or_else(|| newest_line(&self.shown.newest()))
+    /// The newest line with text in it, for a status line.
+    pub(crate) fn newest_line(&self) -> Option<String> {
+        newest_line(self.terminal.current().as_bytes()).or_else(|| newest_line(&self.shown.end()))
     }
 
-    /// What to show. `file` holds all that came, if anything does; `total` is how many bytes the command wrote,
-    /// should more have been written than came here.
-    pub(crate) fn finish(mut self, file: Option<&str>, total: u64) -> Bounded {
+    /// What to show. `file` is the file that holds the whole stream, if there is one; `total` is how many bytes the
+    /// command wrote, if that is more than were taken here.
+    pub(crate) fn finish(mut self, file: Option<&str>, total: u64) -> Excerpt {
         let unseen = total.saturating_sub(self.total);
         if let Some(raw) = self.raw {
             return raw.finish(file, self.total + unseen);
         }
         let shown = &mut self.shown;
-        let changed = self.terminal.finish(&mut |line| shown.push(line));
+        let cleaned = self.terminal.finish(&mut |line| shown.push(line));
         let total = self.shown.total + unseen;
-        Bounded {
-            changed,
+        Excerpt {
+            cleaned,
             ..self.shown.finish(file, total)
         }
     }
 }
 
-impl Collector {
+impl HeadTail {
     /// Takes the next piece.
     pub(crate) fn push(&mut self, piece: &[u8]) {
         self.total += piece.len() as u64;
@@ -109,26 +108,25 @@ impl Collector {
         self.tail.extend(rest);
     }
 
-    /// The end of what came.
-    fn newest(&self) -> Vec<u8> {
+    /// The end of the stream.
+    fn end(&self) -> Vec<u8> {
         match self.tail.is_empty() {
             true => self.head.clone(),
             false => self.tail.iter().copied().collect(),
         }
     }
 
-    /// What to show of all that came. `file` holds the whole output, if anything does; `total` is how many
-    /// bytes the command wrote, should more have been written than came here.
-    pub(crate) fn finish(self, file: Option<&str>, total: u64) -> Bounded {
+    /// What to show. See [`OutputStream::finish`].
+    pub(crate) fn finish(self, file: Option<&str>, total: u64) -> Excerpt {
         let total = total.max(self.total);
         let mut head = self.head;
         let tail: Vec<u8> = self.tail.into();
         if total == (head.len() + tail.len()) as u64 {
             head.extend_from_slice(&tail);
-            return Bounded {
+            return Excerpt {
                 text: String::from_utf8_lossy(&head).into_owned(),
                 omitted: 0,
-                changed: false,
+                cleaned: false,
             };
         }
         let head = whole_at_end(&head);
@@ -140,18 +138,18 @@ impl Collector {
         }
         text.push_str(&marker(omitted, file));
         text.push_str(&String::from_utf8_lossy(tail));
-        Bounded {
+        Excerpt {
             text,
             omitted,
-            changed: false,
+            cleaned: false,
         }
     }
 }
 
-/// The newest line of output that says something, short enough for a status line.
+/// The newest line of output with text in it, short enough for a status line.
 pub(crate) fn newest_line(output: &[u8]) -> Option<String> {
-    const LONGEST: usize = 160;
-    // A status line needs no more than the end of what came, from where no sequence is cut.
+    const MAX_LENGTH: usize = 160;
+    // The end of the output is enough, from a point on that is inside no control sequence.
     let end = &output[output.len().saturating_sub(4096)..];
     let cut = end.len() < output.len();
     let start = end
@@ -164,7 +162,13 @@ pub(crate) fn newest_line(output: &[u8]) -> Option<String> {
         .rev()
         .map(str::trim)
         .find(|line| !line.is_empty())?;
-    Some(line.chars().take(LONGEST).collect())
+    Some(line.chars().take(MAX_LENGTH).collect())
+}
+
+/// The note about a stream that is not shown unchanged; `file` is the file that holds all of it.
+pub(crate) fn cleaned_note(name: &str, file: Option<&str>) -> String {
+    let file = file.map(|file| format!("{file}, or ")).unwrap_or_default();
+    format!("{name} is as a terminal shows it in the end; unchanged: {file}`raw`")
 }
 
 /// The line between head and tail.
@@ -183,8 +187,8 @@ mod tests {
 
     const LIMIT: usize = HEAD + TAIL;
 
-    fn collect<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Collector {
-        let mut collector = Collector::default();
+    fn collect<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> HeadTail {
+        let mut collector = HeadTail::default();
         for piece in pieces {
             collector.push(piece);
             assert!(collector.head.len() <= HEAD && collector.tail.len() <= TAIL);
@@ -208,9 +212,9 @@ mod tests {
         assert!(collector_is_small(total));
     }
 
-    /// What is held never depends on how much came.
+    /// The memory that is held does not grow with the stream.
     fn collector_is_small(total: u64) -> bool {
-        let mut collector = Collector::default();
+        let mut collector = HeadTail::default();
         let piece = vec![b'x'; 1 << 20];
         while collector.total < total {
             collector.push(&piece);
@@ -219,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_counts_as_missing() {
+    fn bytes_that_were_not_taken_count_as_missing() {
         let bounded = collect([b"abc".as_slice()]).finish(None, 10);
         assert_eq!(bounded.text, "abc\n[… 7 bytes omitted …]\n");
         assert_eq!(bounded.omitted, 7);
@@ -227,13 +231,13 @@ mod tests {
 
     #[test]
     fn a_stream_is_cleaned_before_it_is_cut() {
-        let mut stream = Stream::default();
+        let mut stream = OutputStream::default();
         let bar = "50% [#####     ] \x1b[32mok\x1b[0m\r".repeat(1_000_000 / 32);
         stream.push(b"begins\n");
         stream.push(bar.as_bytes());
-        assert_eq!(stream.newest().as_deref(), Some("50% [#####     ] ok"));
+        assert_eq!(stream.newest_line().as_deref(), Some("50% [#####     ] ok"));
         stream.push(b"\ndone\n\x1b[");
-        assert_eq!(stream.newest().as_deref(), Some("done"));
+        assert_eq!(stream.newest_line().as_deref(), Some("done"));
         let total = stream.total();
         let shown = stream.finish(Some("f"), total + 5);
         let marker = "[… 5 bytes omitted …; whole output in f]\n";
@@ -241,10 +245,10 @@ mod tests {
             shown.text,
             format!("begins\n50% [#####     ] ok\ndone\n{marker}")
         );
-        assert!(shown.changed);
+        assert!(shown.cleaned);
 
-        // The cut falls into sequences, wherever it is, and never into what is shown.
-        let mut stream = Stream::default();
+        // The bound falls into some sequence, but never into one that is shown.
+        let mut stream = OutputStream::default();
         let line = "\x1b]8;;file:///a/very/long/link\x07src/main.rs\x1b]8;;\x07: \x1b[1;31merror\x1b[0m\r\n";
         stream.push(line.repeat(3000).as_bytes());
         let shown = stream.finish(None, 0);
@@ -261,18 +265,18 @@ mod tests {
         );
         assert!(shown.text.len() < LIMIT + 100);
 
-        let mut raw = Stream::new(true);
+        let mut raw = OutputStream::new(true);
         raw.push(b"\x1b[31mred\r\n");
-        assert_eq!(raw.newest().as_deref(), Some("red"));
+        assert_eq!(raw.newest_line().as_deref(), Some("red"));
         let shown = raw.finish(None, 0);
         assert_eq!(
-            (shown.text.as_str(), shown.changed),
+            (shown.text.as_str(), shown.cleaned),
             ("\x1b[31mred\r\n", false)
         );
     }
 
     #[test]
-    fn the_newest_line_is_the_last_that_says_something() {
+    fn the_newest_line_is_the_last_one_with_text() {
         assert_eq!(newest_line(b"one\ntwo\n\n").as_deref(), Some("two"));
         assert_eq!(newest_line(b"10%\r20%\r").as_deref(), Some("20%"));
         assert_eq!(newest_line(b" \n\x1b[0m\n"), None);

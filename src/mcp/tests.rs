@@ -1,4 +1,4 @@
-//! The protocol itself, in process: whatever needs no VM.
+//! The protocol, in process and without a VM.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,21 +14,30 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::{Config, Confirm, Raw, Sources};
 use crate::sandbox::Sandbox;
+use crate::workspace::Mode;
 
 /// A server over a stream, in front of a sandbox that is never booted.
 struct Served {
     client: tokio::io::DuplexStream,
-    server: JoinHandle<Result<(), McpError>>,
+    server: JoinHandle<Result<(), ServeError>>,
     _dir: tempfile::TempDir,
     _state: tempfile::TempDir,
 }
 
 fn serve_one() -> Served {
-    serve_confirming(None)
+    serve_as(Raw::default())
 }
 
-/// As [`serve_one`], in front of a person who may be asked.
+/// A server that asks a person to confirm.
 fn serve_confirming(confirm: Option<Confirm>) -> Served {
+    serve_as(Raw {
+        confirm,
+        ..Raw::default()
+    })
+}
+
+/// A server with these settings.
+fn serve_as(settings: Raw) -> Served {
     let dir = tempfile::tempdir().unwrap();
     let state = tempfile::tempdir().unwrap();
     let runtime = state.path().join("run").to_string_lossy().into_owned();
@@ -39,8 +48,7 @@ fn serve_confirming(confirm: Option<Confirm>) -> Served {
         flags: Raw {
             data_dir: Some(state.path().join("data")),
             image: Some("none".to_owned()),
-            confirm,
-            ..Raw::default()
+            ..settings
         },
     })
     .unwrap();
@@ -54,11 +62,11 @@ fn serve_confirming(confirm: Option<Confirm>) -> Served {
     }
 }
 
-/// A client that speaks bare JSON lines.
+/// A client that sends and reads lines of JSON.
 struct Bare {
     lines: Lines<BufReader<ReadHalf<tokio::io::DuplexStream>>>,
     input: WriteHalf<tokio::io::DuplexStream>,
-    server: JoinHandle<Result<(), McpError>>,
+    server: JoinHandle<Result<(), ServeError>>,
     _dir: tempfile::TempDir,
     _state: tempfile::TempDir,
 }
@@ -101,7 +109,7 @@ impl Bare {
         answer
     }
 
-    /// The next message of that method.
+    /// The next message with this method.
     async fn heard(&mut self, method: &str) -> Value {
         let waited = async {
             loop {
@@ -149,7 +157,7 @@ fn discover() -> ClientLifecycleMode {
     }
 }
 
-/// What some client can't use, with where it is.
+/// The parts of a schema that some client can't use.
 fn not_flat(at: &str, schema: &Value, found: &mut Vec<String>) {
     const REFUSED: [&str; 11] = [
         "$ref",
@@ -214,7 +222,7 @@ async fn tools_are_flat_and_complete_in_both_eras() {
 fn check_tool(tool: &Tool) {
     let json = serde_json::to_value(tool).unwrap();
     let mut found = Vec::new();
-    // What clients show of structured content only, `read` must not bind itself to: it would lose its images.
+    // `read` declares no schema: clients that then show only structured content would lose its images.
     assert_eq!(json["outputSchema"].is_null(), tool.name == "read");
     for schema in ["inputSchema", "outputSchema"] {
         if json[schema].is_null() {
@@ -231,7 +239,7 @@ fn check_tool(tool: &Tool) {
         }
     }
     assert_eq!(found, Vec::<String>::new());
-    // Some clients check calls by these, and the server takes more.
+    // Some clients check calls by these keywords, and would refuse calls that the server accepts.
     assert_eq!(json["inputSchema"].get("additionalProperties"), None);
     assert!(!json["inputSchema"].to_string().contains("\"minimum\""));
     assert!(json["title"].is_string());
@@ -258,8 +266,15 @@ fn check_tool(tool: &Tool) {
 
 #[test]
 fn parameters_and_results_have_the_names_that_clients_know() {
-    let tools: Value =
-        serde_json::to_value(server::tools(std::time::Duration::from_secs(5))).unwrap();
+    let facts = facts::Facts {
+        workspace: facts::Workspace::Shared,
+        exec_timeout: std::time::Duration::from_secs(5),
+    };
+    let listings: Vec<Tool> = tools::table(&facts)
+        .iter()
+        .map(|tool| tool.listing.clone())
+        .collect();
+    let tools: Value = serde_json::to_value(listings).unwrap();
     let of = |name: &str| {
         let tools = tools.as_array().unwrap();
         tools.iter().find(|tool| tool["name"] == name).unwrap()
@@ -318,13 +333,38 @@ fn parameters_and_results_have_the_names_that_clients_know() {
     );
 }
 
-#[test]
-fn instructions_fit_what_clients_show() {
-    assert!(
-        server::INSTRUCTIONS.len() < 2048,
-        "{}",
-        server::INSTRUCTIONS.len()
-    );
+#[tokio::test]
+async fn a_client_is_promised_what_the_configuration_has() {
+    for (mode, shared) in [(Mode::Mount, true), (Mode::None, false)] {
+        let mut bare = Bare::new(serve_as(Raw {
+            workspace_mode: Some(mode),
+            ..Raw::default()
+        }));
+        let answer = bare.initialize("2025-11-25").await;
+        let instructions = answer["result"]["instructions"].as_str().unwrap();
+        assert_eq!(
+            instructions.contains("shared with the host. Treat"),
+            shared,
+            "{instructions}"
+        );
+        let tools = bare.ask("tools/list", json!({})).await["result"]["tools"].to_string();
+        assert_eq!(
+            tools.contains("everything outside /workspace"),
+            shared,
+            "{tools}"
+        );
+        assert_eq!(
+            tools.contains("(default the image's own, else /workspace)"),
+            !shared
+        );
+        let get = json!({"name": "try_safely", "arguments": {"change": "x"}});
+        let prompt = bare.ask("prompts/get", get).await.to_string();
+        assert_eq!(
+            prompt.contains("does not cover /workspace"),
+            shared,
+            "{prompt}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -402,7 +442,7 @@ async fn what_clients_add_to_arguments_is_ignored_and_said() {
         result["content"][0]["text"],
         format!("there are no jobs\n[{}]\n[{}]", notes[0], notes[1])
     );
-    // An error says it, too.
+    // An error has the note, too.
     let failed = bare
         .call(
             "exec",
@@ -538,7 +578,7 @@ async fn resources_are_listed_read_and_completed_without_a_boot() {
     assert_eq!(listed, again, "the order stays");
 
     for (uri, says) in [
-        ("snowglobe://console", "no machine has booted"),
+        ("snowglobe://console", "no VM has booted"),
         ("snowglobe://snapshots", "[]"),
         ("snowglobe://jobs", "[]"),
     ] {
@@ -559,7 +599,7 @@ async fn resources_are_listed_read_and_completed_without_a_boot() {
             .await;
         assert_eq!(missing["error"]["code"], -32602, "{uri}: {missing}");
     }
-    // A file is the guest's to read, and this one can't boot.
+    // Only the guest reads files, and this one can't boot.
     let unread = bare
         .ask(
             "resources/read",
@@ -653,7 +693,7 @@ async fn changes_are_told_in_both_eras() {
         Value::Null,
         "tools never change"
     );
-    // It is told of once, and then when it changes.
+    // The resource is notified once at the start, and then when it changes.
     let mut told = Value::Null;
     for content in ["one", "and two"] {
         told = bare.heard("notifications/resources/updated").await;
@@ -723,7 +763,7 @@ async fn a_person_is_asked_where_the_client_can_ask() {
                        "clientInfo": {"name": "test", "version": "1"}});
     for (action, says) in [
         ("accept", "find the snapshot"),
-        ("decline", "said no"),
+        ("decline", "declined"),
         ("cancel", "nothing was done"),
     ] {
         let mut bare = Bare::new(serve_confirming(Some(Confirm::Ask)));
@@ -741,14 +781,14 @@ async fn a_person_is_asked_where_the_client_can_ask() {
         let answer = bare.answer().await;
         assert!(refusal(&answer).contains(says), "{action}: {answer}");
     }
-    // Who can't ask is not waited for, and looking is never asked about.
+    // A client that can't ask is not waited for, and reading calls need no confirmation.
     let mut bare = Bare::new(serve_confirming(Some(Confirm::Ask)));
     bare.initialize("2025-11-25").await;
     assert!(refusal(&bare.ask("tools/call", delete.clone()).await).contains("find the snapshot"));
     let mut bare = Bare::new(serve_confirming(Some(Confirm::Require)));
     bare.initialize("2025-11-25").await;
     assert!(refusal(&bare.ask("tools/call", delete).await).contains("can't ask one"));
-    // However it is spelled.
+    // The spelling of the action makes no difference.
     let restore = json!({"action": "Restore", "name": "gone", "sessionId": 1});
     assert!(refusal(&bare.call("snapshot", restore).await).contains("can't ask one"));
     let list = bare.call("snapshot", json!({"action": "list"})).await;

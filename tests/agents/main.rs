@@ -193,7 +193,7 @@ const SHOWN: [&str; 9] = [
     "out-42",
     "snowglobe",
     "background processes are still running",
-    "stdout is shown as a terminal would show it",
+    "stdout is as a terminal shows it",
     "picture.png",
     "line one",
     "no argument of `exec`, so ignored: `description`",

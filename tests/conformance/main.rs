@@ -106,8 +106,8 @@ impl Found {
 
 /// Starts the fixture, and runs all of a revision's scenarios against it.
 async fn fixture(revision: &str) -> Found {
-    let listening = mcp::listen(mcp::Http {
-        address: mcp::At::Tcp(([127, 0, 0, 1], 0).into()),
+    let listening = mcp::listen(mcp::HttpOptions {
+        address: mcp::ListenAddress::Tcp(([127, 0, 0, 1], 0).into()),
         token: None,
         hosts: Vec::new(),
         origins: Vec::new(),

@@ -95,9 +95,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
     );
     let ignored = "no argument of `exec`, so ignored: `description`";
     let file = result["stdout_file"].as_str().unwrap();
-    let said = format!(
-        "stdout is shown as a terminal would show it at last; as it came: {file}, or `raw`"
-    );
+    let said = format!("stdout is as a terminal shows it in the end; unchanged: {file}, or `raw`");
     for note in [ignored, &said] {
         assert!(text.contains(&format!("[{note}]")), "{text}");
         assert!(
@@ -135,10 +133,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
     let ended = session.call("job", wait).await;
     assert_eq!(ended["output"], "100%\nok\n", "{ended}");
     assert_eq!(ended["next_offset"], 22);
-    note(
-        &ended,
-        "output is shown as a terminal would show it at last",
-    );
+    note(&ended, "output is as a terminal shows it in the end");
     let raw = json!({"action": "output", "id": id, "offset": 0, "raw": true, "limit": 0});
     let raw = session.call("job", raw).await;
     assert_eq!(raw["output"], "10%\r100%\r\n\u{1b}[32mok\u{1b}[0m\n");
@@ -160,7 +155,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
         .error("exec", json!({"command": ["no-such", "x"]}))
         .await;
     assert!(
-        absent.contains("no-such") && absent.contains("so no shell was asked"),
+        absent.contains("no-such") && absent.contains("so it was run without a shell"),
         "{absent}"
     );
     let refused = session
@@ -560,7 +555,10 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
         "{told}"
     );
     let unknown = call(json!({"command": "true", "sandbox": "sb-0"})).await;
-    assert!(unknown.contains("there is none of that name"), "{unknown}");
+    assert!(
+        unknown.contains("there is none with this handle"),
+        "{unknown}"
+    );
 
     let save = json!({"action": "save", "name": "mine", "sandbox": handle});
     let saved = tool("snapshot", save).await;

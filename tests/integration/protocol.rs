@@ -339,7 +339,7 @@ async fn converse(seed: u64, sandbox: Arc<Sandbox>) -> Result<(), String> {
     match ended.map_err(|error| format!("it broke: {error}"))? {
         Ok(()) => Ok(()),
         // Closed, with a word about why.
-        Err(mcp::McpError::Opening(_)) if !probed => Ok(()),
+        Err(mcp::ServeError::Opening(_)) if !probed => Ok(()),
         Err(error) => Err(format!("failed to {error}")),
     }
 }
@@ -367,7 +367,7 @@ async fn over_a_stream_it_answers_or_closes() {
 struct Client {
     input: tokio::io::WriteHalf<tokio::io::DuplexStream>,
     lines: tokio::io::Lines<BufReader<tokio::io::ReadHalf<tokio::io::DuplexStream>>>,
-    server: tokio::task::JoinHandle<Result<(), mcp::McpError>>,
+    server: tokio::task::JoinHandle<Result<(), mcp::ServeError>>,
 }
 
 impl Client {
@@ -614,7 +614,7 @@ fn http_request(dice: &mut Dice, address: std::net::SocketAddr, id: u64) -> (Vec
 async fn over_http_it_answers_or_closes() {
     count_panics();
     let dir = tempfile::tempdir().unwrap();
-    let listening = mcp::listen(mcp::Http {
+    let listening = mcp::listen(mcp::HttpOptions {
         address: "127.0.0.1:0".parse().unwrap(),
         token: None,
         hosts: Vec::new(),
@@ -699,7 +699,7 @@ const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","param
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_http_clients_are_served_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
-    let listening = mcp::listen(mcp::Http {
+    let listening = mcp::listen(mcp::HttpOptions {
         address: "127.0.0.1:0".parse().unwrap(),
         token: None,
         hosts: Vec::new(),

@@ -1,45 +1,44 @@
-//! What a terminal would show of a command's output at last, line by line.
+//! What a terminal shows of a command's output in the end, line by line.
 //!
-//! The crates `vte` and `strip-ansi-escapes` do as terminals do: a string sequence (a title, a link) that never ends
-//! takes all that follows with it. Here it does not, whatever comes:
+//! The crates `vte` and `strip-ansi-escapes` behave as terminals do: a string sequence (a title, a link) without an end
+//! swallows all output after it. Here it does not:
 //!
-//! - only a string sequence that is ended by BEL or ST, on its own line and within [`LONGEST_STRING`], is left out;
-//!   of any other the introducer alone goes, and its text is shown;
+//! - a string sequence is left out only if BEL or ST ends it on its own line and within [`MAX_STRING`]; of any other only
+//!   the introducer is left out, and its text is shown;
 //! - a line break ends every sequence, and so does a byte that can't belong to it;
-//! - a line that is complete is given away at once, and nothing that comes later can take it back.
+//! - a complete line is passed on at once, and no later output can change it.
 //!
-//! Within a line, `\r`, backspaces, cursor moves and erasing do what they do on a screen. A cursor that goes up finds
-//! an empty line there: what is written comes out as a further line, and the last line waits for the cursor's return.
-//! A jump to anywhere else, and clearing the screen, begin a new line. Of the other control characters NUL becomes
-//! `␀`, form feed and vertical tab end the line, and the rest is left out. Characters that only change the direction
-//! of text are text.
+//! Within a line, `\r`, backspaces, cursor moves and erasing work as on a screen. A cursor that moves up finds an empty
+//! line there: text written there becomes a further line, and the last line waits for the cursor's return. A jump to
+//! any other place, and clearing the screen, begin a new line. Of the other control characters NUL becomes `␀`, form feed
+//! and vertical tab end the line, and the rest is left out. Characters that only change the direction of text are text.
 //!
-//! What holds no control characters passes through byte for byte, invalid UTF-8 included. Memory is bounded: a
-//! line of more than [`line::ROW`] bytes or columns is given away in pieces, and `\r` then leads to the newest one's start.
+//! Output without control characters passes through byte for byte, invalid UTF-8 included. Memory is bounded: a line of
+//! more than [`line::ROW`] bytes or columns is passed on in pieces, and `\r` then leads to the start of the newest piece.
 
 mod line;
 
 use line::Line;
 
 /// The longest string sequence that is left out, in bytes.
-const LONGEST_STRING: usize = 64 << 10;
+const MAX_STRING: usize = 64 << 10;
 
 /// The longest other sequence, in bytes.
-const LONGEST_SEQUENCE: usize = 256;
+const MAX_SEQUENCE: usize = 256;
 
 /// How far up the cursor is followed, in lines.
-const HIGHEST: usize = 1000;
+const MAX_UP: usize = 1000;
 
-/// Takes what is ready to be shown.
-type Out<'a> = &'a mut dyn FnMut(&[u8]);
+/// Takes output that is ready to be shown.
+type Sink<'a> = &'a mut dyn FnMut(&[u8]);
 
-/// A stream on its way through a terminal of one line.
+/// A terminal of one line, through which a stream passes.
 #[derive(Debug, Default)]
 pub(crate) struct Terminal {
     state: State,
-    /// The sequence under way, as it came.
+    /// The bytes of the unfinished sequence.
     held: Vec<u8>,
-    /// How much of it is the introducer.
+    /// The length of its introducer.
     introducer: usize,
     line: Line,
     /// How far above the last line the cursor is, and that line.
@@ -65,7 +64,7 @@ enum State {
     StringLead,
 }
 
-/// What a terminal would show of all of `bytes`.
+/// What a terminal shows of all of `bytes`.
 pub(crate) fn plain(bytes: &[u8]) -> String {
     let mut shown = Vec::with_capacity(bytes.len());
     let mut terminal = Terminal::default();
@@ -74,69 +73,69 @@ pub(crate) fn plain(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&shown).into_owned()
 }
 
-/// What is shown as it is: neither a control character nor the start of one.
+/// Whether a byte is shown unchanged: it is neither a control character nor the start of one.
 fn is_plain(byte: u8) -> bool {
     (byte >= 0x20 && byte != 0x7f && byte != 0xc2) || byte == b'\t'
 }
 
 impl Terminal {
-    /// Takes the next piece; complete lines go to `out`.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], out: Out<'_>) {
+    /// Takes the next piece; passes complete lines to `out`.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], out: Sink<'_>) {
         while let Some((byte, rest)) = bytes.split_first() {
             if self.state == State::Text {
                 let plain = bytes.iter().position(|byte| !is_plain(*byte));
                 let (text, after) = bytes.split_at(plain.unwrap_or(bytes.len()));
                 if !text.is_empty() {
-                    self.line.add(text, out);
+                    self.line.write(text, out);
                     bytes = after;
                     continue;
                 }
             }
-            // A byte that ends a sequence without being part of it is looked at anew.
+            // A byte that ends a sequence without being part of it is processed again.
             if self.step(*byte, out) {
                 bytes = rest;
             }
         }
     }
 
-    /// Gives away what is left; says whether something was not shown as it came.
-    pub(crate) fn finish(mut self, out: Out<'_>) -> bool {
+    /// Passes the rest to `out`. Returns whether the shown text differs from the stream.
+    pub(crate) fn finish(mut self, out: Sink<'_>) -> bool {
         match self.state {
-            State::Lead => self.line.add(&[0xc2], out),
-            State::String | State::StringEscape => self.rescue(out),
+            State::Lead => self.line.write(&[0xc2], out),
+            State::String | State::StringEscape => self.show_string(out),
             State::StringLead => {
                 self.held.push(0xc2);
-                self.rescue(out);
+                self.show_string(out);
                 if self.state == State::Lead {
-                    self.line.add(&[0xc2], out);
+                    self.line.write(&[0xc2], out);
                 }
             }
             State::Text | State::Escape | State::Intermediate | State::Csi => {}
         }
         if self.above > 0 {
-            self.give_line(out);
+            self.flush_line(out);
             self.line = std::mem::take(&mut self.last);
         }
-        self.line.give(out);
+        self.line.flush(out);
         self.changed
     }
 
-    /// How many bytes of a sequence or character wait for its end.
-    pub(crate) fn waiting(&self) -> usize {
+    /// How many bytes of an unfinished sequence or character are held.
+    pub(crate) fn pending(&self) -> usize {
         let escape = matches!(self.state, State::StringEscape | State::StringLead);
         self.held.len() + usize::from(escape)
     }
 
-    /// The line that the cursor is in, as it is now.
+    /// The line of the cursor, as it is now.
     pub(crate) fn current(&self) -> String {
         let mut line = self.line.clone();
         let mut shown = Vec::new();
-        line.give(&mut |piece| shown.extend_from_slice(piece));
+        line.flush(&mut |piece| shown.extend_from_slice(piece));
         String::from_utf8_lossy(&shown).into_owned()
     }
 
-    /// Takes one byte; false if it is to be taken again in another state.
-    fn step(&mut self, byte: u8, out: Out<'_>) -> bool {
+    /// Processes one byte; false if it must be processed again in the new state.
+    fn step(&mut self, byte: u8, out: Sink<'_>) -> bool {
         match self.state {
             State::Text => self.control(byte, out),
             State::Lead => return self.second(byte, out),
@@ -151,12 +150,12 @@ impl Terminal {
                 _ => return self.abandon(),
             },
             State::Intermediate => match byte {
-                0x20..=0x2f if self.held.len() < LONGEST_SEQUENCE => self.held.push(byte),
+                0x20..=0x2f if self.held.len() < MAX_SEQUENCE => self.held.push(byte),
                 0x30..=0x7e => self.end(),
                 _ => return self.abandon(),
             },
             State::Csi => match byte {
-                0x20..=0x3f if self.held.len() < LONGEST_SEQUENCE => self.held.push(byte),
+                0x20..=0x3f if self.held.len() < MAX_SEQUENCE => self.held.push(byte),
                 0x40..=0x7e => {
                     let held = std::mem::take(&mut self.held);
                     self.state = State::Text;
@@ -171,8 +170,8 @@ impl Terminal {
         true
     }
 
-    /// A byte of a string sequence.
-    fn string(&mut self, byte: u8, out: Out<'_>) -> bool {
+    /// Processes a byte of a string sequence.
+    fn string(&mut self, byte: u8, out: Sink<'_>) -> bool {
         match (self.state, byte) {
             (State::String, 0x07) | (State::StringEscape, b'\\') | (State::StringLead, 0x9c) => {
                 self.end();
@@ -180,16 +179,16 @@ impl Terminal {
             (State::String, 0x1b) => self.state = State::StringEscape,
             (State::String, 0xc2) => self.state = State::StringLead,
             (State::String, b'\n' | 0x18 | 0x1a) => {
-                self.rescue(out);
+                self.show_string(out);
                 return false;
             }
             (State::StringEscape, _) => {
-                self.rescue(out);
+                self.show_string(out);
                 self.hold(State::Escape, 0x1b);
                 return false;
             }
             (State::StringLead, 0x80..=0x9f) => {
-                self.rescue(out);
+                self.show_string(out);
                 self.hold(State::Lead, 0xc2);
                 return false;
             }
@@ -200,16 +199,16 @@ impl Terminal {
             }
             _ => {
                 self.held.push(byte);
-                if self.held.len() > LONGEST_STRING {
-                    self.rescue(out);
+                if self.held.len() > MAX_STRING {
+                    self.show_string(out);
                 }
             }
         }
         true
     }
 
-    /// A string sequence that did not end: its text is shown. There is no ESC, no C1 control and no line break in it.
-    fn rescue(&mut self, out: Out<'_>) {
+    /// Shows the text of a string sequence that did not end. It holds no ESC, no C1 control and no line break.
+    fn show_string(&mut self, out: Sink<'_>) {
         let held = std::mem::take(&mut self.held);
         self.state = State::Text;
         self.push(&held[self.introducer..], out);
@@ -237,20 +236,20 @@ impl Terminal {
         false
     }
 
-    /// The second byte of a character whose first was 0xC2.
-    fn second(&mut self, byte: u8, out: Out<'_>) -> bool {
+    /// Processes the second byte of a character that begins with 0xC2.
+    fn second(&mut self, byte: u8, out: Sink<'_>) -> bool {
         if !(0x80..=0x9f).contains(&byte) {
             self.end();
-            // What comes next may be left out: the byte after it must not make a control character with this one.
+            // The next byte may be left out; the byte after it must not form a control character with this one.
             let joined = !is_plain(byte) && byte != b'\n';
             let lone = if joined {
                 "\u{fffd}".as_bytes()
             } else {
                 &[0xc2]
             };
-            self.line.add(lone, out);
+            self.line.write(lone, out);
             if (0xa0..=0xbf).contains(&byte) {
-                self.line.add(&[byte], out);
+                self.line.write(&[byte], out);
                 return true;
             }
             return false;
@@ -268,8 +267,8 @@ impl Terminal {
         true
     }
 
-    /// A control character outside of any sequence.
-    fn control(&mut self, byte: u8, out: Out<'_>) {
+    /// Processes a control character outside of any sequence.
+    fn control(&mut self, byte: u8, out: Sink<'_>) {
         self.changed |= byte != b'\n' && byte != 0xc2;
         match byte {
             b'\n' => self.feed(out),
@@ -278,13 +277,13 @@ impl Terminal {
             0x08 => self.line.left(1),
             0x1b => self.hold(State::Escape, byte),
             0xc2 => self.hold(State::Lead, byte),
-            0x00 => self.line.add("␀".as_bytes(), out),
+            0x00 => self.line.write("␀".as_bytes(), out),
             _ => {}
         }
     }
 
-    /// ESC and a letter.
-    fn escape(&mut self, byte: u8, out: Out<'_>) {
+    /// Processes ESC and a letter.
+    fn escape(&mut self, byte: u8, out: Sink<'_>) {
         match byte {
             b'7' => self.saved = Some(self.line.column()),
             b'8' => self.restore(),
@@ -295,8 +294,8 @@ impl Terminal {
         }
     }
 
-    /// A sequence of ESC, `[`, parameters and a letter.
-    fn csi(&mut self, parameters: &[u8], byte: u8, out: Out<'_>) {
+    /// Processes a sequence of ESC, `[`, parameters and a letter.
+    fn csi(&mut self, parameters: &[u8], byte: u8, out: Sink<'_>) {
         let text = std::str::from_utf8(parameters).unwrap_or_default();
         if matches!((text, byte), ("?1049" | "?1047" | "?47", b'h' | b'l')) {
             return self.new_line(out);
@@ -306,10 +305,10 @@ impl Terminal {
             "" => Ok(0),
             digits => digits.parse::<usize>(),
         }) else {
-            // A private mode, or a number that no screen has.
+            // A private mode, or a number beyond any screen.
             return;
         };
-        let many = number.clamp(1, HIGHEST);
+        let many = number.clamp(1, MAX_UP);
         match byte {
             b'C' | b'a' => self.line.right(many),
             b'D' => self.line.left(many),
@@ -334,26 +333,26 @@ impl Terminal {
         }
     }
 
-    /// Gives the line away if there is something in it.
-    fn give_line(&mut self, out: Out<'_>) {
+    /// Passes the line on, if it is not empty.
+    fn flush_line(&mut self, out: Sink<'_>) {
         if self.line.is_empty() {
             self.line = Line::default();
         } else {
-            self.line.give(out);
+            self.line.flush(out);
             out(b"\n");
         }
         self.saved = None;
     }
 
     /// A line break.
-    fn feed(&mut self, out: Out<'_>) {
+    fn feed(&mut self, out: Sink<'_>) {
         if self.above == 0 {
-            self.line.give(out);
+            self.line.flush(out);
             out(b"\n");
             self.saved = None;
             return;
         }
-        self.give_line(out);
+        self.flush_line(out);
         self.above -= 1;
         if self.above == 0 {
             self.line = std::mem::take(&mut self.last);
@@ -361,31 +360,31 @@ impl Terminal {
         }
     }
 
-    /// The cursor goes somewhere that is not in this line.
-    fn new_line(&mut self, out: Out<'_>) {
-        self.give_line(out);
+    /// The cursor jumps to a place outside of this line.
+    fn new_line(&mut self, out: Sink<'_>) {
+        self.flush_line(out);
         if self.above > 0 {
             self.above = 0;
             self.line = std::mem::take(&mut self.last);
-            self.give_line(out);
+            self.flush_line(out);
         }
     }
 
-    fn up(&mut self, lines: usize, out: Out<'_>) {
+    fn up(&mut self, lines: usize, out: Sink<'_>) {
         if self.above == 0 {
             self.last = std::mem::take(&mut self.line);
         }
-        self.give_line(out);
-        self.above = (self.above + lines).min(HIGHEST);
+        self.flush_line(out);
+        self.above = (self.above + lines).min(MAX_UP);
     }
 
-    fn down(&mut self, lines: usize, out: Out<'_>) {
+    fn down(&mut self, lines: usize, out: Sink<'_>) {
         let known = lines.min(self.above);
         for _ in 0..known {
             self.feed(out);
         }
         if lines > known {
-            self.give_line(out);
+            self.flush_line(out);
         }
     }
 }
@@ -405,7 +404,7 @@ mod tests {
             terminal.push(piece, &mut |piece| shown.extend_from_slice(piece));
             let held = &terminal.line;
             assert!(held.text.len() <= ROW && held.cells.len() <= 10 * ROW);
-            assert!(terminal.held.len() <= LONGEST_STRING + 1);
+            assert!(terminal.held.len() <= MAX_STRING + 1);
         }
         terminal.finish(&mut |piece| shown.extend_from_slice(piece));
         shown
@@ -439,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_end_takes_nothing_along() {
+    fn a_sequence_without_an_end_hides_nothing() {
         for introducer in [
             "\x1b]", "\x1bP", "\x1b_", "\x1b^", "\x1bX", "\u{9d}", "\u{90}", "\u{9f}",
         ] {
@@ -463,14 +462,14 @@ mod tests {
         shows("\x1b\nerror", "\nerror");
         shows("\x1b(\nerror", "\nerror");
         shows("\x1b[1;\rerror\n", "error\n");
-        let long = format!("\x1b]{}\x07end\n", "x".repeat(LONGEST_STRING + 10));
+        let long = format!("\x1b]{}\x07end\n", "x".repeat(MAX_STRING + 10));
         assert!(plain(long.as_bytes()).ends_with("xxxend\n"));
-        let long = format!("\x1b[{}m!\n", "1;".repeat(LONGEST_SEQUENCE));
+        let long = format!("\x1b[{}m!\n", "1;".repeat(MAX_SEQUENCE));
         assert!(plain(long.as_bytes()).ends_with(";m!\n"));
     }
 
     #[test]
-    fn a_line_is_what_it_was_at_last() {
+    fn a_line_is_shown_in_its_last_state() {
         shows("10%\r20%\r100%\n", "100%\n");
         shows("downloading\rdone\n", "doneloading\n");
         shows("downloading\r\x1b[Kdone\n", "done\n");
@@ -496,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_taken_back() {
+    fn no_complete_line_is_changed() {
         shows(
             "error: important\n\x1b[1A\x1b[2Kfine\n",
             "error: important\nfine\n",
@@ -532,7 +531,7 @@ mod tests {
         assert_eq!(last, b"50% [####    ]");
     }
 
-    /// Pieces of streams as programs and rogues write them.
+    /// Streams as ordinary and hostile programs write them.
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             "[a-z 世é\u{301}]{0,20}".prop_map(String::into_bytes),
@@ -550,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_joins_nothing() {
+    fn left_out_bytes_join_nothing() {
         for between in ["\x0e", "\x1b[m", "\u{82}", "\x7f"] {
             let bytes = [b"a\xc2".as_slice(), between.as_bytes(), b"\x80b"].concat();
             assert_eq!(plain(&bytes), "a\u{fffd}\u{fffd}b", "{between:?}");
@@ -565,7 +564,7 @@ mod tests {
         }
 
         #[test]
-        fn what_has_no_controls_is_unchanged(bytes in prop::collection::vec(any::<u8>(), 0..3 * ROW)) {
+        fn output_without_controls_is_unchanged(bytes in prop::collection::vec(any::<u8>(), 0..3 * ROW)) {
             let mut bytes = bytes;
             bytes.retain(|byte| (is_plain(*byte) || *byte == b'\n') && *byte != 0xc2);
             prop_assert_eq!(in_pieces(&bytes, 1000), bytes);
@@ -586,14 +585,14 @@ mod tests {
         }
 
         #[test]
-        fn nothing_of_the_controls_is_left(bytes in stream()) {
+        fn no_control_character_is_left(bytes in stream()) {
             let shown = String::from_utf8_lossy(&in_pieces(&bytes, 50)).into_owned();
             let control = |char: char| char.is_control() && char != '\n' && char != '\t';
             prop_assert!(!shown.contains(control), "{:?}", shown);
         }
 
         #[test]
-        fn what_is_changed_is_what_the_guest_keeps(bytes in stream()) {
+        fn a_stream_is_cleaned_exactly_if_the_guest_keeps_it(bytes in stream()) {
             let mut terminal = Terminal::default();
             terminal.push(&bytes, &mut |_| {});
             let mut before = 0;

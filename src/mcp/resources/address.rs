@@ -1,15 +1,17 @@
 //! The addresses of resources: `snowglobe://KIND[/NAME][?offset=N&limit=N&sandbox=HANDLE]`. Pure.
 //!
-//! Offsets and limits count bytes. Names are percent-encoded, a slash in a path is not. `.` and `..` are refused,
-//! so that one thing has one address.
+//! Offsets and limits count bytes. Names are percent-encoded, but for the slashes of a path. `.` and `..` are refused, so
+//! each resource has one address.
 
 use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::sandbox::OUTPUT_DIRECTORY;
+
 const SCHEME: &str = "snowglobe://";
 
-/// What stays as it is in a path: what needs no encoding anywhere, and slashes.
+/// What is encoded in a path: all but slashes and the characters that never need encoding.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -17,12 +19,12 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~')
     .remove(b'/');
 
-/// What a resource is about.
+/// The subject of a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     /// A file or directory of the workspace, relative to it; empty: the workspace itself.
     Workspace(String),
-    /// What the machine printed while it booted, and since.
+    /// What the VM printed during its boot and since.
     Console,
     /// Every snapshot.
     Snapshots,
@@ -36,15 +38,25 @@ pub(crate) enum Subject {
     Output(String),
 }
 
-/// An address, taken apart.
+/// Why an address names no resource.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{uri:?} is no resource of this server: {why}; `resources/list` and `resources/templates/list` name all resources"
+)]
+pub(crate) struct InvalidAddress {
+    uri: String,
+    why: &'static str,
+}
+
+/// The parts of an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     pub(crate) subject: Subject,
-    /// Where to start; absent: at the beginning.
+    /// The first byte; none: 0.
     pub(crate) offset: Option<u64>,
-    /// How much at most.
+    /// How many bytes at most.
     pub(crate) limit: Option<u64>,
-    /// In which sandbox.
+    /// The handle of the sandbox.
     pub(crate) sandbox: Option<String>,
 }
 
@@ -60,25 +72,23 @@ impl From<Subject> for Address {
 }
 
 impl Address {
-    /// The same, in a sandbox of that handle.
+    /// The same address in the sandbox of a handle.
     pub(crate) fn within(mut self, sandbox: Option<&str>) -> Self {
         self.sandbox = sandbox.map(str::to_owned);
         self
     }
 
-    /// The same, from another byte on.
+    /// The same address from another byte on.
     pub(crate) fn starting(mut self, offset: u64) -> Self {
         self.offset = Some(offset);
         self
     }
 
-    /// Takes it apart; the error says what was expected.
-    pub(crate) fn parse(uri: &str) -> Result<Self, String> {
-        let refuse = |why: &str| {
-            format!(
-                "{uri:?} is no resource of this server: {why}; `resources/list` and \
-                 `resources/templates/list` name what there is"
-            )
+    /// Parses an address.
+    pub(crate) fn parse(uri: &str) -> Result<Self, InvalidAddress> {
+        let refuse = |why| InvalidAddress {
+            uri: uri.to_owned(),
+            why,
         };
         let rest = uri
             .strip_prefix(SCHEME)
@@ -161,6 +171,32 @@ impl fmt::Display for Address {
     }
 }
 
+/// The address of a whole output as a resource, if `file` holds one.
+pub(crate) fn output_uri(file: &str, handle: Option<&str>) -> Option<String> {
+    let name = file.strip_prefix(OUTPUT_DIRECTORY)?.strip_prefix('/')?;
+    Some(
+        Address::from(Subject::Output(name.to_owned()))
+            .within(handle)
+            .to_string(),
+    )
+}
+
+/// The address of a job's output.
+pub(crate) fn job_uri(id: &str, handle: Option<&str>) -> String {
+    Address::from(Subject::Job(id.to_owned()))
+        .within(handle)
+        .to_string()
+}
+
+/// The media type of a file, guessed from its name.
+pub(super) fn media_type(path: &str) -> &'static str {
+    mime_guess::from_path(path)
+        .first_raw()
+        // `.ts` is TypeScript here, not a video.
+        .filter(|kind| !kind.starts_with("video/") || !path.ends_with(".ts"))
+        .unwrap_or("text/plain")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -182,6 +218,7 @@ mod tests {
             ("snowglobe://workspace/%ff", "not UTF-8"),
         ] {
             let error = Address::parse(uri).unwrap_err();
+            let error = error.to_string();
             assert!(error.contains(says), "{uri}: {error}");
         }
         assert_eq!(
@@ -201,6 +238,13 @@ mod tests {
             name.prop_map(Subject::Job),
             name.prop_map(Subject::Output),
         ]
+    }
+
+    #[test]
+    fn media_types_are_guessed_by_name() {
+        assert_eq!(media_type("a.png"), "image/png");
+        assert_eq!(media_type("a.ts"), "text/plain");
+        assert_eq!(media_type("Makefile"), "text/plain");
     }
 
     proptest! {

@@ -1,10 +1,10 @@
-//! Telling clients what changed: `resources/subscribe` and its notifications up to 2025-11-25, `subscriptions/listen`
-//! from 2026-07-28.
+//! Notifies clients of changes: by `resources/subscribe` up to protocol 2025-11-25, by `subscriptions/listen` from
+//! 2026-07-28 on.
 //!
-//! Resources are looked at once a second, only while somebody subscribed to them; nothing is booted for it, and a
-//! sandbox that is looked at is as idle as before. So what happens on the host, in the guest, and through other
-//! clients is noticed alike. A subscription outlives its sandbox: while there is none, only the workspace is looked
-//! at, and the next sandbox is compared with the last one.
+//! The change stamp of a resource is compared once a second while a client subscribes to it. So changes by the host, the
+//! guest and other clients are noticed alike. Nothing is booted for it, and it does not keep a sandbox from being idle. A
+//! subscription outlives its sandbox: while there is none, only files of a shared workspace are observed, and the stamps
+//! of the next sandbox are compared with those of the last one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,189 +15,203 @@ use rmcp::service::{Peer, SubscriptionContext, SubscriptionSendError};
 use rmcp::{ErrorData, RoleServer};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::mcp::resources::address::{Address, Subject};
-use crate::mcp::resources::{list_stamp, stamp};
-use crate::mcp::sandboxes::Desk;
+use super::address::{Address, Subject};
+use super::stamp::{list_stamp, stamp};
+use crate::mcp::selector::Selector;
 
-/// How often is looked.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often stamps are compared.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many resources one client may subscribe to.
-const MOST: usize = 256;
+const MAX_SUBSCRIPTIONS: usize = 256;
 
-/// The name under which the list itself is watched.
+/// Stands for the list itself among the addresses.
 const LIST: &str = "";
 
-/// What a client with a session subscribed to. Dropped, it watches nothing any more.
+/// The subscriptions of a client with a session. Dropping them ends them.
 #[derive(Default)]
-pub(crate) struct Watches(Mutex<HashMap<String, DropGuard>>);
+pub(crate) struct Subscriptions(Mutex<HashMap<String, DropGuard>>);
 
-impl Watches {
+impl Subscriptions {
     fn table(&self) -> MutexGuard<'_, HashMap<String, DropGuard>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of changes at `uri` from now on. Subscribing twice is subscribing once.
+    /// Notifies of changes at `uri` from now on. A second subscription replaces the first.
     pub(crate) async fn subscribe(
         &self,
         uri: &str,
-        desk: &Arc<Desk>,
+        selector: &Arc<Selector>,
         peer: Peer<RoleServer>,
     ) -> Result<(), ErrorData> {
-        Address::parse(uri).map_err(|why| ErrorData::resource_not_found(why, None))?;
-        if self.table().len() >= MOST {
+        Address::parse(uri)
+            .map_err(|error| ErrorData::resource_not_found(error.to_string(), None))?;
+        if self.table().len() >= MAX_SUBSCRIPTIONS {
             return Err(ErrorData::invalid_params(
                 format!(
-                    "one client may subscribe to {MOST} resources: unsubscribe from some first"
+                    "one client may subscribe to {MAX_SUBSCRIPTIONS} resources: unsubscribe from some first"
                 ),
                 None,
             ));
         }
-        self.watch(uri, desk, peer).await;
+        self.watch(uri, selector, peer).await;
         Ok(())
     }
 
-    /// Tells no more of changes at `uri`.
+    /// Ends the subscription to `uri`.
     pub(crate) fn unsubscribe(&self, uri: &str) {
         self.table().remove(uri);
     }
 
-    /// Tells of changes of the list from now on: who has never asked for it needs no news of it.
-    pub(crate) async fn watch_list(&self, desk: &Arc<Desk>, peer: Peer<RoleServer>) {
+    /// Notifies of changes of the list from now on. Only a client that has asked for the list needs them.
+    pub(crate) async fn watch_list(&self, selector: &Arc<Selector>, peer: Peer<RoleServer>) {
         let watched = self.table().contains_key(LIST);
         if !watched {
-            self.watch(LIST, desk, peer).await;
+            self.watch(LIST, selector, peer).await;
         }
     }
 
-    async fn watch(&self, uri: &str, desk: &Arc<Desk>, peer: Peer<RoleServer>) {
+    async fn watch(&self, uri: &str, selector: &Arc<Selector>, peer: Peer<RoleServer>) {
         let ended = CancellationToken::new();
-        let desk = Arc::downgrade(desk);
-        // What changes after the answer is told, so it is looked at before.
-        let first = now(&desk, uri).await;
-        let telling = tell(desk, uri.to_owned(), first, peer);
-        tokio::spawn(ended.clone().run_until_cancelled_owned(telling));
+        let selector = Arc::downgrade(selector);
+        // The first stamp is taken before the answer, so a change right after the answer is noticed.
+        let first = observe(&selector, uri).await;
+        let notifying = notify(selector, uri.to_owned(), first, peer);
+        tokio::spawn(ended.clone().run_until_cancelled_owned(notifying));
         self.table().insert(uri.to_owned(), ended.drop_guard());
     }
 }
 
-/// What a look at a resource shows.
-enum Look {
-    /// How it stands with it.
+/// One observation of a resource.
+enum Observation {
+    /// Its change stamp.
     Stamp(String),
-    /// Nothing, as long as there is no sandbox.
-    Nothing,
-    /// That the client has left.
-    Left,
+    /// There is no sandbox now.
+    NoSandbox,
+    /// The client has left.
+    ClientLeft,
 }
 
-/// The last stamp of a resource.
+/// The last known stamp of a resource.
 #[derive(Default)]
-struct Last(Option<String>);
+struct LastStamp(Option<String>);
 
-impl Last {
-    /// Whether a look shows something new.
-    fn is_news(&mut self, look: &Look) -> bool {
-        let Look::Stamp(stamp) = look else {
+impl LastStamp {
+    /// Whether an observation shows a change.
+    fn changed(&mut self, observation: &Observation) -> bool {
+        let Observation::Stamp(stamp) = observation else {
             return false;
         };
         self.0.replace(stamp.clone()).as_ref() != Some(stamp)
     }
 }
 
-async fn tell(desk: Weak<Desk>, uri: String, first: Look, peer: Peer<RoleServer>) {
-    let mut last = Last::default();
-    let mut look = first;
-    last.is_news(&look);
-    while !matches!(look, Look::Left) {
-        tokio::time::sleep(EVERY).await;
-        look = now(&desk, &uri).await;
-        if !last.is_news(&look) {
+async fn notify(selector: Weak<Selector>, uri: String, first: Observation, peer: Peer<RoleServer>) {
+    let mut last = LastStamp::default();
+    let mut observed = first;
+    last.changed(&observed);
+    while !matches!(observed, Observation::ClientLeft) {
+        tokio::time::sleep(INTERVAL).await;
+        observed = observe(&selector, &uri).await;
+        if !last.changed(&observed) {
             continue;
         }
-        let told = match uri.as_str() {
+        let sent = match uri.as_str() {
             LIST => peer.notify_resource_list_changed().await,
             _ => {
                 let about = ResourceUpdatedNotificationParam::new(uri.clone());
                 peer.notify_resource_updated(about).await
             }
         };
-        if told.is_err() {
+        if sent.is_err() {
             break;
         }
     }
 }
 
-/// How it stands with what is at `uri`.
-async fn now(desk: &Weak<Desk>, uri: &str) -> Look {
-    let Some(desk) = desk.upgrade() else {
-        return Look::Left;
+/// Observes the resource at `uri`.
+async fn observe(selector: &Weak<Selector>, uri: &str) -> Observation {
+    let Some(selector) = selector.upgrade() else {
+        return Observation::ClientLeft;
     };
     let address = Address::parse(uri).ok();
     let named = address
         .as_ref()
         .and_then(|address| address.sandbox.as_deref());
-    let sandbox = desk.seen(named);
-    // The files are there whatever becomes of sandboxes.
+    let sandbox = selector.peek(named);
+    // Files of a shared workspace exist without a sandbox, too.
     if let (Some(Subject::Workspace(path)), None) =
         (address.as_ref().map(|address| &address.subject), &sandbox)
     {
-        return Look::Stamp(format!("{:?}", desk.config().sandbox.workspace.stamp(path)));
+        return Observation::Stamp(format!(
+            "{:?}",
+            selector.config().sandbox.workspace.stamp(path)
+        ));
     }
-    drop(desk);
+    drop(selector);
     match (address, sandbox) {
-        (_, None) => Look::Nothing,
-        (None, sandbox) => Look::Stamp(list_stamp(sandbox.as_ref())),
-        (Some(address), Some(sandbox)) => Look::Stamp(stamp(&sandbox, &address.subject).await),
+        (_, None) => Observation::NoSandbox,
+        (None, sandbox) => Observation::Stamp(list_stamp(sandbox.as_ref())),
+        (Some(address), Some(sandbox)) => {
+            Observation::Stamp(stamp(&sandbox, &address.subject).await)
+        }
     }
 }
 
-/// The part of what a client wants to hear of that it can hear of.
-pub(crate) fn accepted(desk: &Desk, requested: &SubscriptionFilter) -> SubscriptionFilter {
+/// The part of a requested filter that this client can have.
+pub(crate) fn accepted_filter(
+    selector: &Selector,
+    requested: &SubscriptionFilter,
+) -> SubscriptionFilter {
     let mut accepted = SubscriptionFilter::new();
-    // Who has no session has no list of its own.
+    // In a pool, a client without a session has no list of its own.
     accepted.resources_list_changed = requested
         .resources_list_changed
-        .filter(|_| !desk.has_many());
+        .filter(|_| !selector.is_pooled());
     accepted.resource_subscriptions = requested.resource_subscriptions.as_ref().map(|uris| {
         let reachable = |uri: &&String| {
-            Address::parse(uri).is_ok_and(|address| !desk.has_many() || address.sandbox.is_some())
+            Address::parse(uri)
+                .is_ok_and(|address| !selector.is_pooled() || address.sandbox.is_some())
         };
-        uris.iter().filter(reachable).take(MOST).cloned().collect()
+        uris.iter()
+            .filter(reachable)
+            .take(MAX_SUBSCRIPTIONS)
+            .cloned()
+            .collect()
     });
     accepted
 }
 
-/// Tells of changes until the client or the server ends the stream.
+/// Notifies of changes until the client or the server ends the stream.
 ///
-/// The library answers before it comes here, so a change between the answer and the first look can't be known: each
-/// resource is told of once, and then when it changes.
-pub(crate) async fn listen(desk: &Arc<Desk>, context: &SubscriptionContext) {
+/// The library answers before it calls this, so a change between the answer and the first stamp would be missed. Hence
+/// each resource is notified once at the start, and then when it changes.
+pub(crate) async fn listen(selector: &Arc<Selector>, context: &SubscriptionContext) {
     let accepted = context.accepted();
-    let mut watched: Vec<(String, Last)> = Vec::new();
+    let mut watched: Vec<(String, LastStamp)> = Vec::new();
     if accepted.resources_list_changed == Some(true) {
-        watched.push((LIST.to_owned(), Last::default()));
+        watched.push((LIST.to_owned(), LastStamp::default()));
     }
     for uri in accepted.resource_subscriptions.iter().flatten() {
-        watched.push((uri.clone(), Last::default()));
+        watched.push((uri.clone(), LastStamp::default()));
     }
-    let desk = Arc::downgrade(desk);
+    let selector = Arc::downgrade(selector);
     loop {
         for (uri, last) in &mut watched {
-            if !last.is_news(&now(&desk, uri).await) {
+            if !last.changed(&observe(&selector, uri).await) {
                 continue;
             }
-            let told = match uri.as_str() {
+            let sent = match uri.as_str() {
                 LIST => context.sink().notify_resource_list_changed().await,
                 uri => context.sink().notify_resource_updated(uri).await,
             };
-            match told {
+            match sent {
                 Ok(()) => {}
                 Err(SubscriptionSendError::NotificationNotAccepted(_)) => {}
                 Err(_) => return,
             }
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
@@ -206,13 +220,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_not_be_seen_for_a_while_is_compared_with_what_was_seen_last() {
-        let stamp = |text: &str| Look::Stamp(text.to_owned());
-        let mut last = Last::default();
-        assert!(last.is_news(&stamp("a")), "there is something now");
-        assert!(!last.is_news(&stamp("a")));
-        assert!(!last.is_news(&Look::Nothing));
-        assert!(!last.is_news(&stamp("a")));
-        assert!(last.is_news(&stamp("b")));
+    fn a_stamp_is_compared_with_the_last_known_one() {
+        let stamp = |text: &str| Observation::Stamp(text.to_owned());
+        let mut last = LastStamp::default();
+        assert!(
+            last.changed(&stamp("a")),
+            "the first stamp counts as a change"
+        );
+        assert!(!last.changed(&stamp("a")));
+        assert!(!last.changed(&Observation::NoSandbox));
+        assert!(!last.changed(&stamp("a")));
+        assert!(last.changed(&stamp("b")));
     }
 }

@@ -1,37 +1,37 @@
-//! `read`: a file's numbered lines, an image, a directory's entries.
+//! `read`: gives a file's numbered lines, an image, or a directory's entries.
 //!
-//! Of text, as many whole lines are given as fit [`BOUND`]; the result says where to go on. Only a first line
-//! that is longer by itself is cut. An image is one that decodes ([`picture`]).
+//! A call gets as many whole lines of a text as fit into [`MAX_TEXT`]; the result says where the next ones start. Only a
+//! first line that is longer by itself is cut. An image is a file that decodes as one ([`picture`]).
 
+mod listing;
 mod picture;
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mcp::call::{Call, Notes, Refusal, noted, result};
-use crate::mcp::tools::arguments;
-use crate::mcp::tools::schema;
-use crate::sandbox::{DirEntry, Read, ReadContent, Sandbox, lines};
+use super::tool::{Context, Hints, Tool};
+use crate::mcp::facts::Facts;
+use crate::mcp::notes::{Notes, success};
+use crate::mcp::refusal::Refusal;
+use crate::sandbox::{Read as FileRead, ReadContent};
 use crate::text;
 
-pub(crate) const NAME: &str = "read";
-
-/// How many lines are given where the call says nothing.
+/// How many lines a call gets that sets no limit.
 const DEFAULT_LIMIT: u64 = 2000;
 
-/// How much text is given at most, in bytes.
-const BOUND: usize = 40_000;
+/// How much text a call gets at most, in bytes.
+const MAX_TEXT: usize = 40_000;
+
+pub(crate) struct Read;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Params {
+pub(crate) struct Parameters {
     /// File or directory: absolute, relative to /workspace, or below a home (~/x)
     path: String,
     /// First line (or directory entry) to give, from 1 (default 1)
@@ -42,8 +42,8 @@ struct Params {
     limit: Option<u64>,
 }
 
-/// A text or directory, as structured content. An image or other file has none: some clients show the model
-/// structured content only, and no image beside it. For the same reason the tool declares no schema of it.
+/// The structured form of a text or directory. An image or other file has none: some clients show the model only
+/// structured content, and no image beside it. For the same reason the tool declares no schema of it.
 #[derive(Debug, PartialEq, Serialize)]
 struct Structured {
     /// Absolute path of what was read
@@ -65,78 +65,80 @@ struct Structured {
     line_cut: Option<bool>,
 }
 
-pub(crate) fn tool() -> Tool {
-    Tool::new(
-        NAME,
-        "Read a file in the microVM: text as numbered lines, an image as an image, a directory as its listing. \
-         Page through long files with `offset` and `limit`.",
-        schema::input::<Params>(),
-    )
-    .with_title("Read a file")
-    .with_annotations(
-        ToolAnnotations::with_title("Read a file")
-            .read_only(true)
-            .destructive(false)
-            .idempotent(true)
-            .open_world(false),
-    )
-}
+impl Tool for Read {
+    type Parameters = Parameters;
 
-pub(crate) async fn call(
-    tool: &Tool,
-    arguments: Option<JsonObject>,
-    sandbox: Arc<Sandbox>,
-    call: &Call,
-) -> Result<CallToolResult, Refusal> {
-    let params: Params = arguments::parse(tool, arguments)?;
-    if params.path.is_empty() {
-        return Err(Refusal::new("`path` is empty: send a file or directory"));
+    const NAME: &'static str = "read";
+    const TITLE: &'static str = "Read a file";
+    const ICON: &'static str = "<path d='M6 2h9l4 4v16H6zM9 10h7M9 14h7M9 18h4'/>";
+    const HINTS: Hints = Hints::READS;
+
+    fn description(_: &Facts) -> String {
+        "Read a file in the microVM: text as numbered lines, an image as an image, a directory as its listing. \
+         Page through long files with `offset` and `limit`."
+            .to_owned()
     }
-    let offset = params.offset.unwrap_or(1);
-    let limit = params.limit.unwrap_or(DEFAULT_LIMIT);
-    let path = params.path;
-    call.run(|work| async move {
-        let read = sandbox
-            .read(&path, offset, limit, BOUND as u64, &work.progress)
-            .await?;
-        shown(read, offset, limit).await
-    })
-    .await?
+
+    fn output() -> Option<Arc<JsonObject>> {
+        None
+    }
+
+    async fn run(parameters: Parameters, context: Context<'_>) -> Result<CallToolResult, Refusal> {
+        let path = parameters.path;
+        if path.is_empty() {
+            return Err(Refusal::new("`path` is empty: send a file or directory"));
+        }
+        let offset = parameters.offset.unwrap_or(1);
+        let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT);
+        let sandbox = context.sandbox;
+        let work = |work: crate::mcp::call::Work| async move {
+            let read = sandbox
+                .read(&path, offset, limit, MAX_TEXT as u64, &work.progress)
+                .await?;
+            result(read, offset, limit).await
+        };
+        context.call.run(work).await?
+    }
 }
 
 /// The result of a call that read this.
-async fn shown(mut read: Read, offset: u64, limit: u64) -> Result<CallToolResult, Refusal> {
-    let mut notes = Notes::of_guest(std::mem::take(&mut read.notes));
-    let done = match &read.content {
-        ReadContent::Image { .. } => CallToolResult::success(pictured(read, &mut notes).await),
+async fn result(mut read: FileRead, offset: u64, limit: u64) -> Result<CallToolResult, Refusal> {
+    let mut notes = Notes::from_guest(std::mem::take(&mut read.notes));
+    match &read.content {
+        ReadContent::Image { .. } => {
+            let content = image_blocks(read, &mut notes).await;
+            Ok(notes.append_to(CallToolResult::success(content)))
+        }
         ReadContent::Binary { description } => {
-            CallToolResult::success(vec![ContentBlock::text(format!(
+            let text = format!(
                 "[{description}, {}; not shown, use exec to look into it]",
                 text::size(read.size)
-            ))])
+            );
+            let result = CallToolResult::success(vec![ContentBlock::text(text)]);
+            Ok(notes.append_to(result))
         }
         _ => {
-            let structured = worded(read, offset, limit, &mut notes)?;
+            let structured = structured(read, offset, limit, &mut notes)?;
             let text = ContentBlock::text(structured.content.clone());
-            result(vec![text], &structured)?
+            success(vec![text], &structured, notes)
         }
-    };
-    Ok(noted(done, notes))
+    }
 }
 
-/// An image, or why what seemed to be one isn't shown.
-async fn pictured(read: Read, notes: &mut Notes) -> Vec<ContentBlock> {
+/// An image, or why a file that begins as an image is not shown.
+async fn image_blocks(read: FileRead, notes: &mut Notes) -> Vec<ContentBlock> {
     let size = text::size(read.size);
     let bytes = read.data;
-    let found = tokio::task::spawn_blocking(move || picture::fit(bytes)).await;
-    match found.unwrap_or_else(|_| Err("its decoder broke on it".to_owned())) {
+    let fitted = tokio::task::spawn_blocking(move || picture::fit(bytes)).await;
+    let fitted = fitted.unwrap_or_else(|_| Err(picture::Unfit::Panicked));
+    match fitted {
         Ok(picture) => {
             for note in picture.notes {
                 notes.add(note);
             }
             let head = format!(
                 "[{}, {}x{} pixels, {size}]",
-                picture.found, picture.width, picture.height
+                picture.original, picture.width, picture.height
             );
             vec![
                 ContentBlock::text(head),
@@ -147,9 +149,14 @@ async fn pictured(read: Read, notes: &mut Notes) -> Vec<ContentBlock> {
     }
 }
 
-/// A text or directory in words.
-fn worded(read: Read, offset: u64, limit: u64, notes: &mut Notes) -> Result<Structured, Refusal> {
-    let mut shown = Structured {
+/// A text or directory in structured form.
+fn structured(
+    read: FileRead,
+    offset: u64,
+    limit: u64,
+    notes: &mut Notes,
+) -> Result<Structured, Refusal> {
+    let mut structured = Structured {
         path: read.path,
         kind: "text",
         size: read.size,
@@ -160,11 +167,11 @@ fn worded(read: Read, offset: u64, limit: u64, notes: &mut Notes) -> Result<Stru
     };
     match read.content {
         ReadContent::Directory { entries } => {
-            shown.kind = "directory";
-            let (listing, next) = listing(&read.data, entries, offset, limit)?;
-            shown.content = listing;
-            shown.total_lines = Some(entries);
-            shown.next_offset = next;
+            structured.kind = "directory";
+            let (listing, next) = listing::listing(&read.data, entries, offset, limit)?;
+            structured.content = listing;
+            structured.total_lines = Some(entries);
+            structured.next_offset = next;
         }
         ReadContent::Text {
             total_lines,
@@ -172,24 +179,24 @@ fn worded(read: Read, offset: u64, limit: u64, notes: &mut Notes) -> Result<Stru
             cut,
         } => {
             let text = String::from_utf8_lossy(&read.data);
-            if let Some(ends) = line_ends(&text) {
-                notes.add(ends);
+            if let Some(note) = line_ends_note(&text) {
+                notes.add(note);
             }
             let lines = numbered(&text, offset);
-            shown.content = lines.text;
-            shown.total_lines = total_lines;
-            shown.next_offset = lines.next.or(next_offset);
-            shown.line_cut = (lines.cut || (cut && lines.next.is_none())).then_some(true);
+            structured.content = lines.text;
+            structured.total_lines = total_lines;
+            structured.next_offset = lines.next.or(next_offset);
+            structured.line_cut = (lines.cut || (cut && lines.next.is_none())).then_some(true);
         }
-        // Nobody asks the sandbox for bare bytes here; if it sends some, they are read as text.
-        _ => shown.content = numbered(&String::from_utf8_lossy(&read.data), offset).text,
+        // This tool asks for no bare bytes; a guest that sends some has them shown as text.
+        _ => structured.content = numbered(&String::from_utf8_lossy(&read.data), offset).text,
     }
-    advise(&shown, offset, notes);
-    Ok(shown)
+    add_notes(&structured, offset, notes);
+    Ok(structured)
 }
 
-/// What the line numbers don't show, but an exact text has to match.
-fn line_ends(text: &str) -> Option<String> {
+/// A note about line ends other than LF: numbered lines do not show them, but `edit` has to match them.
+fn line_ends_note(text: &str) -> Option<String> {
     let (mut crlf, mut lf, mut cr) = (false, false, false);
     for line in text.split_inclusive('\n') {
         crlf |= line.ends_with("\r\n");
@@ -212,8 +219,8 @@ fn line_ends(text: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// Says what there is besides what was given, and how to get it.
-fn advise(shown: &Structured, offset: u64, notes: &mut Notes) {
+/// Adds notes about the rest of the file or directory, and how to get it.
+fn add_notes(shown: &Structured, offset: u64, notes: &mut Notes) {
     let (things, empty) = match shown.kind {
         "directory" => ("entries", "empty directory"),
         _ => ("lines", "empty file"),
@@ -253,100 +260,23 @@ struct Numbered {
     cut: bool,
 }
 
-/// Lines with their numbers, as `cat -n` gives them, as many as fit.
+/// As many lines as fit, numbered as `cat -n` numbers them.
 fn numbered(lines: &str, first: u64) -> Numbered {
     let mut numbered = Numbered::default();
     for (number, line) in (first..).zip(lines.lines()) {
         let mut line = line;
-        if numbered.text.len() + line.len() > BOUND {
+        if numbered.text.len() + line.len() > MAX_TEXT {
             if number > first {
                 numbered.next = Some(number);
                 break;
             }
-            let end = (0..=BOUND).rev().find(|end| line.is_char_boundary(*end));
+            let end = (0..=MAX_TEXT).rev().find(|end| line.is_char_boundary(*end));
             line = &line[..end.unwrap_or(0)];
             numbered.cut = true;
         }
-        let _ = writeln!(numbered.text, "{number:>6}\t{line}");
+        numbered.text += &format!("{number:>6}\t{line}\n");
     }
     numbered
-}
-
-/// A directory's entries for a reader, and where the next ones start. The sandbox may send all of them or
-/// those asked for.
-fn listing(
-    json_lines: &[u8],
-    total: u64,
-    offset: u64,
-    limit: u64,
-) -> Result<(String, Option<u64>), Refusal> {
-    let entries: Vec<DirEntry> = lines::decode(json_lines).map_err(|error| {
-        Refusal::new(format!("failed to read the directory's listing: {error}"))
-    })?;
-    let sent_all = entries.len() as u64 == total;
-    let skip = if sent_all { offset - 1 } else { 0 };
-    let mut text = String::new();
-    let mut given = 0;
-    for entry in entries
-        .iter()
-        .skip(usize::try_from(skip).unwrap_or(usize::MAX))
-        .take(usize::try_from(limit).unwrap_or(usize::MAX))
-    {
-        if text.len() > BOUND {
-            break;
-        }
-        let _ = writeln!(text, "{}", listed(entry));
-        given += 1;
-    }
-    let next = offset.saturating_add(given);
-    Ok((text, (given > 0 && next <= total).then_some(next)))
-}
-
-fn listed(entry: &DirEntry) -> String {
-    let kind = match entry.kind.as_str() {
-        "dir" => 'd',
-        "symlink" => 'l',
-        "fifo" => 'p',
-        "socket" => 's',
-        "char" => 'c',
-        "block" => 'b',
-        _ => '-',
-    };
-    let mode: String = (0..9)
-        .map(|bit| {
-            if entry.mode & (0o400 >> bit) == 0 {
-                '-'
-            } else {
-                ['r', 'w', 'x'][bit % 3]
-            }
-        })
-        .collect();
-    let slash = if kind == 'd' { "/" } else { "" };
-    let target = entry
-        .target
-        .as_ref()
-        .map(|target| format!(" -> {}", on_a_line(target)))
-        .unwrap_or_default();
-    format!(
-        "{kind}{mode} {:>10}  {}{slash}{target}",
-        entry.size,
-        on_a_line(&entry.name)
-    )
-}
-
-/// A name that stays on its line, whatever is in it.
-fn on_a_line(name: &str) -> Cow<'_, str> {
-    match name.contains(char::is_control) {
-        true => name
-            .chars()
-            .map(|char| match char.is_control() {
-                true => char.escape_default().to_string(),
-                false => char.to_string(),
-            })
-            .collect::<String>()
-            .into(),
-        false => name.into(),
-    }
 }
 
 #[cfg(test)]
@@ -355,9 +285,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::sandbox::DirEntry;
 
-    fn read(content: ReadContent, data: impl Into<Bytes>) -> Read {
-        Read {
+    fn read(content: ReadContent, data: impl Into<Bytes>) -> FileRead {
+        FileRead {
             path: "/workspace/it".to_owned(),
             size: 1234,
             content,
@@ -366,7 +297,7 @@ mod tests {
         }
     }
 
-    fn lines(data: &'static str, total_lines: Option<u64>, next_offset: Option<u64>) -> Read {
+    fn lines(data: &'static str, total_lines: Option<u64>, next_offset: Option<u64>) -> FileRead {
         let content = ReadContent::Text {
             total_lines,
             next_offset,
@@ -376,13 +307,13 @@ mod tests {
     }
 
     /// The text form and the structured one.
-    async fn both(read: Read, offset: u64, limit: u64) -> (String, serde_json::Value) {
-        let done = shown(read, offset, limit).await.unwrap();
+    async fn both(read: FileRead, offset: u64, limit: u64) -> (String, serde_json::Value) {
+        let done = result(read, offset, limit).await.unwrap();
         let text = done.content[0].as_text().unwrap().text.clone();
         (text, done.structured_content.unwrap_or_default())
     }
 
-    async fn text_of(read: Read, offset: u64) -> String {
+    async fn text_of(read: FileRead, offset: u64) -> String {
         both(read, offset, 10).await.0
     }
 
@@ -428,13 +359,13 @@ mod tests {
         let line = "é".repeat(700);
         let numbered = numbered(&vec![line.as_str(); 100].join("\n"), 5);
         let given = numbered.text.lines().count() as u64;
-        assert!(numbered.text.len() <= BOUND + 1500 && given > 20);
+        assert!(numbered.text.len() <= MAX_TEXT + 1500 && given > 20);
         assert_eq!(numbered.next, Some(5 + given));
         assert!(!numbered.cut);
 
-        let long = format!("a{}\nb", "é".repeat(BOUND));
+        let long = format!("a{}\nb", "é".repeat(MAX_TEXT));
         let numbered = super::numbered(&long, 1);
-        assert!(numbered.cut && numbered.text.len() <= BOUND + 8);
+        assert!(numbered.cut && numbered.text.len() <= MAX_TEXT + 8);
         assert_eq!(numbered.next, Some(2));
     }
 
@@ -453,16 +384,16 @@ mod tests {
             media_type: "image/png".to_owned(),
         };
         let png = picture::tests::png(3, 2);
-        let result = shown(read(image(), png.clone()), 1, 10).await.unwrap();
+        let shown = result(read(image(), png.clone()), 1, 10).await.unwrap();
         let said = |result: &CallToolResult| result.content[0].as_text().unwrap().text.clone();
-        assert_eq!(said(&result), "[image/png, 3x2 pixels, 1,234 bytes]");
-        let block = result.content[1].as_image().unwrap();
+        assert_eq!(said(&shown), "[image/png, 3x2 pixels, 1,234 bytes]");
+        let block = shown.content[1].as_image().unwrap();
         assert_eq!(
             (block.data.as_str(), block.mime_type.as_str()),
             (STANDARD.encode(&png).as_str(), "image/png")
         );
-        assert_eq!(result.structured_content, None);
-        let bad = shown(read(image(), "\u{89}PNG\r\n\u{1a}\nno"), 1, 10)
+        assert_eq!(shown.structured_content, None);
+        let bad = result(read(image(), "\u{89}PNG\r\n\u{1a}\nno"), 1, 10)
             .await
             .unwrap();
         assert_eq!(bad.content.len(), 1);
@@ -473,7 +404,7 @@ mod tests {
         let binary = ReadContent::Binary {
             description: "ELF executable".to_owned(),
         };
-        let binary = shown(read(binary, ""), 1, 10).await.unwrap();
+        let binary = result(read(binary, ""), 1, 10).await.unwrap();
         assert!(said(&binary).starts_with("[ELF executable, 1,234 bytes;"));
         assert_eq!(binary.structured_content, None);
     }

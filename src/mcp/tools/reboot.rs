@@ -3,25 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mcp::call::{Call, Notes, Refusal, noted, result};
-use crate::mcp::tools::arguments;
-use crate::mcp::tools::schema;
-use crate::sandbox::Sandbox;
+use super::schema;
+use super::tool::{Context, Hints, Tool};
+use crate::mcp::facts::{Facts, Workspace};
+use crate::mcp::notes::{Notes, success};
+use crate::mcp::refusal::Refusal;
 use crate::text;
+use crate::time::millis;
 
-pub(crate) const NAME: &str = "reboot";
-
-/// What a person is asked before.
-pub(crate) const QUESTION: &str = "Reboot the sandbox into a clean system? Everything outside /workspace that is not in a \
-    snapshot is lost, and what runs there ends.";
+pub(crate) struct Reboot;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Params {}
+pub(crate) struct Parameters {}
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Structured {
@@ -29,39 +27,62 @@ struct Structured {
     took_ms: u64,
 }
 
-pub(crate) fn tool() -> Tool {
-    Tool::new(
-        NAME,
-        "Throw the microVM away and boot a clean one, in seconds. Running processes and everything outside \
-         /workspace are gone; /workspace and saved snapshots stay. Use it when the system is broken or hangs.",
-        schema::input::<Params>(),
-    )
-    .with_title("Reboot into a clean system")
-    .with_raw_output_schema(schema::output::<Structured>())
-    .with_annotations(
-        ToolAnnotations::with_title("Reboot into a clean system")
-            .read_only(false)
-            .destructive(true)
-            .idempotent(true)
-            .open_world(false),
-    )
-}
+impl Tool for Reboot {
+    type Parameters = Parameters;
 
-pub(crate) async fn call(
-    tool: &Tool,
-    arguments: Option<JsonObject>,
-    sandbox: Arc<Sandbox>,
-    call: &Call,
-) -> Result<CallToolResult, Refusal> {
-    let Params {} = arguments::parse(tool, arguments)?;
-    let began = Instant::now();
-    call.run(|work| async move { sandbox.reboot(&work.progress).await })
-        .await??;
-    let took = began.elapsed();
-    let text = format!("[a clean system is ready after {}]", text::duration(took));
-    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    let mut notes = Notes::default();
-    notes.add("/workspace is as it was; everything else is as the image has it");
-    let done = result(vec![ContentBlock::text(text)], &Structured { took_ms })?;
-    Ok(noted(done, notes))
+    const NAME: &'static str = "reboot";
+    const TITLE: &'static str = "Reboot into a clean system";
+    const ICON: &'static str = "<path d='M19 12a7 7 0 1 1-2-5M19 3v5h-5'/>";
+    const HINTS: Hints = Hints::RESETS;
+
+    fn description(facts: &Facts) -> String {
+        let lost = match facts.workspace {
+            Workspace::Shared => {
+                "everything outside /workspace are gone; /workspace and saved snapshots stay"
+            }
+            Workspace::OwnDisk => {
+                "all files (those in /workspace, too) are gone; saved snapshots stay"
+            }
+        };
+        format!(
+            "Throw the microVM away and boot a clean one, in seconds. Running processes and {lost}. Use it when the \
+             system is broken or hangs."
+        )
+    }
+
+    fn output() -> Option<Arc<JsonObject>> {
+        Some(schema::output::<Structured>())
+    }
+
+    fn question(_: &Parameters, facts: &Facts) -> Result<Option<String>, Refusal> {
+        let lost = match facts.workspace {
+            Workspace::Shared => "Everything outside /workspace that is not in a snapshot",
+            Workspace::OwnDisk => {
+                "Everything in it that is not in a snapshot, the files in /workspace included,"
+            }
+        };
+        Ok(Some(format!(
+            "Reboot the sandbox into a clean system? {lost} is lost, and its processes end."
+        )))
+    }
+
+    async fn run(_: Parameters, context: Context<'_>) -> Result<CallToolResult, Refusal> {
+        let sandbox = context.sandbox;
+        let began = Instant::now();
+        context
+            .call
+            .run(|work| async move { sandbox.reboot(&work.progress).await })
+            .await??;
+        let took = began.elapsed();
+        let text = format!("[a clean system is ready after {}]", text::duration(took));
+        let mut notes = Notes::default();
+        notes.add(match context.facts.workspace {
+            Workspace::Shared => "/workspace is as it was; everything else is as the image has it",
+            Workspace::OwnDisk => "everything is as the image has it, and /workspace is empty",
+        });
+        let structured = Structured {
+            took_ms: millis(took),
+        };
+        success(vec![ContentBlock::text(text)], &structured, notes)
+    }
 }

@@ -11,11 +11,11 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-use crate::mcp::call::NOTES;
+use crate::mcp::notes;
 
-/// The schema of a tool's parameters. It does not forbid others: some clients check calls by it themselves, and would
-/// refuse what the server ignores.
-pub(crate) fn input<T: JsonSchema>() -> JsonObject {
+/// The schema of a tool's parameters. It does not forbid other arguments: some clients check calls by it themselves, and
+/// would refuse a call whose other arguments the server ignores.
+pub(super) fn input<T: JsonSchema>() -> JsonObject {
     let mut schema = object::<T>(SchemaSettings::draft2020_12());
     schema
         .entry("properties")
@@ -24,9 +24,10 @@ pub(crate) fn input<T: JsonSchema>() -> JsonObject {
     schema
 }
 
-/// The schema of a tool's parameters as clients see it: without the bounds of numbers, since the server takes what is
-/// below them for the default, and some clients would refuse it.
-pub(crate) fn shown(mut schema: JsonObject) -> JsonObject {
+/// The schema of a tool's parameters as clients see it: without the bounds of numbers. The server takes a number below
+/// its bound for the default; some clients would refuse the call.
+pub(super) fn listed(schema: &JsonObject) -> JsonObject {
+    let mut schema = schema.clone();
     let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
     for property in properties.into_iter().flat_map(|map| map.values_mut()) {
         if let Value::Object(property) = property {
@@ -36,15 +37,24 @@ pub(crate) fn shown(mut schema: JsonObject) -> JsonObject {
     schema
 }
 
-/// The schema of a tool's structured result: the type's own, and the notes that any result may have.
-pub(crate) fn output<T: JsonSchema>() -> Arc<JsonObject> {
+/// The schema of a tool's structured result: the type's own, and the notes that every result may have.
+pub(super) fn output<T: JsonSchema>() -> Arc<JsonObject> {
     let mut schema = object::<T>(SchemaSettings::draft2020_12().for_serialize());
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
         let notes = json!({"type": "array", "items": {"type": "string"},
-            "description": "What else is to be said: advice, what was assumed or ignored"});
-        properties.insert(NOTES.to_owned(), notes);
+            "description": "Advice, and what was assumed or ignored"});
+        properties.insert(notes::FIELD.to_owned(), notes);
     }
     Arc::new(schema)
+}
+
+/// Sets the description of a parameter, where it depends on the configuration.
+pub(super) fn describe(schema: &mut JsonObject, parameter: &str, description: String) {
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    let property = properties.and_then(|all| all.get_mut(parameter)?.as_object_mut());
+    if let Some(property) = property {
+        property.insert("description".to_owned(), description.into());
+    }
 }
 
 fn object<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
@@ -62,8 +72,8 @@ fn object<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
     std::mem::take(schema.ensure_object())
 }
 
-/// Takes from one schema what not every client understands. An absent optional value is simply left out,
-/// so `null` is never among the types.
+/// Removes from one schema what not every client understands. An optional value that is absent is left out, so `null`
+/// is never among the types.
 fn flatten(schema: &mut Schema) {
     schema.remove("format");
     if schema.get("default") == Some(&Value::Null) {

@@ -1,34 +1,33 @@
-//! `search`: lines of files that match a pattern.
+//! `search`: finds lines of files that match a pattern.
 //!
-//! The guest searches with ripgrep's own parts, so every image can. The text form is ripgrep's: `path:line:text`,
-//! `path-line-text` for lines around a match, `--` between groups.
+//! The guest searches with the libraries of ripgrep, so no image has to bring the program. The text form is ripgrep's:
+//! `path:line:text`, `path-line-text` for lines around a match, `--` between groups.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mcp::call::{Call, Notes, Refusal, noted, result};
-use crate::mcp::tools::arguments;
-use crate::mcp::tools::schema;
-use crate::sandbox::{FoundLine, Sandbox, SearchReport, SearchRequest, User};
+use super::schema;
+use super::tool::{Context, Hints, Tool};
+use crate::mcp::facts::Facts;
+use crate::mcp::notes::{Notes, success};
+use crate::mcp::refusal::Refusal;
+use crate::sandbox::{FoundLine, SearchReport, SearchRequest, User};
 
-pub(crate) const NAME: &str = "search";
-
-/// How many matching lines are given where the call says nothing.
+/// How many matching lines a call gets that sets no limit.
 const DEFAULT_LIMIT: u64 = 100;
 
-/// How much is taken from the guest, in bytes of JSON.
-const BOUND: u64 = 40_000;
+/// How much the guest sends at most, in bytes of JSON.
+const MAX_BYTES: u64 = 40_000;
 
-/// The most lines of context.
-const CONTEXT: u64 = 20;
+/// The most lines around a match.
+const MAX_CONTEXT: u64 = 20;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Params {
+pub(crate) struct Parameters {
     /// Regular expression in ripgrep's syntax; with \\n or the flag (?s) in it, it matches over several lines
     pattern: String,
     /// File or directory to search, absolute or relative to /workspace (default /workspace)
@@ -61,7 +60,7 @@ struct Structured {
     unreadable: u64,
     /// Whether there are more matches than these
     truncated: bool,
-    /// Whether the search was ended for taking too long
+    /// Whether the search was ended because it took too long
     timed_out: bool,
 }
 
@@ -73,115 +72,120 @@ struct Line {
     line: u64,
     /// The line; of a very long one the text around the match, and how much is left out
     text: String,
-    /// Whether it is only near a match
+    /// Whether it does not match but is near a match
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     context: bool,
 }
 
-pub(crate) fn tool() -> Tool {
-    Tool::new(
-        NAME,
-        "Search files in the microVM for a regular expression, as ripgrep does: recursively, leaving out hidden, \
-         binary and git-ignored files. Gives path, line number and line of each match.",
-        schema::input::<Params>(),
-    )
-    .with_title("Search files")
-    .with_raw_output_schema(schema::output::<Structured>())
-    .with_annotations(
-        ToolAnnotations::with_title("Search files")
-            .read_only(true)
-            .destructive(false)
-            .idempotent(true)
-            .open_world(false),
-    )
-}
-
-pub(crate) async fn call(
-    tool: &Tool,
-    arguments: Option<JsonObject>,
-    sandbox: Arc<Sandbox>,
-    call: &Call,
-) -> Result<CallToolResult, Refusal> {
-    let params: Params = arguments::parse(tool, arguments)?;
-    if params.pattern.is_empty() {
-        return Err(Refusal::new(
-            "`pattern` is empty: it would match every line",
-        ));
+impl From<FoundLine> for Line {
+    fn from(found: FoundLine) -> Self {
+        Self {
+            path: found.path,
+            line: found.line,
+            text: found.text,
+            context: found.context,
+        }
     }
-    let search = SearchRequest {
-        pattern: params.pattern,
-        literal: params.literal.unwrap_or(false),
-        ignore_case: params.ignore_case.unwrap_or(false),
-        path: params.path.unwrap_or_default(),
-        user: User::Root,
-        globs: params.glob.into_iter().collect(),
-        context: params.context.unwrap_or(0).min(CONTEXT),
-        limit: params.limit.unwrap_or(DEFAULT_LIMIT),
-        max_bytes: BOUND,
-    };
-    let around = search.context > 0;
-    let (mut report, lines) = call
-        .run(|work| async move { sandbox.search(search, &work.progress).await })
-        .await??;
-    let notes = notes(&mut report);
-    let text = as_text(&report, &lines, around);
-    let structured = Structured {
-        lines: lines.into_iter().map(line).collect(),
-        matches: report.lines,
-        files: report.files,
-        searched: report.searched,
-        unreadable: report.unreadable,
-        truncated: report.truncated,
-        timed_out: report.timed_out,
-    };
-    let result = result(vec![ContentBlock::text(text)], &structured)?;
-    Ok(noted(result, notes))
 }
 
-/// What there is to do about what is missing, and what the guest says.
+pub(crate) struct Search;
+
+impl Tool for Search {
+    type Parameters = Parameters;
+
+    const NAME: &'static str = "search";
+    const TITLE: &'static str = "Search files";
+    const ICON: &'static str = "<circle cx='10' cy='10' r='6'/><path d='M15 15l6 6'/>";
+    const HINTS: Hints = Hints::READS;
+
+    fn description(_: &Facts) -> String {
+        "Search files in the microVM for a regular expression, as ripgrep does: recursively, leaving out hidden, \
+         binary and git-ignored files. Gives path, line number and line of each match."
+            .to_owned()
+    }
+
+    fn output() -> Option<Arc<JsonObject>> {
+        Some(schema::output::<Structured>())
+    }
+
+    async fn run(parameters: Parameters, context: Context<'_>) -> Result<CallToolResult, Refusal> {
+        if parameters.pattern.is_empty() {
+            return Err(Refusal::new(
+                "`pattern` is empty: it would match every line",
+            ));
+        }
+        let request = SearchRequest {
+            pattern: parameters.pattern,
+            literal: parameters.literal.unwrap_or(false),
+            ignore_case: parameters.ignore_case.unwrap_or(false),
+            path: parameters.path.unwrap_or_default(),
+            user: User::Root,
+            globs: parameters.glob.into_iter().collect(),
+            context: parameters.context.unwrap_or(0).min(MAX_CONTEXT),
+            limit: parameters.limit.unwrap_or(DEFAULT_LIMIT),
+            max_bytes: MAX_BYTES,
+        };
+        let with_context = request.context > 0;
+        let sandbox = context.sandbox;
+        let (mut report, lines) = context
+            .call
+            .run(|work| async move { sandbox.search(request, &work.progress).await })
+            .await??;
+        let notes = notes(&mut report);
+        let text = as_text(&report, &lines, with_context);
+        let structured = Structured {
+            lines: lines.into_iter().map(Line::from).collect(),
+            matches: report.lines,
+            files: report.files,
+            searched: report.searched,
+            unreadable: report.unreadable,
+            truncated: report.truncated,
+            timed_out: report.timed_out,
+        };
+        success(vec![ContentBlock::text(text)], &structured, notes)
+    }
+}
+
+/// How to get what is missing, and the notes of the guest.
 fn notes(report: &mut SearchReport) -> Notes {
     let mut notes = Vec::new();
     if report.truncated {
         notes.push("there are more: narrow the pattern, path or glob, or raise limit".to_owned());
     }
     if report.timed_out {
-        notes.push("ended for taking too long: narrow the path or glob".to_owned());
+        notes.push("ended because it took too long: narrow the path or glob".to_owned());
     }
     notes.append(&mut report.notes);
-    Notes::of_guest(notes)
+    Notes::from_guest(notes)
 }
 
-fn line(found: FoundLine) -> Line {
-    Line {
-        path: found.path,
-        line: found.line,
-        text: found.text,
-        context: found.context,
-    }
-}
-
-fn as_text(report: &SearchReport, lines: &[FoundLine], around: bool) -> String {
+fn as_text(report: &SearchReport, lines: &[FoundLine], with_context: bool) -> String {
     let mut text = String::new();
     let mut before: Option<&FoundLine> = None;
     for line in lines {
         let follows =
             before.is_some_and(|before| before.path == line.path && before.line + 1 == line.line);
-        if around && before.is_some() && !follows {
+        if with_context && before.is_some() && !follows {
             text.push_str("--\n");
         }
         let mark = if line.context { '-' } else { ':' };
-        let _ = writeln!(text, "{}{mark}{}{mark}{}", line.path, line.line, line.text);
+        let FoundLine {
+            path,
+            line: number,
+            text: found,
+            ..
+        } = line;
+        text += &format!("{path}{mark}{number}{mark}{found}\n");
         before = Some(line);
     }
-    let _ = write!(
-        text,
+    text += &format!(
         "[{} in {}, of {} searched",
         counted(report.lines, "matching line", "matching lines"),
         counted(report.files, "file", "files"),
         report.searched
     );
     if report.unreadable > 0 {
-        let _ = write!(text, "; {} could not be read", report.unreadable);
+        text += &format!("; {} could not be read", report.unreadable);
     }
     text.push(']');
     text

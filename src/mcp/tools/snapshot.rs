@@ -1,29 +1,32 @@
 //! `snapshot`: saves, lists, restores and deletes states of the system disk.
 //!
-//! Whatever was done, the result holds the snapshots that there are afterwards. Which names are allowed is
-//! the sandbox's to say.
+//! The result of every action holds the snapshots that exist afterwards. The sandbox decides which names are allowed.
 
-use std::fmt::Write as _;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::mcp::call::{Call, Notes, Refusal, Work, noted, result};
-use crate::mcp::tools::arguments;
-use crate::mcp::tools::schema;
+use super::schema;
+use super::tool::{Context, Hints, Tool};
+use crate::mcp::call::Work;
+use crate::mcp::facts::{Facts, Workspace};
+use crate::mcp::notes::{Notes, success};
+use crate::mcp::records::SnapshotRecord;
+use crate::mcp::refusal::Refusal;
 use crate::names::SnapshotName;
-use crate::sandbox::{Sandbox, SandboxError, Snapshot};
+use crate::sandbox::{Sandbox, SandboxError, Snapshot as Saved};
 use crate::text;
+use crate::time::millis;
 
-pub(crate) const NAME: &str = "snapshot";
+pub(crate) struct Snapshot;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Params {
+pub(crate) struct Parameters {
     /// What to do
     action: Action,
     /// Name of the snapshot: letters, digits, `.`, `_` and `-`; needed for all but list
@@ -39,6 +42,17 @@ enum Action {
     Delete,
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Save => "save",
+            Self::List => "list",
+            Self::Restore => "restore",
+            Self::Delete => "delete",
+        })
+    }
+}
+
 #[derive(Debug, Serialize, JsonSchema)]
 struct Structured {
     /// What was done
@@ -46,116 +60,125 @@ struct Structured {
     /// The snapshot it was done to
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// The snapshots there are now
-    snapshots: Vec<Saved>,
+    /// The snapshots that exist now
+    snapshots: Vec<SnapshotRecord>,
     /// How long it took, in milliseconds
     took_ms: u64,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Saved {
-    /// Its name
-    name: String,
-    /// What it takes on the host's disk, in bytes
-    bytes: u64,
-    /// When it was saved (RFC 3339)
-    created: String,
-}
+impl Tool for Snapshot {
+    type Parameters = Parameters;
 
-pub(crate) fn tool() -> Tool {
-    Tool::new(
-        NAME,
-        "Save the microVM's system disk under a name, restore it later, list or delete what is saved. Save \
-         before a risky step. Restoring reboots into the saved disk: running processes end, and what changed \
-         outside /workspace since is lost. /workspace is never touched.",
-        schema::input::<Params>(),
-    )
-    .with_title("Save or restore the system")
-    .with_raw_output_schema(schema::output::<Structured>())
-    .with_annotations(
-        ToolAnnotations::with_title("Save or restore the system")
-            .read_only(false)
-            .destructive(true)
-            .idempotent(false)
-            .open_world(false),
-    )
-}
+    const NAME: &'static str = "snapshot";
+    const TITLE: &'static str = "Save or restore the system";
+    const ICON: &'static str =
+        "<path d='M3 7h4l2-3h6l2 3h4v13H3z'/><circle cx='12' cy='13' r='4'/>";
+    const HINTS: Hints = Hints::CHANGES;
 
-/// What a person is asked before a call with these arguments, if it can't be undone. A name that no snapshot can have
-/// is refused before anybody reads it.
-pub(crate) fn question(arguments: &JsonObject) -> Result<Option<String>, Refusal> {
-    let text = |key: &str| arguments.get(key).and_then(Value::as_str);
-    let (Some(action @ ("restore" | "delete")), Some(name)) = (text("action"), text("name")) else {
-        return Ok(None);
-    };
-    name.parse::<SnapshotName>().map_err(SandboxError::from)?;
-    Ok(Some(match action {
-        "restore" => format!(
-            "Restore the snapshot `{name}`? Everything that changed in the sandbox since then is lost, and what runs \
-             there ends. /workspace stays as it is."
-        ),
-        _ => format!("Delete the snapshot `{name}`? It can't be brought back."),
-    }))
-}
-
-pub(crate) async fn call(
-    tool: &Tool,
-    arguments: Option<JsonObject>,
-    sandbox: Arc<Sandbox>,
-    call: &Call,
-) -> Result<CallToolResult, Refusal> {
-    let (action, name) = checked(arguments::parse(tool, arguments)?)?;
-    let began = Instant::now();
-    let subject = name.clone().unwrap_or_default();
-    let snapshots = call
-        .run(|work| async move { act(&sandbox, action, &subject, &work).await })
-        .await??;
-    let took = began.elapsed();
-    let text = as_text(action, name.as_deref(), &snapshots, took);
-    let structured = Structured {
-        action,
-        name,
-        snapshots: snapshots.iter().map(saved).collect(),
-        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-    };
-    let mut notes = Notes::default();
-    if action == Action::Restore {
-        notes.add(
-            "the system is as it was when that was saved; what ran has ended, and /workspace was not touched",
-        );
+    fn description(facts: &Facts) -> String {
+        let (lost, workspace) = match facts.workspace {
+            Workspace::Shared => (
+                "what changed outside /workspace since is lost",
+                "/workspace is never touched",
+            ),
+            Workspace::OwnDisk => (
+                "what changed since is lost",
+                "/workspace is on that disk, too",
+            ),
+        };
+        format!(
+            "Save the microVM's system disk under a name, restore it later, list or delete what is saved. Save \
+             before a risky step. Restoring reboots into the saved disk: running processes end, and {lost}. \
+             {workspace}."
+        )
     }
-    Ok(noted(
-        result(vec![ContentBlock::text(text)], &structured)?,
-        notes,
-    ))
+
+    fn output() -> Option<Arc<JsonObject>> {
+        Some(schema::output::<Structured>())
+    }
+
+    /// A name that no snapshot can have is refused before a person reads it.
+    fn question(parameters: &Parameters, facts: &Facts) -> Result<Option<String>, Refusal> {
+        let Parameters {
+            action: action @ (Action::Restore | Action::Delete),
+            name: Some(name),
+        } = parameters
+        else {
+            return Ok(None);
+        };
+        name.parse::<SnapshotName>().map_err(SandboxError::from)?;
+        if *action == Action::Delete {
+            return Ok(Some(format!(
+                "Delete the snapshot `{name}`? It can't be brought back."
+            )));
+        }
+        let workspace = match facts.workspace {
+            Workspace::Shared => "/workspace stays as it is.",
+            Workspace::OwnDisk => "The files in /workspace change back, too.",
+        };
+        Ok(Some(format!(
+            "Restore the snapshot `{name}`? Everything that changed in the sandbox since then is lost, and its \
+             processes end. {workspace}"
+        )))
+    }
+
+    async fn run(parameters: Parameters, context: Context<'_>) -> Result<CallToolResult, Refusal> {
+        let (action, name) = checked(parameters)?;
+        let began = Instant::now();
+        let (sandbox, subject) = (context.sandbox, name.clone().unwrap_or_default());
+        let snapshots = context
+            .call
+            .run(|work| async move { act(&sandbox, action, &subject, &work).await })
+            .await??;
+        let took = began.elapsed();
+        let structured = Structured {
+            action,
+            name,
+            snapshots: snapshots.iter().map(SnapshotRecord::from).collect(),
+            took_ms: millis(took),
+        };
+        let text = as_text(&structured, took);
+        let mut notes = Notes::default();
+        if action == Action::Restore {
+            let workspace = match context.facts.workspace {
+                Workspace::Shared => "/workspace was not touched",
+                Workspace::OwnDisk => "so are the files in /workspace",
+            };
+            notes.add(format!(
+                "the system is as it was when that was saved; its processes have ended, and {workspace}"
+            ));
+        }
+        success(vec![ContentBlock::text(text)], &structured, notes)
+    }
 }
 
-fn checked(params: Params) -> Result<(Action, Option<String>), Refusal> {
-    match (params.action, params.name) {
-        // Some models fill in every argument they know of.
+/// The action and its subject; every action but `list` needs one.
+fn checked(parameters: Parameters) -> Result<(Action, Option<String>), Refusal> {
+    match (parameters.action, parameters.name) {
+        // Some models fill in every argument they know of, with an empty string.
         (Action::List, Some(name)) if !name.is_empty() => {
             Err(Refusal::new("`list` takes no `name`: it lists all"))
         }
         (Action::List, _) => Ok((Action::List, None)),
         (action, Some(name)) => Ok((action, Some(name))),
         (action, None) => Err(Refusal::new(format!(
-            "`name` is missing: which snapshot to {}?",
-            word(action)
+            "`name` is missing: which snapshot to {action}?"
         ))),
     }
 }
 
+/// Does it; gives the snapshots that exist afterwards.
 async fn act(
     sandbox: &Arc<Sandbox>,
     action: Action,
     name: &str,
     work: &Work,
-) -> Result<Vec<Snapshot>, SandboxError> {
+) -> Result<Vec<Saved>, SandboxError> {
     let name = || name.parse::<SnapshotName>();
     match action {
         Action::Save => {
             let saved = sandbox.snapshot_save(&name()?, &work.progress).await?;
-            // What was saved is saved, whether or not the others can be listed.
+            // The save has succeeded, whether or not the others can be listed.
             return Ok(sandbox.snapshot_list().await.unwrap_or(vec![saved]));
         }
         Action::Restore => sandbox.snapshot_restore(&name()?, &work.progress).await?,
@@ -167,67 +190,40 @@ async fn act(
     Ok(sandbox.snapshot_list().await.unwrap_or_default())
 }
 
-fn word(action: Action) -> &'static str {
-    match action {
-        Action::Save => "save",
-        Action::List => "list",
-        Action::Restore => "restore",
-        Action::Delete => "delete",
-    }
-}
-
-/// A snapshot as results show it.
-pub(crate) fn saved(snapshot: &Snapshot) -> Saved {
-    Saved {
-        name: snapshot.name.to_string(),
-        bytes: snapshot.bytes,
-        created: format!("{:.0}", snapshot.created),
-    }
-}
-
-fn as_text(action: Action, name: Option<&str>, snapshots: &[Snapshot], took: Duration) -> String {
-    let name = name.unwrap_or_default();
+fn as_text(result: &Structured, took: Duration) -> String {
+    let name = result.name.as_deref().unwrap_or_default();
     let took = text::duration(took);
-    let mut text = match action {
+    let head = match result.action {
         Action::Save => format!("[saved `{name}` in {took}]\n"),
-        Action::Restore => {
-            format!("[restored `{name}` in {took}]\n")
-        }
+        Action::Restore => format!("[restored `{name}` in {took}]\n"),
         Action::Delete => format!("[deleted `{name}` in {took}]\n"),
         Action::List => String::new(),
     };
+    let snapshots = &result.snapshots;
     if snapshots.is_empty() {
-        text.push_str("no snapshots are saved");
-        return text;
+        return head + "no snapshots are saved";
     }
-    text.push_str("saved snapshots:\n");
-    let width = snapshots
-        .iter()
-        .map(|snapshot| snapshot.name.as_str().len())
-        .max()
-        .unwrap_or(0);
-    for snapshot in snapshots {
-        let _ = writeln!(
-            text,
-            "  {:width$}  {:>12}  {:.0}",
-            snapshot.name,
-            text::size(snapshot.bytes),
-            snapshot.created
-        );
-    }
-    text
+    let names = snapshots.iter().map(|snapshot| snapshot.name.len());
+    let width = names.max().unwrap_or(0);
+    let lines = snapshots.iter().map(|snapshot| {
+        let (name, created) = (&snapshot.name, &snapshot.created);
+        format!(
+            "  {name:width$}  {:>12}  {created}\n",
+            text::size(snapshot.bytes)
+        )
+    });
+    head + "saved snapshots:\n" + &lines.collect::<String>()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::mcp::tools::entry::tests::{PRIVATE, SHARED, parameters};
 
     fn parsed(arguments: Value) -> Result<(Action, Option<String>), String> {
-        arguments::parse(&tool(), arguments.as_object().cloned())
-            .and_then(checked)
-            .map_err(|refusal| refusal.message().to_owned())
+        checked(parameters::<Snapshot>(arguments)?).map_err(|refusal| refusal.message().to_owned())
     }
 
     #[test]
@@ -253,10 +249,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_about_a_name_that_can_not_be() {
+    fn no_person_is_asked_about_an_impossible_name() {
         let asked = |action: &str, name: &str| {
-            let arguments = json!({"action": action, "name": name});
-            question(arguments.as_object().unwrap()).map_err(|refusal| refusal.message().to_owned())
+            let parameters = parameters::<Snapshot>(json!({"action": action, "name": name}))?;
+            Snapshot::question(&parameters, &SHARED).map_err(|refusal| refusal.message().to_owned())
         };
         assert!(
             asked("restore", "good")
@@ -287,29 +283,39 @@ mod tests {
     }
 
     #[test]
+    fn the_question_says_what_happens_to_the_workspace() {
+        let ask = |facts| {
+            let restore = json!({"action": "restore", "name": "good"});
+            let restore = parameters::<Snapshot>(restore).unwrap();
+            Snapshot::question(&restore, facts).unwrap().unwrap()
+        };
+        assert!(ask(&SHARED).contains("/workspace stays as it is"));
+        assert!(ask(&PRIVATE).contains("/workspace change back"));
+    }
+
+    #[test]
     fn both_forms_hold_name_size_and_time() {
-        let snapshot = Snapshot {
+        let snapshot = Saved {
             name: "good".parse().unwrap(),
             bytes: 12_345_678,
             created: "2025-03-04T05:06:07.89Z".parse().unwrap(),
         };
-        let text = as_text(
-            Action::Save,
-            Some("good"),
-            std::slice::from_ref(&snapshot),
-            Duration::from_millis(410),
+        let result = |action, name: Option<&str>, snapshots: &[Saved]| Structured {
+            action,
+            name: name.map(str::to_owned),
+            snapshots: snapshots.iter().map(SnapshotRecord::from).collect(),
+            took_ms: 410,
+        };
+        let saved = result(Action::Save, Some("good"), &[snapshot]);
+        assert_eq!(
+            as_text(&saved, Duration::from_millis(410)),
+            "[saved `good` in 0.41 s]\nsaved snapshots:\n  good      11.8 MiB  2025-03-04T05:06:07Z\n"
         );
         assert_eq!(
-            text,
-            "[saved `good` in 0.41 s]\nsaved snapshots:\n  good       12.3 MB  2025-03-04T05:06:07Z\n"
-        );
-        assert_eq!(
-            serde_json::to_value(saved(&snapshot)).unwrap(),
+            serde_json::to_value(&saved.snapshots[0]).unwrap(),
             json!({"name": "good", "bytes": 12_345_678, "created": "2025-03-04T05:06:07Z"})
         );
-        assert_eq!(
-            as_text(Action::List, None, &[], Duration::ZERO),
-            "no snapshots are saved"
-        );
+        let none = result(Action::List, None, &[]);
+        assert_eq!(as_text(&none, Duration::ZERO), "no snapshots are saved");
     }
 }

@@ -1,4 +1,4 @@
-//! `write`: a whole file, atomically where that can be, or an addition to its end.
+//! `write`: writes a whole file, atomically where that is possible, or adds to its end.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::mcp::call::{Call, Notes, Refusal, noted, result};
-use crate::mcp::tools::arguments;
-use crate::mcp::tools::schema;
-use crate::sandbox::{Sandbox, User, Write, Written};
+use super::schema;
+use super::tool::{Context, Hints, Tool};
+use crate::mcp::facts::Facts;
+use crate::mcp::notes::{Notes, success};
+use crate::mcp::refusal::Refusal;
+use crate::sandbox::{User, Write as Request, Written};
 use crate::text;
-
-pub(crate) const NAME: &str = "write";
 
 /// Base64 with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -24,9 +24,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+pub(crate) struct Write;
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Params {
+pub(crate) struct Parameters {
     /// File: absolute, relative to /workspace, or below a home (~/x); missing parent directories are made
     path: String,
     /// What to write
@@ -55,74 +57,65 @@ struct Structured {
     bytes: u64,
 }
 
-pub(crate) fn tool() -> Tool {
-    Tool::new(
-        NAME,
+impl Tool for Write {
+    type Parameters = Parameters;
+
+    const NAME: &'static str = "write";
+    const TITLE: &'static str = "Write a file";
+    const ICON: &'static str = "<path d='M6 2h9l4 4v16H6zM12 18v-8M9 13l3-3 3 3'/>";
+    const HINTS: Hints = Hints::CHANGES;
+
+    fn description(_: &Facts) -> String {
         "Write a file in the microVM, as the user `sandbox`: the whole file at once, or with `append` an \
-         addition to its end. For files that belong to root use exec.",
-        schema::input::<Params>(),
-    )
-    .with_title("Write a file")
-    .with_raw_output_schema(schema::output::<Structured>())
-    .with_annotations(
-        ToolAnnotations::with_title("Write a file")
-            .read_only(false)
-            .destructive(true)
-            .idempotent(false)
-            .open_world(false),
-    )
-}
-
-pub(crate) async fn call(
-    tool: &Tool,
-    arguments: Option<JsonObject>,
-    sandbox: Arc<Sandbox>,
-    call: &Call,
-) -> Result<CallToolResult, Refusal> {
-    let file = parse(tool, arguments)?;
-    let append = file.append;
-    let Written { path, bytes, notes } = call
-        .run(|work| async move { sandbox.write(file, &work.progress).await })
-        .await??;
-    let size = text::size(bytes);
-    let text = if append {
-        format!("[added {size} to {path}]")
-    } else {
-        format!("[wrote {size} to {path}]")
-    };
-    let done = result(vec![ContentBlock::text(text)], &Structured { path, bytes })?;
-    Ok(noted(done, Notes::of_guest(notes)))
-}
-
-fn parse(tool: &Tool, mut arguments: Option<JsonObject>) -> Result<Write, Refusal> {
-    // Refused, not guessed: 755 would mean rwxr-xr-x, the number that 0o755 is would be 493, and 420 is both.
-    if let Some(arguments) = &mut arguments
-        && let Some(mode) = arguments.get("mode").filter(|mode| mode.is_number())
-    {
-        return Err(Refusal::new(format!(
-            "`mode` must be a string of octal digits such as \"0755\", not the number {mode}"
-        )));
+         addition to its end. For files that belong to root use exec."
+            .to_owned()
     }
-    let params: Params = arguments::parse(tool, arguments)?;
-    if params.path.is_empty() || params.path.ends_with('/') {
+
+    fn output() -> Option<Arc<JsonObject>> {
+        Some(schema::output::<Structured>())
+    }
+
+    async fn run(parameters: Parameters, context: Context<'_>) -> Result<CallToolResult, Refusal> {
+        let request = request(parameters)?;
+        let append = request.append;
+        let sandbox = context.sandbox;
+        let Written { path, bytes, notes } = context
+            .call
+            .run(|work| async move { sandbox.write(request, &work.progress).await })
+            .await??;
+        let size = text::size(bytes);
+        let text = match append {
+            true => format!("[added {size} to {path}]"),
+            false => format!("[wrote {size} to {path}]"),
+        };
+        success(
+            vec![ContentBlock::text(text)],
+            &Structured { path, bytes },
+            Notes::from_guest(notes),
+        )
+    }
+}
+
+fn request(parameters: Parameters) -> Result<Request, Refusal> {
+    if parameters.path.is_empty() || parameters.path.ends_with('/') {
         return Err(Refusal::new(format!(
             "`path` must name a file, not {:?}",
-            params.path
+            parameters.path
         )));
     }
-    Ok(Write {
-        path: params.path,
-        content: match params.encoding {
-            Some(Encoding::Base64) => decoded(params.content)?,
-            Some(Encoding::Utf8) | None => Bytes::from(params.content),
+    Ok(Request {
+        path: parameters.path,
+        content: match parameters.encoding {
+            Some(Encoding::Base64) => decode(parameters.content)?,
+            Some(Encoding::Utf8) | None => Bytes::from(parameters.content),
         },
-        mode: params.mode.as_deref().map(mode).transpose()?,
-        append: params.append.unwrap_or(false),
+        mode: parameters.mode.as_deref().map(mode).transpose()?,
+        append: parameters.append.unwrap_or(false),
         user: User::Sandbox,
     })
 }
 
-fn decoded(mut content: String) -> Result<Bytes, Refusal> {
+fn decode(mut content: String) -> Result<Bytes, Refusal> {
     content.retain(|char| !char.is_ascii_whitespace());
     BASE64.decode(content).map(Bytes::from).map_err(|error| {
         Refusal::new(format!(
@@ -148,10 +141,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::mcp::tools::entry::tests::parameters;
 
-    fn parsed(arguments: serde_json::Value) -> Result<Write, String> {
-        parse(&tool(), arguments.as_object().cloned())
-            .map_err(|refusal| refusal.message().to_owned())
+    fn parsed(arguments: serde_json::Value) -> Result<Request, String> {
+        request(parameters::<Write>(arguments)?).map_err(|refusal| refusal.message().to_owned())
     }
 
     #[test]
@@ -179,12 +172,12 @@ mod tests {
         let number = parsed(json!({"path": "a", "content": "", "mode": 755})).unwrap_err();
         assert_eq!(
             number,
-            "`mode` must be a string of octal digits such as \"0755\", not the number 755"
+            "`mode` must be a string, not 755; send it as text, in quotes"
         );
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_advice() {
+    fn a_wrong_argument_is_refused_with_advice() {
         assert!(
             parsed(json!({"path": "a", "content": "é!", "encoding": "base64"}))
                 .unwrap_err()

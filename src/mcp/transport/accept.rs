@@ -1,8 +1,8 @@
-//! Which forms of an answer a client takes (RFC 9110, 12.5.1). Pure.
+//! The forms of an answer that a client accepts (RFC 9110, 12.5.1). Pure.
 
 use axum::http::{HeaderMap, header};
 
-/// The forms that answers over HTTP have.
+/// Which forms of an answer a client accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Accepts {
     /// One JSON message.
@@ -12,7 +12,7 @@ pub(crate) struct Accepts {
 }
 
 impl Accepts {
-    /// What the `Accept` headers say. A client without one takes anything.
+    /// Reads the `Accept` headers. A client without one accepts anything.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let ranges: Vec<(String, bool)> = headers
             .get_all(header::ACCEPT)
@@ -22,13 +22,13 @@ impl Accepts {
             .filter_map(range)
             .collect();
         Self {
-            json: takes(&ranges, "application", "json"),
-            events: takes(&ranges, "text", "event-stream"),
+            json: accepts(&ranges, "application", "json"),
+            events: accepts(&ranges, "text", "event-stream"),
         }
     }
 }
 
-/// The parts of a header between delimiters, but for those in quotes.
+/// The parts of a header between delimiters that are not in quotes.
 fn parts(value: &str, delimiter: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     value.split(move |c| {
@@ -42,8 +42,8 @@ fn parts(value: &str, delimiter: char) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A range of types, and whether they are wanted. Parameters but the weight say nothing that matters here; a weight
-/// that is no number is none.
+/// A range of types, and whether it is accepted: its weight is not 0. An invalid weight and other parameters are
+/// ignored.
 fn range(text: &str) -> Option<(String, bool)> {
     let mut fields = parts(text, ';');
     let name = fields.next()?.trim().to_lowercase();
@@ -55,8 +55,8 @@ fn range(text: &str) -> Option<(String, bool)> {
     (!name.is_empty()).then(|| (name, weight.is_none_or(|weight| weight > 0.0)))
 }
 
-/// The most specific range that a type is in decides.
-fn takes(ranges: &[(String, bool)], kind: &str, subtype: &str) -> bool {
+/// Whether the ranges accept a type: the most specific range that matches it decides.
+fn accepts(ranges: &[(String, bool)], kind: &str, subtype: &str) -> bool {
     let names = [
         vec![format!("{kind}/{subtype}")],
         vec![format!("{kind}/*")],
@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    fn accepts(values: &[&str]) -> (bool, bool) {
+    fn accepted(values: &[&str]) -> (bool, bool) {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(header::ACCEPT, HeaderValue::from_str(value).unwrap());
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_send_is_understood() {
+    fn headers_of_clients_are_understood() {
         let cases: [(&[&str], (bool, bool)); 20] = [
             (&[], (true, true)),
             (&[""], (true, true)),
@@ -117,14 +117,14 @@ mod tests {
             (&["application/json;q=1.0,"], (true, false)),
         ];
         for (values, expected) in cases {
-            assert_eq!(accepts(values), expected, "{values:?}");
+            assert_eq!(accepted(values), expected, "{values:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_type_is_taken_beside_those_asked_for(other in "[ -~]{0,40}") {
-            let both = accepts(&["application/json, text/event-stream", &other]);
+        fn other_types_beside_the_two_change_nothing(other in "[ -~]{0,40}") {
+            let both = accepted(&["application/json, text/event-stream", &other]);
             prop_assert!(both == (true, true) || other.contains("q"));
         }
     }

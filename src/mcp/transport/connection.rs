@@ -1,11 +1,11 @@
-//! The transport between a client and the server: messages as lines of JSON.
+//! The connection to a client over a pair of streams: one JSON message a line.
 //!
-//! States: opening, until a request chooses a lifecycle; open; closed. Opening, whatever is not a request is
-//! dropped (nothing can be meant by it, and the library would end the connection over it). Closed, the token
-//! fires at once: the library itself tells running calls only after it waited for them.
+//! States: opening, until a request chooses a lifecycle; open; closed. While opening, messages that are not requests are
+//! dropped: they can't mean anything yet, and the library would end the connection. When the client closes its end, the
+//! token `disconnected` fires at once; the library itself cancels running calls only after it has waited for them.
 //!
-//! A line that is no message is answered here ([`crate::mcp::transport::malformed`]); the connection goes on. All writing is done by
-//! one task, so that an answer is written whole whatever else goes on.
+//! A line that is no message is answered here ([`crate::mcp::transport::malformed`]); the connection goes on. One task writes
+//! everything, so an answer is always written whole.
 
 use std::io::{Error, ErrorKind};
 use std::time::Duration;
@@ -20,15 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::mcp::transport::lines::{Line, Lines};
-use crate::mcp::transport::malformed::{Malformed, Role, understand};
+use crate::mcp::transport::malformed::{Malformed, Role, parse};
 
-/// How many messages may wait to be written. A client that reads none of its answers is not read from either.
-const QUEUE: usize = 16;
+/// How many messages may wait to be written. While the queue is full, nothing is read from the client.
+const MAX_QUEUED: usize = 16;
 
 /// How long the last messages may take to be written.
-const LAST: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A line to write, and who waits for that.
+/// A line to write, and where to report that it was written.
 struct Outgoing {
     line: Vec<u8>,
     written: Option<oneshot::Sender<Result<(), Error>>>,
@@ -39,36 +39,36 @@ pub(crate) struct Connection<R> {
     input: Lines<R>,
     output: Option<mpsc::Sender<Outgoing>>,
     writer: Option<AbortOnDropHandle<()>>,
-    /// An answer that has no place in the queue yet.
+    /// An answer that waits for room in the queue.
     answer: Option<Vec<u8>>,
     opening: bool,
-    closed: CancellationToken,
+    disconnected: CancellationToken,
 }
 
 impl<R: AsyncRead + Send + Unpin> Connection<R> {
-    /// Talks over `input` and `output`; `closed` fires when the client has closed its end.
-    pub(crate) fn new<W>(input: R, output: W, closed: CancellationToken) -> Self
+    /// A connection over `input` and `output`; `disconnected` fires when the client has closed its end.
+    pub(crate) fn new<W>(input: R, output: W, disconnected: CancellationToken) -> Self
     where
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        let (sender, queue) = mpsc::channel(QUEUE);
+        let (sender, queue) = mpsc::channel(MAX_QUEUED);
         Self {
             input: Lines::new(input),
             output: Some(sender),
             writer: Some(AbortOnDropHandle::new(tokio::spawn(write(output, queue)))),
             answer: None,
             opening: true,
-            closed,
+            disconnected,
         }
     }
 
-    /// The next message; a line that is none is answered. Nothing is lost when the future is dropped.
+    /// The next message; a line that is no message is answered. Nothing is lost when the future is dropped.
     async fn message(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
             if self.answer.is_some() {
-                let place = self.output.as_ref()?.reserve().await.ok()?;
+                let room = self.output.as_ref()?.reserve().await.ok()?;
                 if let Some(answer) = self.answer.take() {
-                    place.send(Outgoing {
+                    room.send(Outgoing {
                         line: line(answer),
                         written: None,
                     });
@@ -77,7 +77,7 @@ impl<R: AsyncRead + Send + Unpin> Connection<R> {
             let malformed = match self.input.next().await {
                 Line::End => return None,
                 Line::Whole(line) if line.trim_ascii().is_empty() => continue,
-                Line::Whole(line) => match understand(&line) {
+                Line::Whole(line) => match parse(&line) {
                     Ok(message) => return Some(message),
                     Err(malformed) => malformed,
                 },
@@ -87,11 +87,11 @@ impl<R: AsyncRead + Send + Unpin> Connection<R> {
             match malformed.role {
                 Role::Notification => {}
                 Role::Response => {
-                    if let Some(ended) = malformed.of_response() {
+                    if let Some(ended) = malformed.as_error_response() {
                         return Some(ended);
                     }
                 }
-                Role::Request | Role::Unclear => {
+                Role::Request | Role::Unknown => {
                     self.answer = Some(malformed.answer().into_bytes());
                 }
             }
@@ -112,14 +112,16 @@ async fn write(mut output: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Ou
         };
         let failed = done.is_err();
         if let Some(written) = written {
-            // Its sender may have gone.
-            let _ = written.send(done);
+            // The sender no longer waits if its call was cancelled.
+            drop(written.send(done));
         }
         if failed {
             break;
         }
     }
-    let _ = output.shutdown().await;
+    if let Err(error) = output.shutdown().await {
+        tracing::debug!(%error, "a client's stream could not be closed");
+    }
 }
 
 /// Whether this request chooses the connection's lifecycle.
@@ -158,7 +160,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Connection
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
             let Some(message) = self.message().await else {
-                self.closed.cancel();
+                self.disconnected.cancel();
                 return None;
             };
             match &message {
@@ -178,9 +180,9 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Connection
     async fn close(&mut self) -> Result<(), Self::Error> {
         self.output = None;
         if let Some(writer) = self.writer.take()
-            && tokio::time::timeout(LAST, writer).await.is_err()
+            && tokio::time::timeout(CLOSE_TIMEOUT, writer).await.is_err()
         {
-            tracing::debug!("a client reads nothing: its last messages are dropped");
+            tracing::debug!("a client does not read: its last messages are dropped");
         }
         Ok(())
     }

@@ -1,29 +1,29 @@
-//! A stream as lines of a bounded length.
+//! Reads a stream as lines of a bounded length.
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
-use crate::mcp::transport::LONGEST_MESSAGE;
-use crate::mcp::transport::scan::{Found, Scan};
+use super::envelope::{Envelope, EnvelopeScanner};
+use super::malformed::MAX_MESSAGE;
 
 /// How much is read at once, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// What comes next in a stream.
+/// The next part of a stream.
 pub(crate) enum Line {
     /// A line, without its end. The last one needs none.
     Whole(Vec<u8>),
-    /// One that is too long, and what a scan found in it.
-    TooLong(Found),
-    /// Nothing more.
+    /// A line that is too long, and what a scan found in it.
+    TooLong(Envelope),
+    /// The end of the stream.
     End,
 }
 
-/// Reads lines. A line that is too long is scanned, and not kept.
+/// Reads lines. A line that is too long is scanned but not kept.
 pub(crate) struct Lines<R> {
     input: BufReader<R>,
     line: Vec<u8>,
-    over: Option<Scan>,
-    longest: usize,
+    overlong: Option<EnvelopeScanner>,
+    max_length: usize,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
@@ -31,12 +31,12 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self {
             input: BufReader::with_capacity(PIECE, input),
             line: Vec::new(),
-            over: None,
-            longest: LONGEST_MESSAGE,
+            overlong: None,
+            max_length: MAX_MESSAGE,
         }
     }
 
-    /// The next line. What was read stays when the future is dropped: the next call goes on from there.
+    /// The next line. What was read is kept when the future is dropped, and the next call continues from there.
     pub(crate) async fn next(&mut self) -> Line {
         loop {
             let (taken, ended) = match self.input.fill_buf().await {
@@ -44,13 +44,13 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 Ok(piece) => {
                     let end = memchr::memchr(b'\n', piece);
                     let part = &piece[..end.unwrap_or(piece.len())];
-                    match &mut self.over {
+                    match &mut self.overlong {
                         Some(scan) => scan.feed(part),
-                        None if self.line.len() + part.len() > self.longest => {
-                            let mut scan = Scan::default();
+                        None if self.line.len() + part.len() > self.max_length => {
+                            let mut scan = EnvelopeScanner::default();
                             scan.feed(&std::mem::take(&mut self.line));
                             scan.feed(part);
-                            self.over = Some(scan);
+                            self.overlong = Some(scan);
                         }
                         None => self.line.extend_from_slice(part),
                     }
@@ -69,14 +69,14 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     fn take(&mut self) -> Line {
-        match self.over.take() {
-            Some(scan) => Line::TooLong(scan.found().clone()),
+        match self.overlong.take() {
+            Some(scan) => Line::TooLong(scan.envelope().clone()),
             None => Line::Whole(std::mem::take(&mut self.line)),
         }
     }
 
     fn rest(&mut self) -> Line {
-        match self.line.is_empty() && self.over.is_none() {
+        match self.line.is_empty() && self.overlong.is_none() {
             true => Line::End,
             false => self.take(),
         }
@@ -91,7 +91,7 @@ mod tests {
     async fn lines_are_bounded_and_the_last_needs_no_end() {
         let input = b"one\n\ntwo \r\n{\"id\":1,\"x\":\"0123456789\"}\nlast";
         let mut lines = Lines::new(&input[..]);
-        lines.longest = 10;
+        lines.max_length = 10;
         let mut whole = Vec::new();
         let mut long = Vec::new();
         loop {

@@ -1,8 +1,8 @@
-//! Messages that are none: what is wrong with them, and what their sender is told. Pure.
+//! Parses messages, and describes what is wrong with a malformed one. Pure.
 //!
-//! Every request gets an answer, also one that can't be understood: an error for its id, as far as that can be read,
-//! and otherwise one without an id (the protocol has such errors omit it; `null` is not a valid id there). A
-//! notification is never answered. Nothing is repaired: a text that isn't what its sender meant must not be run.
+//! Every request gets an answer, even if it is malformed: an error with its id if that can be read, and otherwise one
+//! without an id (in the protocol such errors omit it; `null` is no valid id). A notification is never answered. Nothing is
+//! repaired: a guess at what the sender meant must not be run.
 
 use std::fmt;
 
@@ -12,29 +12,32 @@ use rmcp::service::RxJsonRpcMessage;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 
-use crate::mcp::transport::LONGEST_MESSAGE;
-use crate::mcp::transport::scan::{Found, Member, Scan, Shape};
+use super::envelope::{Envelope, EnvelopeScanner, Member, Shape};
 
-/// A mark that some programs begin a text with.
+/// A mark at the start of the texts of some programs.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// How many characters of a library's reason are told.
-const REASON: usize = 200;
+/// The longest message, in bytes: room for a `write` of a file of some 40 MiB in base64. A longer message is not kept, and
+/// is answered with an error.
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
-/// What a message was to be.
+/// How much of the parser's error is shown, in characters.
+const MAX_REASON: usize = 200;
+
+/// The kind of message that a malformed one was meant to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// A request; its sender waits.
+    /// A request: its sender waits for an answer.
     Request,
     /// A notification.
     Notification,
-    /// The answer to a request of the server's.
+    /// The answer to a request of the server.
     Response,
-    /// Nobody can tell.
-    Unclear,
+    /// It can't be told.
+    Unknown,
 }
 
-/// A message that is none.
+/// A malformed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Malformed {
     pub(crate) role: Role,
@@ -43,16 +46,16 @@ pub(crate) struct Malformed {
     message: String,
 }
 
-/// Understands a message, or says why it can't be.
-pub(crate) fn understand(text: &[u8]) -> Result<RxJsonRpcMessage<RoleServer>, Malformed> {
+/// Parses a message.
+pub(crate) fn parse(text: &[u8]) -> Result<RxJsonRpcMessage<RoleServer>, Malformed> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     serde_json::from_slice(text).map_err(|error| Malformed::of(text, &error))
 }
 
 impl Malformed {
     fn of(text: &[u8], error: &serde_json::Error) -> Self {
-        let found = Scan::of(text);
-        if let Err(syntax) = serde_json::from_slice::<Checked>(text) {
+        let found = EnvelopeScanner::scan(text);
+        if let Err(syntax) = serde_json::from_slice::<AnyJson>(text) {
             return Self::new(&found, ErrorCode::PARSE_ERROR, not_json(text, &syntax));
         }
         let message = match found.shape {
@@ -67,43 +70,43 @@ impl Malformed {
         Self::new(&found, ErrorCode::INVALID_REQUEST, message)
     }
 
-    /// One that was longer than messages may be; `found` is what a scan of all of it found.
-    pub(crate) fn too_long(found: &Found) -> Self {
+    /// A message that is too long; `found` is what a scan of all of it found.
+    pub(crate) fn too_long(found: &Envelope) -> Self {
         let message = format!(
-            "the message is longer than {LONGEST_MESSAGE} bytes, the most that is taken; nothing was done; send it in \
+            "the message is longer than {MAX_MESSAGE} bytes, the maximum; nothing was done; send it in \
              parts (`write` with `append` adds to a file)"
         );
         Self::new(found, ErrorCode::INVALID_REQUEST, message)
     }
 
-    fn new(found: &Found, code: ErrorCode, message: String) -> Self {
+    fn new(found: &Envelope, code: ErrorCode, message: String) -> Self {
         let is_answer = found.result.times + found.error.times > 0;
         let role = match (found.method.times > 0, found.id.times > 0) {
             (true, true) => Role::Request,
             (true, false) if found.complete => Role::Notification,
             (false, true) if is_answer => Role::Response,
-            _ => Role::Unclear,
+            _ => Role::Unknown,
         };
         Self {
             role,
-            id: readable(&found.id),
+            id: echoable(&found.id),
             code,
             message,
         }
     }
 
-    /// The error that its sender gets, as JSON on one line.
+    /// The error for its sender, as JSON on one line.
     pub(crate) fn answer(&self) -> String {
         let error = json!({"code": self.code.0, "message": self.message});
         match &self.id {
-            // As it was written: a client that wrote half a surrogate pair finds that one again.
+            // Exactly as it was written, so a client that sent half of a surrogate pair recognizes it.
             Some(id) => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#),
             None => format!(r#"{{"jsonrpc":"2.0","error":{error}}}"#),
         }
     }
 
-    /// The error that ends the server's request which it was to answer.
-    pub(crate) fn of_response(&self) -> Option<RxJsonRpcMessage<RoleServer>> {
+    /// As a response with an error, for the request of the server that it answers.
+    pub(crate) fn as_error_response(&self) -> Option<RxJsonRpcMessage<RoleServer>> {
         let id: RequestId = serde_json::from_str(self.id.as_deref()?).ok()?;
         let said = format!("the client's answer can't be understood: {}", self.message);
         let error = ErrorData::new(self.code, said, None);
@@ -116,8 +119,8 @@ impl Malformed {
     }
 }
 
-/// An id that can be written again: a string or a number, once.
-fn readable(id: &Member) -> Option<String> {
+/// An id that an answer can repeat: a string or a number that is there once.
+fn echoable(id: &Member) -> Option<String> {
     let text = std::str::from_utf8(id.value.as_deref().filter(|_| id.times == 1)?).ok()?;
     let number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
     let plain = number || text.starts_with('"');
@@ -125,7 +128,7 @@ fn readable(id: &Member) -> Option<String> {
     (plain && valid).then(|| text.to_owned())
 }
 
-/// Why a text isn't JSON.
+/// Why a text is not JSON.
 fn not_json(text: &[u8], error: &serde_json::Error) -> String {
     if let Err(wrong) = std::str::from_utf8(text) {
         return format!(
@@ -143,7 +146,7 @@ fn not_json(text: &[u8], error: &serde_json::Error) -> String {
 }
 
 /// Why a JSON object is no message.
-fn not_a_message(found: &Found, error: &serde_json::Error) -> String {
+fn not_a_message(found: &Envelope, error: &serde_json::Error) -> String {
     let members = [
         ("jsonrpc", &found.jsonrpc),
         ("id", &found.id),
@@ -177,20 +180,20 @@ fn not_a_message(found: &Found, error: &serde_json::Error) -> String {
     if begins.is_some_and(|first| *first != b'{') {
         return "the message's `params` must be an object".to_owned();
     }
-    let reason: String = error.to_string().chars().take(REASON).collect();
+    let reason: String = error.to_string().chars().take(MAX_REASON).collect();
     format!("the message is no request, answer or notification: {reason}")
 }
 
-/// Any JSON, all of whose strings and numbers can be represented; nothing of it is kept.
-struct Checked;
+/// Any JSON whose strings and numbers can all be represented; nothing of it is kept.
+struct AnyJson;
 
-impl<'de> Deserialize<'de> for Checked {
+impl<'de> Deserialize<'de> for AnyJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Checked)
+        deserializer.deserialize_any(AnyJson)
     }
 }
 
-impl<'de> Visitor<'de> for Checked {
+impl<'de> Visitor<'de> for AnyJson {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -222,12 +225,12 @@ impl<'de> Visitor<'de> for Checked {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
-        while list.next_element::<Checked>()?.is_some() {}
+        while list.next_element::<AnyJson>()?.is_some() {}
         Ok(self)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
-        while map.next_entry::<Checked, Checked>()?.is_some() {}
+        while map.next_entry::<AnyJson, AnyJson>()?.is_some() {}
         Ok(self)
     }
 }
@@ -239,7 +242,7 @@ mod tests {
     use super::*;
 
     fn answer(text: &[u8]) -> (Role, Value) {
-        let malformed = understand(text).expect_err("it is none");
+        let malformed = parse(text).expect_err("it is none");
         // An id with half a surrogate pair is JSON by its grammar only.
         let answer = malformed.answer().replace("\\ud83d\"", "\\ufffd\"");
         (malformed.role, serde_json::from_str(&answer).unwrap())
@@ -392,13 +395,13 @@ mod tests {
         );
         assert_eq!(
             role(r#"{"jsonrpc":"2.0","method":"x","params":{"a":"#),
-            Role::Unclear
+            Role::Unknown
         );
         let text = r#"{"jsonrpc":"2.0","id":3,"result":{"action":"\ud83d"}}"#;
         assert_eq!(role(text), Role::Response);
-        let ended = understand(text.as_bytes())
+        let ended = parse(text.as_bytes())
             .unwrap_err()
-            .of_response()
+            .as_error_response()
             .unwrap();
         let ended = serde_json::to_value(&ended).unwrap();
         assert_eq!(
@@ -416,7 +419,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
             "\u{feff}{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\r",
         ] {
-            assert!(understand(text.as_bytes()).is_ok(), "{text}");
+            assert!(parse(text.as_bytes()).is_ok(), "{text}");
         }
     }
 }

@@ -1,19 +1,20 @@
-//! How messages come from clients and go to them.
+//! Transports: how messages come from clients and go to them.
+//!
+//! A pair of streams ([`stdio`]: standard input and output, a unix socket) or HTTP ([`http`]), which has the streamable
+//! transport and the older one ([`sse`]). All of them serve the same [`Server`](crate::mcp::server::Server).
 
-pub(crate) mod accept;
+mod accept;
 pub(crate) mod bind;
-pub(crate) mod connection;
+mod body;
+mod connection;
+mod connections;
+mod envelope;
 pub(crate) mod http;
-pub(crate) mod intake;
-pub(crate) mod lines;
-pub(crate) mod malformed;
-pub(crate) mod origin;
-pub(crate) mod peers;
-pub(crate) mod post;
-pub(crate) mod scan;
-pub(crate) mod sse;
+mod lines;
+mod malformed;
+mod origin;
+mod peers;
+mod post;
+mod reply;
+mod sse;
 pub(crate) mod stdio;
-
-/// The longest message taken, in bytes: room for a `write` of a file of some 40 MiB in base64.
-/// A longer one is not kept, and answered with an error.
-pub(crate) const LONGEST_MESSAGE: usize = 64 << 20;

@@ -1,8 +1,8 @@
-//! Which names of the server, and which web pages, a request may come with. Pure.
+//! Checks `Host` and `Origin`: the names of the server and the web pages that may call it. Pure.
 //!
-//! A page of another origin could otherwise reach a server of this machine through its reader's browser, by a name
-//! of its own that it lets mean 127.0.0.1. A request without `Origin` comes from no web page; one without `Host` is
-//! refused. A browser shows a page the answers only if their headers say that it may see them ([`cors`]).
+//! Without the check, any web page could reach a server on this machine through the browser of a person who views it, by a
+//! name of its own that resolves to 127.0.0.1. A request without `Origin` comes from no web page; one without `Host` is
+//! refused. A browser lets a page see an answer only if the headers of the answer allow it ([`cors`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use crate::mcp::transport::bind::At;
+use super::bind::ListenAddress;
 
-/// For how long a browser need not ask again whether a page may call.
-const PREFLIGHT_KEPT: Duration = Duration::from_secs(2 * 3600);
+/// How long a browser may cache the answer to a preflight.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(2 * 3600);
 
-/// Headers of answers that a page may see, beside those that every page may.
+/// Headers of answers that a page may see, beside those that browsers always show.
 const EXPOSED: [HeaderName; 6] = [
     HeaderName::from_static("mcp-session-id"),
     HeaderName::from_static("mcp-protocol-version"),
@@ -27,24 +27,24 @@ const EXPOSED: [HeaderName; 6] = [
     header::ALLOW,
 ];
 
-/// Headers of requests that MCP's clients send.
-const SENT: HeaderValue = HeaderValue::from_static(
+/// Headers of requests that MCP clients send.
+const CLIENT_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, accept, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, last-event-id",
 );
 
-/// What may be in `Host` and `Origin`.
+/// The allowed values of `Host` and `Origin`.
 #[derive(Debug, Clone)]
-pub(crate) struct Allowed {
+pub(crate) struct AllowList {
     hosts: Vec<String>,
     origins: Vec<String>,
 }
 
-impl Allowed {
-    /// The loopback's names, the address itself, and what else was said.
-    pub(crate) fn new(address: &At, hosts: &[String], origins: &[String]) -> Self {
+impl AllowList {
+    /// The names of the loopback, the address itself, and those that were configured.
+    pub(crate) fn new(address: &ListenAddress, hosts: &[String], origins: &[String]) -> Self {
         let loopback = ["localhost", "127.0.0.1", "[::1]"];
         let mut all: Vec<String> = loopback.map(str::to_owned).to_vec();
-        if let At::Tcp(address) = address
+        if let ListenAddress::Tcp(address) = address
             && !address.ip().is_unspecified()
         {
             all.push(match address.ip() {
@@ -77,15 +77,15 @@ impl Allowed {
             [host] => host.to_str().map_err(|_| "the header Host is not text")?,
             _ => return Err("send one header Host".to_owned()),
         };
-        if !self.hosts.iter().any(|known| of_host(known, host)) {
+        if !self.hosts.iter().any(|known| matches_host(known, host)) {
             return Err(format!(
-                "{host:?} is no name of this server; --allow-host makes it one"
+                "{host:?} is no name of this server; to allow it, start the server with --allow-host"
             ));
         }
         for origin in headers.get_all(header::ORIGIN) {
-            if !self.lets(origin) {
+            if !self.allows(origin) {
                 return Err(format!(
-                    "web pages of {origin:?} may not call this server; --allow-origin lets them"
+                    "web pages of {origin:?} may not call this server; to allow them, start the server with --allow-origin"
                 ));
             }
         }
@@ -93,42 +93,46 @@ impl Allowed {
     }
 
     /// Whether web pages of an origin may call.
-    fn lets(&self, origin: &HeaderValue) -> bool {
-        let is = |origin: &str| self.origins.iter().any(|known| of_origin(known, origin));
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        let is = |origin: &str| {
+            self.origins
+                .iter()
+                .any(|known| matches_origin(known, origin))
+        };
         origin.to_str().is_ok_and(is)
     }
 }
 
-/// Lets the browser of an allowed page through: answers preflights, and says in every answer that the page may see it.
-pub(crate) fn cors(allowed: Arc<Allowed>) -> CorsLayer {
+/// Answers the preflights of allowed pages, and marks every answer as visible to them.
+pub(crate) fn cors(allowed: Arc<AllowList>) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, _: &Parts| {
-            allowed.lets(origin)
+            allowed.allows(origin)
         }))
         .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::OPTIONS])
-        // Of a request's headers any may be sent: servers ignore what they do not know, and those of MCP have open names.
+        // Any header may be sent: servers ignore unknown ones, and MCP has headers with open names.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED)
         .allow_private_network(true)
-        .max_age(PREFLIGHT_KEPT)
+        .max_age(PREFLIGHT_MAX_AGE)
 }
 
-/// A preflight that names no headers is told those that clients send.
-pub(crate) fn name_headers(method: &Method, headers: &mut HeaderMap) {
+/// Adds the headers of MCP clients to a preflight that names none, so its answer allows them.
+pub(crate) fn add_client_headers(method: &Method, headers: &mut HeaderMap) {
     if method == Method::OPTIONS {
         let named = headers.entry(header::ACCESS_CONTROL_REQUEST_HEADERS);
-        named.or_insert(SENT);
+        named.or_insert(CLIENT_HEADERS);
     }
 }
 
-/// An origin as browsers write it, or why it can't be one. A port `*` stands for every port.
+/// An origin as browsers write it; the error says why it is none. The port `*` stands for every port.
 pub(crate) fn parse(text: &str) -> Result<String, String> {
     let origin = text.trim().trim_end_matches('/').to_lowercase();
     if origin == "null" {
         return Ok(origin);
     }
     if origin == "*" {
-        return Err("any page of the web could then call: name each origin that may".to_owned());
+        return Err("any web page could then call: name each origin that may".to_owned());
     }
     let whole = origin.strip_suffix(":*").unwrap_or(&origin);
     let parsed = whole.parse::<Uri>().ok();
@@ -142,8 +146,8 @@ pub(crate) fn parse(text: &str) -> Result<String, String> {
     Ok(origin)
 }
 
-/// A name without a port stands for every port.
-fn of_host(known: &str, host: &str) -> bool {
+/// Whether a host is allowed. A known name without a port stands for every port.
+fn matches_host(known: &str, host: &str) -> bool {
     let host = host.to_lowercase();
     host == known || without_port(&host) == known
 }
@@ -159,13 +163,13 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-fn of_origin(known: &str, origin: &str) -> bool {
+fn matches_origin(known: &str, origin: &str) -> bool {
     let origin = origin.to_lowercase();
     let known = known.to_lowercase();
     if origin == known {
         return true;
     }
-    // Only what is an origin and nothing else: no path, no user.
+    // Only an origin counts: without a path and without a user.
     let Ok(uri) = origin.parse::<Uri>() else {
         return false;
     };
@@ -194,7 +198,7 @@ mod tests {
     use super::*;
 
     fn passes(host: &str, origin: Option<&str>) -> bool {
-        let allowed = Allowed::new(
+        let allowed = AllowList::new(
             &"10.0.0.7:80".parse().unwrap(),
             &["box.example".to_owned()],
             &["https://app.example:443".to_owned()],
@@ -231,7 +235,7 @@ mod tests {
             assert!(!passes(host, None), "{host}");
         }
         assert!(
-            Allowed::new(&"127.0.0.1:1".parse().unwrap(), &[], &[])
+            AllowList::new(&"127.0.0.1:1".parse().unwrap(), &[], &[])
                 .check(&HeaderMap::new())
                 .is_err()
         );

@@ -1,10 +1,10 @@
-//! What stands between HTTP and the library that serves `/mcp`: clients as they are.
+//! Adapts requests of real clients to the library that serves `/mcp`.
 //!
-//! - The library serves only who names both forms of an answer. Whoever takes one of them (`*/*`, no `Accept`, JSON
-//!   alone) is served, too; one that takes JSON alone gets the last message of the stream.
-//! - JSON goes by other names (`application/json-rpc`). What a web page could send without being asked whether it may
-//!   (`text/plain`, no type) stays refused.
-//! - A body that is no message is answered as over a stream: with an error for its id.
+//! - The library serves only clients that accept both forms of an answer by name. Here a client that accepts one of them is
+//!   served, too (`*/*`, no `Accept`, JSON alone); one that accepts only JSON gets the last message of the stream.
+//! - Other media types of JSON are accepted (`application/json-rpc`). Types that a web page can send without a preflight
+//!   (`text/plain`, none) are refused.
+//! - A malformed body is answered as on a stream: with an error for its id.
 
 use std::sync::Arc;
 
@@ -16,13 +16,12 @@ use axum::response::{IntoResponse, Response};
 use sse_stream::SseStream;
 use tokio_stream::StreamExt;
 
-use crate::mcp::transport::accept::Accepts;
-use crate::mcp::transport::http::holding;
-use crate::mcp::transport::intake::{Intake, Taken};
-use crate::mcp::transport::malformed::{Malformed, understand};
-use crate::mcp::transport::scan::Scan;
+use super::accept::Accepts;
+use super::body::{BodyReader, ReadBody};
+use super::envelope::EnvelopeScanner;
+use super::malformed::parse;
+use super::reply::{JSON, hold_until_sent, malformed_reply};
 
-const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 const BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 
@@ -50,39 +49,45 @@ fn not_acceptable() -> Response {
 
 async fn post(mut request: Request, next: Next, accepts: Accepts) -> Response {
     if !is_json(request.headers()) {
-        let why = format!("a message is JSON: send `Content-Type: {JSON}`\n");
+        let why = format!("a message must be JSON: send `Content-Type: {JSON}`\n");
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, why).into_response();
     }
     let headers = request.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     let (mut head, body) = request.into_parts();
-    let intake = head.extensions.remove::<Arc<Intake>>().unwrap_or_default();
-    let Taken { bytes: body, room } = match intake.take(body).await {
-        Ok(taken) => taken,
+    let reader = head
+        .extensions
+        .remove::<Arc<BodyReader>>()
+        .unwrap_or_default();
+    let ReadBody {
+        bytes: body,
+        reserved,
+    } = match reader.read(body).await {
+        Ok(read) => read,
         Err(refusal) => return *refusal,
     };
     let request = Request::from_parts(head, Body::from(body.clone()));
-    // What came with a call is kept until it is answered.
-    let response = holding(next.run(request).await, room);
-    // The types of the request are right: what the library can't take is the body.
+    // The library keeps the body until the call is answered.
+    let response = hold_until_sent(next.run(request).await, reserved);
+    // The media type was right, so the library means the body.
     if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE
-        && let Err(malformed) = understand(&body)
+        && let Err(malformed) = parse(&body)
     {
-        return refused(StatusCode::BAD_REQUEST, &malformed);
+        return malformed_reply(StatusCode::BAD_REQUEST, &malformed);
     }
     if accepts.events || !is_stream(&response) {
         return response;
     }
-    let method = Scan::of(&body).method.value;
+    let method = EnvelopeScanner::scan(&body).method.value;
     drop(body);
     match method.as_deref() {
-        // It has no last message.
+        // Its stream has no last message.
         Some(b"\"subscriptions/listen\"") => not_acceptable(),
         _ => last_message(response).await,
     }
 }
 
-/// Whether the body is JSON by its type, and of a kind that a web page can't send unasked.
+/// Whether the media type is JSON, and one that a web page can't send without a preflight.
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers
         .get(header::CONTENT_TYPE)
@@ -95,24 +100,18 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// A message that is none, as an answer over HTTP.
-pub(crate) fn refused(status: StatusCode, malformed: &Malformed) -> Response {
-    let kind = [(header::CONTENT_TYPE, JSON)];
-    (status, kind, malformed.answer()).into_response()
-}
-
 fn is_stream(response: &Response) -> bool {
     let kind = response.headers().get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(EVENTS.as_bytes()))
 }
 
-/// The answer in a stream of messages, for a client that takes no stream.
+/// The answer in a stream of messages, for a client that accepts no stream.
 async fn last_message(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
     let mut events = SseStream::from_bytes_stream(body.into_data_stream());
     while let Some(Ok(event)) = events.next().await {
         let message = event.data.unwrap_or_default();
-        let found = Scan::of(message.as_bytes());
+        let found = EnvelopeScanner::scan(message.as_bytes());
         if found.method.times == 0 && found.result.times + found.error.times > 0 {
             let headers = &mut head.headers;
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
@@ -120,7 +119,7 @@ async fn last_message(response: Response) -> Response {
             return Response::from_parts(head, Body::from(message));
         }
     }
-    let why = "the call ended without an answer: the session was closed meanwhile\n";
+    let why = "the call ended without an answer, since its session was closed\n";
     (StatusCode::BAD_GATEWAY, why).into_response()
 }
 
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_goes_by_several_names_and_plain_text_by_none() {
+    fn json_has_several_media_types_and_plain_text_is_none() {
         let is = |kind: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(kind).unwrap());
@@ -143,7 +142,7 @@ mod tests {
         ] {
             assert!(is(kind), "{kind}");
         }
-        // What a page may send to anybody without a preflight.
+        // Types that a web page can send without a preflight.
         for kind in [
             "",
             "text/plain",

@@ -1,8 +1,8 @@
-//! The transport of 2024-11-05, for clients that know no other: `GET /sse` opens a stream whose first event names the
-//! address that takes the client's messages by `POST`; answers come on the stream.
+//! The transport of protocol 2024-11-05, for older clients: `GET /sse` opens a stream whose first event names the address
+//! for the client's messages, which come by `POST`; answers come on the stream.
 //!
-//! As thin as it can be: each stream is a connection like one over stdio, with a sandbox of its own. Closing the
-//! stream ends all of it. The address is unguessable, and the stream's own.
+//! Each stream is a connection like one over stdio, with a sandbox of its own. Closing the stream ends both. The address is
+//! unguessable and belongs to one stream.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,24 +20,25 @@ use tokio_stream::wrappers::LinesStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::mcp::sandboxes::{Desk, Pool};
+use super::body::{BodyReader, ReadBody};
+use super::connection::Connection;
+use super::malformed::parse;
+use super::reply::{malformed_reply, refuse};
+use super::stdio;
+use crate::mcp::pool::Pool;
+use crate::mcp::selector::Selector;
 use crate::mcp::server::{Server, Shared};
-use crate::mcp::transport::connection::Connection;
-use crate::mcp::transport::intake::{Intake, Taken};
-use crate::mcp::transport::malformed::understand;
-use crate::mcp::transport::post::refused;
-use crate::mcp::transport::stdio;
 
-/// How many streams there may be at once.
-const MOST: usize = 64;
+/// How many streams may be open.
+const MAX_STREAMS: usize = 64;
 
-/// How much may wait in a stream for its client or the server, in bytes.
+/// How much may wait in a stream for the client or the server, in bytes.
 const BUFFER: usize = 1 << 16;
 
 type Input = Arc<tokio::sync::Mutex<WriteHalf<DuplexStream>>>;
 
-/// The streams there are.
-pub(crate) struct Streams {
+/// The open streams.
+struct Streams {
     shared: Arc<Shared>,
     pool: Arc<Pool>,
     closing: CancellationToken,
@@ -58,14 +59,14 @@ pub(crate) fn router(shared: Arc<Shared>, pool: Arc<Pool>, closing: Cancellation
         .with_state(streams)
 }
 
-/// Goes with its stream, and takes the connection with it.
-struct Open {
+/// An open stream. Dropping it ends its connection.
+struct OpenStream {
     streams: Arc<Streams>,
     id: String,
-    _closed: DropGuard,
+    _disconnect: DropGuard,
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         let mut open = self
             .streams
@@ -77,31 +78,31 @@ impl Drop for Open {
 }
 
 async fn open(State(streams): State<Arc<Streams>>) -> Response {
-    let (client, server) = tokio::io::duplex(BUFFER);
-    let (output, input) = tokio::io::split(client);
+    let (client_end, server_end) = tokio::io::duplex(BUFFER);
+    let (output, input) = tokio::io::split(client_end);
     let id = format!("{:032x}", rand::random::<u128>());
     {
         let mut open = streams.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= MOST {
+        if open.len() >= MAX_STREAMS {
             streams.shared.metrics.refused("streams");
-            let why = format!("{MOST} streams are open already: close one\n");
+            let why = format!("{MAX_STREAMS} streams are open already: close one\n");
             return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
         }
         open.insert(id.clone(), Arc::new(tokio::sync::Mutex::new(input)));
     }
-    streams.shared.metrics.sse();
-    let closed = streams.closing.child_token();
-    let held = Open {
+    streams.shared.metrics.sse_connected();
+    let disconnected = streams.closing.child_token();
+    let held = OpenStream {
         streams: streams.clone(),
         id: id.clone(),
-        _closed: closed.clone().drop_guard(),
+        _disconnect: disconnected.clone().drop_guard(),
     };
-    let (read, write) = tokio::io::split(server);
-    let connection = Connection::new(read, write, closed.clone());
-    let desk = Desk::many(streams.pool.clone());
-    let of_client = Server::new(streams.shared.clone(), desk, Some(closed.clone()));
-    tokio::spawn(closed.run_until_cancelled_owned(async move {
-        if let Err(error) = stdio::attend(of_client, connection).await {
+    let (read, write) = tokio::io::split(server_end);
+    let connection = Connection::new(read, write, disconnected.clone());
+    let selector = Selector::pooled(streams.pool.clone());
+    let server = Server::new(streams.shared.clone(), selector, Some(disconnected.clone()));
+    tokio::spawn(disconnected.run_until_cancelled_owned(async move {
+        if let Err(error) = stdio::serve_connection(server, connection).await {
             tracing::debug!(%error, "a connection of the older transport ended");
         }
     }));
@@ -113,7 +114,7 @@ async fn open(State(streams): State<Arc<Streams>>) -> Response {
 fn events(
     id: String,
     output: tokio::io::ReadHalf<DuplexStream>,
-    held: Open,
+    held: OpenStream,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let address = Event::default()
         .event("endpoint")
@@ -127,12 +128,12 @@ fn events(
     tokio_stream::once(address).chain(messages).map(Ok)
 }
 
+/// Takes a message of a client.
 async fn take(
     State(streams): State<Arc<Streams>>,
     Query(query): Query<HashMap<String, String>>,
     mut request: Request,
 ) -> Response {
-    let refuse = |status: StatusCode, why: &str| (status, format!("{why}\n")).into_response();
     let input = query.get("sessionId").and_then(|id| {
         let open = streams.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.get(id).cloned()
@@ -140,22 +141,22 @@ async fn take(
     let Some(input) = input else {
         return refuse(
             StatusCode::NOT_FOUND,
-            "there is no such stream: open one with GET /sse, whose first event names the address to post to",
+            "there is no such stream: open one with GET /sse, and post to the address in its first event",
         );
     };
-    let intake = request.extensions_mut().remove::<Arc<Intake>>();
-    let taken = intake.unwrap_or_default().take(request.into_body()).await;
-    let Taken {
+    let reader = request.extensions_mut().remove::<Arc<BodyReader>>();
+    let read = reader.unwrap_or_default().read(request.into_body()).await;
+    let ReadBody {
         bytes: body,
-        room: _room,
-    } = match taken {
-        Ok(taken) => taken,
+        reserved: _reserved,
+    } = match read {
+        Ok(read) => read,
         Err(refusal) => return *refusal,
     };
-    if let Err(malformed) = understand(&body) {
-        return refused(StatusCode::BAD_REQUEST, &malformed);
+    if let Err(malformed) = parse(&body) {
+        return malformed_reply(StatusCode::BAD_REQUEST, &malformed);
     }
-    // One message is one line; JSON may be written over several, but no string in it.
+    // The connection takes a message as one line. JSON has line breaks only between its tokens, never inside a string.
     let mut line: Vec<u8> = body.to_vec();
     for byte in line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
         *byte = b' ';

@@ -8,35 +8,34 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use crate::mcp::sandboxes::Desk;
+use crate::mcp::selector::Selector;
 use crate::mcp::server::{Server, Shared};
 use crate::sandbox::Sandbox;
 
-/// Why serving a client ended before the client did.
+/// Why serving a client ended before the client left.
 #[derive(Debug, thiserror::Error)]
-pub enum McpError {
-    /// The client did not open the connection as any known version of the protocol does.
+pub enum ServeError {
+    /// The client did not open the connection as a known version of the protocol requires.
     #[error(
-        "agree with the client on how to talk: {0}; expected MCP messages, one JSON object a line, \
+        "agree with the client on the protocol: {0}; expected MCP messages, one JSON object a line, \
          starting with `initialize` or `server/discover` (newest version {newest})",
         newest = ProtocolVersion::LATEST
     )]
     Opening(String),
-    /// The task that serves the connection broke.
-    #[error("go on serving the client: {0}; please report it")]
-    Broken(String),
+    /// The task that serves the connection panicked.
+    #[error("continue serving the client: {0}; please report it")]
+    Panicked(String),
 }
 
-/// Serves one client on standard input and output, until it closes them. What its calls still run then is
-/// cancelled; the same goes for a future that is dropped. The sandbox itself is left alone: stopping it is
-/// the caller's.
-pub async fn serve_stdio(sandbox: Arc<Sandbox>) -> Result<(), McpError> {
+/// Serves one client on standard input and output, until it closes them. Calls that still run then are cancelled, also if
+/// this future is dropped. The caller stops the sandbox.
+pub async fn serve_stdio(sandbox: Arc<Sandbox>) -> Result<(), ServeError> {
     let (input, output) = rmcp::transport::stdio_pipes();
     serve(input, output, sandbox).await
 }
 
 /// Serves one client on a stream, such as an accepted unix socket. See [`serve_stdio`].
-pub async fn serve_stream<S>(stream: S, sandbox: Arc<Sandbox>) -> Result<(), McpError>
+pub async fn serve_stream<S>(stream: S, sandbox: Arc<Sandbox>) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -45,35 +44,40 @@ where
 }
 
 /// Serves one client on a pair of streams. See [`serve_stdio`].
-pub async fn serve<R, W>(input: R, output: W, sandbox: Arc<Sandbox>) -> Result<(), McpError>
+pub async fn serve<R, W>(input: R, output: W, sandbox: Arc<Sandbox>) -> Result<(), ServeError>
 where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    let closed = CancellationToken::new();
-    // Dropped together with this future, it cancels what runs then.
-    let _dropped = closed.clone().drop_guard();
-    let connection = Connection::new(input, output, closed.clone());
+    let disconnected = CancellationToken::new();
+    // Cancels running calls when this future is dropped.
+    let _disconnect = disconnected.clone().drop_guard();
+    let connection = Connection::new(input, output, disconnected.clone());
     let shared = Shared::new(sandbox.config(), false);
-    let server = Server::new(shared, Desk::One(sandbox), Some(closed));
-    attend(server, connection).await
+    let server = Server::new(shared, Selector::single(sandbox), Some(disconnected));
+    serve_connection(server, connection).await
 }
 
 /// Serves until the client leaves.
-pub(crate) async fn attend<R>(server: Server, connection: Connection<R>) -> Result<(), McpError>
+pub(crate) async fn serve_connection<R>(
+    server: Server,
+    connection: Connection<R>,
+) -> Result<(), ServeError>
 where
     R: AsyncRead + Send + Unpin + 'static,
 {
     let running = match rmcp::service::serve_server(server, connection).await {
         Ok(running) => running,
-        // The client left before it asked for anything: nothing went wrong.
+        // A client may leave before its first request.
         Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => {
             return Ok(());
         }
-        Err(error) => return Err(McpError::Opening(error.to_string())),
+        Err(error) => return Err(ServeError::Opening(error.to_string())),
     };
     match running.waiting().await {
-        Ok(QuitReason::JoinError(error)) | Err(error) => Err(McpError::Broken(error.to_string())),
+        Ok(QuitReason::JoinError(error)) | Err(error) => {
+            Err(ServeError::Panicked(error.to_string()))
+        }
         Ok(_) => Ok(()),
     }
 }

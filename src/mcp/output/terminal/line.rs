@@ -1,25 +1,25 @@
-//! The line that a terminal's cursor is in: what was written, and where.
+//! The line of a terminal's cursor: its text, and the columns in which it stands.
 
 use unicode_width::UnicodeWidthChar as _;
 
-use super::Out;
+use super::Sink;
 use crate::mcp::output::utf8::whole_at_end;
 
-/// How much of a line is held, in bytes and in columns.
+/// The longest line that is held, in bytes and in columns.
 pub(crate) const ROW: usize = 8 << 10;
 
-/// How far the cursor moves beyond a line's text, in columns.
+/// How far right of the text the cursor may move, in columns.
 pub(crate) const WIDTH: usize = 200;
 
-/// The most marks on one character, in bytes.
-const MARKS: usize = 32;
+/// The longest combining marks of one character, in bytes.
+const MAX_MARKS: usize = 32;
 
 /// A column of a line in which the cursor was moved.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cell {
-    /// The character that begins here; none where one reaches over from the left.
+    /// The character that begins here; none if a wide character on the left covers this column.
     glyph: Option<char>,
-    /// Marks on it.
+    /// The combining marks of the character.
     marks: String,
 }
 
@@ -32,17 +32,17 @@ impl Cell {
     }
 }
 
-/// The line that the cursor is in: at first text as it came, cells once the cursor was moved.
+/// The line of the cursor: at first plain bytes, then cells once the cursor was moved.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Line {
-    /// What was written since the cursor was last moved, from its column on.
+    /// The bytes that were written since the cursor was last moved, from its column on.
     pub(crate) text: Vec<u8>,
     pub(crate) cells: Vec<Cell>,
     cursor: usize,
     /// Whether the cursor was moved.
     moved: bool,
-    /// Whether `\r` came last: it is nothing before a line break.
-    back: bool,
+    /// Whether `\r` came last; before a line break it has no effect.
+    returned: bool,
 }
 
 impl Line {
@@ -51,8 +51,8 @@ impl Line {
     }
 
     /// Writes at the cursor.
-    pub(crate) fn add(&mut self, mut bytes: &[u8], out: Out<'_>) {
-        if self.back {
+    pub(crate) fn write(&mut self, mut bytes: &[u8], out: Sink<'_>) {
+        if self.returned {
             self.to(0);
         }
         while !bytes.is_empty() {
@@ -67,13 +67,13 @@ impl Line {
         }
     }
 
-    /// Gives the beginning of a very long line away; a character is never cut in two.
-    fn wrap(&mut self, out: Out<'_>) {
+    /// Passes on the beginning of a very long line. A character is never cut in two.
+    fn wrap(&mut self, out: Sink<'_>) {
         let whole = whole_at_end(&self.text).len();
         let cut = self.text.split_off(whole);
         if self.moved {
-            self.settle();
-            // A cut character has no column yet.
+            self.make_cells();
+            // The cut character needs columns, too.
             if self.cells.len() + 4 >= ROW {
                 out(self.shown().as_bytes());
                 *self = Self::default();
@@ -84,11 +84,11 @@ impl Line {
         self.text = cut;
     }
 
-    /// Gives all of it away, and begins anew.
-    pub(crate) fn give(&mut self, out: Out<'_>) {
+    /// Passes on the whole line, and starts an empty one.
+    pub(crate) fn flush(&mut self, out: Sink<'_>) {
         if self.moved {
-            self.settle();
-            // What was blanked is as good as empty.
+            self.make_cells();
+            // Blanks at the end stand for erased text.
             out(self.shown().trim_end_matches(' ').as_bytes());
         } else {
             out(&self.text);
@@ -110,19 +110,19 @@ impl Line {
         shown
     }
 
-    /// The cursor goes to the start of the line; where a line break follows, it need not.
+    /// The cursor returns to the start of the line, unless a line break follows.
     pub(crate) fn carriage_return(&mut self) {
         if self.is_empty() {
             self.cursor = 0;
         } else {
-            self.back = true;
+            self.returned = true;
         }
     }
 
     /// The cursor's column.
     pub(crate) fn column(&mut self) -> usize {
-        self.settle();
-        if self.back { 0 } else { self.cursor }
+        self.make_cells();
+        if self.returned { 0 } else { self.cursor }
     }
 
     pub(crate) fn left(&mut self, columns: usize) {
@@ -137,14 +137,14 @@ impl Line {
 
     /// Moves the cursor.
     pub(crate) fn to(&mut self, column: usize) {
-        self.settle();
-        self.back = false;
+        self.make_cells();
+        self.returned = false;
         self.moved = true;
         self.cursor = column.min(self.cells.len().max(WIDTH));
     }
 
-    /// Makes cells of the text.
-    fn settle(&mut self) {
+    /// Turns the bytes into cells.
+    fn make_cells(&mut self) {
         if self.text.is_empty() {
             return;
         }
@@ -173,18 +173,18 @@ impl Line {
         }
     }
 
-    /// Adds a mark to the character before the cursor.
+    /// Adds a combining mark to the character before the cursor.
     fn mark(&mut self, char: char) {
         let before = self.cursor.min(self.cells.len());
         let before = self.cells[..before].iter_mut();
         match before.rev().find(|cell| cell.glyph.is_some()) {
-            Some(cell) if cell.marks.len() < MARKS => cell.marks.push(char),
+            Some(cell) if cell.marks.len() < MAX_MARKS => cell.marks.push(char),
             Some(_) => {}
             None => self.place(char, 1),
         }
     }
 
-    /// Writes one character over what is there.
+    /// Writes one character at the cursor.
     fn place(&mut self, char: char, width: usize) {
         self.blank(width);
         self.cells[self.cursor] = Cell::of(char);
@@ -194,9 +194,9 @@ impl Line {
         self.cursor += width;
     }
 
-    /// Blanks so many columns from the cursor on; of a character that is partly there, all of it.
+    /// Blanks columns from the cursor on, and every wide character that is partly in them.
     pub(crate) fn blank(&mut self, width: usize) {
-        self.settle();
+        self.make_cells();
         let end = self.cursor + width;
         if self.cells.len() < end {
             self.cells.resize(end, Cell::of(' '));
@@ -214,7 +214,7 @@ impl Line {
         }
     }
 
-    /// Erases to the end (0), from the start (1), or all of it (2).
+    /// Erases to the end (0), from the start (1), or the whole line (2).
     pub(crate) fn erase(&mut self, what: usize) {
         let column = self.column();
         self.to(column);
@@ -233,7 +233,7 @@ impl Line {
         }
     }
 
-    /// Takes characters out at the cursor.
+    /// Deletes columns at the cursor.
     pub(crate) fn delete(&mut self, many: usize) {
         let column = self.column();
         self.to(column);
@@ -244,7 +244,7 @@ impl Line {
         }
     }
 
-    /// Makes room at the cursor.
+    /// Inserts blank columns at the cursor.
     pub(crate) fn insert(&mut self, many: usize) {
         let column = self.column();
         self.to(column);

@@ -1,11 +1,12 @@
-//! Names that are no argument of a tool: which of them a model meant for one of its arguments, and which a client adds.
+//! Argument names that a tool does not have: which of them stand for one of its arguments, and which ones clients add to
+//! every call. Pure.
 //!
-//! A name that resembles an argument is refused, since leaving it out would do something else than was meant, and
-//! taking it for the other might, too (a timeout in milliseconds). Any other is left out. What clients and models are
-//! known to add resembles nothing, however close its letters are.
+//! A name that stands for an argument is refused: to ignore it would change what the call does, and so might taking it
+//! for the argument (a timeout in milliseconds). Any other name is ignored. A name that clients or models are known to
+//! add stands for nothing, however similar its letters are.
 
-/// What clients and models add to any call, in the spelling of [`plain`].
-const ADDED: &str = "\
+/// Names that clients and models add to any call, [`normalized`].
+const CLIENT_EXTRAS: &str = "\
     agentid annotations approval chatid comment conversationid dangerouslydisablesandbox description dummy \
     explanation goal intent isdangerous justification kind label login messageid meta metadata model name note \
     notes progress purpose randomstring reason reasoning requestid requiresapproval runid safetoautorun \
@@ -13,8 +14,8 @@ const ADDED: &str = "\
     thinking thought thoughts threadid timestamp title tool toolcallid toolname tooluseid traceid type userid \
     userprompt version withescalatedpermissions workspaceid";
 
-/// Other words for arguments, in the spelling of [`plain`].
-const MEANT: &[(&str, &str)] = &[
+/// Other names of arguments, [`normalized`].
+const SYNONYMS: &[(&str, &str)] = &[
     (
         "command",
         "args argv arguments bash cmd code commandline commands executable line program run script shellcommand",
@@ -110,44 +111,49 @@ const MEANT: &[(&str, &str)] = &[
     ("sandbox", "handle sandboxhandle sandboxid"),
 ];
 
-/// A name without what spellings differ in: `filePath`, `file-path` and `file_path` are the same.
-pub(crate) fn plain(name: &str) -> String {
+/// A name without case and separators: `filePath`, `file-path` and `file_path` are the same.
+pub(super) fn normalized(name: &str) -> String {
     let letters = name.chars().filter(|char| char.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()
 }
 
-/// The argument among `known` that `unknown` was most probably meant for; `given`: whether one is there already.
-pub(crate) fn meant<'a>(
+/// The argument among `known` that `unknown` probably stands for; `given` tells which arguments the call has already.
+pub(super) fn intended<'a>(
     unknown: &str,
     known: impl Iterator<Item = &'a str> + Clone,
     given: impl Fn(&str) -> bool,
 ) -> Option<&'a str> {
-    let unknown = plain(unknown);
-    if let Some(same) = known.clone().find(|known| plain(known) == unknown) {
+    let unknown = normalized(unknown);
+    if let Some(same) = known.clone().find(|known| normalized(known) == unknown) {
         return Some(same);
     }
-    // The one that is missing is the likelier one of two.
-    let words = |name: &str| MEANT.iter().find(|(meant, _)| *meant == name);
+    // Of two arguments with this synonym, the one that the call lacks is meant.
+    let words = |name: &str| SYNONYMS.iter().find(|(argument, _)| *argument == name);
     let among = |words: &str| words.split(' ').any(|word| word == unknown);
     let other_word = |name: &&str| words(name).is_some_and(|(_, words)| among(words));
     let mut others: Vec<&str> = known.clone().filter(other_word).collect();
     others.sort_by_key(|name| given(name));
-    if let Some(meant) = others.first() {
-        return Some(meant);
+    if let Some(intended) = others.first() {
+        return Some(intended);
     }
-    if among(ADDED) {
+    if among(CLIENT_EXTRAS) {
         return None;
     }
     known
         .filter(|name| !given(name))
-        .map(|name| (strsim::damerau_levenshtein(&unknown, &plain(name)), name))
-        .filter(|(slips, name)| *slips <= allowed_slips(plain(name).len().min(unknown.len())))
-        .min_by_key(|(slips, _)| *slips)
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&unknown, &normalized(name)),
+                name,
+            )
+        })
+        .filter(|(typos, name)| *typos <= allowed_typos(normalized(name).len().min(unknown.len())))
+        .min_by_key(|(typos, _)| *typos)
         .map(|(_, name)| name)
 }
 
-/// How many letters may be wrong in a name of that length.
-fn allowed_slips(length: usize) -> usize {
+/// How many letters may be wrong in a name of this length.
+fn allowed_typos(length: usize) -> usize {
     match length {
         0..4 => 0,
         4..8 => 1,
@@ -157,24 +163,22 @@ fn allowed_slips(length: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::mcp::server::tools;
+    use crate::mcp::tools::entry::tests::SHARED;
 
-    /// What the tool's arguments have to say to a name; `complete`: with the required ones given.
+    /// The argument of the tool that a name stands for; `complete`: in a call that has all required ones.
     fn of(tool: &str, unknown: &str, complete: bool) -> Option<String> {
-        let tools = tools(Duration::from_secs(1));
-        let tool = tools.iter().find(|it| it.name == tool).unwrap();
-        let schema = serde_json::to_value(tool).unwrap()["inputSchema"].clone();
+        let tools = crate::mcp::tools::table(&SHARED);
+        let tool = tools.iter().find(|it| it.name() == tool).unwrap();
+        let schema = serde_json::to_value(&tool.listing).unwrap()["inputSchema"].clone();
         let required = schema["required"].as_array().cloned().unwrap_or_default();
         let properties = schema["properties"].as_object().unwrap();
         let given = |name: &str| complete && required.iter().any(|it| it == name);
-        meant(unknown, properties.keys().map(String::as_str), given).map(str::to_owned)
+        intended(unknown, properties.keys().map(String::as_str), given).map(str::to_owned)
     }
 
     #[test]
-    fn what_resembles_an_argument_is_known() {
+    fn similar_names_and_synonyms_stand_for_arguments() {
         for (tool, unknown, expected) in [
             ("exec", "cmd", "command"),
             ("exec", "args", "command"),
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_add_resembles_nothing() {
+    fn names_that_clients_add_stand_for_nothing() {
         const CLIENTS: [&str; 46] = [
             "toolCallId",
             "tool_call_id",
@@ -288,15 +292,18 @@ mod tests {
         ] {
             assert_eq!(of(tool, name, true), None, "{tool}: {name}");
         }
-        // `context` is as near to `content` as a slip, but that is there.
+        // `context` could be a typing error of `content`, but the call has that one.
         assert_eq!(of("write", "context", true), None);
     }
 
     #[test]
-    fn the_words_are_spelled_plainly() {
-        let lists = MEANT.iter().map(|(_, words)| *words);
-        for word in lists.chain([ADDED]).flat_map(|words| words.split(' ')) {
-            assert!(!word.is_empty() && plain(word) == word, "{word:?}");
+    fn the_tables_are_normalized() {
+        let lists = SYNONYMS.iter().map(|(_, words)| *words);
+        for word in lists
+            .chain([CLIENT_EXTRAS])
+            .flat_map(|words| words.split(' '))
+        {
+            assert!(!word.is_empty() && normalized(word) == word, "{word:?}");
         }
     }
 }

@@ -1,37 +1,36 @@
-//! What `exec` is asked for: its arguments become a command.
+//! The arguments of `exec`, and the command that they ask for.
 //!
-//! A text is a line for the shell, a list is a program and its arguments. A list that was sent as text is a list. A
-//! list of a single text is a line, as with `snowglobe exec -- 'a line'`.
+//! A string is a line for the shell; an array is a program and its arguments. A string that holds a JSON array of strings
+//! counts as that array. An array of a single string is a line for the shell, as with `snowglobe exec -- 'a line'`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rmcp::model::{JsonObject, Tool};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::mcp::call::{Notes, Refusal};
-use crate::mcp::tools::arguments;
+use crate::mcp::notes::Notes;
+use crate::mcp::refusal::Refusal;
 use crate::sandbox::{Detach, Exec, Limit, Program, Stdin, User};
 use crate::text;
 
 /// The longest time a command may be given, in seconds: a day.
-pub(crate) const LONGEST_TIMEOUT_S: f64 = 86_400.0;
+pub(crate) const MAX_TIMEOUT_S: f64 = 86_400.0;
 
-/// What only a shell knows: in a list it is an argument like any other.
+/// Operators of the shell. In an array they are arguments like any other, which is rarely meant.
 const OPERATORS: [&str; 11] = [
     "&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1", "|&",
 ];
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Params {
+pub(crate) struct Parameters {
     /// The shell line, run by bash (or sh): pipes, `&&` and here-documents work. An array of strings is taken, too:
     /// a program and its arguments, run without a shell
     #[schemars(with = "String")]
     command: Line,
-    /// Working directory, absolute or relative to /workspace (default /workspace)
+    /// Filled in by the tool.
     cwd: Option<String>,
     /// Environment variables on top of the user's own, name to value
     env: Option<BTreeMap<String, String>>,
@@ -39,49 +38,44 @@ pub(crate) struct Params {
     stdin: Option<String>,
     /// Filled in by the tool.
     timeout_s: Option<f64>,
-    /// Who runs it (default sandbox)
-    user: Option<Who>,
+    /// The user that runs it (default sandbox)
+    user: Option<RunAs>,
     /// Start it as a background job and return at once, for servers and long work; see the tool `job`.
     /// It then has no time limit unless `timeout_s` is given (default false)
     background: Option<bool>,
     /// With `background`: leave standard input open for action `input` of the tool `job` (default false)
     keep_stdin: Option<bool>,
-    /// Give stdout and stderr as they come; otherwise as a terminal would show them at last, without colours and
-    /// what was overwritten (default false)
+    /// Give stdout and stderr unchanged; otherwise they are as a terminal shows them in the end, without colours and
+    /// overwritten text (default false)
     raw: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Line {
-    Text(String),
-    List(Vec<String>),
+    Shell(String),
+    Array(Vec<String>),
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum Who {
+enum RunAs {
     Sandbox,
     Root,
 }
 
-/// What is to be done.
+/// A call of `exec`, checked.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Request {
     pub(crate) exec: Exec,
-    /// Whether output is given as it comes.
+    /// Whether output is given unchanged.
     pub(crate) raw: bool,
-    /// What is to be said about how the arguments were taken.
+    /// How arguments were taken that can be taken in several ways.
     pub(crate) notes: Notes,
 }
 
 /// The command that these arguments ask for.
-pub(crate) fn parse(
-    tool: &Tool,
-    arguments: Option<JsonObject>,
-    default_timeout: Duration,
-) -> Result<Asked, Refusal> {
-    let params: Params = arguments::parse(tool, arguments)?;
+pub(crate) fn request(params: Parameters, default_timeout: Duration) -> Result<Request, Refusal> {
     let mut notes = Notes::default();
     let background = params.background.unwrap_or(false);
     let env = params.env.unwrap_or_default();
@@ -92,7 +86,7 @@ pub(crate) fn parse(
             "`keep_stdin` is for `background`: a command that is waited for gets all its input with `stdin`",
         ));
     }
-    // An empty text is what clients send that fill in every argument.
+    // Clients that fill in every argument send an empty string.
     let input = params.stdin.filter(|text| !text.is_empty());
     let stdin = match &input {
         _ if keep_stdin => Stdin::Open,
@@ -108,12 +102,12 @@ pub(crate) fn parse(
         limit: timeout.map_or(Limit::Never, Limit::After),
         detach: background.then_some(Detach::Now),
         user: match params.user {
-            Some(Who::Root) => User::Root,
-            Some(Who::Sandbox) | None => User::Sandbox,
+            Some(RunAs::Root) => User::Root,
+            Some(RunAs::Sandbox) | None => User::Sandbox,
         },
         ..Exec::new(command(params.command, &mut notes)?)
     };
-    Ok(Asked {
+    Ok(Request {
         exec,
         raw: params.raw.unwrap_or(false),
         notes,
@@ -121,43 +115,45 @@ pub(crate) fn parse(
 }
 
 fn command(line: Line, notes: &mut Notes) -> Result<Program, Refusal> {
-    let list = match line {
-        Line::Text(text) => match sent_as_text(&text) {
-            Some(list) => list,
+    let array = match line {
+        Line::Shell(text) => match array_in(&text) {
+            Some(array) => array,
             None => return shell(text),
         },
-        Line::List(list) => list,
+        Line::Array(array) => array,
     };
-    match list.as_slice() {
+    match array.as_slice() {
         [] => Err(Refusal::new(
-            "`command` is an empty list: send a shell line, or a program and its arguments",
+            "`command` is an empty array: send a shell line, or a program and its arguments",
         )),
         [line] => {
             if line.contains(char::is_whitespace) {
-                notes.add("`command` was a list of a single text, so it was run as a shell line");
+                notes.add(
+                    "`command` was an array of a single string, so it was run as a shell line",
+                );
             }
             shell(line.clone())
         }
         [program, ..] if program.trim().is_empty() => Err(Refusal::new(
-            "`command` is a list whose first text is empty: it must name the program",
+            "`command` is an array whose first string is empty: it must name the program",
         )),
-        _ if list.iter().any(|text| text.contains('\0')) => Err(Refusal::new(
+        _ if array.iter().any(|text| text.contains('\0')) => Err(Refusal::new(
             "`command` holds a NUL character, which no argument can",
         )),
         _ => {
-            if let Some(operator) = list.iter().find(|it| OPERATORS.contains(&it.as_str())) {
+            if let Some(operator) = array.iter().find(|it| OPERATORS.contains(&it.as_str())) {
                 notes.add(format!(
-                    "`command` was a list, so no shell ran it and `{operator}` was a mere argument; send one text \
+                    "`command` was an array, so no shell ran it and `{operator}` was an ordinary argument; send one string \
                      for a shell line"
                 ));
             }
-            Ok(Program::Argv(list))
+            Ok(Program::Argv(array))
         }
     }
 }
 
-/// The list that a text is the JSON of. `["a", …]` is no shell line that anybody means.
-fn sent_as_text(text: &str) -> Option<Vec<String>> {
+/// The array whose JSON the string is. Nobody means `["a", …]` as a shell line.
+fn array_in(text: &str) -> Option<Vec<String>> {
     let text = text.trim();
     let listed = text.starts_with('[') && text.ends_with(']');
     let list: Vec<String> = listed.then(|| serde_json::from_str(text).ok())??;
@@ -176,6 +172,7 @@ fn shell(line: String) -> Result<Program, Refusal> {
     Ok(Program::Shell(line))
 }
 
+/// The time limit; none: no limit.
 fn timeout(
     seconds: Option<f64>,
     background: bool,
@@ -195,11 +192,11 @@ fn timeout(
             });
             Ok(default)
         }
-        Some(seconds) if seconds > 0.0 && seconds <= LONGEST_TIMEOUT_S => {
+        Some(seconds) if seconds > 0.0 && seconds <= MAX_TIMEOUT_S => {
             Ok(Some(Duration::from_secs_f64(seconds)))
         }
         Some(seconds) => Err(Refusal::new(format!(
-            "`timeout_s` must be more than 0 and at most {LONGEST_TIMEOUT_S}, not {seconds}"
+            "`timeout_s` must be more than 0 and at most {MAX_TIMEOUT_S}, not {seconds}"
         ))),
     }
 }
@@ -221,16 +218,18 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::mcp::tools::exec::tool;
+    use crate::mcp::tools::entry::tests::parameters;
+    use crate::mcp::tools::exec::Exec as Tool;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn asked(arguments: Value) -> Result<Asked, Refusal> {
-        parse(&tool(MINUTE), arguments.as_object().cloned(), MINUTE)
+    fn asked(arguments: Value) -> Result<Request, String> {
+        request(parameters::<Tool>(arguments)?, MINUTE)
+            .map_err(|refusal| refusal.message().to_owned())
     }
 
     fn refusal(arguments: Value) -> String {
-        asked(arguments).unwrap_err().message().to_owned()
+        asked(arguments).unwrap_err()
     }
 
     /// The command, and what is said.
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_a_program_and_its_arguments() {
+    fn an_array_is_a_program_and_its_arguments() {
         let argv = |list: &[&str]| Program::Argv(list.iter().map(|it| (*it).to_owned()).collect());
         let line = |line: &str| Program::Shell(line.to_owned());
         let none = Vec::<String>::new();
@@ -280,7 +279,10 @@ mod tests {
         assert_eq!(single, line("ls -l | wc"));
         assert!(said[0].contains("run as a shell line"), "{said:?}");
         let (_, said) = command_of(json!(["ls", "&&", "pwd"]));
-        assert!(said[0].contains("`&&` was a mere argument"), "{said:?}");
+        assert!(
+            said[0].contains("`&&` was an ordinary argument"),
+            "{said:?}"
+        );
         for text in [
             "[ -e x ]",
             "[[ a ]]",
@@ -292,7 +294,7 @@ mod tests {
             assert_eq!(command_of(json!(text)), (line(text), none.clone()));
         }
         for (command, says) in [
-            (json!([]), "an empty list"),
+            (json!([]), "an empty array"),
             (json!(["", "x"]), "must name the program"),
             (json!([""]), "empty"),
             (json!(["a", "b\0"]), "NUL"),
@@ -341,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_advice() {
+    fn a_wrong_argument_is_refused_with_advice() {
         assert!(refusal(json!({})).starts_with("`command` is missing: The shell line, run by"));
         let said = refusal(json!({"cmd": "ls"}));
         assert!(

@@ -1,12 +1,12 @@
-//! Images made fit for a model: only what decodes is passed on, and never more than providers take.
+//! Images for a model: only a file that decodes is passed on, and never a larger one than providers of models accept.
 //!
-//! One image that a provider refuses makes it refuse the whole conversation, from then on. So the guest's word that
-//! something is an image counts for nothing: all of it is decoded here, on the host, in decoders without `unsafe` code
-//! of ours and under strict limits ([`MOST_PIXELS`], one image at a time). In the guest the check could be left out by
-//! whoever has taken it over, and, translated, would take ten times as long.
+//! A provider that refuses one image refuses the whole conversation from then on. So the guest is not believed that a
+//! file is an image: all of it is decoded here on the host, under strict limits ([`MAX_PIXELS`], one image at a time).
+//! A guest that was taken over could leave such a check out, and without hardware virtualization decoding takes ten
+//! times as long there.
 //!
-//! An image that is whole and not too large is passed on byte for byte. Else what was decoded is encoded anew: scaled
-//! down, the first picture of an animation, as much as there is of one that was cut off. A note says so.
+//! An image that is whole and not too large is passed on byte for byte. Any other is encoded anew: scaled down, as the
+//! first picture of an animation, or as much as is left of a file that was cut off. A note says so.
 
 use std::io::Cursor;
 use std::sync::{Mutex, PoisonError};
@@ -19,63 +19,99 @@ use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageRead
 
 use crate::text;
 
-/// The longest side that is passed on, in pixels. Providers refuse more than 8000, and more than 2000 in a
-/// conversation with many images; what is larger than about 1600 they scale down themselves.
-const LONGEST_SIDE: u32 = 2000;
+/// The longest side of an image that is passed on, in pixels. Providers refuse more than 8000, and more than 2000 in a
+/// conversation with many images; they scale an image of more than about 1600 down themselves.
+const MAX_SIDE: u32 = 2000;
 
-/// The longest image that is passed on: below 5 MB once it is base64.
-const LONGEST: usize = 3_700_000;
+/// The longest file that is passed on, in bytes: as base64 it is shorter than 5 MB.
+const MAX_LENGTH: usize = 3_700_000;
 
-/// The largest image that is decoded, in pixels, and how much memory that may take, in bytes.
-const MOST_PIXELS: u64 = 50_000_000;
-const MOST_MEMORY: u64 = 512 << 20;
+/// The largest image that is decoded, in pixels, and the memory that this may take, in bytes.
+const MAX_PIXELS: u64 = 50_000_000;
+const MAX_MEMORY: u64 = 512 << 20;
 
-/// How long a decoder's own words may be, in characters.
-const WORDS: usize = 120;
+/// How much of a decoder's error is shown, in characters.
+const MAX_REASON: usize = 120;
 
 /// The sides that are tried until an image is short enough.
-const SIDES: [u32; 4] = [LONGEST_SIDE, 1400, 1000, 500];
+const SIDES: [u32; 4] = [MAX_SIDE, 1400, 1000, 500];
 
-/// The quality of a JPEG that is made here.
+/// The quality of an image that is encoded as JPEG.
 const QUALITY: u8 = 85;
 
 /// An image that can be passed on.
 #[derive(Debug)]
-pub(crate) struct Picture {
-    pub(crate) bytes: Bytes,
-    pub(crate) media_type: &'static str,
+pub(super) struct Picture {
+    pub(super) bytes: Bytes,
+    pub(super) media_type: &'static str,
     /// Media type and size of the file itself.
-    pub(crate) found: &'static str,
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-    /// What was changed, and why.
-    pub(crate) notes: Vec<String>,
+    pub(super) original: &'static str,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// How the picture differs from the file.
+    pub(super) notes: Vec<String>,
 }
 
-/// Makes an image fit to be passed on, or says why it can't be.
-pub(crate) fn fit(bytes: Bytes) -> Result<Picture, String> {
-    // A large image takes a few hundred megabytes while it is looked at.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let format = image::guess_format(&bytes).map_err(|_| "it is no image".to_owned())?;
-    let found = media_type(format)
-        .ok_or_else(|| "it is no PNG, JPEG, GIF or WebP image; convert it with exec".to_owned())?;
-    let broken = |error: image::ImageError| {
-        // Some decoders tell only their programmers what was wrong.
-        let words = error.to_string();
-        let plain = words.lines().next().filter(|line| !line.contains('{'));
-        let words: String = plain
-            .unwrap_or("it is damaged")
-            .chars()
-            .take(WORDS)
-            .collect();
-        format!("it begins as {found} does, but can't be decoded: {words}")
-    };
-    let image = decode(&bytes, format, found)?.map_err(broken)?;
+/// Why an image is not passed on.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unfit {
+    #[error("it is no image")]
+    NoImage,
+    #[error("it is no PNG, JPEG, GIF or WebP image; convert it with exec")]
+    OtherFormat,
+    #[error("it begins as {media_type} does, but can't be decoded: {reason}")]
+    Broken {
+        media_type: &'static str,
+        reason: String,
+    },
+    #[error("it is {media_type} of {width}x{height} pixels")]
+    Empty {
+        media_type: &'static str,
+        width: u32,
+        height: u32,
+    },
+    #[error(
+        "it is {media_type} of {width}x{height} pixels, and at most {} are decoded; make a smaller copy with exec",
+        text::grouped(MAX_PIXELS)
+    )]
+    TooLarge {
+        media_type: &'static str,
+        width: u32,
+        height: u32,
+    },
+    #[error("it could not be made smaller: {0}; make a smaller copy with exec")]
+    Encode(String),
+    #[error("it could not be made small enough; make a smaller copy with exec")]
+    StillTooLong,
+    #[error("its decoder broke on it")]
+    Panicked,
+}
+
+impl Unfit {
+    /// Some decoders describe an error only for programmers.
+    fn broken(media_type: &'static str, error: &image::ImageError) -> Self {
+        let text = error.to_string();
+        let plain = text.lines().next().filter(|line| !line.contains('{'));
+        let reason = plain.unwrap_or("it is damaged");
+        Self::Broken {
+            media_type,
+            reason: reason.chars().take(MAX_REASON).collect(),
+        }
+    }
+}
+
+/// Makes an image fit to be passed on.
+pub(super) fn fit(bytes: Bytes) -> Result<Picture, Unfit> {
+    // Decoding a large image takes a few hundred megabytes, so it is done for one image at a time.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let format = image::guess_format(&bytes).map_err(|_| Unfit::NoImage)?;
+    let original = media_type(format).ok_or(Unfit::OtherFormat)?;
+    let image = decode(&bytes, format, original)?;
     let mut picture = Picture {
         bytes,
-        media_type: found,
-        found,
+        media_type: original,
+        original,
         width: image.width(),
         height: image.height(),
         notes: Vec::new(),
@@ -88,11 +124,11 @@ pub(crate) fn fit(bytes: Bytes) -> Result<Picture, String> {
         let note = "an animation, of which the first picture is shown";
         picture.notes.push(note.to_owned());
     }
-    let too_large = picture.width.max(picture.height) > LONGEST_SIDE;
-    if picture.notes.is_empty() && !too_large && picture.bytes.len() <= LONGEST {
+    let too_large = picture.width.max(picture.height) > MAX_SIDE;
+    if picture.notes.is_empty() && !too_large && picture.bytes.len() <= MAX_LENGTH {
         return Ok(picture);
     }
-    anew(picture, image, format)
+    reencode(picture, image, format)
 }
 
 fn media_type(format: ImageFormat) -> Option<&'static str> {
@@ -105,42 +141,44 @@ fn media_type(format: ImageFormat) -> Option<&'static str> {
     }
 }
 
-/// All of the image, upright. The outer error is about its size, which is known before anything is decoded.
+/// The whole image, upright. Its size is checked before anything is decoded.
 fn decode(
     bytes: &[u8],
     format: ImageFormat,
-    found: &str,
-) -> Result<Result<DynamicImage, image::ImageError>, String> {
+    media_type: &'static str,
+) -> Result<DynamicImage, Unfit> {
+    let broken = |error| Unfit::broken(media_type, &error);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MOST_MEMORY);
+    limits.max_alloc = Some(MAX_MEMORY);
     reader.limits(limits);
-    let mut decoder = match reader.into_decoder() {
-        Ok(decoder) => decoder,
-        Err(error) => return Ok(Err(error)),
-    };
+    let mut decoder = reader.into_decoder().map_err(broken)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
-        return Err(format!("it is {found} of {width}x{height} pixels"));
+        return Err(Unfit::Empty {
+            media_type,
+            width,
+            height,
+        });
     }
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return Err(format!(
-            "it is {found} of {width}x{height} pixels, and at most {} are looked at; make a smaller copy with exec",
-            text::grouped(MOST_PIXELS)
-        ));
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(Unfit::TooLarge {
+            media_type,
+            width,
+            height,
+        });
     }
     let orientation = decoder.orientation();
-    Ok(DynamicImage::from_decoder(decoder).map(|mut image| {
-        if let Ok(orientation) = orientation {
-            image.apply_orientation(orientation);
-        }
-        image
-    }))
+    let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    if let Ok(orientation) = orientation {
+        image.apply_orientation(orientation);
+    }
+    Ok(image)
 }
 
-/// Whether the file has its format's end: decoders may do without it, but others refuse such a file.
+/// Whether the file has the end mark of its format: some decoders accept a file without it, but others refuse it.
 fn is_complete(bytes: &[u8], format: ImageFormat) -> bool {
-    // Some programs fill files up.
+    // Some programs pad files with zeros.
     let end = bytes
         .iter()
         .rposition(|byte| *byte != 0)
@@ -160,12 +198,12 @@ fn is_complete(bytes: &[u8], format: ImageFormat) -> bool {
     }
 }
 
-/// Where a JPEG's own end is. A preview in its header has an end, too, and phones put films behind it.
+/// Where a JPEG's own end mark is. The preview in its header has an end mark, too, and phones append videos.
 fn jpeg_ends(bytes: &[u8]) -> Option<usize> {
-    // After the mark of its start.
+    // After the start mark.
     let mut at = 2;
     loop {
-        // Between segments, and within a picture's data, up to the next mark.
+        // Up to the next mark, between segments or within the picture's data.
         while *bytes.get(at)? != 0xff || matches!(bytes.get(at + 1)?, 0 | 0xd0..=0xd7 | 0xff) {
             at += 1;
         }
@@ -189,8 +227,12 @@ fn is_animated(bytes: &[u8], format: ImageFormat) -> bool {
 }
 
 /// Encodes the picture anew, as small as it has to be.
-fn anew(mut picture: Picture, image: DynamicImage, format: ImageFormat) -> Result<Picture, String> {
-    // Eight bits a channel: nobody sees more.
+fn reencode(
+    mut picture: Picture,
+    image: DynamicImage,
+    format: ImageFormat,
+) -> Result<Picture, Unfit> {
+    // Eight bits a channel are enough for an eye or a model.
     let mut image = match image.color().has_alpha() {
         true => DynamicImage::ImageRgba8(image.into_rgba8()),
         false => DynamicImage::ImageRgb8(image.into_rgb8()),
@@ -201,13 +243,13 @@ fn anew(mut picture: Picture, image: DynamicImage, format: ImageFormat) -> Resul
         }
         let drawn = match format {
             ImageFormat::Jpeg => None,
-            _ => Some(png(&image)?).filter(|bytes| bytes.len() <= LONGEST),
+            _ => Some(png(&image)?).filter(|bytes| bytes.len() <= MAX_LENGTH),
         };
         let (bytes, media_type) = match drawn {
             Some(bytes) => (bytes, "image/png"),
             None => (jpeg(&image)?, "image/jpeg"),
         };
-        if bytes.len() > LONGEST {
+        if bytes.len() > MAX_LENGTH {
             continue;
         }
         picture.notes.push(format!(
@@ -220,41 +262,41 @@ fn anew(mut picture: Picture, image: DynamicImage, format: ImageFormat) -> Resul
         picture.media_type = media_type;
         return Ok(picture);
     }
-    Err("it could not be made small enough; make a smaller copy with exec".to_owned())
+    Err(Unfit::StillTooLong)
 }
 
-fn failed(error: &image::ImageError) -> String {
-    format!("it could not be made smaller: {error}; make a smaller copy with exec")
+fn not_encoded(error: image::ImageError) -> Unfit {
+    Unfit::Encode(error.to_string())
 }
 
-fn png(image: &DynamicImage) -> Result<Vec<u8>, String> {
+fn png(image: &DynamicImage) -> Result<Vec<u8>, Unfit> {
     let mut bytes = Cursor::new(Vec::new());
     image
         .write_to(&mut bytes, ImageFormat::Png)
-        .map_err(|error| failed(&error))?;
+        .map_err(not_encoded)?;
     Ok(bytes.into_inner())
 }
 
-fn jpeg(image: &DynamicImage) -> Result<Vec<u8>, String> {
+fn jpeg(image: &DynamicImage) -> Result<Vec<u8>, Unfit> {
     let mut bytes = Vec::new();
-    // There is no transparency in a JPEG: what shines through is white.
+    // A JPEG has no transparency: transparent pixels become white.
     let mut solid = image.to_rgba8();
     for pixel in solid.pixels_mut() {
         let alpha = u16::from(pixel[3]);
         for channel in 0..3 {
             let value = u16::from(pixel[channel]) * alpha + 255 * (255 - alpha);
-            pixel[channel] = (value / 255) as u8;
+            pixel[channel] = u8::try_from(value / 255).unwrap_or(u8::MAX);
         }
     }
     let solid = DynamicImage::ImageRgba8(solid).into_rgb8();
     JpegEncoder::new_with_quality(&mut bytes, QUALITY)
         .encode_image(&solid)
-        .map_err(|error| failed(&error))?;
+        .map_err(not_encoded)?;
     Ok(bytes)
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(in crate::mcp) mod tests {
     use image::codecs::gif::{GifEncoder, Repeat};
     use image::{Frame, RgbaImage};
 
@@ -279,7 +321,7 @@ pub(crate) mod tests {
     }
 
     /// A PNG of this size.
-    pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
+    pub(in crate::mcp) fn png(width: u32, height: u32) -> Vec<u8> {
         encoded(&drawn(width, height), ImageFormat::Png)
     }
 
@@ -295,8 +337,8 @@ pub(crate) mod tests {
         let format = image::guess_format(&picture.bytes).unwrap();
         assert_eq!(media_type(format), Some(picture.media_type));
         let image = image::load_from_memory(&picture.bytes).unwrap();
-        assert!(image.width().max(image.height()) <= LONGEST_SIDE);
-        assert!(picture.bytes.len() <= LONGEST);
+        assert!(image.width().max(image.height()) <= MAX_SIDE);
+        assert!(picture.bytes.len() <= MAX_LENGTH);
         assert!(is_complete(&picture.bytes, format));
     }
 
@@ -349,7 +391,9 @@ pub(crate) mod tests {
                 }
             }
         }
-        let refused = fit(Bytes::from_static(b"\x89PNG\r\n\x1a\nnot an image")).unwrap_err();
+        let refused = fit(Bytes::from_static(b"\x89PNG\r\n\x1a\nnot an image"))
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("begins as image/png does"), "{refused}");
         assert!(fit(Bytes::from_static(b"BM")).is_err());
         assert!(fit(Bytes::new()).is_err());
@@ -377,7 +421,7 @@ pub(crate) mod tests {
             }
         }
         let noise = encoded(&DynamicImage::ImageRgba8(noise), ImageFormat::Png);
-        assert!(noise.len() > LONGEST);
+        assert!(noise.len() > MAX_LENGTH);
         check(&fit(noise.into()).unwrap());
     }
 
@@ -390,7 +434,7 @@ pub(crate) mod tests {
             let mut sum = flate2::Crc::new();
             sum.update(&bytes[12..29]);
             bytes[29..33].copy_from_slice(&sum.sum().to_be_bytes());
-            fit(bytes.into()).unwrap_err()
+            fit(bytes.into()).unwrap_err().to_string()
         };
         let bomb = sized(60_000, 60_000);
         assert!(bomb.contains("60000x60000 pixels"), "{bomb}");
@@ -414,7 +458,7 @@ pub(crate) mod tests {
         let picture = fit(bytes.into()).unwrap();
         check(&picture);
         assert_eq!(
-            (picture.found, picture.media_type),
+            (picture.original, picture.media_type),
             ("image/gif", "image/png")
         );
         assert!(

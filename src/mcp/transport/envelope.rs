@@ -1,17 +1,16 @@
-//! Finds the members of a JSON-RPC message that say what it is and whom to answer, in text that need not be JSON.
+//! The envelope of a JSON-RPC message: the members that tell its kind and its id, found in text that need not be JSON.
 //!
-//! The text comes in pieces of any size and none of it is kept but these members, so a message of any length is
-//! scanned in little memory. Strings may hold anything; numbers and words are not checked. Brackets that do not match
-//! end the scan: what was found before stays, and nothing behind them is believed. So an `id` inside of `params` is
-//! never taken for the message's own.
+//! The text comes in pieces of any size, and only these members are kept, so a message of any length is scanned in little
+//! memory. Strings may hold anything; numbers and words are not checked. Brackets that do not match end the scan: what was
+//! found before is kept, and the rest is ignored. So an `id` inside of `params` is never taken for the message's own.
 
 use memchr::memchr2;
 
 /// The longest member name and the longest value that are kept, in bytes.
-const LONGEST: usize = 1024;
+const MAX_KEPT: usize = 1024;
 
 /// How deep brackets may be nested.
-const DEEPEST: usize = 1024;
+const MAX_DEPTH: usize = 1024;
 
 /// The outermost value of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,15 +29,15 @@ pub(crate) enum Shape {
 /// One member of the outermost object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// How often it is there.
+    /// How often it occurs.
     pub(crate) times: u32,
-    /// The last one's value as it is written; none where it is longer than [`LONGEST`], or has not ended.
+    /// The value of the last one as it is written; none if it is longer than [`MAX_KEPT`] or has no end.
     pub(crate) value: Option<Vec<u8>>,
 }
 
-/// What was found.
+/// What a scan found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct Envelope {
     pub(crate) shape: Shape,
     pub(crate) jsonrpc: Member,
     pub(crate) id: Member,
@@ -50,7 +49,7 @@ pub(crate) struct Found {
     pub(crate) complete: bool,
 }
 
-impl Found {
+impl Envelope {
     fn member(&mut self, name: &str) -> Option<&mut Member> {
         Some(match name {
             "jsonrpc" => &mut self.jsonrpc,
@@ -64,52 +63,52 @@ impl Found {
     }
 }
 
-/// A piece of the text that is kept, up to a bound.
+/// A part of the text that is kept if it is not too long.
 #[derive(Debug, Default)]
 struct Kept {
     text: Vec<u8>,
-    over: bool,
+    too_long: bool,
 }
 
 impl Kept {
     fn add(&mut self, bytes: &[u8]) {
-        self.over |= self.text.len() + bytes.len() > LONGEST;
-        if !self.over {
+        self.too_long |= self.text.len() + bytes.len() > MAX_KEPT;
+        if !self.too_long {
             self.text.extend_from_slice(bytes);
         }
     }
 
     fn take(&mut self) -> Option<Vec<u8>> {
         let kept = std::mem::take(self);
-        (!kept.over).then_some(kept.text)
+        (!kept.too_long).then_some(kept.text)
     }
 }
 
-/// A scan under way.
+/// Scans a text for its envelope.
 #[derive(Debug, Default)]
-pub(crate) struct Scan {
-    found: Found,
+pub(crate) struct EnvelopeScanner {
+    found: Envelope,
     /// The brackets that are open, outermost first.
     open: Vec<u8>,
     in_string: bool,
     escaped: bool,
-    /// Whether a value of the outermost object is being read; otherwise its next name is.
+    /// Whether a value of the outermost object is read now; otherwise its next name.
     in_value: bool,
     name: Kept,
     value: Kept,
     ended: bool,
 }
 
-impl Scan {
+impl EnvelopeScanner {
     /// Scans a whole text.
-    pub(crate) fn of(text: &[u8]) -> Found {
+    pub(crate) fn scan(text: &[u8]) -> Envelope {
         let mut scan = Self::default();
         scan.feed(text);
         scan.found
     }
 
     /// What was found so far.
-    pub(crate) fn found(&self) -> &Found {
+    pub(crate) fn envelope(&self) -> &Envelope {
         &self.found
     }
 
@@ -130,7 +129,7 @@ impl Scan {
         }
     }
 
-    /// Takes the next part of a string; gives its length.
+    /// Scans the next part of a string; returns its length.
     fn string(&mut self, text: &[u8]) -> usize {
         if std::mem::take(&mut self.escaped) {
             self.keep(&text[..1]);
@@ -173,7 +172,7 @@ impl Scan {
             (b'{' | b'[', depth) => {
                 self.keep(&[byte]);
                 self.open.push(byte);
-                self.ended |= depth >= DEEPEST;
+                self.ended |= depth >= MAX_DEPTH;
             }
             (b'}' | b']', depth) => {
                 let opened = self.open.pop();
@@ -191,7 +190,7 @@ impl Scan {
         }
     }
 
-    /// Keeps what belongs to a member of the outermost object.
+    /// Keeps the bytes if they belong to a member of the outermost object.
     fn keep(&mut self, bytes: &[u8]) {
         if self.found.shape != Shape::Object {
             return;
@@ -232,7 +231,7 @@ mod tests {
     use super::*;
 
     fn id(text: &[u8]) -> Option<Vec<u8>> {
-        Scan::of(text).id.value
+        EnvelopeScanner::scan(text).id.value
     }
 
     #[test]
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_taken_for_it() {
+    fn no_other_member_is_taken_for_the_id() {
         for text in [
             "",
             "id",
@@ -273,7 +272,7 @@ mod tests {
         let deep = format!("{{\"x\":{},\"id\":7}}", "[".repeat(100_000));
         assert_eq!(id(deep.as_bytes()), None);
         let long = format!("{{\"id\":\"{}\",\"method\":\"x\"}}", "a".repeat(2 << 20));
-        let found = Scan::of(long.as_bytes());
+        let found = EnvelopeScanner::scan(long.as_bytes());
         assert_eq!((found.id.times, found.id.value), (1, None));
         assert_eq!(found.method.value, Some(b"\"x\"".to_vec()));
     }
@@ -296,15 +295,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_json_is_scanned_as_it_is_parsed(
+        fn json_is_scanned_as_it_is_parsed(
             members in prop::collection::vec(("[a-z]{0,4}|id|method|params", value()), 0..6),
             cut in 1usize..40,
         ) {
             let object: Map<String, Value> = members.into_iter().collect();
             for text in [serde_json::to_string(&object).unwrap(), serde_json::to_string_pretty(&object).unwrap()] {
-                let mut scan = Scan::default();
+                let mut scan = EnvelopeScanner::default();
                 text.as_bytes().chunks(cut).for_each(|piece| scan.feed(piece));
-                let found = scan.found();
+                let found = scan.envelope();
                 prop_assert!(found.complete);
                 let parsed = |member: &Member| member.value.as_ref().map(|raw| serde_json::from_slice(raw).unwrap());
                 prop_assert_eq!(parsed(&found.id), object.get("id").cloned());
@@ -314,7 +313,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_or_damaged_yields_no_other_id(
+        fn cut_or_damaged_text_yields_no_other_id(
             inner in value(), at in any::<prop::sample::Index>(), byte in any::<u8>(), first in any::<bool>(),
         ) {
             let inner = json!({"id": "inner", "x": inner});
@@ -325,11 +324,11 @@ mod tests {
             let at = at.index(text.len());
             let right = |found: Option<Vec<u8>>| found.is_none_or(|id| id == b"\"outer\"");
             prop_assert!(right(id(&text.as_bytes()[..at])));
-            // A byte in a string of the parameters, where it ends neither the string nor an escape.
+            // A changed byte inside a string of the parameters, that ends neither the string nor an escape.
             let mut damaged = text.clone().into_bytes();
             if damaged[at].is_ascii_lowercase() && !matches!(byte, b'"' | b'\\') {
                 damaged[at] = byte;
-                let found = Scan::of(&damaged).id;
+                let found = EnvelopeScanner::scan(&damaged).id;
                 prop_assert!(found.value.is_none_or(|id| id != b"\"inner\""));
             }
         }

@@ -1,0 +1,77 @@
+//! The instructions that every model reads first. Pure.
+//!
+//! Clients cut them at 2 KB, so the most important comes first.
+
+use crate::mcp::facts::{Facts, Workspace};
+
+/// The instructions for sandboxes of which these facts hold.
+pub(crate) fn instructions(facts: &Facts) -> String {
+    let boundary = match facts.workspace {
+        Workspace::Shared => {
+            "Whatever you do with these tools happens inside it and cannot harm the user's machine, with one \
+             exception: /workspace is the user's project directory itself, shared with the host. Treat the files \
+             there as the user's; everything outside /workspace is yours to break and disposable."
+        }
+        Workspace::OwnDisk => {
+            "Whatever you do with these tools happens inside it and cannot harm the user's machine. Nothing is shared \
+             with the host: /workspace is an ordinary directory of the VM, empty at first, and the user's files are \
+             not in it. Everything is yours to break and disposable; what the user should get, show in your answer."
+        }
+    };
+    let snapshots = match facts.workspace {
+        Workspace::Shared => "Files in /workspace are not part of snapshots.",
+        Workspace::OwnDisk => "/workspace is on that disk, too.",
+    };
+    let reboot = match facts.workspace {
+        Workspace::Shared => {
+            "installed packages, files outside /workspace and running processes are gone; /workspace and saved \
+             snapshots stay"
+        }
+        Workspace::OwnDisk => {
+            "installed packages, all files you made (those in /workspace, too) and running processes are gone; saved \
+             snapshots stay"
+        }
+    };
+    format!(
+        "\
+Snowglobe is a computer of your own: a private Linux microVM. {boundary}
+
+- `exec` runs shell lines, as the ordinary user `sandbox` unless you pass user `root`. Each call is a new shell: \
+use `cwd` and `env` instead of relying on an earlier `cd` or `export`. A command that fails is a normal result: \
+look at its exit code and stderr. Pass `timeout_s` for what takes longer than the default.
+- `exec` with `background` starts a job: a server, a long build. `job` lists jobs, gives their output, waits for \
+them, kills them, sends them input. A call that takes long may become a job by itself and says so.
+- `read`, `write`, `edit` and `search` handle files without shell quoting. Relative paths start at /workspace.
+- `snapshot` saves and restores the whole system disk. Save one before a risky step, restore it when the system \
+is broken. {snapshots}
+- `reboot` gives a clean system in seconds: {reboot}. It is the way out when nothing else works.
+- There is no network: do not try to download or to install from package registries; use what is installed.
+
+Long output is shortened to its head and tail; the result names a file in the VM with all of it, to be searched \
+with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the first call that needs it."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn instructions_fit_what_clients_show_and_promise_what_there_is() {
+        for workspace in [Workspace::Shared, Workspace::OwnDisk] {
+            let facts = Facts {
+                workspace,
+                exec_timeout: Duration::from_secs(1),
+            };
+            let text = instructions(&facts);
+            assert!(text.len() < 2048, "{workspace:?}: {}", text.len());
+            let shared = workspace == Workspace::Shared;
+            assert_eq!(text.contains("shared with the host. Treat"), shared);
+            assert_eq!(text.contains("Nothing is shared"), !shared);
+            assert_eq!(text.contains("outside /workspace"), shared);
+            assert_eq!(text.contains("not part of snapshots"), shared);
+        }
+    }
+}

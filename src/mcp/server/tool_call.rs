@@ -1,0 +1,121 @@
+//! A call of a tool: the sandbox it acts on, the confirmation before it, the notes after it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rmcp::RoleServer;
+use rmcp::model::{CallToolRequestParams, CallToolResult, JsonObject};
+use rmcp::service::RequestContext;
+use serde_json::Value;
+
+use super::Server;
+use crate::mcp::call::Call;
+use crate::mcp::confirm::Decision;
+use crate::mcp::notes::Notes;
+use crate::mcp::pool::{HANDLE, Lease};
+use crate::mcp::refusal::Refusal;
+use crate::mcp::tools::{Context, Entry};
+use crate::sandbox::weaker_fences;
+
+impl Server {
+    /// Calls a tool with checked arguments.
+    pub(super) async fn call(
+        &self,
+        tool: &Entry,
+        mut arguments: JsonObject,
+        session: bool,
+        call: Call,
+    ) -> Result<CallToolResult, Refusal> {
+        let handle = self.take_handle(&mut arguments)?;
+        let lease = self.selector.lease(handle.as_deref(), session)?;
+        let call = call.with_handle(lease.handle_for_addresses().map(str::to_owned));
+        let context = Context {
+            sandbox: Arc::clone(&lease.sandbox),
+            facts: self.selector.facts(),
+            call: &call,
+        };
+        let result = tool.run(arguments, context).await;
+        let notes = self.session_notes(&lease, session);
+        let result = notes.append_to(result.unwrap_or_else(Refusal::into_result));
+        Ok(match lease.new_handle() {
+            Some(handle) => with_new_handle(result, handle),
+            None => result,
+        })
+    }
+
+    /// Asks a person to confirm a call that can't be undone, where that is configured.
+    pub(super) async fn confirm(
+        &self,
+        tool: &Entry,
+        request: &CallToolRequestParams,
+        arguments: &JsonObject,
+        context: &RequestContext<RoleServer>,
+        call: &Call,
+    ) -> Result<Decision, Refusal> {
+        let confirmation = &self.shared.confirmation;
+        if !confirmation.is_enabled() {
+            return Ok(Decision::Proceed);
+        }
+        let mut arguments = arguments.clone();
+        self.take_handle(&mut arguments)?;
+        match tool.question(arguments, self.selector.facts())? {
+            Some(question) => confirmation.ask(&question, request, context, call).await,
+            None => Ok(Decision::Proceed),
+        }
+    }
+
+    /// Removes the sandbox's handle from the arguments, where calls may have one.
+    fn take_handle(&self, arguments: &mut JsonObject) -> Result<Option<String>, Refusal> {
+        if !self.selector.is_pooled() {
+            return Ok(None);
+        }
+        match arguments.remove(HANDLE) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(handle)) if handle.is_empty() => Ok(None),
+            Some(Value::String(handle)) => Ok(Some(handle)),
+            Some(_) => Err(Refusal::new(format!(
+                "`{HANDLE}` must be a string, as an earlier result gave it"
+            ))),
+        }
+    }
+
+    /// Notes that only some results of a session get: what was lost, what of the project's file is ignored, which fences
+    /// are missing.
+    fn session_notes(&self, lease: &Lease, session: bool) -> Notes {
+        let mut notes = Notes::default();
+        if let Some(loss) = lease.take_loss() {
+            notes.add(loss);
+        }
+        // A client without a session is told by the first result of each sandbox.
+        let by_sandbox = self.selector.is_pooled() && !session;
+        let tell_ignored = match by_sandbox {
+            true => lease.new_handle().is_some(),
+            false => !self.told_ignored.swap(true, Ordering::Relaxed),
+        };
+        let ignored = self.selector.config().ignored.as_ref();
+        if let Some(ignored) = ignored.filter(|_| tell_ignored) {
+            notes.add(ignored.to_string());
+        }
+        let missing = lease.sandbox.lacks();
+        let tell_missing = match by_sandbox {
+            true => lease.new_handle().is_some(),
+            false => !missing.is_empty() && !self.told_missing_fences.swap(true, Ordering::Relaxed),
+        };
+        if tell_missing && !missing.is_empty() {
+            notes.add(weaker_fences(&missing));
+        }
+        notes
+    }
+}
+
+/// Adds the handle of a new sandbox to both forms of a result.
+fn with_new_handle(mut result: CallToolResult, handle: &str) -> CallToolResult {
+    if let Some(Value::Object(structured)) = &mut result.structured_content {
+        structured.insert(HANDLE.to_owned(), handle.into());
+    }
+    let mut notes = Notes::default();
+    notes.add(format!(
+        "new sandbox; pass `{HANDLE}`: \"{handle}\" in every further call, or you get another one"
+    ));
+    notes.append_to(result)
+}
