@@ -157,7 +157,7 @@ fn main() {
         std::fs::remove_dir_all(&layout).unwrap();
         println!(
             "image of {megabytes} MB ({} in the registry)",
-            snowglobe::image::human_bytes(disk_use(registry.dir.path()))
+            snowglobe::text::size(disk_use(registry.dir.path()))
         );
         let data = format!("data-{megabytes}");
         let cold = best(|| {
@@ -230,7 +230,7 @@ fn extra(bench: &Bench, data: &str, image: &str) {
         .into();
     println!(
         "  disk that one more VM takes            {}",
-        snowglobe::image::human_bytes((disk_use(&dir) - before) / 3)
+        snowglobe::text::size((disk_use(&dir) - before) / 3)
     );
     for child in &mut running {
         child.kill().unwrap();
@@ -238,6 +238,6 @@ fn extra(bench: &Bench, data: &str, image: &str) {
     }
     println!(
         "  disk that the image takes              {}",
-        snowglobe::image::human_bytes(before)
+        snowglobe::text::size(before)
     );
 }

@@ -1,6 +1,6 @@
-//! `snowglobe allow`: a person's consent to what the project's file asks for.
+//! `snowglobe allow`: the user's consent to the settings in the project's file.
 //!
-//! The file is read once: what is shown is what is allowed, whatever the guest writes there meanwhile.
+//! The file is read once, so exactly the text that is shown is allowed, whatever the guest writes there meanwhile.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use super::Done;
 use crate::config::{Config, Raw, Sources};
 use crate::config::{Consent, PROJECT_FILE, find_project};
 
-/// Allow what this project's snowglobe.toml asks for: its content as it is now, in this place.
+/// Allow what this project's snowglobe.toml asks for: its present content, at its present path.
 #[derive(Debug, Args)]
 pub(super) struct Allow {
-    /// Take it back
+    /// Withdraw the consent
     #[arg(long)]
     revoke: bool,
-    /// Allow it without asking
+    /// Allow it without a question
     #[arg(long, short)]
     yes: bool,
     /// Where images, snapshots and consents are kept [default: snowglobe in the user's data directory]
@@ -55,7 +55,7 @@ impl Allow {
         }
         Config::check_project(&file)?;
         if !self.yes {
-            say!("{path} says:");
+            say!("content of {path}:");
             for line in file.text.lines() {
                 tell!("    {line}");
             }
@@ -65,16 +65,16 @@ impl Allow {
             }
         }
         consent.give(&file)?;
-        say!("allowed; it holds for sandboxes that start from now on");
+        say!("allowed, for sandboxes that start from now on");
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Asks on the terminal; where there is none, nobody can answer.
+/// Asks on the terminal; fails without one.
 fn confirmed() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         anyhow::bail!(
-            "ask whether to allow it: standard input is no terminal; pass --yes to allow it unasked"
+            "ask whether to allow it: standard input is no terminal; pass --yes to allow it without a question"
         );
     }
     write!(std::io::stderr(), "Allow this? [y/N] ")?;

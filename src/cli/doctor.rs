@@ -1,4 +1,4 @@
-//! `snowglobe doctor`: what works on this host.
+//! `snowglobe doctor`: checks what works on this host.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -9,10 +9,10 @@ use super::{Done, load};
 use crate::config::Raw;
 use crate::{doctor, shown};
 
-/// Say what works on this host, and what to do about what does not.
+/// Check what works on this host, and print a remedy for each problem.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `snowglobe exec`: one command, its streams passed through, its exit status ours.
+//! `snowglobe exec`: runs one command, passes its streams through, and exits with its exit status.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,24 +11,24 @@ use tokio_util::sync::CancellationToken;
 use super::{Done, attach, load_to_share, progress, serve};
 use crate::config::Raw;
 use crate::guest::Output;
-use crate::sandbox::{Exec as Asked, Limit, Outcome, Program, Stdin};
+use crate::sandbox::{Exec as Request, Limit, Outcome, Program, Stdin};
 
-/// Run one command in the sandbox: in the one that runs for this workspace, or in a fresh one that goes afterwards.
+/// Run one command in the running sandbox of this workspace, or in a new one that is removed afterwards.
 #[derive(Debug, Args)]
 pub(super) struct Exec {
     /// Run as root instead of sandbox
     #[arg(long)]
     root: bool,
-    /// Where to run it; relative to the workspace
+    /// Working directory, relative to the workspace
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
     /// Don't read standard input: the command's is /dev/null (in loops that read, as with `ssh -n`)
     #[arg(short = 'n', long)]
     no_stdin: bool,
-    /// End it, with everything it started, after so many seconds; 0: never [default: exec_timeout_s]
+    /// End the command and everything it started after this many seconds; 0: never [default: exec_timeout_s]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<f64>,
-    /// Always boot a sandbox of its own
+    /// Always boot a new sandbox
     #[arg(long)]
     fresh: bool,
     #[command(flatten)]
@@ -55,12 +55,12 @@ impl Exec {
             true => Stdin::Null,
             false => Stdin::Input,
         };
-        let request = Asked {
+        let request = Request {
             cwd: self.cwd,
             user: attach::user(self.root),
             stdin,
             limit,
-            ..Asked::new(command)
+            ..Request::new(command)
         }
         .request(&config.sandbox);
         let (steps, shown) = progress::show();
@@ -86,10 +86,10 @@ impl Exec {
         };
         match report.outcome {
             Outcome::TimedOut => say!(
-                "the command's time was up, and it was ended; give it more with --timeout or exec_timeout_s"
+                "the command was ended at its time limit; raise it with --timeout or exec_timeout_s"
             ),
             Outcome::OutOfMemory => say!(
-                "the sandbox ran out of memory, and the command was killed; give it more with --memory-mib"
+                "the sandbox ran out of memory, and the command was killed; add memory with --memory-mib"
             ),
             Outcome::Exited { .. } | Outcome::Signaled { .. } | Outcome::Cancelled => {}
         }
@@ -97,7 +97,7 @@ impl Exec {
     }
 }
 
-/// How long the command may run, by `--timeout`.
+/// The time limit that `--timeout` sets.
 fn limit(seconds: Option<f64>) -> anyhow::Result<Limit> {
     let Some(seconds) = seconds else {
         return Ok(Limit::Configured);
@@ -111,7 +111,7 @@ fn limit(seconds: Option<f64>) -> anyhow::Result<Limit> {
     }
 }
 
-/// Whether this is `/dev/null`, which programs tell from a pipe that happens to be empty.
+/// Whether a stream is `/dev/null`. Some programs treat it differently from an empty pipe.
 fn is_null(stream: impl std::os::fd::AsFd) -> bool {
     let (stream, null) = (rustix::fs::fstat(stream), rustix::fs::stat("/dev/null"));
     matches!((stream, null), (Ok(stream), Ok(null))

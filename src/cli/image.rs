@@ -1,4 +1,4 @@
-//! `snowglobe image`: images by name or reference.
+//! `snowglobe image`: manages images by name or reference.
 
 mod show;
 
@@ -10,12 +10,11 @@ use clap::{Args, Subcommand};
 use super::{Done, load, progress};
 use crate::config::{Config, Raw};
 use crate::image::export::Target;
-use crate::image::{
-    ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, human_bytes,
-};
+use crate::image::{ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe};
 use crate::machine::VmUnpacker;
 use crate::progress::Progress;
 use crate::sandbox::image_store;
+use crate::text::size;
 
 /// Pull, import, build, list, save and remove images.
 #[derive(Debug, Args)]
@@ -28,7 +27,7 @@ pub(super) struct Image {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Pull images from their registries; what is here already is asked for anew
+    /// Pull images from their registries, also to update those that are here
     Pull {
         /// python:3.12-slim, ghcr.io/owner/image@sha256:…, oci:DIR, docker-archive:FILE, tar:FILE
         #[arg(required = true)]
@@ -38,40 +37,40 @@ enum Action {
     Push {
         /// Which image
         image: String,
-        /// Where to: HOST/REPOSITORY:TAG
+        /// The target, HOST/REPOSITORY:TAG
         to: String,
     },
-    /// Make an image of a file: the tar archive of a root (plain, gzip, zstd or xz), or a saved image
+    /// Make an image from a file: the tar archive of a root (plain, gzip, zstd or xz), or a saved image
     Import {
-        /// What to call it
+        /// The name of the new image
         name: String,
-        /// The file; oci:DIR, docker-archive:FILE and tar:FILE say what it is to be
+        /// The file; oci:DIR, docker-archive:FILE and tar:FILE name its format
         archive: String,
     },
     /// Build an image from a recipe that comes with Snowglobe
     Build {
         /// debian (the default image), minimal or dev
         recipe: String,
-        /// Build it even if it is there
+        /// Build it even if it exists
         #[arg(long)]
         force: bool,
-        /// Take the root from a file that the recipe made before: `bash images/debian/recipe FILE`
+        /// Take the root from a file that the recipe made earlier: `bash images/debian/recipe FILE`
         #[arg(long, value_name = "FILE")]
         archive: Option<PathBuf>,
     },
-    /// List images: what they take, when they were last used
+    /// List images with their sizes and when they were last used
     #[command(alias = "list")]
     Ls {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show all that is known of an image, as JSON
+    /// Print everything about an image, as JSON
     Inspect {
         /// Which image
         image: String,
     },
-    /// Save an image to be used elsewhere
+    /// Save an image for use elsewhere
     Save {
         /// Which image
         image: String,
@@ -85,7 +84,7 @@ enum Action {
         #[arg(required = true)]
         images: Vec<String>,
     },
-    /// Remove what no image needs: layers without an image, downloads that were broken off
+    /// Remove what no image needs: layers without an image, incomplete downloads
     Prune {
         /// Also every pulled image that nothing uses
         #[arg(long)]
@@ -130,8 +129,8 @@ fn key(store: &ImageStore, text: &str) -> Result<ImageKey, ImageError> {
     store.resolve(&text.parse()?)
 }
 
-/// Does something that takes a while, in sight of whoever waits and until told to end.
-async fn watched<T>(
+/// Does the work with its progress shown, until a signal ends the program.
+async fn with_progress<T>(
     work: impl AsyncFnOnce(&Progress) -> Result<T, ImageError>,
 ) -> anyhow::Result<T> {
     let (steps, shown) = progress::show();
@@ -143,7 +142,7 @@ async fn watched<T>(
     match done {
         Some(done) => Ok(done?),
         None => anyhow::bail!(
-            "finish: interrupted; what was downloaded is kept, and gone on with next time"
+            "finish: interrupted; what was downloaded is kept, and the next run continues from there"
         ),
     }
 }
@@ -152,7 +151,7 @@ async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::R
     let reference: ImageRef = reference.parse()?;
     let before = store.find(&store.resolve(&reference)?)?;
     let unpacker = VmUnpacker::new(&config.host);
-    let image = watched(async |steps| {
+    let image = with_progress(async |steps| {
         store
             .pull(&reference, &config.host.registries, &unpacker, steps)
             .await
@@ -178,7 +177,7 @@ async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> any
         name: key.clone(),
         known: Vec::new(),
     })?;
-    watched(async |steps| {
+    with_progress(async |steps| {
         config
             .host
             .registries
@@ -198,7 +197,7 @@ async fn import(
 ) -> anyhow::Result<()> {
     let name: ImageName = name.parse()?;
     let unpacker = VmUnpacker::new(&config.host);
-    let image = watched(async |steps| match archive.parse::<ImageRef>() {
+    let image = with_progress(async |steps| match archive.parse::<ImageRef>() {
         Ok(reference) if reference.is_host_path() => {
             store
                 .import_reference(&name, &reference, &unpacker, steps)
@@ -222,7 +221,7 @@ async fn build(
 ) -> anyhow::Result<()> {
     let recipe = Recipe::find(&recipe.parse()?)?;
     let unpacker = VmUnpacker::new(&config.host);
-    let image = watched(async |steps| {
+    let image = with_progress(async |steps| {
         if force {
             store.build_recipe(recipe, archive, &unpacker, steps).await
         } else {
@@ -236,7 +235,7 @@ fn finish(config: &Config, store: &ImageStore, image: &ImageInfo) -> anyhow::Res
     say!(
         "image {} is ready ({} on disk)",
         image.record.key,
-        human_bytes(image.disk.bytes)
+        size(image.disk.bytes)
     );
     for gone in store
         .make_room(config.host.image_store_bytes, &image.record.key)?
@@ -257,7 +256,7 @@ async fn save(store: &ImageStore, image: &str, target: &str) -> anyhow::Result<(
         Ok(ImageRef::DockerArchive(file)) => Target::Archive(file),
         _ => Target::Archive(target.into()),
     };
-    watched(async |steps| store.save(&key, target, steps).await).await
+    with_progress(async |steps| store.save(&key, target, steps).await).await
 }
 
 fn prune(store: &ImageStore, all: bool) -> anyhow::Result<()> {
@@ -266,8 +265,8 @@ fn prune(store: &ImageStore, all: bool) -> anyhow::Result<()> {
         say!("removed {image}");
     }
     if pruned.fetching {
-        say!("another snowglobe fetches an image just now, so layers were left alone");
+        say!("another snowglobe process fetches an image now, so layers were kept");
     }
-    say!("freed {}", human_bytes(pruned.bytes));
+    say!("freed {}", size(pruned.bytes));
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! The command line: one file per subcommand, arguments as syntax here, as a resolved [`Config`] from there on.
+//! The command line: one file per subcommand. Arguments are syntax here; each subcommand works with a resolved [`Config`].
 
-/// Says something on standard error, as the program.
+/// Prints a message with the program's name to standard error.
 macro_rules! say {
     ($($what:tt)*) => { crate::shown::say(format_args!($($what)*)) };
 }
 
-/// Says something on standard error as it is.
+/// Prints a message to standard error.
 macro_rules! tell {
     ($($what:tt)*) => { crate::shown::print(format_args!($($what)*)) };
 }
@@ -32,7 +32,7 @@ use crate::shown::Shown;
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
 pub struct Cli {
-    /// Say more on standard error; twice: much more
+    /// Log more to standard error; twice: much more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
@@ -43,7 +43,7 @@ pub struct Cli {
 enum Sub {
     /// Serve MCP on standard input and output (what an editor starts), or over HTTP
     Serve(serve::Serve),
-    /// Run one command in the sandbox and leave with its exit status
+    /// Run one command in the sandbox and exit with its exit status
     Exec(exec::Exec),
     /// Open an interactive shell in the sandbox
     Shell(shell::Shell),
@@ -53,7 +53,7 @@ enum Sub {
     Snapshot(snapshot::Snapshot),
     /// Allow what this project's snowglobe.toml asks for
     Allow(allow::Allow),
-    /// Say what works on this host, and what to do about what does not
+    /// Check what works on this host, and print a remedy for each problem
     Doctor(doctor::Doctor),
     /// Print what your own ssh needs to attach to a running sandbox
     SshConfig(ssh::SshConfig),
@@ -67,7 +67,7 @@ enum Sub {
     },
 }
 
-/// How a subcommand ends: with an exit code of its own, or an error that main prints.
+/// The result of a subcommand: an exit code of its own, or an error that main prints.
 type Done = anyhow::Result<ExitCode>;
 
 /// Parses the arguments and runs the subcommand.
@@ -100,7 +100,7 @@ pub fn run() -> Done {
             }
         }
     });
-    // A blocking read of standard input can't be cancelled; it must not hold up the exit.
+    // A blocking read of standard input can't be cancelled, and must not delay the exit.
     runtime.shutdown_background();
     done
 }
@@ -113,7 +113,7 @@ fn load(flags: Raw) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// As [`load`], for what starts a sandbox and so shares the workspace.
+/// As [`load`], for subcommands that start a sandbox and so share the workspace.
 fn load_to_share(flags: Raw) -> anyhow::Result<Config> {
     let config = load(flags)?;
     config.check_workspace()?;
@@ -131,7 +131,7 @@ fn logging(verbose: u8) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // Colours would be taken for what others wrote.
+        // Messages may hold text of guests and registries: without colours of ours, none of theirs is taken for ours.
         .with_writer(|| Shown::new(std::io::stderr()))
         .with_ansi(false)
         .with_target(false)

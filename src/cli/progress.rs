@@ -1,4 +1,4 @@
-//! Showing steps to a person: a spinner on a terminal, plain lines elsewhere.
+//! Shows progress: a spinner on a terminal, plain lines elsewhere.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::progress::{Progress, Step};
 use crate::shown;
 
-/// A reporter whose steps are shown on standard error until the guard is dropped or finished.
+/// A reporter whose steps are shown on standard error, until the returned value is dropped or finished.
 pub(super) fn show() -> (Progress, Shown) {
     let (progress, mut steps) = Progress::channel();
     let terminal = std::io::stderr().is_terminal();
@@ -29,7 +29,7 @@ pub(super) fn show() -> (Progress, Shown) {
         while let Some(step) = steps.recv().await {
             match &step.part {
                 Some(part) if terminal => draw_part(&all, &mut parts, part, &step),
-                // Every layer's every piece would be too much for a log.
+                // Steps of single layers would be too much for a log.
                 Some(_) => {}
                 None if terminal => draw(&shown, &step),
                 None if step.message != last => {
@@ -44,7 +44,7 @@ pub(super) fn show() -> (Progress, Shown) {
     (progress, Shown { bars, bar, task })
 }
 
-/// A line of its own for something that is done beside others; it goes when it is finished.
+/// Draws the line of one of several parts in progress; it is removed when the part is finished.
 fn draw_part(
     bars: &MultiProgress,
     parts: &mut BTreeMap<String, ProgressBar>,
@@ -82,7 +82,7 @@ fn draw(bar: &ProgressBar, step: &Step) {
     bar.set_message(shown::line(&step.message).into_owned());
 }
 
-/// Steps being shown. Must be finished before anything else is printed.
+/// The shown steps. They must be finished before anything else is printed.
 pub(super) struct Shown {
     bars: MultiProgress,
     bar: ProgressBar,
@@ -90,7 +90,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// Clears the line and shows no more.
+    /// Clears the lines and shows nothing more.
     pub(super) fn finish(self) {
         drop(self);
     }
@@ -100,7 +100,7 @@ impl Drop for Shown {
     fn drop(&mut self) {
         self.task.abort();
         self.bar.finish_and_clear();
-        // Whatever parts were left in the middle.
-        let _ = self.bars.clear();
+        // Clears unfinished parts. A terminal that is gone needs no clearing.
+        drop(self.bars.clear());
     }
 }

@@ -12,25 +12,27 @@ use crate::config::Raw;
 use crate::guest::Output;
 use crate::sandbox::{Exec, Limit, Program, PtySize, Stdin};
 
-/// Open a shell in the sandbox that runs for this workspace, or in a fresh one that goes with the shell.
+/// Open a shell in the running sandbox of this workspace, or in a new one that is removed after the shell.
 #[derive(Debug, Args)]
 pub(super) struct Shell {
     /// Log in as root instead of sandbox
     #[arg(long)]
     root: bool,
-    /// Always boot a sandbox of its own
+    /// Always boot a new sandbox
     #[arg(long)]
     fresh: bool,
     #[command(flatten)]
     config: Box<Raw>,
 }
 
-/// Puts the terminal back as it was.
+/// Restores the terminal when it is dropped.
 struct RawMode;
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        let _ = crossterm::terminal::disable_raw_mode();
+        if let Err(error) = crossterm::terminal::disable_raw_mode() {
+            tracing::warn!(%error, "the terminal could not be restored; run `reset`");
+        }
     }
 }
 
@@ -65,7 +67,8 @@ impl Shell {
         let mut show = |output| {
             let (Output::Stdout(data) | Output::Stderr(data)) = output;
             let mut out = std::io::stdout().lock();
-            let _ = out.write_all(&data).and_then(|()| out.flush());
+            // A terminal that is gone ends the shell by SIGHUP.
+            drop(out.write_all(&data).and_then(|()| out.flush()));
         };
         let ran = attached
             .guest
@@ -83,6 +86,7 @@ impl Shell {
     }
 }
 
+/// The sizes of the terminal, whenever it changes.
 fn resizes() -> std::io::Result<tokio::sync::mpsc::Receiver<(u16, u16)>> {
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let mut changes = signal(SignalKind::window_change())?;

@@ -1,5 +1,5 @@
-//! `snowglobe snapshot`: what is kept can be listed and deleted any time; saving and restoring act on the sandbox that
-//! runs for this workspace, through its own MCP server.
+//! `snowglobe snapshot`: lists and deletes saved snapshots; saves and restores in the running sandbox of this workspace,
+//! through its MCP server.
 
 use std::process::ExitCode;
 
@@ -11,9 +11,9 @@ use super::{Done, load};
 use crate::client;
 use crate::config::{Config, Raw};
 use crate::disk::Store;
-use crate::image::human_bytes;
 use crate::names::SnapshotName;
 use crate::shown;
+use crate::text::size;
 
 /// Save, list, restore and delete snapshots of this workspace's sandbox.
 #[derive(Debug, Args)]
@@ -31,19 +31,19 @@ enum Action {
         /// 1 to 64 of A-Z a-z 0-9 . _ -
         name: SnapshotName,
     },
-    /// List what is saved
+    /// List the saved snapshots
     #[command(alias = "ls")]
     List {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Put the running sandbox back to what was saved
+    /// Restore a saved disk in the running sandbox
     Restore {
         /// The snapshot's name
         name: SnapshotName,
     },
-    /// Delete what was saved
+    /// Delete a saved snapshot
     #[command(alias = "rm")]
     Delete {
         /// The snapshot's name
@@ -59,7 +59,7 @@ impl Snapshot {
             Action::List { json } => list(&store, json)?,
             Action::Delete { name } => {
                 let gone = store.delete(&name)?;
-                say!("deleted {name} ({})", human_bytes(gone.bytes));
+                say!("deleted {name} ({})", size(gone.bytes));
             }
             Action::Save { name } => call(&config, "save", &name).await?,
             Action::Restore { name } => call(&config, "restore", &name).await?,
@@ -84,12 +84,12 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         say!("no snapshots yet");
         return Ok(());
     }
-    writeln!(out, "{:<24} {:>10}  {:<20}  IMAGE", "NAME", "SIZE", "SAVED")?;
+    writeln!(out, "{:<24} {:>12}  {:<20}  IMAGE", "NAME", "SIZE", "SAVED")?;
     for record in records {
-        let (name, size) = (record.name.as_str(), human_bytes(record.bytes));
+        let (name, size) = (record.name.as_str(), size(record.bytes));
         writeln!(
             out,
-            "{name:<24} {size:>10}  {:<20}  {}",
+            "{name:<24} {size:>12}  {:<20}  {}",
             record.created.strftime("%Y-%m-%d %H:%M UTC").to_string(),
             shown::line(&record.base.image)
         )?;
@@ -97,7 +97,7 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has the running sandbox do it, and shows what it says.
+/// Calls the tool `snapshot` of the running sandbox, and prints the result.
 async fn call(config: &Config, action: &str, name: &SnapshotName) -> anyhow::Result<()> {
     let running = client::find(config)?.ok_or_else(|| {
         anyhow::anyhow!(
@@ -119,10 +119,11 @@ async fn call(config: &Config, action: &str, name: &SnapshotName) -> anyhow::Res
         .iter()
         .filter_map(|part| Some(part.as_text()?.text.clone()))
         .collect();
-    let _ = client.cancel().await;
+    // The result is there already, so the end of the connection may fail.
+    drop(client.cancel().await);
     let text = text.join("\n");
     if result.is_error == Some(true) {
-        // It speaks as an error already.
+        // The text is an error message already.
         anyhow::bail!("{}", text.trim_start_matches("failed to "));
     }
     tell!("{text}");

@@ -1,4 +1,4 @@
-//! `snowglobe ssh-config` and the proxy behind it: the user's own `ssh`, `scp`, `sftp` and editors.
+//! `snowglobe ssh-config` and its proxy command: access for the user's own `ssh`, `scp`, `sftp` and editors.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use crate::client;
 use crate::config::{Config, Raw};
 use crate::rundir::{self, Id, Running, SSH_HOST};
 
-/// Print a configuration for your own ssh, good for as long as the sandbox of this workspace runs.
+/// Print a configuration for your own ssh, valid while the sandbox of this workspace runs.
 #[derive(Debug, Args)]
 pub(super) struct SshConfig {
     #[command(flatten)]
@@ -37,7 +37,7 @@ impl SshConfig {
     }
 }
 
-/// What the user's own ssh is to be told.
+/// The configuration for the user's own ssh.
 fn configuration(program: &Path, running: &Running) -> anyhow::Result<String> {
     let (program, id) = (for_shell(program)?, &running.id);
     let key = word(&running.dir.join("id_ed25519"))?;
@@ -57,8 +57,8 @@ fn configuration(program: &Path, running: &Running) -> anyhow::Result<String> {
     Ok(out)
 }
 
-/// A path that an ssh configuration can name. Within quotes ssh still expands `%` and `${`, of which only the first
-/// can be escaped, and its versions differ in what a backslash means.
+/// A path as an ssh configuration can name it. Inside quotes ssh still expands `%` and `${`, and only `%` can be escaped;
+/// versions of ssh differ in the meaning of a backslash.
 fn nameable(path: &Path) -> anyhow::Result<String> {
     let text = path.to_str().filter(|text| {
         !text.contains("${") && !text.contains(|c: char| c.is_control() || matches!(c, '"' | '\\'))
@@ -67,7 +67,7 @@ fn nameable(path: &Path) -> anyhow::Result<String> {
         Some(text) => Ok(text.replace('%', "%%")),
         None => anyhow::bail!(
             "name {path:?} in an ssh configuration: it holds a control character, a quotation mark, a backslash or \
-             `${{`, or is not UTF-8; have Snowglobe and its runtime directory (SNOWGLOBE_RUNTIME_DIR) elsewhere"
+             `${{`, or is not UTF-8; move Snowglobe and its runtime directory (SNOWGLOBE_RUNTIME_DIR) to another path"
         ),
     }
 }
@@ -77,7 +77,7 @@ fn word(path: &Path) -> anyhow::Result<String> {
     Ok(format!("\"{}\"", nameable(path)?))
 }
 
-/// A path as one word of the line that ssh has a shell run.
+/// A path as one word of the line that ssh passes to a shell.
 fn for_shell(path: &Path) -> anyhow::Result<String> {
     Ok(format!("'{}'", nameable(path)?.replace('\'', "'\\''")))
 }
@@ -102,8 +102,9 @@ impl SshProxy {
         })?;
         let (mut from, mut to) = client::connect(&running.ssh_socket()).await?.into_split();
         tokio::spawn(async move {
-            let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await;
-            let _ = to.shutdown().await;
+            // Either error means that the other side has ended, which the copy below sees, too.
+            drop(tokio::io::copy(&mut tokio::io::stdin(), &mut to).await);
+            drop(to.shutdown().await);
         });
         let mut stdout = tokio::io::stdout();
         tokio::io::copy(&mut from, &mut stdout).await?;
@@ -136,7 +137,7 @@ mod tests {
         }
     }
 
-    /// The user's own ssh takes the words for what they are, and runs nothing that is in them.
+    /// The user's own ssh takes each word whole, and runs nothing that is in it.
     #[test]
     fn ssh_itself_takes_each_word_whole() {
         let dir = tempfile::tempdir().unwrap();
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_quoted_is_refused() {
+    fn a_path_that_can_not_be_quoted_is_refused() {
         for path in [
             "/a\nProxyCommand x",
             "/a\"b",

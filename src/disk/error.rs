@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::image::human_bytes;
 use crate::names::SnapshotName;
+use crate::text::size;
 
 /// Why layers and snapshots cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum StoreError {
     #[error(
         "save the snapshot `{name}`: it would take {}, and snapshots of this sandbox take {} of the {} that they may \
          (snapshot_gib in the configuration); delete some first{}",
-        human_bytes(*.adds), human_bytes(*.taken), human_bytes(*.limit), largest(.known)
+        size(*.adds), size(*.taken), size(*.limit), largest(.known)
     )]
     Full {
         /// The name.
@@ -91,7 +91,7 @@ fn largest(known: &[(SnapshotName, u64)]) -> String {
     let shown: Vec<String> = known
         .into_iter()
         .take(5)
-        .map(|(name, bytes)| format!("{name} ({})", human_bytes(*bytes)))
+        .map(|(name, bytes)| format!("{name} ({})", size(*bytes)))
         .collect();
     match shown.is_empty() {
         true => String::new(),

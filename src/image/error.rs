@@ -7,7 +7,8 @@ use crate::image::layer::MAX_UNPACKED;
 use crate::image::reference::RefError;
 use crate::image::source::registry::RegistryError;
 use crate::image::store::blobs::Digest;
-use crate::image::{DiskId, ImageKey, ImageName, human_bytes};
+use crate::image::{DiskId, ImageKey, ImageName};
+use crate::text::size;
 
 /// Why something with an image could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -55,14 +56,14 @@ pub enum ImageError {
     /// Layers unpack to more than a disk is to hold.
     #[error(
         "unpack the image: its layers hold more than {}, the most an image may unpack to",
-        human_bytes(MAX_UNPACKED)
+        size(MAX_UNPACKED)
     )]
     TooLarge,
     /// The file system has no room for it.
     #[error(
         "{doing}: it takes at least {}, and the file system of {} has {} left; make room (`snowglobe image prune --all`), \
          or keep images elsewhere (data_dir)",
-        human_bytes(*.needs), .dir.display(), human_bytes(*.free)
+        size(*.needs), .dir.display(), size(*.free)
     )]
     NoRoom {
         /// What was to be done to what.

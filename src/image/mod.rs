@@ -70,49 +70,5 @@ pub struct Unpacked {
     pub accounts: user::Accounts,
 }
 
-/// A size for people: `0 B`, `512 B`, `1.5 KiB`, `64 GiB`.
-pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        // 1023.95 would be shown as 1024.0.
-        if value < 1023.95 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    let digits = if value < 99.95 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.0}")
-    };
-    format!("{} {unit}", digits.strip_suffix(".0").unwrap_or(&digits))
-}
-
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod size_tests {
-    use super::human_bytes;
-
-    #[test]
-    fn sizes_read_well() {
-        let cases = [
-            (0, "0 B"),
-            (512, "512 B"),
-            (1023, "1023 B"),
-            (1024, "1 KiB"),
-            (1536, "1.5 KiB"),
-            (1_048_575, "1 MiB"),
-            (123 << 20, "123 MiB"),
-            (64 << 30, "64 GiB"),
-            (u64::MAX, "16 EiB"),
-        ];
-        for (bytes, text) in cases {
-            assert_eq!(human_bytes(bytes), text);
-        }
-    }
-}

@@ -1,9 +1,10 @@
-//! Showing images: in a table, or with all that is known of one.
+//! Prints images: all in a table, or one with all its properties.
 
 use std::io::Write;
 
-use crate::image::{ImageError, ImageInfo, ImageKey, ImageStore, human_bytes};
+use crate::image::{ImageError, ImageInfo, ImageKey, ImageStore};
 use crate::shown;
+use crate::text::size;
 
 fn layers(image: &ImageInfo) -> u64 {
     image
@@ -67,16 +68,16 @@ pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
         .max(12);
     writeln!(
         out,
-        "{:<width$}  {:>9}  {:>9}  {:<16}  FROM",
+        "{:<width$}  {:>12}  {:>12}  {:<16}  FROM",
         "NAME", "DISK", "LAYERS", "LAST USED (UTC)"
     )?;
     for image in &images {
         writeln!(
             out,
-            "{:<width$}  {:>9}  {:>9}  {:<16}  {}{}",
+            "{:<width$}  {:>12}  {:>12}  {:<16}  {}{}",
             shown::line(image.record.key.as_str()),
-            human_bytes(image.disk.bytes),
-            human_bytes(layers(image)),
+            size(image.disk.bytes),
+            size(layers(image)),
             image.last_used.strftime("%Y-%m-%d %H:%M").to_string(),
             shown::line(&image.record.source.to_string()),
             if image.users.is_empty() {
@@ -89,9 +90,9 @@ pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
     let usage = store.usage()?;
     say!(
         "{} in all: disks {}, layers {} (those that images share are counted once)",
-        human_bytes(usage.total()),
-        human_bytes(usage.disks),
-        human_bytes(usage.blobs)
+        size(usage.total()),
+        size(usage.disks),
+        size(usage.blobs)
     );
     Ok(())
 }
