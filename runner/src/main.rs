@@ -2,41 +2,32 @@
 //! when it goes, however that is, they go too. What it reads and writes is described in the library.
 //!
 //! ```text
-//! main       which of the programs this is: the runner, the server of a share, or a machine
+//! main       chooses the program by the first argument: the runner, the server of a share, a krun machine, a probe
 //! vm         a VM's life: starting, running, ended
 //! talk       the parent: specs and commands in, events out
-//! check      whether a spec can be run at all
-//! engine     what is needed of an engine;  qemu, qmp, tsc: one of them;  krun: the other
-//! probe      whether this host's KVM runs guests;  trial: whether its fences hold
-//! share      a shared directory: server, guard and sandbox
+//! check      whether a spec can be run
+//! engine     what the runner needs of an engine; qemu and krun; probe: whether this host's KVM runs guests
+//! share      a shared directory: its server, guard and sandbox
+//! confine    processes in namespaces of their own, Landlock, system call filters, control groups; their trial
 //! console    the console's last lines and its log
-//! removal    what is removed when the VM ends;  stall: what is done while the host's disk is full
-//! spawn      processes in namespaces of their own, which die with their parent
-//! fence      Landlock;  calls: filters of system calls;  cgroup: bounds;  process: what they do to themselves
+//! removal    the files that are removed when the VM ends
+//! stall      the VM while the host's disk is full
 //! ```
 
-mod calls;
-mod cgroup;
 mod check;
+mod confine;
 mod console;
 mod engine;
-mod fence;
-mod krun;
-mod probe;
-mod process;
-mod qemu;
-mod qmp;
-mod reach;
 mod removal;
 mod share;
-mod spawn;
 mod stall;
 mod talk;
-mod trial;
-mod tsc;
 mod vm;
 
 use std::process::ExitCode;
+
+use crate::confine::{process, trial};
+use crate::engine::{krun, probe};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);

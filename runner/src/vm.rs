@@ -23,15 +23,17 @@ use snowglobe_runner::{
     Action, Answer, Command, Engine as Chosen, Event, Isolation, Share, VmSpec, socket,
 };
 
-use crate::calls::Calls;
-use crate::cgroup::Cgroup;
+use crate::confine::calls::Calls;
+use crate::confine::cgroup::Cgroup;
+use crate::confine::process;
 use crate::console::{Lines, Log};
 use crate::engine::{Engine, Frozen, Notice, StartError};
+use crate::engine::{krun, qemu};
 use crate::removal::{self, Removal};
 use crate::share::{STAGE as SHARE_STAGE, Server};
 use crate::stall::{Stall, Step};
 use crate::talk::{Input, reply, say, warn};
-use crate::{check, krun, process, qemu, share};
+use crate::{check, share};
 
 /// How long an engine may take to be ready: it has to build the machine, not to boot it.
 const START_LIMIT: Duration = Duration::from_secs(60);

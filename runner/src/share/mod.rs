@@ -18,8 +18,8 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::Share;
 
+use crate::confine::spawn::{self, Child, Confinement, Given, Program};
 use crate::engine::StartError;
-use crate::spawn::{self, Child, Confinement, Given, Program};
 
 pub(crate) use server::serve;
 

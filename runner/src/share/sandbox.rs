@@ -6,7 +6,7 @@
 //!   that, which some hosts refuse;
 //! - Landlock forbids to open or change anything outside the directory, where the kernel has it;
 //! - no capability is left but, to root, those of treating other users' files as its own;
-//! - of system calls only those are allowed that serving a share takes ([`crate::calls`]).
+//! - of system calls only those are allowed that serving a share takes ([`crate::confine::calls`]).
 //!
 //! What can't be had is said on standard error. [`super::guard`] holds in any case.
 
@@ -18,9 +18,9 @@ use rustix::mount::OpenTreeFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::ARGUMENT;
-use crate::calls::Calls;
-use crate::fence::{self, Fence, Right};
-use crate::{process, spawn};
+use crate::confine::calls::Calls;
+use crate::confine::fence::{self, Fence, Right};
+use crate::confine::{process, spawn};
 
 /// By which the file server opens again what it has found.
 const OWN_FILES: &str = "/proc/self/fd";

@@ -14,7 +14,7 @@ use super::Order;
 use super::config::config;
 use super::guard::Guard;
 use super::sandbox::{self, Inside};
-use crate::{process, spawn};
+use crate::confine::{process, spawn};
 
 /// The listening socket's number in this process.
 const LISTENER_FD: i32 = 3;

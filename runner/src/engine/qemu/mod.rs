@@ -15,6 +15,9 @@
 //! may cost what a running VM wrote, as it costs the VM. What outlives a VM is flushed by the runner: a layer when
 //! it is frozen, a kept disk when the VM ends.
 
+mod qmp;
+mod tsc;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
@@ -27,11 +30,11 @@ use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::{Value, json};
 use snowglobe_runner::{Accel, Disk, DiskFormat, VmSpec};
 
+use self::qmp::{Message, Qmp};
+use crate::confine::fence::{self, Fence, Right};
+use crate::confine::reach;
+use crate::confine::spawn::{self, Child, Confinement, Given, Program, Started};
 use crate::engine::{Engine, Frozen, Notice, StartError};
-use crate::fence::{self, Fence, Right};
-use crate::qmp::{Message, Qmp};
-use crate::spawn::{self, Child, Confinement, Given, Program, Started};
-use crate::{reach, tsc};
 
 const QMP_FD: u32 = 3;
 const CONSOLE_FD: u32 = 4;

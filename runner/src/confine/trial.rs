@@ -14,11 +14,11 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::Trial;
 
-use crate::calls::Calls;
-use crate::cgroup::Cgroup;
-use crate::fence::{self, Fence, Right};
-use crate::process;
-use crate::spawn::{self, Confinement, Given, Program};
+use crate::confine::calls::Calls;
+use crate::confine::cgroup::Cgroup;
+use crate::confine::fence::{self, Fence, Right};
+use crate::confine::process;
+use crate::confine::spawn::{self, Confinement, Given, Program};
 
 /// The argument by which this program tries to get through a fence.
 pub(crate) const ARGUMENT: &str = "fence-trial";

@@ -3,12 +3,16 @@
 //! An engine is a child process that runs the VM. It is starting until it says [`Notice::Ready`]; an engine that
 //! ends before that has failed to start, one that ends later has exited.
 
+pub(crate) mod krun;
+pub(crate) mod probe;
+pub(crate) mod qemu;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::spawn::Child;
+use crate::confine::spawn::Child;
 
 /// A running engine.
 pub(crate) trait Engine {

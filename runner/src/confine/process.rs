@@ -96,7 +96,7 @@ pub(crate) fn say_lack(who: &str, what: &str) {
 /// The fence that a line of a process's says that it lacks. Pure.
 pub(crate) fn said_lack(line: &str) -> Option<&str> {
     let (who, what) = line.split_once(WITHOUT)?;
-    matches!(who, crate::share::ARGUMENT | crate::krun::ARGUMENT).then_some(what)
+    matches!(who, crate::share::ARGUMENT | crate::engine::krun::ARGUMENT).then_some(what)
 }
 
 /// Has a panic of any thread end this process, after it is said: else the others wait for that thread for ever.

@@ -5,7 +5,7 @@
 //! - in its user namespace the runner's user is the share's guest id, and there is no other: what belongs to the
 //!   user on the host belongs to that id in the guest, and the reverse;
 //! - it is alone in its PID namespace, so that it sees and signals no other process;
-//! - Landlock and a system call filter ([`crate::calls`]) say the same again in their own ways.
+//! - Landlock and a system call filter ([`crate::confine::calls`]) say the same again in their own ways.
 //!
 //! None of these can be done without: a host that refuses one gets an error that says what to change.
 
@@ -21,9 +21,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::ffi::{Context, KrunError};
 use super::{ARGUMENT, CONSOLE_FD, HAND_OVER_FD, Order, SOCKET, SOCKET_DIRECTORY};
-use crate::calls::{Calls, FilterError};
-use crate::fence::{self, Fence, Right};
-use crate::{process, spawn};
+use crate::confine::calls::{Calls, FilterError};
+use crate::confine::fence::{self, Fence, Right};
+use crate::confine::{process, spawn};
 
 /// What virtualization is asked of.
 const KVM: &str = "/dev/kvm";

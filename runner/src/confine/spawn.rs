@@ -511,7 +511,7 @@ impl Prepared {
         }
         let _ = rustix::process::nice(NICE);
         match &self.fence {
-            Some(fence) => crate::fence::enter_descriptor(fence),
+            Some(fence) => crate::confine::fence::enter_descriptor(fence),
             None => Ok(()),
         }
     }

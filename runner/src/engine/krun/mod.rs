@@ -28,9 +28,9 @@ use rustix::process::{Pid, Signal, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::VmSpec;
 
+use crate::confine::spawn::{self, Child, Confinement, Given, Program};
 use crate::engine::{Engine, Frozen, Notice, StartError};
 use crate::share;
-use crate::spawn::{self, Child, Confinement, Given, Program};
 
 pub(crate) use machine::run;
 
