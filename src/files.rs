@@ -87,6 +87,19 @@ pub(crate) mod tests {
 
     use super::*;
 
+    /// Writes a program that can be run at once.
+    ///
+    /// A child process writes it. If this process did, a process that another thread starts at that moment would inherit
+    /// the file open for writing, and the kernel refuses to run such a file (`ETXTBSY`).
+    pub(crate) fn executable(path: &Path, text: &str) {
+        let status = std::process::Command::new("sh")
+            .args(["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"])
+            .args([path.as_os_str(), text.as_ref()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
     thread_local! {
         /// The directories that this thread has put on the disk.
         pub(crate) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };

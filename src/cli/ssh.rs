@@ -146,9 +146,8 @@ mod tests {
             .join("a %h 'b' $(touch owned) `touch owned` #; $HOME");
         std::fs::create_dir(&odd).unwrap();
         let program = odd.join("snow globe");
-        std::fs::write(&program, "#!/bin/sh\necho \"$0|$*\" >\"${0%/*}/called\"\n").unwrap();
-        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&program, all).unwrap();
+        let script = "#!/bin/sh\necho \"$0|$*\" >\"${0%/*}/called\"\n";
+        crate::files::tests::executable(&program, script);
         let file = dir.path().join("ssh.conf");
         std::fs::write(
             &file,

@@ -70,8 +70,7 @@ impl Agent {
         script += &format!("export SNOWGLOBE_DATA_DIR='{}'\n", data.display());
         script += &format!("exec '{PROGRAM}' \"$@\"\n");
         let wrapper = bin.join("snowglobe");
-        std::fs::write(&wrapper, script).unwrap();
-        std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).unwrap();
+        common::executable(&wrapper, &script);
         let node = common::node();
         let path = format!(
             "{}:{}:/usr/bin:/bin",

@@ -516,7 +516,6 @@ async fn the_shell_is_a_real_terminal() {
 
 #[tokio::test]
 async fn what_the_runner_has_to_say_does_nothing_to_a_terminal() {
-    use std::os::unix::fs::PermissionsExt;
     let place = Place::new("minimal");
     let libexec = place.dir.path().join("libexec");
     std::fs::create_dir(&libexec).unwrap();
@@ -527,8 +526,7 @@ async fn what_the_runner_has_to_say_does_nothing_to_a_terminal() {
 printf 'snowglobe-runner: warning: \033]0;title\007\302\233 was said\n' >&2
 printf '{"event":"failed","stage":"here","message":"no reason","console":[]}\n'
 "#;
-    std::fs::write(&script, said).unwrap();
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    crate::common::executable(&script, said);
     let mut command = place.command(&["exec", "true"]);
     command
         .env("SNOWGLOBE_LIBEXEC", &libexec)

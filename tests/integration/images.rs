@@ -7,7 +7,6 @@ mod layout;
 mod registry;
 mod soundness;
 
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -183,15 +182,13 @@ fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
         "#!/bin/sh\nread host\n[ \"$1 $host\" = 'get {}' ] || exit 1\necho '{{\"Username\":\"someone\",\"Secret\":\"secret\"}}'\n",
         registry.host
     );
-    std::fs::write(&helper, script).unwrap();
-    std::fs::set_permissions(&helper, PermissionsExt::from_mode(0o755)).unwrap();
+    crate::common::executable(&helper, &script);
     std::fs::write(home.path("docker/config.json"), r#"{"credsStore": "test"}"#).unwrap();
     home.works(&["image", "pull", &image]);
-    std::fs::write(
+    crate::common::executable(
         &helper,
         "#!/bin/sh\nread host\necho 'the safe is locked' >&2; exit 1\n",
-    )
-    .unwrap();
+    );
     let said = home.fails(&["image", "pull", &image]);
     assert!(
         said.contains("docker-credential-test failed: the safe is locked"),

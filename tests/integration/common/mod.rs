@@ -19,6 +19,19 @@ use rmcp::service::{RoleClient, RunningService};
 use rmcp::transport::TokioChildProcess;
 use serde_json::{Value, json};
 
+/// Writes a program that can be run at once.
+///
+/// A child process writes it. If this process did, a process that another thread starts at that moment would inherit the
+/// file open for writing, and the kernel refuses to run such a file (`ETXTBSY`).
+pub fn executable(path: &Path, text: &str) {
+    let status = std::process::Command::new("sh")
+        .args(["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"])
+        .args([path.as_os_str(), text.as_ref()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_snowglobe");
 

@@ -4,7 +4,7 @@
 //! The test's own program plays it, started by a script that stands in the runner's place.
 
 use std::io::{BufRead, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,8 +66,7 @@ pub(crate) fn libexec(dir: &Path, test: &str, play: Play) -> PathBuf {
         std::env::current_exe().unwrap().display(),
     );
     let runner = libexec.join("snowglobe-runner");
-    std::fs::write(&runner, script).unwrap();
-    std::fs::set_permissions(&runner, PermissionsExt::from_mode(0o755)).unwrap();
+    crate::common::executable(&runner, &script);
     libexec
 }
 
