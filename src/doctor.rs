@@ -7,9 +7,7 @@ use serde::Serialize;
 use snowglobe_runner::{Accel, Engine, Trial};
 
 use crate::config::{AccelChoice, Config, EngineChoice, IsolationChoice};
-use crate::image::reference::HUB;
-use crate::image::source::registry::login_trouble;
-use crate::image::{ImageError, ImageRef};
+use crate::image::{HUB, ImageError, ImageRef, login_problem};
 use crate::rundir::RuntimeDir;
 use crate::sandbox::image_store;
 use crate::vmm::{
@@ -89,7 +87,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         });
     }
     checks.push(image(config));
-    checks.push(match login_trouble(HUB).await {
+    checks.push(match login_problem(HUB).await {
         None => Check::ok("logins", "what is kept for registries can be read"),
         Some(trouble) => Check::note(
             "logins",

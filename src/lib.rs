@@ -20,6 +20,7 @@
 // What is printed goes through `shown`.
 #![warn(clippy::print_stderr)]
 
+mod blocking;
 pub mod cli;
 mod client;
 pub mod config;

@@ -5,9 +5,9 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 
-use snowglobe::image::store::blobs::Digest;
 use snowglobe::image::{
-    ImageError, ImageName, ImageRef, ImageStore, LayerSource, Registries, Unpacked, Unpacker,
+    Digest, ImageError, ImageName, ImageRef, ImageStore, LayerSource, Registries, UnpackError,
+    Unpacked, Unpacker,
 };
 use snowglobe::progress::Progress;
 use tempfile::TempDir;
@@ -27,11 +27,12 @@ impl Unpacker for Refuses {
         _: &Path,
         layers: &[LayerSource],
         _: &Progress,
-    ) -> Result<Unpacked, ImageError> {
+    ) -> Result<Unpacked, UnpackError> {
         for layer in layers {
-            let _ = io::copy(&mut layer.open(&Progress::none(), "")?, &mut io::sink());
+            let opened = layer.open(&Progress::none(), "");
+            let _ = io::copy(&mut opened.map_err(UnpackError::new)?, &mut io::sink());
         }
-        Err(ImageError::unpack("it is not to be unpacked"))
+        Err(UnpackError::new("it is not to be unpacked"))
     }
 }
 
@@ -59,7 +60,7 @@ impl Place {
         let dir = tree::directory();
         fs::create_dir(dir.path().join("outside")).expect("there is room");
         fs::write(dir.path().join("outside/secret"), SECRET).expect("there is room");
-        let store = ImageStore::new(dir.path(), Arc::new(|| Ok(Vec::new())));
+        let store = ImageStore::open(dir.path(), Arc::new(|| Ok(Vec::new())));
         Self {
             store: store.expect("a store can be made"),
             dir,

@@ -9,8 +9,9 @@ use clap::{Args, Subcommand};
 
 use super::{Done, load, progress};
 use crate::config::{Config, Raw};
-use crate::image::export::Target;
-use crate::image::{ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe};
+use crate::image::{
+    ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, SaveTarget,
+};
 use crate::machine::VmUnpacker;
 use crate::progress::Progress;
 use crate::sandbox::image_store;
@@ -126,7 +127,7 @@ impl Image {
 }
 
 fn key(store: &ImageStore, text: &str) -> Result<ImageKey, ImageError> {
-    store.resolve(&text.parse()?)
+    Ok(store.resolve(&text.parse()?)?)
 }
 
 /// Does the work with its progress shown, until a signal ends the program.
@@ -173,16 +174,14 @@ async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> any
         ),
     };
     let key = key(store, image)?;
-    let image = store.find(&key)?.ok_or_else(|| ImageError::NotFound {
-        name: key.clone(),
-        known: Vec::new(),
-    })?;
+    let image = store.require(&key)?;
     with_progress(async |steps| {
-        config
+        let content = &image.record.content;
+        let push = config
             .host
             .registries
-            .push(&image.record.content, store.blobs(), &to, steps)
-            .await
+            .push(content, store.blobs(), &to, steps);
+        Ok(push.await?)
     })
     .await?;
     say!("pushed {key} as {to} ({})", image.record.content.manifest);
@@ -251,10 +250,10 @@ async fn save(store: &ImageStore, image: &str, target: &str) -> anyhow::Result<(
     let target = match target.parse() {
         Ok(ImageRef::OciLayout { dir, name }) => {
             let name = name.unwrap_or_else(|| "latest".into());
-            Target::Layout { dir, name }
+            SaveTarget::Layout { dir, name }
         }
-        Ok(ImageRef::DockerArchive(file)) => Target::Archive(file),
-        _ => Target::Archive(target.into()),
+        Ok(ImageRef::DockerArchive(file)) => SaveTarget::Archive(file),
+        _ => SaveTarget::Archive(target.into()),
     };
     with_progress(async |steps| store.save(&key, target, steps).await).await
 }

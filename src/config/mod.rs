@@ -103,7 +103,10 @@ fn is_here(dirs: &Dirs, reference: &str) -> bool {
     let Ok(reference) = reference.parse::<ImageRef>() else {
         return false;
     };
-    let store = ImageStore::read_only(&dirs.data);
-    let found = store.and_then(|store| store.find(&store.resolve(&reference)?));
-    matches!(found, Ok(Some(_)))
+    let Ok(store) = ImageStore::read_only(&dirs.data) else {
+        return false;
+    };
+    store
+        .resolve(&reference)
+        .is_ok_and(|key| matches!(store.find(&key), Ok(Some(_))))
 }

@@ -1,191 +1,81 @@
-//! What can go wrong with images.
+//! The error of everything that is done with images.
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-use crate::image::layer::MAX_UNPACKED;
+use crate::image::file_error::FileError;
+use crate::image::key::ImageKey;
+use crate::image::layer::LayerError;
+use crate::image::name::{ImageName, NameError};
 use crate::image::reference::RefError;
-use crate::image::source::registry::RegistryError;
-use crate::image::store::blobs::Digest;
-use crate::image::{DiskId, ImageKey, ImageName};
-use crate::text::size;
+use crate::image::source::import_error::ImportError;
+use crate::image::source::layout_dir::LayoutDirError;
+use crate::image::source::recipe::RecipeError;
+use crate::image::source::registry::transfer_error::TransferError;
+use crate::image::store::blob_error::BlobError;
+use crate::image::store::free_space::SpaceError;
+use crate::image::store::store_error::{StoreError, known_images};
+use crate::image::unpacker::UnpackError;
 
-/// Why something with an image could not be done.
+/// Why something with an image failed. Most variants are the error of one part.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// A name that can't be an image's.
-    #[error(
-        "use the image name {0:?}: a name is 1 to 64 of the characters a-z 0-9 . _ - , \
-         and begins with a letter or a digit"
-    )]
-    BadName(String),
-    /// There is no such image.
-    #[error("find the image `{name}`: {}", there_are(.known))]
-    NotFound {
-        /// The name.
-        name: ImageKey,
-        /// The names there are.
-        known: Vec<ImageKey>,
-    },
-    /// A reference can't be one.
+    /// The file system's error.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A name is no name of an image.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A text is no reference.
     #[error(transparent)]
     Reference(#[from] RefError),
-    /// A registry did not give it.
+    /// A reference does not name a file or a layout.
+    #[error(
+        "import {0}: it names no file; a file is named oci:DIR, docker-archive:FILE or tar:FILE"
+    )]
+    NotAFile(String),
+    /// An image can't be pulled or pushed.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// A word is neither an image here nor one of the hub's.
-    #[error("find the image `{name}`: {}; and as {hub} it can't be pulled", there_are(.known))]
-    NeitherHereNorThere {
+    Transfer(#[from] TransferError),
+    /// A word is neither the name of an image in the store nor an image of the hub.
+    #[error("find the image `{name}`: {}; and as {hub} it can't be pulled", known_images(.known))]
+    NeitherHereNorOnHub {
         /// The word.
         name: ImageName,
-        /// The reference it may also be.
+        /// The reference to the hub.
         hub: String,
-        /// The names there are.
+        /// The images that are in the store.
         known: Vec<ImageKey>,
         /// Why it can't be pulled.
         source: Box<ImageError>,
     },
-    /// A blob is not what it should be.
-    #[error("use the blob {digest}: {problem}")]
-    WrongBlob {
-        /// What it should be.
-        digest: Digest,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// Layers unpack to more than a disk is to hold.
-    #[error(
-        "unpack the image: its layers hold more than {}, the most an image may unpack to",
-        size(MAX_UNPACKED)
-    )]
-    TooLarge,
-    /// The file system has no room for it.
-    #[error(
-        "{doing}: it takes at least {}, and the file system of {} has {} left; make room (`snowglobe image prune --all`), \
-         or keep images elsewhere (data_dir)",
-        size(*.needs), .dir.display(), size(*.free)
-    )]
-    NoRoom {
-        /// What was to be done to what.
-        doing: String,
-        /// How many bytes it takes.
-        needs: u64,
-        /// How many there are.
-        free: u64,
-        /// Where.
-        dir: PathBuf,
-    },
-    /// A disk that something stands on is gone.
-    #[error(
-        "find the root disk {0}: it is no longer among the images; what stands on it can't be used any more"
-    )]
-    NoDisk(DiskId),
-    /// A record can't be made sense of.
-    #[error(
-        "use the image record {path}: {problem}; remove the image and build or import it again"
-    )]
-    Damaged {
-        /// The record's file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// Something still needs the image's disk.
-    #[error("remove the image `{name}`: it is used by {}", .users.join(", "))]
-    InUse {
-        /// The image.
-        name: ImageKey,
-        /// Who or what needs it, for a person.
-        users: Vec<String>,
-    },
-    /// What stands on the images could not be found out.
-    #[error("find out what stands on the images")]
-    References(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// What is imported isn't a root file system.
-    #[error("import {path}: {problem}")]
-    BadArchive {
-        /// What was to be imported.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// What is imported can't be decoded to its end.
-    #[error("decompress {path} ({compression}): it is damaged or cut short")]
-    Decompress {
-        /// What was to be decompressed.
-        path: PathBuf,
-        /// How it is compressed.
-        compression: crate::image::Compression,
-        /// Why it stopped.
-        source: io::Error,
-    },
-    /// The VM that fills the disk failed.
-    #[error("unpack the image in a microVM")]
-    Unpack(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// There is no such recipe.
-    #[error(
-        "find a recipe for `{name}`: there are {known}; anything else is imported: `snowglobe image import`"
-    )]
-    NoRecipe {
-        /// What was asked for.
-        name: ImageName,
-        /// The recipes there are.
-        known: String,
-    },
+    /// A file can't be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// A recipe failed.
-    #[error("build `{name}` by its recipe ({status}){}", last_lines(.log))]
-    Recipe {
-        /// The image.
-        name: ImageName,
-        /// How it ended.
-        status: std::process::ExitStatus,
-        /// The last lines it said.
-        log: Vec<String>,
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A blob can't be read or written.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// A layer can't be read.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is not enough space.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// The microVM that fills the disk failed.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    /// An image can't be written to a layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutDirError),
+    /// The index of a layout can't be used.
+    #[error("save into the layout {path}: {problem}")]
+    LayoutIndex {
+        /// The path of the index.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
-    /// The disk said no.
-    #[error("{operation} {path}")]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-}
-
-impl ImageError {
-    /// Wraps the failure of an [`crate::image::Unpacker`].
-    pub fn unpack(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Unpack(source.into())
-    }
-}
-
-/// Names operation and path of what failed: for `map_err`.
-pub(crate) fn io_error(
-    operation: &'static str,
-    path: &Path,
-) -> impl FnOnce(io::Error) -> ImageError {
-    let path = path.to_owned();
-    move |source| ImageError::Io {
-        operation,
-        path,
-        source,
-    }
-}
-
-fn there_are(known: &[ImageKey]) -> String {
-    if known.is_empty() {
-        return "there are none yet; `snowglobe image build` makes one".into();
-    }
-    let names: Vec<&str> = known.iter().map(ImageKey::as_str).collect();
-    format!("there are {}", names.join(", "))
-}
-
-fn last_lines(log: &[String]) -> String {
-    if log.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", log.join("\n"))
-    }
 }

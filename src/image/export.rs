@@ -1,4 +1,4 @@
-//! Giving images away: as an OCI layout, or as one file that `docker load`, `podman load` and `skopeo` take.
+//! Saves images: into an OCI layout, or as a file for `docker load`, `podman load` and `skopeo`.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -9,83 +9,92 @@ use oci_client::manifest::{
 };
 use serde_json::json;
 
-use crate::image::content::{Content, MAX_JSON, Node};
-use crate::image::error::io_error;
-use crate::image::file_slice::Part;
+use crate::image::content::Content;
+use crate::image::error::ImageError;
+use crate::image::file_error::file_error;
+use crate::image::file_slice::FileSlice;
+use crate::image::key::ImageKey;
+use crate::image::manifest::{MAX_JSON, Manifest, REF_NAME};
 use crate::image::platform::architecture;
-use crate::image::source::archive::REF_NAME;
-use crate::image::source::build::blocking;
-use crate::image::source::layout_dir::Directory;
+use crate::image::source::layout_dir::LayoutDir;
+use crate::image::source::saved_image::blob_path;
 use crate::image::store::blobs::Blobs;
-use crate::image::{ImageError, ImageKey, ImageStore};
+use crate::image::store::image_store::ImageStore;
 use crate::progress::Progress;
 
-/// Where an image is saved.
+/// The place where an image is saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// Into an OCI layout, beside what it holds already.
+pub(crate) enum SaveTarget {
+    /// An OCI layout. Other images in it stay.
     Layout {
-        /// Its directory; made where it isn't there.
+        /// The directory, which is made if it is missing.
         dir: PathBuf,
-        /// What the image is called in it.
+        /// The name of the image in the layout.
         name: String,
     },
-    /// As one file.
+    /// A single file.
     Archive(PathBuf),
 }
 
 const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 
 impl ImageStore {
-    /// Saves an image. What is there of that name is replaced.
-    pub async fn save(
+    /// Saves an image. An image of the same name, or the file, is replaced.
+    pub(crate) async fn save(
         &self,
         key: &ImageKey,
-        target: Target,
+        target: SaveTarget,
         progress: &Progress,
     ) -> Result<(), ImageError> {
-        let _fetching = self.fetching()?;
-        let Some(image) = self.find(key)? else {
-            return Err(ImageError::NotFound {
-                name: key.clone(),
-                known: self.known()?,
-            });
-        };
-        let (content, blobs, name, progress) = (
-            image.record.content,
-            self.blobs().clone(),
-            key.to_string(),
-            progress.clone(),
-        );
-        blocking(move || match target {
-            Target::Layout { dir, name } => to_layout(&content, &blobs, &dir, &name, &progress),
-            Target::Archive(path) => to_archive(&content, &blobs, &path, &name, &progress),
+        let _kept = self.keep_blobs().await?;
+        let (key, progress) = (key.clone(), progress.clone());
+        self.blocking(move |store| {
+            let (content, blobs) = (store.require(&key)?.record.content, store.blobs());
+            match target {
+                SaveTarget::Layout { dir, name } => {
+                    to_layout(&content, blobs, &dir, &name, &progress)
+                }
+                SaveTarget::Archive(path) => {
+                    to_archive(&content, blobs, &path, key.as_str(), &progress)
+                }
+            }
         })
         .await
     }
 }
 
-/// The manifest as it stands in an index.
-fn entry(content: &Content, blobs: &Blobs, name: &str) -> Result<ImageIndexEntry, ImageError> {
+/// The entry of an image in an index.
+fn index_entry(
+    content: &Content,
+    blobs: &Blobs,
+    name: &str,
+) -> Result<ImageIndexEntry, ImageError> {
     let json = blobs.read(&content.manifest)?;
-    let kind = match Node::parse(&json) {
-        Ok(Node::Image(manifest)) => manifest.media_type,
+    let kind = match Manifest::parse(&json) {
+        Ok(Manifest::Image(manifest)) => manifest.media_type,
         _ => None,
     };
     let platform: Platform =
         serde_json::from_value(json!({"os": "linux", "architecture": architecture()}))
-            .map_err(ImageError::unpack)?;
+            .map_err(|e| index_error(&e))?;
     Ok(ImageIndexEntry {
         media_type: kind.unwrap_or_else(|| OCI_IMAGE_MEDIA_TYPE.to_owned()),
         digest: content.manifest.to_string(),
-        size: json.len() as i64,
+        size: i64::try_from(json.len()).unwrap_or(i64::MAX),
         platform: Some(platform),
         annotations: Some([(REF_NAME.to_owned(), name.to_owned())].into()),
         artifact_type: None,
     })
 }
 
-fn index(manifests: Vec<ImageIndexEntry>) -> OciImageIndex {
+fn index_error(error: &serde_json::Error) -> ImageError {
+    ImageError::LayoutIndex {
+        path: "index.json".into(),
+        problem: format!("it can't be written ({error})"),
+    }
+}
+
+fn new_index(manifests: Vec<ImageIndexEntry>) -> OciImageIndex {
     OciImageIndex {
         schema_version: 2,
         media_type: Some(OCI_IMAGE_INDEX_MEDIA_TYPE.to_owned()),
@@ -102,44 +111,44 @@ fn to_layout(
     name: &str,
     progress: &Progress,
 ) -> Result<(), ImageError> {
-    let dir = Directory::make(dir)?;
-    let place = dir.below(&["blobs", "sha256"], true)?;
-    let mut known = match dir.file("index.json")? {
-        Some(part) => read_index(&part)?,
-        None => index(Vec::new()),
+    let dir = LayoutDir::make(dir)?;
+    let blob_dir = dir.below(&["blobs", "sha256"], true)?;
+    let mut index = match dir.file("index.json")? {
+        Some(file) => read_index(&file)?,
+        None => new_index(Vec::new()),
     };
     for digest in content.blobs() {
-        let there = place.file(digest.hex())?;
-        if there.is_some_and(|part| Some(part.bytes()) == blobs.size(digest)) {
+        let there = blob_dir.file(digest.hex())?;
+        if there.is_some_and(|file| Some(file.bytes()) == blobs.size(digest)) {
             continue;
         }
-        progress.say(format!("writing {}", &digest.hex()[..12]));
+        progress.say(format!("writing {}", digest.short()));
         let blob = blobs.path(digest);
-        let mut file = File::open(&blob).map_err(io_error("read", &blob))?;
-        place.replace(digest.hex(), &mut file)?;
+        let mut file = File::open(&blob).map_err(file_error("read", &blob))?;
+        blob_dir.replace(digest.hex(), &mut file)?;
     }
     dir.replace("oci-layout", &mut LAYOUT.as_bytes())?;
-    known.manifests.retain(|entry| {
+    index.manifests.retain(|entry| {
         entry
             .annotations
             .as_ref()
             .and_then(|all| all.get(REF_NAME))
             .is_none_or(|other| other != name)
     });
-    known.manifests.push(entry(content, blobs, name)?);
-    let text = serde_json::to_vec_pretty(&known).map_err(ImageError::unpack)?;
-    dir.replace("index.json", &mut text.as_slice())
+    index.manifests.push(index_entry(content, blobs, name)?);
+    let text = serde_json::to_vec_pretty(&index).map_err(|e| index_error(&e))?;
+    Ok(dir.replace("index.json", &mut text.as_slice())?)
 }
 
-fn read_index(part: &Part) -> Result<OciImageIndex, ImageError> {
-    let damaged = |problem| ImageError::Damaged {
-        path: part.path().to_owned(),
+fn read_index(file: &FileSlice) -> Result<OciImageIndex, ImageError> {
+    let damaged = |problem| ImageError::LayoutIndex {
+        path: file.path().to_owned(),
         problem,
     };
-    if part.bytes() > MAX_JSON {
+    if file.bytes() > MAX_JSON {
         return Err(damaged(format!("it has more than {MAX_JSON} bytes")));
     }
-    serde_json::from_reader(BufReader::new(part.reader()?))
+    serde_json::from_reader(BufReader::new(file.reader()?))
         .map_err(|e| damaged(format!("it is no layout's index ({e})")))
 }
 
@@ -150,17 +159,17 @@ fn to_archive(
     name: &str,
     progress: &Progress,
 ) -> Result<(), ImageError> {
-    let error = |operation| io_error(operation, path);
-    // By a name that nobody can guess, so that no link is followed.
+    let error = |operation| file_error(operation, path);
+    // Written under a random name, so that a link at the target is replaced, not followed.
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    let part = tempfile::Builder::new()
+    let temporary = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
         .tempfile_in(dir)
         .map_err(error("write"))?;
-    let mut archive = tar::Builder::new(part);
+    let mut archive = tar::Builder::new(temporary);
     let header = |size: u64| {
         let mut header = tar::Header::new_ustar();
         header.set_size(size);
@@ -171,19 +180,14 @@ fn to_archive(
     all.sort();
     all.dedup();
     for digest in all {
-        progress.say(format!("writing {}", &digest.hex()[..12]));
+        progress.say(format!("writing {}", digest.short()));
         let blob = blobs.path(digest);
-        let file = File::open(&blob).map_err(io_error("read", &blob))?;
-        let size = file.metadata().map_err(io_error("read", &blob))?.len();
-        let appended = archive.append_data(
-            &mut header(size),
-            format!("blobs/sha256/{}", digest.hex()),
-            file,
-        );
+        let file = File::open(&blob).map_err(file_error("read", &blob))?;
+        let size = file.metadata().map_err(file_error("read", &blob))?.len();
+        let appended = archive.append_data(&mut header(size), blob_path(digest), file);
         appended.map_err(error("write"))?;
     }
-    let of = |digest: &crate::image::store::blobs::Digest| format!("blobs/sha256/{}", digest.hex());
-    // Docker wants a tag it can parse, or none.
+    // Docker accepts only tags, not digests.
     let tags: Vec<&str> = if name.contains('@') {
         Vec::new()
     } else {
@@ -200,12 +204,12 @@ fn to_archive(
         })
         .collect();
     let docker = json!([{
-        "Config": of(&content.config),
+        "Config": blob_path(&content.config),
         "RepoTags": tags,
-        "Layers": content.layers.iter().map(|layer| of(&layer.digest)).collect::<Vec<_>>(),
+        "Layers": content.layers.iter().map(|layer| blob_path(&layer.digest)).collect::<Vec<_>>(),
     }]);
-    let table = serde_json::to_vec(&index(vec![entry(content, blobs, name)?]))
-        .map_err(ImageError::unpack)?;
+    let index = new_index(vec![index_entry(content, blobs, name)?]);
+    let table = serde_json::to_vec(&index).map_err(|e| index_error(&e))?;
     for (name, text) in [
         ("oci-layout", LAYOUT.as_bytes()),
         ("index.json", &table),
@@ -215,9 +219,9 @@ fn to_archive(
             .append_data(&mut header(text.len() as u64), name, text)
             .map_err(error("write"))?;
     }
-    let done = archive.into_inner().and_then(|part| {
-        part.as_file().sync_all()?;
-        Ok(part.persist(path)?)
+    let done = archive.into_inner().and_then(|temporary| {
+        temporary.as_file().sync_all()?;
+        Ok(temporary.persist(path)?)
     });
-    done.map(drop).map_err(error("write"))
+    Ok(done.map(drop).map_err(error("write"))?)
 }

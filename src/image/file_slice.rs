@@ -1,4 +1,5 @@
-//! A part of a file. One that somebody else may write is opened once, so that what is checked is what is read.
+//! A slice of a file. A file that another program may write is opened only once, so that the content that was checked
+//! is the content that is read.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -6,30 +7,29 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::image::ImageError;
-use crate::image::error::io_error;
+use crate::image::file_error::{FileError, file_error};
 
-/// A part of a file.
+/// A slice of a file.
 #[derive(Debug, Clone)]
-pub(crate) struct Part {
-    /// The open file; nothing for one of the store's own, of which an image has many.
+pub(crate) struct FileSlice {
+    /// The open file; `None` for a file of the store, since an image may have more of them than may be open at once.
     file: Option<Arc<File>>,
     path: PathBuf,
     offset: u64,
     bytes: u64,
 }
 
-impl Part {
-    /// All of an open file of that size, which is called `path` in messages.
-    pub(crate) fn open(file: File, path: &Path, bytes: u64) -> Self {
+impl FileSlice {
+    /// A whole open file of that size. Messages call it `path`.
+    pub(crate) fn of_open(file: File, path: &Path, bytes: u64) -> Self {
         Self {
             file: Some(file.into()),
-            ..Self::own(path, bytes)
+            ..Self::of_store(path, bytes)
         }
     }
 
-    /// All of a file of the store's own, which nobody exchanges.
-    pub(crate) fn own(path: &Path, bytes: u64) -> Self {
+    /// A whole file of the store, which no other program replaces.
+    pub(crate) fn of_store(path: &Path, bytes: u64) -> Self {
         Self {
             file: None,
             path: path.to_owned(),
@@ -38,27 +38,22 @@ impl Part {
         }
     }
 
-    /// All of the regular file of that name.
-    pub(crate) fn whole(path: &Path) -> Result<Self, ImageError> {
-        // Without waiting: a fifo has no writer.
+    /// A whole regular file.
+    pub(crate) fn whole(path: &Path) -> Result<Self, FileSliceError> {
+        // Opening a fifo without O_NONBLOCK would wait for a writer.
         let opened = File::options()
             .read(true)
-            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
             .open(path)
             .and_then(|file| Ok((file.metadata()?, file)));
-        let (meta, file) = opened.map_err(io_error("read", path))?;
+        let (meta, file) = opened.map_err(file_error("read", path))?;
         if !meta.is_file() {
-            return Err(ImageError::BadArchive {
-                path: path.to_owned(),
-                problem:
-                    "it is no regular file; save the archive to one first, or name a layout oci:DIR"
-                        .into(),
-            });
+            return Err(FileSliceError::NotRegular(path.to_owned()));
         }
-        Ok(Self::open(file, path, meta.len()))
+        Ok(Self::of_open(file, path, meta.len()))
     }
 
-    /// A part of this one; of what lies beyond its end there is nothing.
+    /// A slice of this slice, cut off at its end.
     pub(crate) fn within(&self, offset: u64, bytes: u64) -> Self {
         let offset = offset.min(self.bytes);
         Self {
@@ -68,23 +63,23 @@ impl Part {
         }
     }
 
-    /// The file's name.
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many bytes it has.
+    /// The length in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Reads it from its beginning.
-    pub(crate) fn reader(&self) -> Result<Reader, ImageError> {
+    /// A reader from the beginning of the slice.
+    pub(crate) fn reader(&self) -> Result<SliceReader, FileError> {
         let file = match &self.file {
             Some(file) => file.clone(),
-            None => Arc::new(File::open(&self.path).map_err(io_error("read", &self.path))?),
+            None => Arc::new(File::open(&self.path).map_err(file_error("read", &self.path))?),
         };
-        Ok(Reader {
+        Ok(SliceReader {
             file,
             offset: self.offset,
             bytes: self.bytes,
@@ -93,16 +88,29 @@ impl Part {
     }
 }
 
-/// Reads a part. Several may read the same one.
+/// Why a file can't be read as a slice.
+#[derive(Debug, thiserror::Error)]
+pub enum FileSliceError {
+    /// The file system's error.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is a directory, a fifo or a device.
+    #[error(
+        "import {0}: it is no regular file; save the archive to one first, or name a layout oci:DIR"
+    )]
+    NotRegular(PathBuf),
+}
+
+/// Reads a slice. Several readers may read the same slice at once.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct SliceReader {
     file: Arc<File>,
     offset: u64,
     bytes: u64,
     at: u64,
 }
 
-impl Read for Reader {
+impl Read for SliceReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.bytes.saturating_sub(self.at);
         let length = buffer
@@ -115,7 +123,7 @@ impl Read for Reader {
     }
 }
 
-impl Seek for Reader {
+impl Seek for SliceReader {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let at = match to {
             SeekFrom::Start(at) => Some(at),
@@ -132,30 +140,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_ends_where_it_ends() {
+    fn a_slice_ends_where_it_ends() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "0123456789").unwrap();
-        let whole = Part::whole(file.path()).unwrap();
-        let read = |part: &Part, from: u64| {
+        let whole = FileSlice::whole(file.path()).unwrap();
+        let read = |slice: &FileSlice, from: u64| {
             let mut text = String::new();
-            let mut reader = part.reader().unwrap();
+            let mut reader = slice.reader().unwrap();
             reader.seek(SeekFrom::Start(from)).unwrap();
             reader.read_to_string(&mut text).unwrap();
             text
         };
-        let part = whole.within(2, 5);
+        let slice = whole.within(2, 5);
         assert_eq!(
-            (read(&whole, 0).as_str(), read(&part, 0).as_str()),
+            (read(&whole, 0).as_str(), read(&slice, 0).as_str()),
             ("0123456789", "23456")
         );
-        assert_eq!(read(&part.within(3, 9), 0), "56");
-        assert_eq!(read(&part.within(9, 9), 0), "");
+        assert_eq!(read(&slice.within(3, 9), 0), "56");
+        assert_eq!(read(&slice.within(9, 9), 0), "");
         assert_eq!(
-            (read(&part, 4), read(&part, 5), read(&part, 90)),
+            (read(&slice, 4), read(&slice, 5), read(&slice, 90)),
             ("6".into(), "".into(), "".into())
         );
         std::fs::remove_file(file.path()).unwrap();
-        assert_eq!(read(&part, 0), "23456", "it is open");
+        assert_eq!(read(&slice, 0), "23456", "it is open");
     }
 
     #[test]
@@ -171,7 +179,7 @@ mod tests {
         )
         .unwrap();
         for path in [dir.path(), &fifo, Path::new("/dev/null")] {
-            let error = Part::whole(path).unwrap_err().to_string();
+            let error = FileSlice::whole(path).unwrap_err().to_string();
             assert!(error.contains("no regular file"), "{error}");
         }
     }

@@ -1,169 +1,118 @@
-//! Layers: where their bytes are, how they are compressed, and reading them as the tar streams they are.
+//! Layers: readable as the decompressed tar streams they hold.
 //!
-//! The host decompresses and counts; what the tar stream holds is for the guest to interpret.
+//! The host decompresses, counts and hashes; only the guest interprets what is in the tar stream.
 
-use std::fmt;
 use std::io::{self, BufReader, Read};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::image::ImageError;
+use crate::image::compression::{Compression, MAX_MEMORY, needs_too_much_memory};
 use crate::image::content::{Content, LayerBlob};
-use crate::image::error::io_error;
-use crate::image::file_slice::Part;
-use crate::image::store::blobs::{Blobs, Digest};
-use crate::image::tar_index::Table;
+use crate::image::digest::Digest;
+use crate::image::file_error::{FileError, file_error};
+use crate::image::file_slice::{FileSlice, FileSliceError};
+use crate::image::store::blobs::Blobs;
+use crate::image::tar_index::TarIndex;
 use crate::progress::{Progress, Step};
+use crate::text::size;
 
-/// The memory that a decompressor may take, in bytes: more than `xz -9` needs (65 MiB), or `zstd --long`.
-const MAX_DECODER: u64 = 160 << 20;
+/// The most that the layers of an image may unpack to together, in bytes. It is less than the disk holds.
+pub(crate) const MAX_UNPACKED: u64 = 48 << 30;
 
-/// The largest window of Zstandard's, as a power of two: 128 MiB, as of `zstd --long`.
-const MAX_WINDOW_LOG: u32 = 27;
-
-/// How a layer is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Compression {
-    /// Not at all.
-    Plain,
-    /// gzip.
-    Gzip,
-    /// Zstandard.
-    Zstd,
-    /// xz.
-    Xz,
+/// Why a layer can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The file system's error.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is no regular file.
+    #[error(transparent)]
+    Slice(#[from] FileSliceError),
+    /// It is no archive that an image can be made of.
+    #[error("import {path}: {problem}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It can't be decompressed to its end.
+    #[error("decompress {path} ({compression}): it is damaged or cut short")]
+    Decompress {
+        /// The file.
+        path: PathBuf,
+        /// Its compression.
+        compression: Compression,
+        /// The decompressor's error.
+        source: io::Error,
+    },
+    /// The layers unpack to more than a disk holds.
+    #[error(
+        "unpack the image: its layers hold more than {}, the most an image may unpack to",
+        size(MAX_UNPACKED)
+    )]
+    TooLarge,
 }
 
-impl Compression {
-    /// Tells by a file's first bytes. Whatever is none of the others is taken for plain; pure.
-    pub fn sniff(start: &[u8]) -> Self {
-        match start {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            // A skippable frame, with which a Zstandard stream may begin.
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            _ => Self::Plain,
-        }
-    }
-
-    /// What the media types of layers call it.
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Self::Plain => "",
-            Self::Gzip => "gzip",
-            Self::Zstd => "zstd",
-            Self::Xz => "xz",
-        }
-    }
-
-    fn decoder(self, input: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
-        Ok(match self {
-            Self::Plain => Box::new(input),
-            // Its window is 32 KiB, and the library takes at most 64 KiB of each field of a header.
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
-            Self::Zstd => {
-                let mut decoder = zstd::Decoder::new(input)?;
-                decoder.window_log_max(MAX_WINDOW_LOG)?;
-                Box::new(decoder)
-            }
-            Self::Xz => {
-                use liblzma::stream::{CONCATENATED, Stream};
-                let stream = Stream::new_stream_decoder(MAX_DECODER, CONCATENATED)?;
-                Box::new(liblzma::read::XzDecoder::new_stream(input, stream))
-            }
-        })
-    }
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain => "not compressed",
-            Self::Gzip => "gzip",
-            Self::Zstd => "zstd",
-            Self::Xz => "xz",
-        })
-    }
-}
-
-/// One layer: a file, or a part of one, that holds a tar archive.
+/// A layer: a slice of a file that holds a tar archive, compressed or not.
 #[derive(Debug, Clone)]
 pub struct LayerSource {
-    part: Part,
+    slice: FileSlice,
     compression: Compression,
     /// The digest that the decompressed archive must have.
     diff_id: Option<Digest>,
-    /// How much an image's layers may still unpack to, together.
+    /// The bytes that the layers of an image may still unpack to, together.
     budget: Arc<AtomicU64>,
-    /// Whether `.wh.` entries mean deletions, as in the layers of OCI images; a plain root has none.
-    pub whiteouts: bool,
+    /// Whether `.wh.` entries delete files, as in the layers of OCI images. In the archive of a root they are files.
+    pub(crate) whiteouts: bool,
     /// Why reading stopped before the end, if it did.
-    broken: Arc<OnceLock<Broken>>,
+    fault: Arc<OnceLock<Fault>>,
 }
 
-/// Why a layer's stream stopped before its end.
+/// Why the stream of a layer stopped before its end.
 #[derive(Debug, Clone)]
-enum Broken {
+enum Fault {
     Stream(io::ErrorKind, String),
-    OtherContent(Digest),
-    TooMuch,
-    /// Its decompression takes more than [`MAX_DECODER`].
+    /// The archive has this digest, not the promised one.
+    Digest(Digest),
+    TooLarge,
+    /// Decompression needs more than [`MAX_MEMORY`].
     Memory,
 }
 
-/// Whether a decompressor refused a stream for the memory that it takes.
-fn wants_memory(error: &io::Error) -> bool {
-    use liblzma::stream::Error as Xz;
-    let cause = error.get_ref();
-    match cause.and_then(|cause| cause.downcast_ref()) {
-        Some(Xz::MemLimit | Xz::Mem) => true,
-        Some(_) => false,
-        // Zstandard's library has a text for each of its errors, and nothing else.
-        None => error.to_string().contains("requires too much memory"),
-    }
-}
-
-/// The most an image may unpack to: less than its disk holds.
-pub const MAX_UNPACKED: u64 = 48 << 30;
-
 impl LayerSource {
-    /// The layer that is a part of a file.
-    pub(crate) fn new(part: Part, whiteouts: bool) -> Result<Self, ImageError> {
-        let mut layer = Self {
-            part,
-            compression: Compression::Plain,
+    /// The layer in a slice of a file.
+    pub(crate) fn new(slice: FileSlice, whiteouts: bool) -> Result<Self, LayerError> {
+        let mut start = Vec::new();
+        let read = slice.reader()?.take(16).read_to_end(&mut start);
+        read.map_err(file_error("read", slice.path()))?;
+        Ok(Self {
+            slice,
+            compression: Compression::detect(&start),
             diff_id: None,
             budget: Arc::new(AtomicU64::new(MAX_UNPACKED)),
             whiteouts,
-            broken: Arc::default(),
-        };
-        let mut start = Vec::new();
-        let read = layer.part.reader()?.take(16).read_to_end(&mut start);
-        read.map_err(io_error("read", layer.part.path()))?;
-        layer.compression = Compression::sniff(&start);
-        Ok(layer)
+            fault: Arc::default(),
+        })
     }
 
-    /// A whole file, as a layer.
+    /// A whole file as a layer.
     #[cfg(test)]
     pub(crate) fn of_file(path: &std::path::Path) -> Self {
-        Part::whole(path)
-            .and_then(|part| Self::new(part, true))
-            .unwrap()
+        Self::new(FileSlice::whole(path).unwrap(), true).unwrap()
     }
 
-    /// The layers of an image among the blobs, which are to be what its configuration says, and not too large.
-    pub fn of(content: &Content, blobs: &Blobs) -> Result<Vec<Self>, ImageError> {
+    /// The layers of an image in the store. While they are read, each is checked against the digest in the image's
+    /// configuration, and all together against [`MAX_UNPACKED`].
+    pub(crate) fn of(content: &Content, blobs: &Blobs) -> Result<Vec<Self>, LayerError> {
         let budget = Arc::new(AtomicU64::new(MAX_UNPACKED));
         let layer = |layer: &LayerBlob| {
-            let part = Part::own(&blobs.path(&layer.digest), layer.bytes);
-            let mut source = Self::new(part, !content.plain_root)?;
+            let slice = FileSlice::of_store(&blobs.path(&layer.digest), layer.bytes);
+            let mut source = Self::new(slice, !content.plain_root)?;
             source.diff_id = Some(layer.diff_id.clone());
             source.budget = budget.clone();
             Ok(source)
@@ -171,157 +120,160 @@ impl LayerSource {
         content.layers.iter().map(layer).collect()
     }
 
-    /// The archive of a root that is all of a file. Refuses what does not begin as one does. Blocking.
-    pub(crate) fn root(whole: Part) -> Result<Self, ImageError> {
-        let path = whole.path().to_owned();
-        let bad = |problem: &str| ImageError::BadArchive {
-            path: path.clone(),
-            problem: problem.to_owned(),
-        };
+    /// The archive of a root file system that is a whole file. Refuses a file that does not begin as a tar archive.
+    /// Blocking.
+    pub(crate) fn root(whole: FileSlice) -> Result<Self, LayerError> {
         if whole.bytes() == 0 {
-            return Err(bad("it is empty"));
+            return Err(invalid(&whole, "it is empty"));
         }
         let layer = Self::new(whole, false)?;
         let mut start = [0; 4];
-        let known = layer.part.reader()?.read_exact(&mut start).is_ok();
+        let known = layer.slice.reader()?.read_exact(&mut start).is_ok();
         if known && start.starts_with(b"BZh") {
-            return Err(bad(
-                "it is compressed with bzip2; use gzip, xz, zstd or no compression",
-            ));
+            let problem = "it is compressed with bzip2; use gzip, xz, zstd or no compression";
+            return Err(invalid(&layer.slice, problem));
         }
         if known && &start == b"PK\x03\x04" {
-            return Err(bad(
-                "it is a zip archive; a root file system comes as a tar archive",
-            ));
+            let problem = "it is a zip archive; a root file system must be a tar archive";
+            return Err(invalid(&layer.slice, problem));
         }
         layer.check_start()?;
         Ok(layer)
     }
 
-    /// Refuses what does not begin as a tar archive does.
-    fn check_start(&self) -> Result<(), ImageError> {
-        let bad = |problem: &str| ImageError::BadArchive {
-            path: self.part.path().to_owned(),
-            problem: problem.to_owned(),
-        };
-        let first = Table::new(self.open(&Progress::none(), "")?).first();
-        match (first, self.broken.get()) {
+    /// Refuses a file that does not begin as a tar archive.
+    fn check_start(&self) -> Result<(), LayerError> {
+        let first = TarIndex::new(self.open(&Progress::none(), "")?).first();
+        match (first, self.fault.get()) {
             (Ok(Some(_)), _) => Ok(()),
             (_, Some(_)) => self.check(),
-            (Err(error), _) => Err(bad(&format!("it is no tar archive ({error})"))),
-            (Ok(None), _) => Err(bad("it is an archive without a single file in it")),
+            (Err(error), _) => {
+                let problem = format!("it is no tar archive ({error})");
+                Err(invalid(&self.slice, problem))
+            }
+            (Ok(None), _) => Err(invalid(&self.slice, "it is an archive without files")),
         }
     }
 
-    /// The digest of its bytes as they are, compressed. Reads them all. Blocking.
-    pub fn digest(&self, progress: &Progress) -> Result<Digest, ImageError> {
+    /// The digest of the compressed bytes. Reads all of them. Blocking.
+    pub(crate) fn digest(&self, progress: &Progress) -> Result<Digest, LayerError> {
         let message = format!("reading {}", self.file_name());
-        let mut input = self.counted(self.part.reader()?, progress, &message);
-        let hash = hash_all(&mut input).map_err(io_error("read", self.part.path()))?;
+        let mut input = self.with_progress(self.slice.reader()?, progress, &message);
+        let hash = hash_all(&mut input).map_err(file_error("read", self.slice.path()))?;
         if input.done != self.bytes() {
             let problem = format!("it ends after {} of {} bytes", input.done, self.bytes());
-            return Err(ImageError::BadArchive {
-                path: self.part.path().to_owned(),
-                problem,
-            });
+            return Err(invalid(&self.slice, problem));
         }
         Ok(hash)
     }
 
-    /// The digest of the tar archive in it. Reads all of it. Blocking.
-    pub fn diff_id(&self, progress: &Progress) -> Result<Digest, ImageError> {
+    /// The digest of the decompressed tar archive. Reads all of it. Blocking.
+    pub(crate) fn diff_id(&self, progress: &Progress) -> Result<Digest, LayerError> {
         let message = format!("reading {}", self.file_name());
         let hashed = hash_all(&mut self.open(progress, &message)?);
-        // Why it broke says more than that it did.
+        // The fault explains more than the reader's error.
         self.check()?;
-        hashed.map_err(io_error("read", self.part.path()))
+        Ok(hashed.map_err(file_error("read", self.slice.path()))?)
     }
 
-    fn counted<R: Read>(&self, input: R, progress: &Progress, message: &str) -> Counted<R> {
-        Counted {
+    fn with_progress<R: Read>(
+        &self,
+        input: R,
+        progress: &Progress,
+        message: &str,
+    ) -> ProgressReader<R> {
+        ProgressReader {
             input,
             done: 0,
-            total: self.part.bytes(),
+            total: self.slice.bytes(),
             message: message.to_owned(),
             progress: progress.clone(),
-            said: None,
+            reported: None,
         }
     }
 
-    /// The tar stream, decompressed; tells `progress` how many of the compressed bytes have been used, as
-    /// `message`. Reading blocks.
+    /// The decompressed tar stream. `progress` is told under `message` how many compressed bytes were read. Reading
+    /// blocks.
     pub fn open(
         &self,
         progress: &Progress,
         message: &str,
-    ) -> Result<Box<dyn Read + Send>, ImageError> {
+    ) -> Result<Box<dyn Read + Send>, LayerError> {
         let raw = BufReader::with_capacity(
             1 << 18,
-            self.counted(self.part.reader()?, progress, message),
+            self.with_progress(self.slice.reader()?, progress, message),
         );
         let decoder = self
             .compression
             .decoder(raw)
-            .map_err(io_error("decompress", self.part.path()))?;
-        Ok(Box::new(Watched {
+            .map_err(file_error("decompress", self.slice.path()))?;
+        Ok(Box::new(CheckedReader {
             decoder,
             hash: self.diff_id.as_ref().map(|_| Sha256::new()),
             layer: self.clone(),
         }))
     }
 
-    /// Whether everything that was read so far could be: a stream that broke leaves its reason here, whatever
-    /// whoever read it made of that.
-    pub fn check(&self) -> Result<(), ImageError> {
-        match self.broken.get() {
-            None => Ok(()),
-            Some(Broken::Stream(kind, reason)) => Err(ImageError::Decompress {
-                path: self.part.path().to_owned(),
+    /// The fault of a stream that stopped before its end. A consumer of the stream may only have seen that it ended.
+    pub(crate) fn check(&self) -> Result<(), LayerError> {
+        let Some(fault) = self.fault.get() else {
+            return Ok(());
+        };
+        Err(match fault {
+            Fault::Stream(kind, reason) => LayerError::Decompress {
+                path: self.slice.path().to_owned(),
                 compression: self.compression,
                 source: io::Error::new(*kind, reason.clone()),
-            }),
-            Some(Broken::OtherContent(found)) => Err(ImageError::BadArchive {
-                path: self.part.path().to_owned(),
-                problem: format!(
-                    "the image's configuration promises a layer with the digest {}, and this one has {found}",
-                    self.diff_id.as_ref().map_or("", Digest::as_str)
-                ),
-            }),
-            Some(Broken::TooMuch) => Err(ImageError::TooLarge),
-            Some(Broken::Memory) => Err(ImageError::BadArchive {
-                path: self.part.path().to_owned(),
-                problem: format!(
+            },
+            Fault::Digest(found) => {
+                let promised = self.diff_id.as_ref().map_or("", Digest::as_str);
+                let problem = format!(
+                    "the image's configuration promises a layer with the digest {promised}, but this one has {found}"
+                );
+                invalid(&self.slice, problem)
+            }
+            Fault::TooLarge => LayerError::TooLarge,
+            Fault::Memory => {
+                let problem = format!(
                     "to decompress it ({}) takes more than {} MiB of memory; compress it with a smaller \
                      dictionary or window, as xz -9 or zstd -19 does",
                     self.compression,
-                    MAX_DECODER >> 20
-                ),
-            }),
-        }
+                    MAX_MEMORY >> 20
+                );
+                invalid(&self.slice, problem)
+            }
+        })
     }
 
-    /// The name of the file it is in, for a person.
-    pub fn file_name(&self) -> String {
-        let path = self.part.path();
+    /// The name of its file, for messages.
+    pub(crate) fn file_name(&self) -> String {
+        let path = self.slice.path();
         path.file_name()
             .unwrap_or(path.as_os_str())
             .to_string_lossy()
             .into_owned()
     }
 
-    /// Where its bytes are.
-    pub(crate) fn part(&self) -> &Part {
-        &self.part
+    /// Its bytes, compressed.
+    pub(crate) fn slice(&self) -> &FileSlice {
+        &self.slice
     }
 
-    /// How many bytes it has, compressed.
-    pub fn bytes(&self) -> u64 {
-        self.part.bytes()
+    /// Its compressed length in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.slice.bytes()
     }
 
-    /// How it is compressed.
-    pub fn compression(&self) -> Compression {
+    /// Its compression.
+    pub(crate) fn compression(&self) -> Compression {
         self.compression
+    }
+}
+
+fn invalid(slice: &FileSlice, problem: impl Into<String>) -> LayerError {
+    LayerError::Invalid {
+        path: slice.path().to_owned(),
+        problem: problem.into(),
     }
 }
 
@@ -330,32 +282,32 @@ fn hash_all(input: &mut impl Read) -> io::Result<Digest> {
     let mut buffer = vec![0; 1 << 18];
     loop {
         match input.read(&mut buffer)? {
-            0 => return Ok(Digest::finish(hash)),
+            0 => return Ok(Digest::from_hash(hash)),
             n => hash.update(&buffer[..n]),
         }
     }
 }
 
-/// Says how much has been read, ten times a second at most.
-struct Counted<R> {
+/// Reports how much was read, at most ten times a second.
+struct ProgressReader<R> {
     input: R,
     done: u64,
     total: u64,
     message: String,
     progress: Progress,
-    said: Option<Instant>,
+    reported: Option<Instant>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for ProgressReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buffer)?;
         self.done += n as u64;
         if n == 0
             || self
-                .said
+                .reported
                 .is_none_or(|at| at.elapsed() > Duration::from_millis(100))
         {
-            self.said = Some(Instant::now());
+            self.reported = Some(Instant::now());
             self.progress.step(Step {
                 message: self.message.clone(),
                 done: Some(self.done),
@@ -367,31 +319,32 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Remembers why a stream broke; breaks it where it is too long, or not what it should be.
-struct Watched {
+/// Reads the decompressed stream of a layer, and stops with a [`Fault`] if it is too long or has another digest.
+struct CheckedReader {
     decoder: Box<dyn Read + Send>,
     hash: Option<Sha256>,
     layer: LayerSource,
 }
 
-impl Watched {
-    fn breaks(&self, why: Broken) -> io::Error {
-        let _ = self.layer.broken.set(why);
+impl CheckedReader {
+    /// Notes a fault. The first one counts.
+    fn fails(&self, fault: Fault) -> io::Error {
+        self.layer.fault.get_or_init(|| fault);
         io::Error::other("the layer is not what it should be")
     }
 }
 
-impl Read for Watched {
+impl Read for CheckedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = match self.decoder.read(buffer) {
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => {
-                let why = match wants_memory(&error) {
-                    true => Broken::Memory,
-                    false => Broken::Stream(error.kind(), error.to_string()),
+                let fault = match needs_too_much_memory(&error) {
+                    true => Fault::Memory,
+                    false => Fault::Stream(error.kind(), error.to_string()),
                 };
-                let _ = self.layer.broken.set(why);
+                self.layer.fault.get_or_init(|| fault);
                 return Err(error);
             }
         };
@@ -402,7 +355,7 @@ impl Read for Watched {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .is_err()
         {
-            return Err(self.breaks(Broken::TooMuch));
+            return Err(self.fails(Fault::TooLarge));
         }
         if n > 0 {
             if let Some(hash) = &mut self.hash {
@@ -411,9 +364,9 @@ impl Read for Watched {
         } else if !buffer.is_empty()
             && let Some(hash) = self.hash.take()
         {
-            let found = Digest::finish(hash);
+            let found = Digest::from_hash(hash);
             if self.layer.diff_id.as_ref() != Some(&found) {
-                return Err(self.breaks(Broken::OtherContent(found)));
+                return Err(self.fails(Fault::Digest(found)));
             }
         }
         Ok(n)
@@ -468,10 +421,10 @@ mod tests {
         Compression::Xz,
     ];
 
-    fn layer(bytes: &[u8]) -> (tempfile::NamedTempFile, Result<LayerSource, ImageError>) {
+    fn layer(bytes: &[u8]) -> (tempfile::NamedTempFile, Result<LayerSource, LayerError>) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        let layer = Part::whole(file.path()).and_then(LayerSource::root);
+        let layer = LayerSource::root(FileSlice::whole(file.path()).unwrap());
         (file, layer)
     }
 
@@ -557,7 +510,7 @@ mod tests {
             (b"", "empty"),
             (b"hello, this is no archive", "no tar archive"),
             (&[0xa5; 4096], "no tar archive"),
-            (&zeros, "without a single file"),
+            (&zeros, "without files"),
             (b"BZh91AY&SY", "bzip2"),
             (b"PK\x03\x04\x14\0\0\0", "zip"),
             (&[0x1f, 0x8b, 8, 0, 0, 0], "cut short"),
@@ -571,9 +524,9 @@ mod tests {
             nothing_inside
                 .unwrap_err()
                 .to_string()
-                .contains("without a single file")
+                .contains("without files")
         );
-        let missing = Part::whole(Path::new("/nonexistent/x.tar"));
+        let missing = FileSlice::whole(Path::new("/nonexistent/x.tar"));
         assert!(
             missing
                 .unwrap_err()
@@ -589,7 +542,7 @@ mod tests {
         let mut first = first.unwrap();
         first.budget = Arc::new(AtomicU64::new(tar.len() as u64 + 1000));
         let mut second = first.clone();
-        second.broken = Arc::default();
+        second.fault = Arc::default();
         let read = |layer: &LayerSource| {
             layer
                 .open(&Progress::none(), "")

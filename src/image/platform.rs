@@ -1,19 +1,19 @@
-//! Of several images for different machines, the one for this machine. Pure, but for looking at the processor.
+//! Chooses the variant of an image that fits the processor. Pure, except for the detection of the host's processor.
 
 use oci_client::manifest::{ImageIndexEntry, OciImageIndex, Platform};
 
-use crate::image::store::blobs::Digest;
+use crate::image::digest::{Digest, DigestError};
 
-/// The annotation by which builders mark what describes an image and is none.
-const DESCRIBES: &str = "vnd.docker.reference.type";
+/// The annotation of index entries that are attestations of images, not images.
+const ATTESTATION: &str = "vnd.docker.reference.type";
 
-/// This machine's architecture by the name that images use.
-pub fn architecture() -> &'static str {
-    normal(std::env::consts::ARCH)
+/// The architecture of this machine, as images name it.
+pub(crate) fn architecture() -> &'static str {
+    normalized(std::env::consts::ARCH)
 }
 
-/// An architecture by the name that images should use.
-pub(crate) fn normal(name: &str) -> &str {
+/// The name of an architecture in images.
+pub(crate) fn normalized(name: &str) -> &str {
     match name {
         "x86_64" | "x86-64" => "amd64",
         "aarch64" => "arm64",
@@ -21,27 +21,27 @@ pub(crate) fn normal(name: &str) -> &str {
     }
 }
 
-/// What images may ask of the processor that runs them.
+/// The processor that runs an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Processor {
     architecture: &'static str,
     level: Level,
 }
 
-/// A variant of an architecture: `v3` is (3, 0), `v8.2` is (8, 2).
+/// The level of an architecture that a variant stands for: `v3` is (3, 0), `v8.2` is (8, 2).
 type Level = (u32, u32);
 
 impl Processor {
-    /// The one of this host.
-    pub fn host() -> Self {
+    /// The processor of this host.
+    pub(crate) fn host() -> Self {
         Self {
             architecture: architecture(),
             level: host_level(),
         }
     }
 
-    /// The one that QEMU shows a guest which it translates, from version 7.2 on: with AVX2, without AVX-512.
-    pub fn translated() -> Self {
+    /// The processor that a guest sees which QEMU (7.2 or newer) translates: it has AVX2, but no AVX-512.
+    pub(crate) fn translated() -> Self {
         let architecture = architecture();
         let level = match architecture {
             "amd64" => (3, 0),
@@ -53,12 +53,12 @@ impl Processor {
         }
     }
 
-    /// How much of this processor an image makes use of; nothing where it can't run.
-    fn runs(&self, platform: &Platform) -> Option<Level> {
+    /// The level that an image needs; `None` if it can't run on this processor.
+    fn level_of(&self, platform: &Platform) -> Option<Level> {
         let (os, architecture) = (platform.os.to_string(), platform.architecture.to_string());
-        // Each is one that the system must have, and none is known.
-        let asks_more = platform.os_features.iter().flatten().next().is_some();
-        if os != "linux" || normal(&architecture) != self.architecture || asks_more {
+        // No feature of the operating system is known here, so none can be promised.
+        let needs_features = platform.os_features.iter().flatten().next().is_some();
+        if os != "linux" || normalized(&architecture) != self.architecture || needs_features {
             return None;
         }
         let level = match platform.variant.as_deref().unwrap_or_default() {
@@ -68,15 +68,15 @@ impl Processor {
         (level <= self.level).then_some(level)
     }
 
-    /// Whether an image of that configuration's platform runs here, and how well it is made for it.
+    /// The level that an image of this platform needs; `None` if it can't run on this processor.
     pub(crate) fn rank(&self, os: &str, architecture: &str, variant: &str) -> Option<Level> {
         let platform =
             serde_json::json!({"os": os, "architecture": architecture, "variant": variant});
-        self.runs(&serde_json::from_value(platform).ok()?)
+        self.level_of(&serde_json::from_value(platform).ok()?)
     }
 }
 
-/// What every processor of an architecture has.
+/// The level that every processor of an architecture has.
 fn baseline(architecture: &str) -> Level {
     match architecture {
         "arm64" => (8, 0),
@@ -110,53 +110,56 @@ fn host_level() -> Level {
     baseline(architecture())
 }
 
-/// Whether an entry of an index is an image, and not a signature or an attestation of one.
+/// Whether an entry of an index is an image, not a signature or an attestation.
 fn is_image(entry: &ImageIndexEntry) -> bool {
-    let known = entry.platform.as_ref();
-    let describes =
-        |notes: &std::collections::BTreeMap<String, String>| notes.contains_key(DESCRIBES);
-    known.is_none_or(|platform| platform.os.to_string() != "unknown")
-        && !entry.annotations.as_ref().is_some_and(describes)
+    let platform = entry.platform.as_ref();
+    let is_attestation =
+        |notes: &std::collections::BTreeMap<String, String>| notes.contains_key(ATTESTATION);
+    platform.is_none_or(|platform| platform.os.to_string() != "unknown")
+        && !entry.annotations.as_ref().is_some_and(is_attestation)
 }
 
-/// The images of an index that run on a processor, with how well each is made for it. One that says nothing of its
-/// platform is taken to run, and to be made for none.
-pub(crate) fn fitting<'a>(
+/// The images of an index that run on a processor, each with the level it needs. An image without a platform counts
+/// as runnable, with the lowest level.
+pub(crate) fn runnable<'a>(
     index: &'a OciImageIndex,
     processor: Processor,
 ) -> Vec<(Level, &'a ImageIndexEntry)> {
     let images = index.manifests.iter().filter(|entry| is_image(entry));
     let rank = |entry: &'a ImageIndexEntry| match &entry.platform {
-        Some(platform) => Some((processor.runs(platform)?, entry)),
+        Some(platform) => Some((processor.level_of(platform)?, entry)),
         None => Some(((0, 0), entry)),
     };
     images.filter_map(rank).collect()
 }
 
-/// Those of a list that nothing in it is better than, in their order.
+/// The entries with the highest level, in their order.
 pub(crate) fn best<T: Copy>(ranked: &[(Level, T)]) -> Vec<T> {
     let most = ranked.iter().map(|(level, _)| *level).max();
     let best = ranked.iter().filter(|(level, _)| Some(*level) == most);
     best.map(|(_, one)| *one).collect()
 }
 
-/// Of an index, the image for a processor: the first of those that make most of it.
-pub fn choose(index: &OciImageIndex, processor: Processor) -> Result<Digest, String> {
-    let mut fitting = fitting(index, processor);
+/// The image of an index for a processor: the first of those with the highest level that it runs.
+pub(crate) fn choose(index: &OciImageIndex, processor: Processor) -> Result<Digest, String> {
+    let mut runnable = runnable(index, processor);
     let images = index
         .manifests
         .iter()
         .filter(|entry| is_image(entry))
         .count();
-    // Only where there is no choice.
-    fitting.retain(|(_, entry)| entry.platform.is_some() || images == 1);
-    match best(&fitting).first() {
-        Some(entry) => entry.digest.parse(),
-        None => Err(none_fits(index, processor)),
+    // An image without a platform is only taken if it is the only image.
+    runnable.retain(|(_, entry)| entry.platform.is_some() || images == 1);
+    match best(&runnable).first() {
+        Some(entry) => entry
+            .digest
+            .parse()
+            .map_err(|error: DigestError| error.to_string()),
+        None => Err(none_runs(index, processor)),
     }
 }
 
-fn none_fits(index: &OciImageIndex, processor: Processor) -> String {
+fn none_runs(index: &OciImageIndex, processor: Processor) -> String {
     let name = |platform: &Platform| {
         let variant = platform.variant.as_ref();
         let variant = variant.map(|variant| format!("/{variant}"));
@@ -180,7 +183,7 @@ fn none_fits(index: &OciImageIndex, processor: Processor) -> String {
     };
     let (level, _) = processor.level;
     format!(
-        "it has no image for linux/{}, which runs variants up to v{level} here; there are: {there}",
+        "it has no image for linux/{} up to variant v{level}, which this machine runs; there are: {there}",
         processor.architecture
     )
 }
@@ -255,7 +258,7 @@ mod tests {
         assert!(chosen(vec![entry(1, "windows", "amd64", "")], amd).is_err());
         let error = chosen(vec![entry(1, "linux", "amd64", "v4")], amd).unwrap_err();
         assert!(
-            error.contains("up to v2 here; there are: linux/amd64/v4"),
+            error.contains("up to variant v2") && error.contains("there are: linux/amd64/v4"),
             "{error}"
         );
         // Of two that are the same the first.
@@ -272,7 +275,7 @@ mod tests {
             Ok(2)
         );
         let mut attestation = entry(1, "linux", "amd64", "v2");
-        attestation["annotations"] = json!({DESCRIBES: "attestation-manifest"});
+        attestation["annotations"] = json!({ATTESTATION: "attestation-manifest"});
         assert_eq!(
             chosen(vec![attestation, entry(2, "linux", "amd64", "")], amd),
             Ok(2)

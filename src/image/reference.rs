@@ -1,13 +1,13 @@
-//! References to images, as people write them. Pure.
+//! References to images, as people write them.
 //!
 //! ```text
-//! debian                          an image of this store; where there is none, docker.io/library/debian:latest
+//! debian                          the image of this name in the store; else docker.io/library/debian:latest
 //! python:3.12-slim                docker.io/library/python:3.12-slim
-//! ghcr.io/owner/image:tag@sha256:…   the digest decides, the tag is for people
-//! localhost:5000/image            a first part with a dot, a colon, or named localhost is a registry
+//! ghcr.io/owner/image:tag@sha256:…   the image with this digest; the tag is ignored
+//! localhost:5000/image            the first part is a registry if it has a dot or a colon, or is localhost
 //! oci:DIR[:NAME]                  an OCI image layout
-//! docker-archive:FILE             what `docker save` writes
-//! tar:FILE                        a root file system
+//! docker-archive:FILE             an archive that `docker save` wrote
+//! tar:FILE                        a tar archive of a root file system
 //! ```
 
 use std::fmt;
@@ -16,15 +16,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::digest::Digest;
 use crate::image::name::ImageName;
 
-/// The registry that is meant where none is named.
-pub const HUB: &str = "docker.io";
+/// The registry of references that name none: the hub.
+pub(crate) const HUB: &str = "docker.io";
 
 /// A reference to an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageRef {
-    /// One word: an image of the store, or one of the hub's own.
+    /// A single word: an image of the store, or an official image of the hub.
     Name(ImageName),
     /// An image of a registry.
     Registry(RegistryRef),
@@ -32,7 +33,7 @@ pub enum ImageRef {
     OciLayout {
         /// The layout's directory.
         dir: PathBuf,
-        /// Which of its images (`org.opencontainers.image.ref.name`), where it holds several.
+        /// The `org.opencontainers.image.ref.name` of one of its images; `None` if it holds only one.
         name: Option<String>,
     },
     /// A saved image, as `docker save` writes it.
@@ -48,10 +49,10 @@ pub struct RegistryRef {
     registry: String,
     repository: String,
     tag: Option<String>,
-    digest: Option<String>,
+    digest: Option<Digest>,
 }
 
-/// Why a text is no reference: which part of it, and what that may be.
+/// Why a text is no reference: the part that is wrong, and the rule for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("use the image {text:?}: {part} {problem}")]
 pub struct RefError {
@@ -60,7 +61,7 @@ pub struct RefError {
     problem: &'static str,
 }
 
-/// What references to files and directories of this host begin with.
+/// The prefixes of references to files and directories of the host.
 const FILES: [&str; 3] = [LAYOUT, ARCHIVE, TAR];
 const LAYOUT: &str = "oci:";
 const ARCHIVE: &str = "docker-archive:";
@@ -73,12 +74,12 @@ const HOST_RULE: &str =
     "must be a host name or address, with a port from 1 to 65535 where one is given";
 const DIGEST_RULE: &str = "must be sha256: and 64 digits of 0-9 a-f";
 const FILE_RULE: &str =
-    "would be taken for a file's name; write its full host name, with a dot in it";
+    "would be taken for the name of a file; write its full host name, with a dot in it";
 const TOO_LONG: &str = "must be at most 1024 characters long, with its registry and its tag";
 const LONGEST: usize = 1024;
 
 impl ImageRef {
-    /// The text that two references to the same image have in common.
+    /// The text that all references to the same image share. Paths become absolute.
     pub fn canonical(&self) -> String {
         match self {
             Self::Name(name) => name.to_string(),
@@ -93,7 +94,7 @@ impl ImageRef {
         }
     }
 
-    /// Whether it names something on the host's own disk.
+    /// Whether it names a file or directory of the host.
     pub fn is_host_path(&self) -> bool {
         !matches!(self, Self::Name(_) | Self::Registry(_))
     }
@@ -154,8 +155,8 @@ impl FromStr for ImageRef {
 }
 
 impl RegistryRef {
-    /// The image of that name among the hub's own; nothing where the hub can't have one.
-    pub fn of_hub(name: &ImageName) -> Option<Self> {
+    /// The official image of the hub with that name; `None` if the hub allows no such name.
+    pub(crate) fn of_hub(name: &ImageName) -> Option<Self> {
         is_component(name.as_str()).then(|| Self {
             registry: HUB.into(),
             repository: format!("library/{name}"),
@@ -164,7 +165,7 @@ impl RegistryRef {
         })
     }
 
-    /// The registry: host, and port where one is given.
+    /// The host of the registry, with its port if one is given.
     pub fn registry(&self) -> &str {
         &self.registry
     }
@@ -174,14 +175,14 @@ impl RegistryRef {
         &self.repository
     }
 
-    /// The tag; where there is neither tag nor digest in the text, `latest`.
+    /// The tag; `latest` if the text has neither tag nor digest.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest, which decides where there is one.
-    pub fn digest(&self) -> Option<&str> {
-        self.digest.as_deref()
+    /// The digest. If there is one, the tag is ignored.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
     }
 }
 
@@ -209,11 +210,12 @@ impl FromStr for RegistryRef {
             Some((rest, digest)) => (rest, Some(digest)),
             None => (rest, None),
         };
-        if let Some(digest) = digest
-            && !is_digest(digest)
-        {
-            return Err(bad(&format!("the digest {digest:?}"), DIGEST_RULE));
-        }
+        let digest = digest
+            .map(|text| {
+                let parsed = text.parse::<Digest>();
+                parsed.map_err(|_| bad(&format!("the digest {text:?}"), DIGEST_RULE))
+            })
+            .transpose()?;
         let (registry, path) = match rest.split_once('/') {
             Some((host, path)) if is_named_host(host) => (host, path),
             _ => (HUB, rest),
@@ -222,7 +224,7 @@ impl FromStr for RegistryRef {
             return Err(bad(&format!("the registry {registry:?}"), HOST_RULE));
         }
         let (path, tag) = match path.rsplit_once(':') {
-            // A colon before a slash belongs to no tag; what is wrong there is said of the repository.
+            // A colon before a slash is part of the path: the check of the repository reports it.
             Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
             _ => (path, None),
         };
@@ -254,9 +256,9 @@ impl FromStr for RegistryRef {
             registry,
             repository,
             tag: tag.or_else(|| digest.is_none().then(|| "latest".to_owned())),
-            digest: digest.map(str::to_owned),
+            digest,
         };
-        // Written in full it is longer, and records have it so.
+        // Records hold the full text, which is longer.
         match reference.to_string().len() <= LONGEST {
             true => Ok(reference),
             false => Err(too_long()),
@@ -264,7 +266,7 @@ impl FromStr for RegistryRef {
     }
 }
 
-/// Whether the first of several parts is a host, and not the first part of a repository of the hub.
+/// Whether the first part is a host, and not the first part of a repository of the hub.
 fn is_named_host(part: &str) -> bool {
     part.contains(['.', ':', '[']) || part == "localhost"
 }
@@ -310,13 +312,6 @@ fn is_component(part: &str) -> bool {
         && separators.all(|between| {
             matches!(between, "" | "." | "_" | "__") || between.bytes().all(|byte| byte == b'-')
         })
-}
-
-/// Whether it is `sha256:` and the 64 digits of one.
-pub fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
 }
 
 impl fmt::Display for RegistryRef {
@@ -392,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_enough_only_as_it_was_written_is_refused() {
+    fn a_reference_that_is_too_long_in_full_is_refused() {
         let beside = "docker.io/library/:latest".len();
         let longest: RegistryRef = "x".repeat(LONGEST - beside).parse().unwrap();
         assert_eq!(longest.to_string().parse(), Ok(longest));
@@ -446,7 +441,7 @@ mod tests {
             ("-x.io/a", "the registry \"-x.io\""),
             (
                 "docker://tar:80/a",
-                "the registry \"tar:80\" would be taken for a file",
+                "the registry \"tar:80\" would be taken for the name of a file",
             ),
             ("OCI:80/a", "the registry \"oci:80\" would be"),
             (

@@ -1,42 +1,42 @@
-//! What lies where in a tar archive: the names of its entries, and where their data is.
+//! The index of a tar archive: the names of its entries, and the offsets of their data.
 //!
-//! The host asks this of saved images only, and unpacks nothing; so it needs little of a header, and takes little
-//! memory whatever one claims: a name of at most [`MAX_PATH`] bytes, records of at most [`MAX_RECORDS`].
+//! The host reads it only of saved images, and unpacks nothing. Whatever a header claims, memory is bounded: a name has
+//! at most [`MAX_PATH`] bytes, the records of an entry at most [`MAX_RECORDS`].
 
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 
 use snowglobe_init::headers::{self, BLOCK, MAX_PATH, MAX_RECORD, MAX_RECORDS};
 
-/// An entry.
+/// An entry of a tar archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct TarEntry {
     /// Its name, without a leading `./`.
     pub(crate) name: String,
-    /// What it is.
-    pub(crate) kind: Kind,
-    /// Where its data begins.
-    pub(crate) at: u64,
-    /// How many bytes that has.
+    /// Its kind.
+    pub(crate) kind: EntryKind,
+    /// The offset of its data.
+    pub(crate) offset: u64,
+    /// The length of its data.
     pub(crate) bytes: u64,
 }
 
-/// What an entry is, as far as saved images have such.
+/// The kinds of entries that saved images have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum EntryKind {
     /// A file whose data is in one piece.
     File,
-    /// A symbolic link, and what it names.
+    /// A symbolic link with its target.
     Link(String),
     /// Anything else.
     Other,
 }
 
-/// The entries of an archive, in order, read one by one.
+/// Reads the entries of an archive in order, one by one.
 #[derive(Debug)]
-pub(crate) struct Table<R> {
+pub(crate) struct TarIndex<R> {
     archive: R,
     at: u64,
-    /// Where the next header is.
+    /// The offset of the next header.
     next: u64,
 }
 
@@ -44,20 +44,20 @@ fn bad(problem: impl Into<String>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, problem.into())
 }
 
-/// What records say of the entry after them.
+/// The values that records before a header set for its entry.
 #[derive(Default)]
-struct Said {
+struct Extensions {
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     bytes: Option<u64>,
-    /// Whether its data is not the file as it is.
+    /// Whether the data is only the parts of a sparse file.
     sparse: bool,
-    /// How much was read for that.
+    /// The bytes of all its records.
     records: u64,
 }
 
-impl Said {
-    fn take_pax(&mut self, records: &[u8]) -> io::Result<()> {
+impl Extensions {
+    fn add_pax(&mut self, records: &[u8]) -> io::Result<()> {
         for record in headers::pax(records) {
             match record.map_err(bad)? {
                 (b"path", value) => self.name = Some(value.to_vec()),
@@ -71,8 +71,8 @@ impl Said {
     }
 }
 
-impl<R: Read> Table<R> {
-    /// The table of an archive that begins here.
+impl<R: Read> TarIndex<R> {
+    /// The index of an archive that begins at the current position.
     pub(crate) fn new(archive: R) -> Self {
         Self {
             archive,
@@ -81,12 +81,12 @@ impl<R: Read> Table<R> {
         }
     }
 
-    /// The first entry; nothing where there is none.
-    pub(crate) fn first(mut self) -> io::Result<Option<Entry>> {
-        // Only what precedes it is passed over, which is read.
+    /// The first entry; `None` if there is none.
+    pub(crate) fn first(mut self) -> io::Result<Option<TarEntry>> {
+        // The stream may not be able to seek, so the bytes before the entry are read.
         self.entry(|archive, bytes| {
-            let passed = io::copy(&mut archive.by_ref().take(bytes), &mut io::sink())?;
-            (passed == bytes)
+            let skipped = io::copy(&mut archive.by_ref().take(bytes), &mut io::sink())?;
+            (skipped == bytes)
                 .then_some(())
                 .ok_or_else(|| ErrorKind::UnexpectedEof.into())
         })
@@ -94,14 +94,14 @@ impl<R: Read> Table<R> {
 
     fn entry(
         &mut self,
-        mut pass: impl FnMut(&mut R, u64) -> io::Result<()>,
-    ) -> io::Result<Option<Entry>> {
-        let mut said = Said::default();
+        mut skip: impl FnMut(&mut R, u64) -> io::Result<()>,
+    ) -> io::Result<Option<TarEntry>> {
+        let mut extensions = Extensions::default();
         loop {
-            pass(&mut self.archive, self.next - self.at)?;
+            skip(&mut self.archive, self.next - self.at)?;
             let Some(block) = self.block()? else {
-                // Some archives end without the blocks that say so.
-                return match said.records {
+                // Some archives lack the two zero blocks at the end.
+                return match extensions.records {
                     0 => Ok(None),
                     _ => Err(ErrorKind::UnexpectedEof.into()),
                 };
@@ -116,34 +116,34 @@ impl<R: Read> Table<R> {
             let bytes = match kind {
                 b'1'..=b'6' => 0,
                 b'L' | b'K' | b'x' | b'X' | b'g' | b'V' => claimed,
-                _ => said.bytes.unwrap_or(claimed),
+                _ => extensions.bytes.unwrap_or(claimed),
             };
             self.next = bytes
                 .checked_next_multiple_of(BLOCK as u64)
                 .and_then(|bytes| self.at.checked_add(bytes))
                 .ok_or_else(|| bad("an entry is too large"))?;
             match kind {
-                b'L' => said.name = Some(self.text(bytes, &mut said.records)?),
-                b'K' => said.link = Some(self.text(bytes, &mut said.records)?),
+                b'L' => extensions.name = Some(self.text(bytes, &mut extensions.records)?),
+                b'K' => extensions.link = Some(self.text(bytes, &mut extensions.records)?),
                 b'x' | b'X' => {
-                    let records = self.record(bytes, MAX_RECORD, &mut said.records)?;
-                    said.take_pax(&records)?;
+                    let records = self.record(bytes, MAX_RECORD, &mut extensions.records)?;
+                    extensions.add_pax(&records)?;
                 }
-                b'g' | b'V' => said.records += 1,
+                b'g' | b'V' => extensions.records += 1,
                 b'S' => {
-                    let pieces = self.pass_pieces(&header)?;
+                    let map = self.skip_sparse_map(&header)?;
                     self.next = self
                         .next
-                        .checked_add(pieces)
+                        .checked_add(map)
                         .ok_or_else(|| bad("it is too large"))?;
-                    return Ok(Some(self.named(&header, said, bytes)));
+                    return Ok(Some(self.finish_entry(&header, extensions, bytes)));
                 }
-                _ => return Ok(Some(self.named(&header, said, bytes))),
+                _ => return Ok(Some(self.finish_entry(&header, extensions, bytes))),
             }
         }
     }
 
-    /// The next block; nothing at the archive's end.
+    /// The next block; `None` at the end of the archive.
     fn block(&mut self) -> io::Result<Option<[u8; BLOCK]>> {
         let mut start = Vec::with_capacity(BLOCK);
         self.archive
@@ -157,17 +157,17 @@ impl<R: Read> Table<R> {
         }
     }
 
-    /// The data of a record about the next entry.
+    /// The data of a record for the next entry.
     fn record(&mut self, bytes: u64, most: u64, sum: &mut u64) -> io::Result<Vec<u8>> {
         if bytes > most {
             return Err(bad(format!(
-                "it says {bytes} bytes about one entry's name; at most {most} are possible"
+                "it has {bytes} bytes of records for the name of one entry; at most {most} are possible"
             )));
         }
         *sum += bytes + 1;
         if *sum > MAX_RECORDS {
             return Err(bad(format!(
-                "it has more than {MAX_RECORDS} bytes of records about one entry"
+                "it has more than {MAX_RECORDS} bytes of records for one entry"
             )));
         }
         let mut record = Vec::new();
@@ -180,7 +180,7 @@ impl<R: Read> Table<R> {
         }
     }
 
-    /// A long name, which ends in a zero.
+    /// A long name, without the zeros at its end.
     fn text(&mut self, bytes: u64, sum: &mut u64) -> io::Result<Vec<u8>> {
         let mut name = self.record(bytes, MAX_PATH as u64 + 1, sum)?;
         while name.last() == Some(&0) {
@@ -189,43 +189,43 @@ impl<R: Read> Table<R> {
         Ok(name)
     }
 
-    /// Passes over the blocks that go on with a sparse file's map; gives how many bytes they have.
-    fn pass_pieces(&mut self, header: &tar::Header) -> io::Result<u64> {
+    /// Skips the blocks that continue the map of a sparse file. Returns their length.
+    fn skip_sparse_map(&mut self, header: &tar::Header) -> io::Result<u64> {
         let mut more = header.as_gnu().is_some_and(tar::GnuHeader::is_extended);
-        let mut passed = 0;
+        let mut skipped = 0;
         while more {
             let mut block = tar::GnuExtSparseHeader::new();
             self.archive.read_exact(block.as_mut_bytes())?;
-            passed += BLOCK as u64;
+            skipped += BLOCK as u64;
             more = block.is_extended();
         }
-        self.at += passed;
-        Ok(passed)
+        self.at += skipped;
+        Ok(skipped)
     }
 
-    fn named(&self, header: &tar::Header, said: Said, bytes: u64) -> Entry {
+    fn finish_entry(&self, header: &tar::Header, extensions: Extensions, bytes: u64) -> TarEntry {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let link = said
+        let link = extensions
             .link
             .or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
-        let name = said
+        let name = extensions
             .name
             .unwrap_or_else(|| header.path_bytes().into_owned());
-        Entry {
+        TarEntry {
             name: text(name).trim_start_matches("./").to_owned(),
             kind: match header.as_old().linkflag[0] {
-                0 | b'0' | b'7' if !said.sparse => Kind::File,
-                b'2' => Kind::Link(text(link.unwrap_or_default())),
-                _ => Kind::Other,
+                0 | b'0' | b'7' if !extensions.sparse => EntryKind::File,
+                b'2' => EntryKind::Link(text(link.unwrap_or_default())),
+                _ => EntryKind::Other,
             },
-            at: self.at,
+            offset: self.at,
             bytes,
         }
     }
 }
 
-impl<R: Read + Seek> Iterator for Table<R> {
-    type Item = io::Result<Entry>;
+impl<R: Read + Seek> Iterator for TarIndex<R> {
+    type Item = io::Result<TarEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let to = |archive: &mut R, bytes: u64| {
@@ -244,8 +244,8 @@ mod tests {
 
     use super::*;
 
-    fn entries(archive: &[u8]) -> io::Result<Vec<Entry>> {
-        Table::new(Cursor::new(archive)).collect()
+    fn entries(archive: &[u8]) -> io::Result<Vec<TarEntry>> {
+        TarIndex::new(Cursor::new(archive)).collect()
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
         let said: Vec<_> = found
             .iter()
             .map(|entry| {
-                let at = entry.at as usize;
+                let at = entry.offset as usize;
                 (entry.name.as_str(), &archive[at..at + entry.bytes as usize])
             })
             .collect();
@@ -291,9 +291,9 @@ mod tests {
             ("by/pax", b"333"),
         ];
         assert_eq!(said, expected);
-        assert_eq!(found[3].kind, Kind::Link(long));
+        assert_eq!(found[3].kind, EntryKind::Link(long));
         assert_eq!(
-            Table::new(archive.as_slice()).first().unwrap().unwrap(),
+            TarIndex::new(archive.as_slice()).first().unwrap().unwrap(),
             found[0]
         );
     }
@@ -331,7 +331,7 @@ mod tests {
     fn whatever_a_header_claims_little_is_read() {
         for kind in *b"LKxX" {
             let archive = Endless(Cursor::new(claim(kind, 2 << 30)), 0);
-            let error = Table::new(archive).first().unwrap_err().to_string();
+            let error = TarIndex::new(archive).first().unwrap_err().to_string();
             assert!(error.contains("2147483648 bytes"), "{error}");
         }
         let mut many = Vec::new();
@@ -342,8 +342,11 @@ mod tests {
             many.resize(many.len().next_multiple_of(BLOCK) - 1, b'c');
             many.push(b'\n');
         }
-        let error = Table::new(many.as_slice()).first().unwrap_err().to_string();
-        assert!(error.contains("records about one entry"), "{error}");
+        let error = TarIndex::new(many.as_slice())
+            .first()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("records for one entry"), "{error}");
         let mut sparse = claim(b'S', 0);
         sparse[482] = 1;
         let mut header = tar::Header::new_old();
@@ -358,7 +361,7 @@ mod tests {
             .into_iter()
             .map(|entry| entry.kind)
             .collect();
-        assert_eq!(kinds, [Kind::Other, Kind::File]);
+        assert_eq!(kinds, [EntryKind::Other, EntryKind::File]);
         assert!(entries(&claim(b'0', u64::MAX >> 1)).is_err());
     }
 
@@ -373,7 +376,7 @@ mod tests {
                 archive.resize(archive.len() + given.next_multiple_of(BLOCK), 0x31);
             }
             let _ = entries(&archive);
-            let _ = Table::new(archive.as_slice()).first();
+            let _ = TarIndex::new(archive.as_slice()).first();
         }
     }
 }

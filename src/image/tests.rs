@@ -1,4 +1,4 @@
-//! The store's promises, kept by a real unpacker that needs no VM: it copies the layers' bytes to the disk's end.
+//! What the store promises, tested with an unpacker that needs no VM: it copies the bytes of the layers to the disk.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -10,11 +10,18 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
+use super::content::{Content, RunConfig};
+use super::digest::Digest;
+use super::source::archive;
+use super::store::eviction::Pruned;
+use super::store::record::{DiskRecord, ImageRecord, Source};
+use super::store::store_error::StoreError;
 use super::*;
+use crate::image::compression::Compression;
 use crate::presence::tests::each_question_may_fail;
-use crate::progress::Step;
+use crate::progress::{Progress, Step};
 
-/// Copies the layers to where the empty file system has nothing, once it may.
+/// Copies the layers to an empty part of the disk, as soon as the gate is open.
 struct Copy {
     times: AtomicUsize,
     gate: Semaphore,
@@ -44,20 +51,20 @@ impl Unpacker for Copy {
         disk: &Path,
         layers: &[LayerSource],
         progress: &Progress,
-    ) -> Result<Unpacked, ImageError> {
+    ) -> Result<Unpacked, UnpackError> {
         self.times.fetch_add(1, Ordering::SeqCst);
         progress.say("copying");
         self.gate.acquire().await.unwrap().forget();
         let mut file = File::options()
             .write(true)
             .open(disk)
-            .map_err(ImageError::unpack)?;
-        file.seek(SeekFrom::Start(AT)).map_err(ImageError::unpack)?;
+            .map_err(UnpackError::new)?;
+        file.seek(SeekFrom::Start(AT)).map_err(UnpackError::new)?;
         let mut bytes = 0;
         for layer in layers {
-            let mut input = layer.open(progress, "copying")?;
+            let mut input = layer.open(progress, "copying").map_err(UnpackError::new)?;
             bytes += std::io::copy(&mut input, &mut file)
-                .map_err(|_| ImageError::unpack("the stream ended early"))?;
+                .map_err(|_| UnpackError::new("the stream ended early"))?;
         }
         Ok(Unpacked {
             entries: 1,
@@ -78,25 +85,25 @@ pub(crate) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// A data directory, and what its references are said to be.
+/// A data directory, and the dependents that the store is told.
 struct Home {
     dir: tempfile::TempDir,
-    references: Arc<Mutex<Vec<Reference>>>,
+    dependents: Arc<Mutex<Vec<Dependent>>>,
 }
 
 impl Home {
     fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
-            references: Arc::default(),
+            dependents: Arc::default(),
         }
     }
 
     fn store(&self) -> ImageStore {
-        let references = self.references.clone();
-        ImageStore::new(
+        let dependents = self.dependents.clone();
+        ImageStore::open(
             self.dir.path(),
-            Arc::new(move || Ok(references.lock().unwrap().clone())),
+            Arc::new(move || Ok(dependents.lock().unwrap().clone())),
         )
         .unwrap()
     }
@@ -178,7 +185,7 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
         made.disk.bytes
     );
 
-    let handle = store.open(&key("first"), "sandbox x").unwrap();
+    let handle = store.lease(&key("first"), "sandbox x").unwrap();
     let meta = handle.disk().metadata().unwrap();
     assert_eq!(
         (meta.len(), meta.permissions().mode() & 0o777),
@@ -189,7 +196,6 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
         DiskId::of_path(handle.disk()),
         Some(made.record.disk.clone())
     );
-    assert_eq!(handle.record(), Some(&made.record));
 
     // Another process sees the same, and who is there.
     let images = home.store().list().unwrap();
@@ -203,7 +209,7 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
 async fn an_image_that_is_not_there_is_not_found() {
     let home = Home::new();
     let store = home.store();
-    let error = store.open(&key("a"), "x").unwrap_err().to_string();
+    let error = store.lease(&key("a"), "x").unwrap_err().to_string();
     assert!(
         error.contains("`a`") && error.contains("none yet"),
         "{error}"
@@ -294,12 +300,12 @@ async fn importing_over_a_name_leaves_the_old_disk_to_whoever_stands_on_it() {
         .import(&n, &home.archive("old"), &Copy::open(), &Progress::none())
         .await
         .unwrap();
-    let old = store.open(&key("n"), "sandbox x").unwrap();
+    let old = store.lease(&key("n"), "sandbox x").unwrap();
     store
         .import(&n, &home.archive("new"), &Copy::open(), &Progress::none())
         .await
         .unwrap();
-    let new = store.open(&key("n"), "sandbox y").unwrap();
+    let new = store.lease(&key("n"), "sandbox y").unwrap();
     assert_eq!(
         (content(old.disk()).as_str(), content(new.disk()).as_str()),
         ("old", "new")
@@ -307,18 +313,18 @@ async fn importing_over_a_name_leaves_the_old_disk_to_whoever_stands_on_it() {
 
     // A snapshot stands on the old one when its VM goes: it stays, and can be opened by its id.
     let old_disk = old.disk().to_owned();
-    let snapshot = Reference {
+    let snapshot = Dependent {
         disk: old_disk.clone(),
-        by: "snapshot clean".into(),
+        description: "snapshot clean".into(),
     };
-    home.references.lock().unwrap().push(snapshot);
+    home.dependents.lock().unwrap().push(snapshot);
     drop(old);
     store.sweep().unwrap();
     assert_eq!(content(&old_disk), "old");
     let again = store
-        .open_disk(&DiskId::of_path(&old_disk).unwrap(), "sandbox z")
+        .lease_disk(&DiskId::of_path(&old_disk).unwrap(), "sandbox z")
         .unwrap();
-    home.references.lock().unwrap().clear();
+    home.dependents.lock().unwrap().clear();
     store.sweep().unwrap();
     assert!(old_disk.exists());
     drop(again);
@@ -327,7 +333,7 @@ async fn importing_over_a_name_leaves_the_old_disk_to_whoever_stands_on_it() {
     assert_eq!(home.files("disks").len(), 2);
     assert!(
         store
-            .open_disk(&DiskId::of_path(&old_disk).unwrap(), "x")
+            .lease_disk(&DiskId::of_path(&old_disk).unwrap(), "x")
             .is_err()
     );
     assert_eq!(content(new.disk()), "new");
@@ -349,8 +355,8 @@ async fn a_failed_import_leaves_what_the_name_stood_for() {
             _: &Path,
             _: &[LayerSource],
             _: &Progress,
-        ) -> Result<Unpacked, ImageError> {
-            Err(ImageError::unpack("the VM went away"))
+        ) -> Result<Unpacked, UnpackError> {
+            Err(UnpackError::new("the VM went away"))
         }
     }
     let error = store
@@ -358,7 +364,7 @@ async fn a_failed_import_leaves_what_the_name_stood_for() {
         .await
         .unwrap_err();
     assert!(matches!(error, ImageError::Unpack(_)), "{error}");
-    assert_eq!(content(store.open(&key("n"), "x").unwrap().disk()), "old");
+    assert_eq!(content(store.lease(&key("n"), "x").unwrap().disk()), "old");
     assert_eq!(
         (home.files("disks").len(), home.files("building").len()),
         (2, 0)
@@ -374,41 +380,41 @@ async fn removing_is_refused_while_anything_stands_on_it() {
         .import(&n, &home.archive("one"), &Copy::open(), &Progress::none())
         .await
         .unwrap();
-    let handle = store.open(&key("n"), "sandbox default").unwrap();
+    let handle = store.lease(&key("n"), "sandbox default").unwrap();
     let error = store.remove(&key("n")).unwrap_err().to_string();
     assert!(error.contains("sandbox default (process"), "{error}");
-    let snapshot = Reference {
+    let snapshot = Dependent {
         disk: handle.disk().to_owned(),
-        by: "snapshot clean of sandbox default".into(),
+        description: "snapshot clean of sandbox default".into(),
     };
-    home.references.lock().unwrap().push(snapshot);
+    home.dependents.lock().unwrap().push(snapshot);
     drop(handle);
     let error = store.remove(&key("n")).unwrap_err().to_string();
     assert!(
         error.contains("snapshot clean") && !error.contains("process"),
         "{error}"
     );
-    home.references.lock().unwrap().clear();
+    home.dependents.lock().unwrap().clear();
     store.remove(&key("n")).unwrap();
     home.assert_nothing_is_left();
 }
 
 #[tokio::test]
-async fn nothing_is_removed_when_references_are_unknown() {
+async fn nothing_is_removed_when_dependents_are_unknown() {
     let home = Home::new();
     let n = name("n");
     home.store()
         .import(&n, &home.archive("one"), &Copy::open(), &Progress::none())
         .await
         .unwrap();
-    let blind = ImageStore::new(
+    let blind = ImageStore::open(
         home.dir.path(),
         Arc::new(|| Err("the disk is on fire".into())),
     )
     .unwrap();
     assert!(matches!(
         blind.remove(&key("n")).unwrap_err(),
-        ImageError::References(_)
+        StoreError::Dependents(_)
     ));
     // A new disk under the name: the old one could be a snapshot's.
     blind
@@ -431,8 +437,8 @@ async fn a_damaged_record_is_said_and_can_be_removed() {
         .unwrap();
     for bad in ["{\"format\":99}", "not json", ""] {
         fs::write(home.dir.path().join("images/names/n.json"), bad).unwrap();
-        let error = store.open(&key("n"), "x").unwrap_err();
-        assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
+        let error = store.lease(&key("n"), "x").unwrap_err();
+        assert!(matches!(error, StoreError::DamagedRecord { .. }), "{error}");
         assert!(store.list().unwrap().is_empty());
         // A name that can't be read may stand for any disk.
         assert!(store.sweep().is_err());
@@ -507,8 +513,8 @@ async fn a_dropped_import_leaves_nothing() {
 #[ignore = "part of a_killed_process_leaves_nothing_that_counts"]
 async fn child_that_is_killed() {
     let dir = PathBuf::from(std::env::var_os("SNOWGLOBE_TEST_DIR").expect("set by the parent"));
-    let store = ImageStore::new(&dir, Arc::new(|| Ok(Vec::new()))).unwrap();
-    let _handle = store.open(&key("used"), "the child").unwrap();
+    let store = ImageStore::open(&dir, Arc::new(|| Ok(Vec::new()))).unwrap();
+    let _handle = store.lease(&key("used"), "the child").unwrap();
     let (progress, mut steps) = Progress::channel();
     let say = async {
         wait_for(&mut steps, "copying").await;
@@ -577,7 +583,7 @@ async fn leftovers_of_a_crash_are_swept_at_the_next_start() {
     fs::create_dir(images.join("building/n")).unwrap();
     fs::write(images.join("building/n/root.raw"), "half").unwrap();
     // Crashed after the disk was moved, before the name stood for it.
-    let id = DiskId::new();
+    let id = DiskId::random();
     fs::write(images.join(format!("disks/{id}.raw")), "whole").unwrap();
     fs::write(images.join(format!("disks/{id}.json")), "{}").unwrap();
     fs::write(
@@ -593,20 +599,15 @@ async fn leftovers_of_a_crash_are_swept_at_the_next_start() {
 fn pulled(store: &ImageStore, home: &Home, reference: &str, text: &str, seconds: i64) -> ImageKey {
     let path = home.archive(text);
     let blobs = store.blobs();
-    let content = source::archive::take_root(
-        &path,
-        content::RunConfig::default(),
-        blobs,
-        &Progress::none(),
-    )
-    .unwrap();
+    let content =
+        archive::import_root(&path, &RunConfig::default(), blobs, &Progress::none()).unwrap();
     let disk = DiskRecord {
         format: 2,
-        disk: DiskId::new(),
-        key: content.key(),
+        disk: DiskId::random(),
+        key: content.disk_key(),
         bytes: 1 << 20,
         entries: 1,
-        accounts: user::Accounts::default(),
+        accounts: Accounts::default(),
     };
     let raw = home.dir.path().join("raw");
     fs::write(&raw, vec![7; 1 << 20]).unwrap();
@@ -651,7 +652,7 @@ async fn images_of_the_same_layers_share_a_disk() {
         (&second.disk, 1)
     );
     // In use under one name, it may lose the other, and only that.
-    let handle = store.open(&key("a"), "x").unwrap();
+    let handle = store.lease(&key("a"), "x").unwrap();
     store.remove(&key("b")).unwrap();
     assert!(store.remove(&key("a")).is_err() && handle.disk().exists());
     drop(handle);
@@ -667,9 +668,9 @@ async fn a_layer_that_is_not_what_the_configuration_promises_is_refused() {
     let digest = store.blobs().put(&tar).unwrap();
     let layer = (digest, tar.len() as u64, Compression::Plain);
     // What another image's layer is: else its disk would be taken for this one.
-    let claimed = store::blobs::Digest::of(b"another layer");
-    let run = content::RunConfig::default();
-    let content = content::Content::of_root(store.blobs(), layer, &claimed, &run).unwrap();
+    let claimed = Digest::of(b"another layer");
+    let run = RunConfig::default();
+    let content = Content::of_root(store.blobs(), layer, &claimed, &run).unwrap();
     let dir = home.dir.path().join("layout/blobs/sha256");
     fs::create_dir_all(&dir).unwrap();
     for blob in content.blobs() {
@@ -734,10 +735,10 @@ fn room_is_made_by_what_was_not_used_for_longest_and_is_not_in_use() {
         .map(|(reference, n)| pulled(&store, &home, reference, reference.split_at(5).1, n * 1000))
         .collect();
     let stray = store.blobs().put(b"nobody needs this").unwrap();
-    let handle = store.open(&all[0], "x").unwrap();
+    let handle = store.lease(&all[0], "x").unwrap();
     assert_eq!(
         store.make_room(u64::MAX, &all[3]).unwrap(),
-        store::eviction::Pruned::default()
+        Pruned::default()
     );
     let total = store.usage().unwrap().total();
     // A megabyte too much: the oldest is in use, so the one after it goes.
@@ -778,7 +779,7 @@ async fn what_was_imported_or_built_goes_only_by_name_and_nothing_while_somebody
         .await
         .unwrap();
     let stray = store.blobs().put(b"on its way").unwrap();
-    let fetching = store.fetching().unwrap();
+    let fetching = store.keep_blobs().await.unwrap();
     let pruned = store.prune(true).unwrap();
     assert!(pruned.fetching && pruned.images.is_empty());
     assert!(store.blobs().size(&stray).is_some());
@@ -802,7 +803,7 @@ async fn what_is_saved_is_taken_again() {
         .await
         .unwrap();
     let dir = home.dir.path().join("layout");
-    let target = export::Target::Layout {
+    let target = SaveTarget::Layout {
         dir: dir.clone(),
         name: "v1".into(),
     };
@@ -816,7 +817,7 @@ async fn what_is_saved_is_taken_again() {
     store
         .save(
             &key("mine"),
-            export::Target::Archive(file.clone()),
+            SaveTarget::Archive(file.clone()),
             &Progress::none(),
         )
         .await
@@ -873,7 +874,7 @@ fn an_error_is_no_answer() {
             let import = store.import(&name, &path, &unpacker, &none);
             runtime.block_on(import).unwrap();
         }
-        let handle = store.open(&key("used"), "x").unwrap();
+        let handle = store.lease(&key("used"), "x").unwrap();
         // Their names go unnoticed, as by a crash; what they stood for is left.
         let images = home.dir.path().join("images");
         for image in ["used", "lost"] {
@@ -883,7 +884,9 @@ fn an_error_is_no_answer() {
         fs::write(images.join("partial/00"), "00").unwrap();
         ((store, handle, home), images)
     };
-    let described = |error: ImageError| crate::describe(&error);
+    fn described(error: impl std::error::Error + 'static) -> String {
+        crate::describe(&error)
+    }
     let asked = each_question_may_fail(prepare, |(store, ..)| store.sweep().map_err(described));
     assert!(
         asked > 10,

@@ -1,34 +1,34 @@
-//! Who an image's commands expect to be: the `User` of its configuration, found among its users and groups. Pure.
+//! The user of an image: the `User` of its configuration, looked up in its users and groups. Pure.
 
 use serde::{Deserialize, Serialize};
 
-/// An image's users and groups, as its files have them.
+/// The files of users and groups of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
     /// `/etc/passwd`.
-    pub passwd: String,
+    pub(crate) passwd: String,
     /// `/etc/group`.
-    pub group: String,
+    pub(crate) group: String,
 }
 
-/// A user that isn't root.
+/// A user other than root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
+pub(crate) struct FoundUser {
     /// The uid.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// The primary group.
-    pub gid: u32,
-    /// The name, where it has one.
-    pub name: Option<String>,
+    pub(crate) gid: u32,
+    /// The name; `None` for a number that has no name.
+    pub(crate) name: Option<String>,
 }
 
 fn field(line: &str, index: usize) -> &str {
     line.split(':').nth(index).unwrap_or_default()
 }
 
-/// Finds what `USER[:GROUP]` means, each a name or a number; nothing where it means root. A number nobody has is as
-/// good as any, with the group 0, as container engines have it.
-pub fn resolve(user: &str, accounts: &Accounts) -> Result<Option<Resolved>, String> {
+/// Looks up `USER[:GROUP]`, each a name or a number; `None` if it means root. As in container engines, a number that no
+/// user has is valid, with the group 0.
+pub(crate) fn find_user(user: &str, accounts: &Accounts) -> Result<Option<FoundUser>, String> {
     let (user, group) = match user.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (user, None),
@@ -67,11 +67,11 @@ pub fn resolve(user: &str, accounts: &Accounts) -> Result<Option<Resolved>, Stri
             found.ok_or_else(|| format!("there is no group {group} in its /etc/group"))?
         }
     };
-    // The number that stands for none at all.
+    // To the kernel this number means "no change".
     if uid == u32::MAX || gid == u32::MAX {
-        return Err(format!("{} is nobody's number", u32::MAX));
+        return Err(format!("{} is no valid uid or gid", u32::MAX));
     }
-    Ok((uid != 0).then_some(Resolved { uid, gid, name }))
+    Ok((uid != 0).then_some(FoundUser { uid, gid, name }))
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
             group: "root:x:0:\nweb:x:80:app\n".into(),
         };
         let is = |uid, gid, name: Option<&str>| {
-            Ok(Some(Resolved {
+            Ok(Some(FoundUser {
                 uid,
                 gid,
                 name: name.map(str::to_owned),
@@ -105,15 +105,15 @@ mod tests {
             ("99", is(5, 6, Some("99"))),
         ];
         for (user, expected) in cases {
-            assert_eq!(resolve(user, &accounts), expected, "{user:?}");
+            assert_eq!(find_user(user, &accounts), expected, "{user:?}");
         }
         for (user, said) in [
             ("nobody", "no user nobody"),
             ("app:x", "no group x"),
-            ("4294967295", "nobody's number"),
+            ("4294967295", "no valid uid"),
         ] {
-            assert!(resolve(user, &accounts).unwrap_err().contains(said));
+            assert!(find_user(user, &accounts).unwrap_err().contains(said));
         }
-        assert_eq!(resolve("12", &Accounts::default()), is(12, 0, None));
+        assert_eq!(find_user("12", &Accounts::default()), is(12, 0, None));
     }
 }

@@ -11,8 +11,7 @@ use super::feed::{Feed, Pieces};
 use super::{Machine, MachineError, Parts, Plan};
 use crate::config::HostConfig;
 use crate::guest::{Guest, Output, unexpected};
-use crate::image::user::Accounts;
-use crate::image::{ImageError, LayerSource, Processor, Unpacked, Unpacker};
+use crate::image::{Accounts, ImageError, LayerSource, Processor, UnpackError, Unpacked, Unpacker};
 use crate::presence;
 use crate::progress::Progress;
 use crate::rundir::{self, RuntimeDir};
@@ -122,8 +121,8 @@ impl<'a> VmUnpacker<'a> {
             });
             let piece = pieces.next().await;
             // If the stream broke on the host, report that rather than its consequences.
-            layer.check()?;
-            let piece = piece.map_err(ImageError::unpack)?;
+            layer.check().map_err(ImageError::from)?;
+            let piece = piece.map_err(|error| ImageError::from(UnpackError::new(error)))?;
             let request = Request::ApplyLayer {
                 whiteouts: layer.whiteouts,
                 offset: piece.offset,
@@ -190,9 +189,9 @@ impl Unpacker for VmUnpacker<'_> {
         disk: &Path,
         layers: &[LayerSource],
         progress: &Progress,
-    ) -> Result<Unpacked, ImageError> {
+    ) -> Result<Unpacked, UnpackError> {
         self.fill(disk, layers, progress)
             .await
-            .map_err(ImageError::unpack)
+            .map_err(UnpackError::new)
     }
 }

@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
-use crate::image::LayerSource;
-use crate::image::layer::MAX_UNPACKED;
+use crate::image::{LayerSource, MAX_UNPACKED};
 use crate::private;
 
 /// The gap before, between and after archives, in bytes.

@@ -5,25 +5,33 @@ use std::sync::Arc;
 use snowglobe_init::boot::ImageUser;
 
 use super::SandboxError;
+use crate::blocking::blocking;
 use crate::config::{HostConfig, SandboxSpec};
 use crate::disk::{self, Base, Record};
-use crate::image::user;
-use crate::image::{DiskId, ImageError, ImageHandle, ImageInfo, ImageRef, ImageStore, Reference};
+use crate::image::{
+    Dependent, DiskId, DiskLease, ImageError, ImageInfo, ImageRef, ImageStore, find_user,
+};
 use crate::machine::VmUnpacker;
 use crate::progress::Progress;
 
 /// The images of this host. Disks that snapshots need are not removed.
 pub fn image_store(host: &HostConfig) -> Result<ImageStore, ImageError> {
     let snapshots = host.dirs.data.clone();
-    let references = move || {
+    let dependents = move || {
         let all = disk::all_records(&snapshots)?;
-        let refer = |(sandbox, record): (String, Record)| Reference {
+        let dependent = |(sandbox, record): (String, Record)| Dependent {
             disk: record.base.disk,
-            by: format!("the snapshot {} of the sandbox {sandbox}", record.name),
+            description: format!("the snapshot {} of the sandbox {sandbox}", record.name),
         };
-        Ok(all.into_iter().map(refer).collect())
+        Ok(all.into_iter().map(dependent).collect())
     };
-    ImageStore::new(&host.dirs.data, Arc::new(references))
+    Ok(ImageStore::open(&host.dirs.data, Arc::new(dependents))?)
+}
+
+/// Opens the store on a thread of its own: leftovers of killed processes are removed first.
+async fn open_store(host: &HostConfig) -> Result<ImageStore, ImageError> {
+    let host = host.clone();
+    blocking(move || image_store(&host)).await
 }
 
 /// The user of a disk, in messages.
@@ -36,9 +44,9 @@ pub(super) async fn of_image(
     host: &HostConfig,
     spec: &SandboxSpec,
     progress: &Progress,
-) -> Result<(Base, ImageHandle), SandboxError> {
+) -> Result<(Base, DiskLease), SandboxError> {
     let reference: ImageRef = spec.image.parse().map_err(ImageError::from)?;
-    let store = image_store(host)?;
+    let store = open_store(host).await?;
     let image = store
         .ensure(
             &reference,
@@ -47,27 +55,34 @@ pub(super) async fn of_image(
             progress,
         )
         .await?;
-    let handle = store.open(&image.record.key, &disk_user(spec))?;
+    let (key, user, limit) = (
+        image.record.key.clone(),
+        disk_user(spec),
+        host.image_store_bytes,
+    );
+    let lease = store.blocking(move |store| {
+        let lease = store.lease(&key, &user)?;
+        if let Err(error) = store.make_room(limit, &key) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "could not make room among the images");
+        }
+        Ok::<_, ImageError>(lease)
+    });
+    let lease = lease.await?;
     let base = Base {
         image: spec.image.clone(),
-        disk: handle.disk().to_owned(),
+        disk: lease.disk().to_owned(),
         user: image_user(&image),
         workdir: image.record.content.run.workdir,
         env: image.record.content.run.env,
     };
-    if let Err(error) = store.make_room(host.image_store_bytes, &image.record.key) {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "could not make room among the images"
-        );
-    }
-    Ok((base, handle))
+    Ok((base, lease))
 }
 
 /// The image's own user, unless that is root.
 fn image_user(image: &ImageInfo) -> Option<ImageUser> {
     let name = image.record.content.run.user.as_deref()?;
-    match user::resolve(name, &image.disk.accounts) {
+    match find_user(name, &image.disk.accounts) {
         Ok(user) => user.map(|user| ImageUser {
             uid: user.uid,
             gid: user.gid,
@@ -81,12 +96,14 @@ fn image_user(image: &ImageInfo) -> Option<ImageUser> {
 }
 
 /// Opens the image disk under a snapshot, which keeps it from being removed.
-pub(super) fn hold(
+pub(super) async fn hold(
     host: &HostConfig,
     spec: &SandboxSpec,
     base: &Base,
-) -> Result<ImageHandle, SandboxError> {
+) -> Result<DiskLease, SandboxError> {
     let id =
         DiskId::of_path(&base.disk).ok_or_else(|| SandboxError::ForeignDisk(base.disk.clone()))?;
-    Ok(image_store(host)?.open_disk(&id, &disk_user(spec))?)
+    let (store, user) = (open_store(host).await?, disk_user(spec));
+    let lease = store.blocking(move |store| store.lease_disk(&id, &user));
+    Ok(lease.await.map_err(ImageError::from)?)
 }

@@ -90,7 +90,7 @@ impl Sandbox {
                 (base, Vec::new(), image)
             }
             Some(record) => {
-                let image = images::hold(host, spec, &record.base)?;
+                let image = images::hold(host, spec, &record.base).await?;
                 (record.base, record.layers, image)
             }
         };

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::sync::watch;
 
 use crate::disk::{Base, VmDir};
-use crate::image::ImageHandle;
+use crate::image::DiskLease;
 use crate::machine::Machine;
 use crate::names::SnapshotName;
 
@@ -25,7 +25,7 @@ pub(super) struct Live {
     /// Whether a call has reported that this VM ended.
     pub(super) told: AtomicBool,
     // Keeps the image's disk from being removed.
-    pub(super) _image: ImageHandle,
+    pub(super) _image: DiskLease,
 }
 
 /// The sandbox's VM.

@@ -206,7 +206,7 @@ fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
     let image = format!("{}/app:1", public.host);
     for (config, why) in [
         (r#"{"credsStore": "test"}"#, "is not installed"),
-        (r#"{"auths": {"#, "is no such file as Docker writes"),
+        (r#"{"auths": {"#, "is no credentials file of Docker"),
     ] {
         std::fs::write(home.path("docker/config.json"), config).unwrap();
         let (code, said) = home.run(&["image", "pull", &image]);

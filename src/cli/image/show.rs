@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::image::{ImageError, ImageInfo, ImageKey, ImageStore};
+use crate::image::{ImageInfo, ImageKey, ImageStore};
 use crate::shown;
 use crate::text::size;
 
@@ -32,18 +32,7 @@ fn json(image: &ImageInfo) -> serde_json::Value {
 }
 
 pub(super) fn inspect(store: &ImageStore, key: &ImageKey) -> anyhow::Result<()> {
-    let Some(image) = store.find(key)? else {
-        let known = store
-            .list()?
-            .into_iter()
-            .map(|image| image.record.key)
-            .collect();
-        return Err(ImageError::NotFound {
-            name: key.clone(),
-            known,
-        }
-        .into());
-    };
+    let image = store.require(key)?;
     writeln!(shown::out(), "{}", shown::json(&json(&image))?)?;
     Ok(())
 }

@@ -5,6 +5,10 @@ use std::fs;
 use std::io::Read;
 
 use super::*;
+use crate::image::digest::Digest;
+use crate::image::manifest::{MAX_JSON, REF_NAME};
+use crate::image::platform::architecture;
+use crate::image::source::saved_image::MAX_ENTRIES;
 use crate::image::tests::tar_of;
 
 /// A saved image as `docker save` writes it, or as an OCI archive; with `tamper` the first layer is another than its name says.
@@ -76,7 +80,7 @@ fn a_saved_image_is_taken_by_its_layers() {
     );
     for docker in [true, false] {
         fs::write(&path, saved(docker, &[&one, &two], false)).unwrap();
-        let content = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
+        let content = import_any(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
         let layers = LayerSource::of(&content, &blobs).unwrap();
         let kinds: Vec<_> = layers
             .iter()
@@ -98,7 +102,7 @@ fn a_saved_image_is_taken_by_its_layers() {
         assert_eq!(content.run.env, env);
 
         fs::write(&path, saved(docker, &[&one], true)).unwrap();
-        let error = take(
+        let error = import_any(
             &path,
             Processor::host(),
             &Blobs::new(&dir.path().join("other")).unwrap(),
@@ -110,18 +114,18 @@ fn a_saved_image_is_taken_by_its_layers() {
         // An image made from scratch with nothing in it is one.
         fs::write(&path, saved(docker, &[], false)).unwrap();
         assert!(
-            take(&path, Processor::host(), &blobs, &Progress::none())
+            import_any(&path, Processor::host(), &blobs, &Progress::none())
                 .unwrap()
                 .layers
                 .is_empty()
         );
         let packed = zstd::encode_all(saved(docker, &[&one], false).as_slice(), 1).unwrap();
         fs::write(&path, packed).unwrap();
-        let error = take(&path, Processor::host(), &blobs, &Progress::none())
+        let error = import_any(&path, Processor::host(), &blobs, &Progress::none())
             .unwrap_err()
             .to_string();
         assert!(error.contains("decompress it first"), "{error}");
-        let error = take_saved(&path, Processor::host(), &blobs, &Progress::none())
+        let error = import_saved(&path, Processor::host(), &blobs, &Progress::none())
             .unwrap_err()
             .to_string();
         assert!(error.contains("no saved image"), "{error}");
@@ -132,7 +136,7 @@ fn a_saved_image_is_taken_by_its_layers() {
         tar_of(&[("manifest.json", b"{\"name\": \"my web app\"}")]),
     )
     .unwrap();
-    let content = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
+    let content = import_any(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
     assert!(content.plain_root && content.layers.len() == 1);
     assert!(!LayerSource::of(&content, &blobs).unwrap()[0].whiteouts);
 }
@@ -149,7 +153,7 @@ fn a_root_in_xz_becomes_a_layer_that_others_can_use() {
     let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
     xz.write_all(&tar).unwrap();
     fs::write(&path, xz.finish().unwrap()).unwrap();
-    let content = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
+    let content = import_any(&path, Processor::host(), &blobs, &Progress::none()).unwrap();
     assert_eq!(content.layers[0].diff_id, Digest::of(&tar));
     let layer = &LayerSource::of(&content, &blobs).unwrap()[0];
     assert_eq!(layer.compression(), Compression::Zstd);
@@ -188,7 +192,7 @@ fn of_one_image_s_variants_the_best_is_taken_and_of_several_images_none() {
         let index = serde_json::json!({"schemaVersion": 2, "manifests": entries});
         fs::write(layout.join("index.json"), index.to_string()).unwrap();
     };
-    let taken = |name| take_layout(&layout, name, Processor::host(), &blobs, &Progress::none());
+    let taken = |name| import_layout(&layout, name, Processor::host(), &blobs, &Progress::none());
     let base = if architecture() == "arm64" {
         "v8"
     } else {
@@ -222,7 +226,7 @@ fn of_one_image_s_variants_the_best_is_taken_and_of_several_images_none() {
         archive.append_dir_all(".", &layout).unwrap();
         let path = dir.path().join("saved.tar");
         fs::write(&path, archive.into_inner().unwrap()).unwrap();
-        let taken = take_saved(&path, Processor::host(), &blobs, &Progress::none());
+        let taken = import_saved(&path, Processor::host(), &blobs, &Progress::none());
         assert_eq!(taken.is_ok(), works, "{second}");
     }
 }
@@ -289,7 +293,7 @@ fn a_layout_names_nothing_outside() {
         let dir = at(&format!("layout{number}"));
         make(&dir);
         let blobs = Blobs::new(&at(&format!("store{number}"))).unwrap();
-        let taken = take_layout(&dir, None, Processor::host(), &blobs, &Progress::none());
+        let taken = import_layout(&dir, None, Processor::host(), &blobs, &Progress::none());
         let error = taken.expect_err(how).to_string();
         let said = ["cp -rL", "no regular file", "without its part"];
         assert!(
@@ -308,7 +312,7 @@ fn a_layout_names_nothing_outside() {
     layout(&at("good"), &secret);
     let blobs = Blobs::new(&at("store")).unwrap();
     symlink(at("good"), at("named")).unwrap();
-    take_layout(
+    import_layout(
         &at("named"),
         None,
         Processor::host(),
@@ -344,13 +348,14 @@ fn what_an_archive_s_headers_claim_is_not_believed() {
             [start.clone(), vec![b'n'; 1 << 20]].concat(),
         ] {
             fs::write(&path, bomb).unwrap();
-            let error = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap_err();
+            let error =
+                import_any(&path, Processor::host(), &blobs, &Progress::none()).unwrap_err();
             assert!(error.to_string().contains("2147483648 bytes"), "{error}");
         }
     }
     // So many entries that their names alone would take much.
     let mut many = tar::Builder::new(Vec::new());
-    for number in 0..=MAX_PARTS {
+    for number in 0..=MAX_ENTRIES {
         let mut header = tar::Header::new_ustar();
         header.set_size(0);
         many.append_data(&mut header, format!("blobs/sha256/{number}"), &b""[..])
@@ -358,7 +363,7 @@ fn what_an_archive_s_headers_claim_is_not_believed() {
     }
     fs::write(&path, many.into_inner().unwrap()).unwrap();
     assert!(
-        Saved::archive(&Part::whole(&path).unwrap())
+        SavedImage::archive(&FileSlice::whole(&path).unwrap())
             .unwrap()
             .is_none()
     );
@@ -366,7 +371,7 @@ fn what_an_archive_s_headers_claim_is_not_believed() {
     let table = format!("[{}", " ".repeat(MAX_JSON as usize));
     let files = [("oci-layout", &b"{}"[..]), ("index.json", table.as_bytes())];
     fs::write(&path, tar_of(&files)).unwrap();
-    let error = take(&path, Processor::host(), &blobs, &Progress::none()).unwrap_err();
+    let error = import_any(&path, Processor::host(), &blobs, &Progress::none()).unwrap_err();
     assert!(error.to_string().contains("at most"), "{error}");
     // A configuration that is a layer of the store.
     let large = blobs.put(&vec![b' '; MAX_JSON as usize + 1]).unwrap();

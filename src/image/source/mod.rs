@@ -1,7 +1,12 @@
-//! Where images come from.
+//! The sources of images: registries, files and layouts of the host, recipes. Whatever the source, the blobs of the image
+//! are put into the store first.
 
-pub mod archive;
-pub(crate) mod build;
+mod acquire;
+pub(crate) mod archive;
+mod build;
+mod import;
+pub(crate) mod import_error;
 pub(crate) mod layout_dir;
-pub mod recipe;
-pub mod registry;
+pub(crate) mod recipe;
+pub(crate) mod registry;
+pub(crate) mod saved_image;

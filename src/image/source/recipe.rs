@@ -1,51 +1,82 @@
-//! Recipes: scripts, part of this program, that make a root file system as a tar archive.
+//! Recipes: scripts in this program that make a root file system as a tar archive.
 //!
-//! A recipe is run as `bash RECIPE OUTPUT`. It works as root and as an ordinary user, writes `OUTPUT` (tar,
-//! compressed with zstd), and says on standard error what it does: lines that begin with `recipe: ` are for the
-//! person who waits, the others for whoever looks into a failure. When whoever started it goes away, however that
-//! happens, its standard input ends, and it and all it started are terminated.
+//! A recipe is run as `bash RECIPE OUTPUT`, by root or an ordinary user. It writes `OUTPUT`, a tar archive compressed
+//! with zstd. On standard error, lines that begin with `recipe: ` are shown as progress; the other lines are only shown
+//! if it fails. When this process ends, however that happens, the standard input of the recipe ends, and the recipe is
+//! terminated with all processes it started.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{ChildStderr, Command};
 
+use crate::blocking::blocking;
 use crate::image::content::RunConfig;
-use crate::image::error::io_error;
-use crate::image::{ImageError, ImageName, Source};
+use crate::image::digest::Digest;
+use crate::image::file_error::{FileError, file_error};
+use crate::image::name::{ImageName, NameError};
+use crate::image::store::record::Source;
 use crate::progress::{Progress, Step};
 
-/// One recipe.
+/// Why a recipe made no archive.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The system's error.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There is no such recipe.
+    #[error(
+        "find a recipe for `{name}`: there are {known}; any other image is imported: `snowglobe image import`"
+    )]
+    Unknown {
+        /// The name.
+        name: ImageName,
+        /// The names of all recipes.
+        known: String,
+    },
+    /// The recipe failed.
+    #[error("build `{name}` by its recipe ({status}){}", last_lines(.log))]
+    Failed {
+        /// The recipe.
+        name: &'static str,
+        /// Its exit status.
+        status: ExitStatus,
+        /// Its explanation, or the last lines of its standard error.
+        log: Vec<String>,
+    },
+}
+
+/// A recipe.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Recipe {
-    /// Its name, and the name of the image it makes.
-    pub name: &'static str,
-    /// A line about it, for a person.
-    pub about: &'static str,
+pub(crate) struct Recipe {
+    /// The name of the recipe and of its image.
+    pub(crate) name: &'static str,
     script: &'static str,
-    /// The recipe it builds on, which it finds beside itself.
+    /// The recipe that this one sources, by a path relative to its own.
     base: Option<&'static Self>,
+    /// The environment of the image's commands.
     env: &'static [(&'static str, &'static str)],
 }
 
-/// Ends the recipe's whole process group when standard input ends. `kill 0` reaches this shell, too.
+/// Runs a recipe, and ends its whole process group when standard input ends.
+///
+/// This shell reports on standard error that its watcher was killed, at a moment that depends on the scheduler. So it
+/// gives up standard error first: the last lines are always the recipe's own. `kill 0` reaches this shell, too.
 const WATCH: &str = r#"
 exec 3<&0
 (trap '' TERM; cat <&3 >/dev/null 2>&1; kill -TERM 0) 2>/dev/null &
 watcher=$!
-# Else this shell may say that it was killed, after the recipe's own last words.
-disown $watcher
 bash "$@" </dev/null 3<&-
 status=$?
+exec 2>/dev/null
 kill -KILL $watcher
 exit $status
 "#;
 
-/// How many of its last lines a failure shows.
+/// The number of last lines that a failure shows.
 const LOG_LINES: usize = 12;
 
 const PATH: (&str, &str) = (
@@ -61,48 +92,47 @@ const DEBIAN_ENV: &[(&str, &str)] = &[
 
 const DEBIAN: Recipe = Recipe {
     name: "debian",
-    about: "Debian with python, git, a C compiler and everyday tools",
     script: include_str!("../../../images/debian/recipe"),
     base: None,
     env: DEBIAN_ENV,
 };
 
 impl Recipe {
-    /// Every recipe there is.
-    pub const ALL: &[Self] = &[
+    /// All recipes: busybox alone; Debian with python, git and a C compiler; and that with C++, Go, node and more.
+    pub(crate) const ALL: &[Self] = &[
         DEBIAN,
         Self {
             name: "minimal",
-            about: "busybox alone, a few megabytes",
             script: include_str!("../../../images/minimal/recipe"),
             base: None,
             env: &[PATH],
         },
         Self {
             name: "dev",
-            about: "the Debian one with C++, Go, node and build tools",
             script: include_str!("../../../images/dev/recipe"),
             base: Some(&DEBIAN),
             env: DEBIAN_ENV,
         },
     ];
 
-    /// The recipe that makes the image of that name.
-    pub fn find(name: &ImageName) -> Result<&'static Self, ImageError> {
+    /// The recipe of this name.
+    pub(crate) fn find(name: &ImageName) -> Result<&'static Self, RecipeError> {
         let found = Self::ALL.iter().find(|recipe| recipe.name == name.as_str());
         found.ok_or_else(|| {
             let known: Vec<&str> = Self::ALL.iter().map(|recipe| recipe.name).collect();
-            ImageError::NoRecipe {
+            RecipeError::Unknown {
                 name: name.clone(),
                 known: known.join(", "),
             }
         })
     }
 
-    pub(crate) fn image_name(&self) -> Result<ImageName, ImageError> {
+    /// The name of its image.
+    pub(crate) fn image_name(&self) -> Result<ImageName, NameError> {
         self.name.parse()
     }
 
+    /// How to run its image.
     pub(crate) fn run_config(&self) -> RunConfig {
         let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         RunConfig {
@@ -111,33 +141,43 @@ impl Recipe {
         }
     }
 
+    /// The source in the record of its image. It changes with the text of the recipe.
     pub(crate) fn source(&self) -> Source {
         let base = self.base.map_or("", |base| base.script);
-        let digest = format!(
-            "sha256:{}",
-            hex::encode(Sha256::digest([base, self.script].concat()))
-        );
+        let digest = Digest::of([base, self.script].concat().as_bytes());
         Source::Recipe {
             recipe: self.name.to_owned(),
             digest,
         }
     }
 
-    /// Puts it down as in the repository: recipes are each other's neighbours.
-    fn lay_out(&self, dir: &Path) -> Result<PathBuf, ImageError> {
-        let script = dir.join(self.name).join("recipe");
-        let written = std::fs::create_dir_all(dir.join(self.name))
-            .and_then(|()| std::fs::write(&script, self.script));
-        written.map_err(io_error("write", &script))?;
-        Ok(script)
+    /// Writes the recipe and its base as they lie in the repository: `dir/NAME/recipe`. Returns the path of the recipe.
+    async fn write_scripts(&'static self, dir: &Path) -> Result<PathBuf, FileError> {
+        let dir = dir.to_owned();
+        blocking(move || {
+            for recipe in self.base.into_iter().chain([self]) {
+                let script = recipe.script_path(&dir);
+                let written = std::fs::create_dir_all(dir.join(recipe.name))
+                    .and_then(|()| std::fs::write(&script, recipe.script));
+                written.map_err(file_error("write", &script))?;
+            }
+            Ok(self.script_path(&dir))
+        })
+        .await
     }
 
-    /// Runs it in `dir`; gives the archive it made there. Dropping the future ends it.
-    pub(crate) async fn run(&self, dir: &Path, progress: &Progress) -> Result<PathBuf, ImageError> {
-        let (script, output) = (self.lay_out(dir)?, dir.join("root.tar.zst"));
-        if let Some(base) = self.base {
-            base.lay_out(dir)?;
-        }
+    fn script_path(&self, dir: &Path) -> PathBuf {
+        dir.join(self.name).join("recipe")
+    }
+
+    /// Runs the recipe in `dir`. Returns the archive that it made there. Dropping the future ends the recipe.
+    pub(crate) async fn run(
+        &'static self,
+        dir: &Path,
+        progress: &Progress,
+    ) -> Result<PathBuf, RecipeError> {
+        let output = dir.join("root.tar.zst");
+        let script = self.write_scripts(dir).await?;
         let mut child = Command::new("bash")
             .args(["-c", WATCH, "recipe"])
             .args([&script, &output])
@@ -146,56 +186,73 @@ impl Recipe {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
-            .map_err(io_error("start", Path::new("bash")))?;
-        // `wait` would close it, and so end the recipe.
+            .map_err(file_error("start", Path::new("bash")))?;
+        // Taken, since `wait` would close it, and that would end the recipe.
         let stdin = child.stdin.take();
-        let mut log = VecDeque::new();
-        if let Some(stderr) = child.stderr.take() {
-            let mut lines = BufReader::new(stderr).split(b'\n');
-            let mut message = format!("running the recipe `{}`", self.name);
-            let mut tick = tokio::time::interval(Duration::from_millis(500));
-            loop {
-                tokio::select! {
-                    line = lines.next_segment() => {
-                        let Ok(Some(line)) = line else { break };
-                        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-                        if let Some(said) = line.strip_prefix("recipe: ") {
-                            said.clone_into(&mut message);
-                            progress.say(said);
-                        }
-                        tracing::debug!(recipe = self.name, "{line}");
-                        log.push_back(line);
-                        if log.len() > LOG_LINES {
-                            log.pop_front();
-                        }
-                    }
-                    _ = tick.tick() => {
-                        if let Some(done) = output.metadata().ok().map(|meta| meta.len()).filter(|done| *done > 0) {
-                            progress.step(Step { message: message.clone(), done: Some(done), total: None, part: None });
-                        }
-                    }
-                }
-            }
-        }
+        let log = match child.stderr.take() {
+            Some(stderr) => self.follow(stderr, &output, progress).await,
+            None => Vec::new(),
+        };
         let status = child
             .wait()
             .await
-            .map_err(io_error("wait for", Path::new("bash")))?;
+            .map_err(file_error("wait for", Path::new("bash")))?;
         drop(stdin);
-        if status.success() && output.is_file() {
+        let made = tokio::fs::metadata(&output).await;
+        if status.success() && made.is_ok_and(|meta| meta.is_file()) {
             return Ok(output);
         }
-        // What it says itself about its failure is better than whatever else was said.
+        // The recipe's own explanation is better than its last lines.
         let own: Vec<String> = log
             .iter()
             .filter_map(|line| line.strip_prefix("recipe: failed: ").map(str::to_owned))
             .collect();
-        let log = if own.is_empty() { log.into() } else { own };
-        Err(ImageError::Recipe {
-            name: self.image_name()?,
+        let log = if own.is_empty() { log } else { own };
+        Err(RecipeError::Failed {
+            name: self.name,
             status,
             log,
         })
+    }
+
+    /// Reports progress until standard error ends. Returns its last lines.
+    async fn follow(&self, stderr: ChildStderr, output: &Path, progress: &Progress) -> Vec<String> {
+        let mut log = VecDeque::new();
+        let mut lines = BufReader::new(stderr).split(b'\n');
+        let mut message = format!("running the recipe `{}`", self.name);
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                line = lines.next_segment() => {
+                    let Ok(Some(line)) = line else { break };
+                    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                    if let Some(text) = line.strip_prefix("recipe: ") {
+                        text.clone_into(&mut message);
+                        progress.say(text);
+                    }
+                    tracing::debug!(recipe = self.name, "{line}");
+                    log.push_back(line);
+                    if log.len() > LOG_LINES {
+                        log.pop_front();
+                    }
+                }
+                _ = tick.tick() => {
+                    let done = tokio::fs::metadata(output).await.map_or(0, |meta| meta.len());
+                    if done > 0 {
+                        progress.step(Step { message: message.clone(), done: Some(done), total: None, part: None });
+                    }
+                }
+            }
+        }
+        log.into()
+    }
+}
+
+fn last_lines(log: &[String]) -> String {
+    if log.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", log.join("\n"))
     }
 }
 
@@ -205,18 +262,21 @@ mod tests {
 
     use super::*;
 
-    fn recipe(script: &'static str) -> Recipe {
-        Recipe {
+    fn recipe(script: &'static str) -> &'static Recipe {
+        with_base(script, None)
+    }
+
+    fn with_base(script: &'static str, base: Option<&'static Recipe>) -> &'static Recipe {
+        Box::leak(Box::new(Recipe {
             name: "test",
-            about: "",
             script,
-            base: None,
+            base,
             env: &[],
-        }
+        }))
     }
 
     #[tokio::test]
-    async fn a_recipe_tells_how_it_goes() {
+    async fn a_recipe_reports_progress() {
         let dir = tempfile::tempdir().unwrap();
         let (progress, mut steps) = Progress::channel();
         let script = "echo 'recipe: first' >&2; echo noise >&2; cat; printf '%s' root > \"$1\"";
@@ -262,7 +322,7 @@ mod tests {
     async fn a_dropped_recipe_ends_with_all_it_started() {
         let dir = tempfile::tempdir().unwrap();
         let (progress, mut steps) = Progress::channel();
-        // Whoever runs holds the lock; a child that was left behind would hold it on.
+        // A process that stayed behind would still hold the lock.
         let hold = recipe(
             "cd \"$(dirname \"$1\")\"; exec 9> lock; flock 9; sleep 1000 & \
              echo 'recipe: running' >&2; sleep 1000",
@@ -339,15 +399,15 @@ mod tests {
     async fn a_recipe_finds_the_one_it_builds_on() {
         static BASE: Recipe = Recipe {
             name: "base",
-            about: "",
             script: "printf '%s' \"$WORD\" > \"$1\"",
             base: None,
             env: &[],
         };
         let dir = tempfile::tempdir().unwrap();
-        let mut more =
-            recipe("WORD=more; source \"$(dirname \"${BASH_SOURCE[0]}\")/../base/recipe\"");
-        more.base = Some(&BASE);
+        let more = with_base(
+            "WORD=more; source \"$(dirname \"${BASH_SOURCE[0]}\")/../base/recipe\"",
+            Some(&BASE),
+        );
         let output = more.run(dir.path(), &Progress::none()).await.unwrap();
         assert_eq!(std::fs::read(output).unwrap(), b"more");
         assert_ne!(more.source(), recipe(more.script).source());

@@ -2,118 +2,61 @@
 //!
 //! ```text
 //! <images>/blobs/sha256/<hex>   a whole blob, checked, read-only
-//!         /partial/<hex>        a blob that comes in: locked by whoever writes it, kept for whoever goes on with it
+//!         /partial/<hex>        a blob that is being written, or whose download broke off (`PartialBlob`)
 //! ```
 //!
-//! A blob appears by a rename, after its size and digest were found right and it is on stable storage. What is wrong
-//! never gets there: it is thrown away.
+//! A blob appears by a rename, once its size and digest are checked and it is on stable storage. Wrong content never
+//! becomes a blob. All methods block.
 
-use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::files::{list, remove_file, sync_dir, try_lock};
-use crate::image::ImageError;
-use crate::image::content::MAX_JSON;
-use crate::image::error::io_error;
-use crate::image::file_slice::Part;
-use crate::image::reference::is_digest;
+use crate::image::digest::Digest;
+use crate::image::file_error::{FileError, file_error};
+use crate::image::file_slice::FileSlice;
+use crate::image::manifest::MAX_JSON;
+use crate::image::store::blob_error::BlobError;
+use crate::image::store::partial_blob::PartialBlob;
 use crate::{presence, private};
 
-/// A blob's digest: `sha256:HEX`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Digest(String);
+/// Files are copied and hashed in pieces of this size, in bytes.
+const PIECE: usize = 256 << 10;
 
-impl Digest {
-    /// The digest of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self::finish(Sha256::new_with_prefix(bytes))
-    }
-
-    pub(crate) fn finish(hash: Sha256) -> Self {
-        Self(format!("sha256:{}", hex::encode(hash.finalize())))
-    }
-
-    /// `sha256:HEX`.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The digits alone.
-    pub fn hex(&self) -> &str {
-        self.0.strip_prefix("sha256:").unwrap_or(&self.0)
-    }
-}
-
-impl FromStr for Digest {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if is_digest(text) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(format!(
-            "{text:?} is no digest that is supported: sha256: and 64 digits"
-        ))
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> Self {
-        digest.0
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Where blobs are kept. Several processes may use the same place.
+/// The directories of blobs. Several processes may use the same ones.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     whole: PathBuf,
     partial: PathBuf,
 }
 
-/// Reading a partial blob in pieces of this size.
-const PIECE: usize = 256 << 10;
+/// An abandoned partial blob, locked so that no other process continues it.
+type AbandonedPartial = (PathBuf, File);
 
 impl Blobs {
-    pub(crate) fn new(images: &Path) -> Result<Self, ImageError> {
+    /// The blobs below the store's directory. Missing directories are made.
+    pub(crate) fn new(images: &Path) -> Result<Self, FileError> {
         let blobs = Self {
             whole: images.join("blobs/sha256"),
             partial: images.join("partial"),
         };
         for path in [&blobs.whole, &blobs.partial] {
-            private::dir(path).map_err(io_error("make the directory", path))?;
+            private::dir(path).map_err(file_error("make the directory", path))?;
         }
         Ok(blobs)
     }
 
-    /// The directory they are in.
+    /// The directory of whole blobs.
     pub(crate) fn dir(&self) -> &Path {
         &self.whole
     }
 
-    /// How much of a blob is still to come.
+    /// The bytes of a blob that are still to be fetched.
     pub(crate) fn missing(&self, digest: &Digest, size: u64) -> u64 {
         match self.size(digest) == Some(size) {
             true => 0,
@@ -121,54 +64,52 @@ impl Blobs {
         }
     }
 
-    /// Where a blob is, or would be.
-    pub fn path(&self, digest: &Digest) -> PathBuf {
+    /// The path of a blob, whether it is there or not.
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.whole.join(digest.hex())
     }
 
-    /// The size of a blob that is there.
+    /// The size of a blob; `None` if it is not there.
     pub fn size(&self, digest: &Digest) -> Option<u64> {
         Some(self.path(digest).metadata().ok()?.len())
     }
 
-    /// Puts a small blob there.
-    pub fn put(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
+    /// Writes a small blob.
+    pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest, FileError> {
         let digest = Digest::of(bytes);
         let path = self.path(&digest);
         if self.size(&digest) != Some(bytes.len() as u64) {
-            crate::files::replace(&path, bytes).map_err(io_error("write", &path))?;
+            crate::files::replace(&path, bytes).map_err(file_error("write", &path))?;
         }
         Ok(digest)
     }
 
-    /// Reads a manifest or a configuration, checked anew. A blob larger than one of these is not read.
-    pub fn read(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
+    /// Reads a manifest or a configuration, and checks its digest again. Larger blobs are refused.
+    pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>, BlobError> {
         let path = self.path(digest);
         let mut bytes = Vec::new();
         let read =
             File::open(&path).and_then(|file| file.take(MAX_JSON + 1).read_to_end(&mut bytes));
-        read.map_err(io_error("read", &path))?;
+        read.map_err(file_error("read", &path))?;
         if bytes.len() as u64 > MAX_JSON {
-            return Err(ImageError::WrongBlob {
+            let problem = format!(
+                "it has more than {MAX_JSON} bytes, so it is no manifest and no configuration"
+            );
+            return Err(BlobError::Wrong {
                 digest: digest.clone(),
-                problem: format!(
-                    "it has more than {MAX_JSON} bytes, so it is no manifest and no configuration"
-                ),
+                problem,
             });
         }
         if Digest::of(&bytes) == *digest {
             return Ok(bytes);
         }
-        remove_file(&path).map_err(io_error("remove", &path))?;
-        Err(ImageError::Damaged {
-            path,
-            problem: "its content is not what its name says, so it was removed".into(),
-        })
+        remove_file(&path).map_err(file_error("remove", &path))?;
+        Err(BlobError::Damaged(path))
     }
 
-    /// Copies a layer in from a part of a file of this host. Blocking.
-    pub(crate) fn copy(&self, digest: &Digest, part: &Part) -> Result<(), ImageError> {
-        let bytes = part.bytes();
+    /// Copies a layer from a slice of a file.
+    pub(crate) fn copy(&self, digest: &Digest, slice: &FileSlice) -> Result<(), BlobError> {
+        let bytes = slice.bytes();
         loop {
             if self.size(digest) == Some(bytes) {
                 return Ok(());
@@ -177,13 +118,13 @@ impl Blobs {
                 std::thread::sleep(Duration::from_millis(50));
                 continue;
             };
-            let at = partial.done;
-            let mut input = part.within(at, bytes - at).reader()?;
+            let at = partial.done();
+            let mut input = slice.within(at, bytes - at).reader()?;
             let mut buffer = vec![0; PIECE];
             loop {
                 match input
                     .read(&mut buffer)
-                    .map_err(io_error("read", part.path()))?
+                    .map_err(file_error("read", slice.path()))?
                 {
                     0 => break,
                     n => partial.write(&buffer[..n])?,
@@ -193,18 +134,18 @@ impl Blobs {
         }
     }
 
-    /// Takes in everything that a stream gives. Blocking.
-    pub fn absorb(&self, input: &mut impl Read) -> Result<(Digest, u64), ImageError> {
-        let error = |operation| io_error(operation, &self.partial);
+    /// Writes everything that a stream gives as a blob. Returns its digest and size.
+    pub(crate) fn put_stream(&self, input: &mut impl Read) -> Result<(Digest, u64), FileError> {
+        let error = |operation| file_error(operation, &self.partial);
         let mut file =
             tempfile::NamedTempFile::new_in(&self.partial).map_err(error("write into"))?;
-        // Whoever clears away what was left behind must see that somebody is at it.
+        // An unlocked file counts as abandoned, and another process may remove it.
         file.as_file().lock().map_err(error("lock a file in"))?;
         let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; PIECE]);
         loop {
             match input
                 .read(&mut buffer)
-                .map_err(error("read what goes into"))?
+                .map_err(error("read what is written into"))?
             {
                 0 => break,
                 n => {
@@ -214,7 +155,7 @@ impl Blobs {
                 }
             }
         }
-        let digest = Digest::finish(hash);
+        let digest = Digest::from_hash(hash);
         let publish = || {
             file.as_file()
                 .set_permissions(PermissionsExt::from_mode(private::COMPLETE))?;
@@ -226,174 +167,85 @@ impl Blobs {
         Ok((digest, bytes))
     }
 
-    /// How much is there of a blob that came in only in part.
+    /// The size of a partial blob; `None` if there is none.
     pub(crate) fn partial_size(&self, digest: &Digest) -> Option<u64> {
         Some(self.partial.join(digest.hex()).metadata().ok()?.len())
     }
 
-    /// The right to bring a blob in, with what is there of it already; nothing while somebody else has it.
-    pub fn begin(&self, digest: &Digest, size: u64) -> Result<Option<Partial>, ImageError> {
+    /// Begins or continues a partial blob; `None` while another process writes it.
+    pub(crate) fn begin(
+        &self,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Option<PartialBlob>, FileError> {
         let path = self.partial.join(digest.hex());
-        let error = |operation| io_error(operation, &path);
+        let error = |operation| file_error(operation, &path);
         let open = private::file()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
             .open(&path);
-        let mut file = open.map_err(error("write"))?;
+        let file = open.map_err(error("write"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
             Err(fs::TryLockError::Error(source)) => return Err(error("lock")(source)),
         }
-        // Whoever had it may just have moved it away: then this is no partial blob any more.
-        let ours = file.metadata().map_err(error("read"))?.ino();
-        if fs::metadata(&path).map(|meta| meta.ino()).ok() != Some(ours) {
+        // The last writer may have renamed it meanwhile: then this file is the whole blob, not a partial one.
+        let opened = file.metadata().map_err(error("read"))?.ino();
+        if fs::metadata(&path).map(|meta| meta.ino()).ok() != Some(opened) {
             return Ok(None);
         }
-        let mut hash = Sha256::new();
-        let mut done = 0;
-        let mut buffer = vec![0; PIECE];
-        loop {
-            match file.read(&mut buffer).map_err(error("read"))? {
-                0 => break,
-                n => {
-                    hash.update(&buffer[..n]);
-                    done += n as u64;
-                }
-            }
-        }
-        let mut partial = Partial {
-            whole: self.path(digest),
-            path,
+        Ok(Some(PartialBlob::resume(
             file,
-            digest: digest.clone(),
+            path,
+            self.path(digest),
+            digest.clone(),
             size,
-            done,
-            hash,
-        };
-        if done > size {
-            partial.restart()?;
-        }
-        Ok(Some(partial))
+        )?))
     }
 
     /// Every whole blob with its size.
-    pub(crate) fn all(&self) -> Result<Vec<(Digest, u64)>, ImageError> {
-        let files = list(&self.whole).map_err(io_error("list", &self.whole))?;
+    pub(crate) fn all(&self) -> Result<Vec<(Digest, u64)>, FileError> {
+        let files = list(&self.whole).map_err(file_error("list", &self.whole))?;
         let digests = files
             .iter()
             .filter_map(|hex| format!("sha256:{hex}").parse().ok());
         let mut all = Vec::new();
         for digest in digests {
             let path = self.path(&digest);
-            let size = presence::size(&path).map_err(io_error("look at", &path))?;
+            let size = presence::size(&path).map_err(file_error("look at", &path))?;
             all.extend(size.map(|size| (digest, size)));
         }
         Ok(all)
     }
 
-    pub(crate) fn remove(&self, digest: &Digest) -> Result<(), ImageError> {
+    /// Removes a whole blob.
+    pub(crate) fn remove(&self, digest: &Digest) -> Result<(), FileError> {
         let path = self.path(digest);
-        remove_file(&path).map_err(io_error("remove", &path))
+        remove_file(&path).map_err(file_error("remove", &path))
     }
 
-    /// What came in only in part, but what comes in just now: held, so that nobody goes on with it.
-    pub(crate) fn partial(&self) -> Result<Vec<(PathBuf, File)>, ImageError> {
+    /// The partial blobs that no process writes.
+    pub(crate) fn abandoned(&self) -> Result<Vec<AbandonedPartial>, FileError> {
         let mut all = Vec::new();
-        for file in list(&self.partial).map_err(io_error("list", &self.partial))? {
+        for file in list(&self.partial).map_err(file_error("list", &self.partial))? {
             let path = self.partial.join(file);
-            let held = try_lock(&path).map_err(io_error("lock", &path))?;
+            let held = try_lock(&path).map_err(file_error("lock", &path))?;
             all.extend(held.map(|held| (path, held)));
         }
         Ok(all)
     }
 
-    /// Removes what came in only in part; gives how many bytes that frees.
-    pub(crate) fn remove_partial(partial: Vec<(PathBuf, File)>) -> Result<u64, ImageError> {
+    /// Removes abandoned partial blobs. Returns the bytes that this frees.
+    pub(crate) fn remove_abandoned(partials: Vec<AbandonedPartial>) -> Result<u64, FileError> {
         let mut freed = 0;
-        for (path, held) in partial {
+        for (path, held) in partials {
             freed += held.metadata().map_or(0, |meta| meta.len());
-            remove_file(&path).map_err(io_error("remove", &path))?;
+            remove_file(&path).map_err(file_error("remove", &path))?;
         }
         Ok(freed)
-    }
-}
-
-/// A blob that comes in.
-#[derive(Debug)]
-pub struct Partial {
-    whole: PathBuf,
-    path: PathBuf,
-    file: File,
-    digest: Digest,
-    size: u64,
-    done: u64,
-    hash: Sha256,
-}
-
-impl Partial {
-    /// How much of it is there.
-    pub fn done(&self) -> u64 {
-        self.done
-    }
-
-    /// Adds what comes next. More than there should be is refused.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
-        if self.done + bytes.len() as u64 > self.size {
-            self.restart()?;
-            return Err(self.wrong(format!(
-                "it is longer than the {} bytes it should have",
-                self.size
-            )));
-        }
-        self.file
-            .write_all(bytes)
-            .map_err(io_error("write", &self.path))?;
-        self.hash.update(bytes);
-        self.done += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Throws away what is there.
-    pub fn restart(&mut self) -> Result<(), ImageError> {
-        let restart = |file: &mut File| -> io::Result<()> {
-            file.set_len(0)?;
-            file.rewind()
-        };
-        restart(&mut self.file).map_err(io_error("write", &self.path))?;
-        self.done = 0;
-        self.hash = Sha256::new();
-        Ok(())
-    }
-
-    /// Makes it a whole blob if it is what it should be; throws it away if it is not.
-    pub fn finish(mut self) -> Result<(), ImageError> {
-        if self.done < self.size {
-            let problem = format!("it ended after {} of {} bytes", self.done, self.size);
-            return Err(self.wrong(problem));
-        }
-        let found = Digest::finish(std::mem::take(&mut self.hash));
-        if found != self.digest {
-            self.restart()?;
-            return Err(self.wrong(format!("its content has the digest {found}")));
-        }
-        let publish = || {
-            self.file
-                .set_permissions(PermissionsExt::from_mode(private::COMPLETE))?;
-            self.file.sync_all()?;
-            fs::rename(&self.path, &self.whole)?;
-            sync_dir(self.whole.parent().unwrap_or(Path::new(".")))
-        };
-        publish().map_err(io_error("write", &self.whole))
-    }
-
-    fn wrong(&self, problem: String) -> ImageError {
-        ImageError::WrongBlob {
-            digest: self.digest.clone(),
-            problem,
-        }
     }
 }
 
@@ -426,7 +278,7 @@ mod tests {
         partial.finish().unwrap();
         assert_eq!(blobs.read(&digest).unwrap(), b"hello, world");
         assert_eq!(blobs.all().unwrap(), [(digest.clone(), 12)]);
-        assert!(blobs.partial().unwrap().is_empty());
+        assert!(blobs.abandoned().unwrap().is_empty());
         blobs.remove(&digest).unwrap();
         assert_eq!(blobs.size(&digest), None);
     }
@@ -450,11 +302,11 @@ mod tests {
         }
         let file = dir.path().join("file");
         fs::write(&file, "xxwrongxx").unwrap();
-        let part = || Part::whole(&file).unwrap().within(2, 5);
-        assert!(blobs.copy(&digest, &part()).is_err());
+        let slice = || FileSlice::whole(&file).unwrap().within(2, 5);
+        assert!(blobs.copy(&digest, &slice()).is_err());
         assert!(blobs.all().unwrap().is_empty());
         fs::write(&file, "xxrightxx").unwrap();
-        blobs.copy(&digest, &part()).unwrap();
+        blobs.copy(&digest, &slice()).unwrap();
         assert_eq!(blobs.read(&digest).unwrap(), b"right");
     }
 

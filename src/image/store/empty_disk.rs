@@ -1,5 +1,5 @@
-//! The empty root disk: an ext4 file system of 64 GiB, made by `images/disk/build` and part of this program, so
-//! that no host needs tools for file systems.
+//! The empty root disk: an ext4 file system of 64 GiB, made by `images/disk/build`. It is part of this program, so the
+//! host needs no tools for file systems.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -7,21 +7,22 @@ use std::path::Path;
 
 use crate::private;
 
-/// One sparse file in GNU tar's format: only what isn't a hole is there.
+/// A sparse file in a GNU tar archive, which stores no holes.
 const TEMPLATE: &[u8] = include_bytes!("../../../images/disk/ext4-64g.tar.zst");
 
-/// The size of every root disk as its guest sees it, in bytes.
-pub const DISK_BYTES: u64 = 64 << 30;
+/// The size of every root disk as the guest sees it, in bytes.
+#[cfg(test)]
+pub(crate) const DISK_BYTES: u64 = 64 << 30;
 
-/// Puts an empty root disk at `path`, sparse, where nothing may be yet.
-pub fn instantiate(path: &Path) -> io::Result<()> {
+/// Writes an empty, sparse root disk to a new file.
+pub(crate) fn create(path: &Path) -> io::Result<()> {
     let mut archive = tar::Archive::new(zstd::Decoder::new(TEMPLATE)?);
     let mut entry = archive
         .entries()?
         .next()
         .ok_or(io::ErrorKind::UnexpectedEof)??;
     entry.set_preserve_mtime(false);
-    // `unpack` would replace what is there.
+    // `unpack` would replace an existing file.
     if path.symlink_metadata().is_ok() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
@@ -55,7 +56,7 @@ mod tests {
     fn the_template_is_a_clean_sparse_ext4() {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("root.raw");
-        instantiate(&disk).unwrap();
+        create(&disk).unwrap();
         let meta = disk.metadata().unwrap();
         assert_eq!(meta.len(), DISK_BYTES);
         assert!(
@@ -88,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_replaced() {
+    fn an_existing_file_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("root.raw");
         std::fs::write(&disk, "precious").unwrap();
         assert_eq!(
-            instantiate(&disk).unwrap_err().kind(),
+            create(&disk).unwrap_err().kind(),
             io::ErrorKind::AlreadyExists
         );
         assert_eq!(std::fs::read(&disk).unwrap(), b"precious");

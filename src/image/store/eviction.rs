@@ -1,77 +1,75 @@
-//! Making room: what may go when nobody asked for it to stay.
+//! Eviction: frees space by removing what can be fetched again.
 //!
-//! Blobs that no image names go, and blobs that came in only in part. Images go by how long nobody has used them, and
-//! only those that a registry can give again: what was imported or built stays until somebody removes it by name.
-//! Nothing goes that a VM runs on or a snapshot stands on.
+//! Blobs that no image needs go first. Then images go, the least recently used first, but only pulled ones: imported and
+//! built images stay until the user removes them by name. An image stays while a VM uses its disk or a snapshot needs it.
 
-use std::collections::BTreeSet;
+use crate::image::key::ImageKey;
+use crate::image::store::image_store::{ImageInfo, ImageStore};
+use crate::image::store::store_error::StoreError;
 
-use crate::image::store::blobs::Blobs;
-use crate::image::{ImageError, ImageInfo, ImageKey, ImageStore};
-
-/// What the store takes on the host's disk, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Usage {
+/// The space that the store takes on the host, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
     /// Root disks.
-    pub disks: u64,
+    pub(crate) disks: u64,
     /// Whole blobs.
-    pub blobs: u64,
+    pub(crate) blobs: u64,
 }
 
 impl Usage {
-    /// All of it.
-    pub fn total(&self) -> u64 {
+    /// The sum.
+    pub(crate) fn total(&self) -> u64 {
         self.disks + self.blobs
     }
 }
 
 /// What was removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pruned {
-    /// Images, the one not used for longest first.
-    pub images: Vec<ImageKey>,
-    /// How many bytes are free again.
-    pub bytes: u64,
-    /// Whether blobs were left alone because somebody fetches some just now.
-    pub fetching: bool,
+pub(crate) struct Pruned {
+    /// Images, the least recently used first.
+    pub(crate) images: Vec<ImageKey>,
+    /// The freed bytes.
+    pub(crate) bytes: u64,
+    /// Whether no blobs were removed, because a process was fetching some.
+    pub(crate) fetching: bool,
 }
 
 impl ImageStore {
-    /// What the store takes now.
-    pub fn usage(&self) -> Result<Usage, ImageError> {
+    /// The space that the store takes now.
+    pub(crate) fn usage(&self) -> Result<Usage, StoreError> {
         Ok(Usage {
             disks: self.disk_bytes()?,
             blobs: self.blobs().all()?.iter().map(|(_, size)| size).sum(),
         })
     }
 
-    /// Removes what no image needs; with `all` also every image that a registry can give again and nobody uses.
-    pub fn prune(&self, all: bool) -> Result<Pruned, ImageError> {
+    /// Removes what no image needs; with `all`, also every pulled image that is not in use.
+    pub(crate) fn prune(&self, all: bool) -> Result<Pruned, StoreError> {
         let before = self.usage()?.total();
         let mut pruned = Pruned::default();
         if all {
-            for image in self.expendable(None)? {
+            for image in self.evictable(None)? {
                 if self.evict(&image)? {
                     pruned.images.push(image.record.key);
                 }
             }
         }
         self.sweep()?;
-        let partial = self.remove_blobs()?;
-        pruned.fetching = partial.is_none();
-        pruned.bytes = before.saturating_sub(self.usage()?.total()) + partial.unwrap_or(0);
+        let abandoned = self.remove_blobs()?;
+        pruned.fetching = abandoned.is_none();
+        pruned.bytes = before.saturating_sub(self.usage()?.total()) + abandoned.unwrap_or(0);
         Ok(pruned)
     }
 
-    /// Brings the store down to `limit` bytes, as far as that goes without what is in use and without `keep`.
-    pub fn make_room(&self, limit: u64, keep: &ImageKey) -> Result<Pruned, ImageError> {
+    /// Evicts until the store takes at most `limit` bytes. Images in use and `keep` stay, even if it then takes more.
+    pub(crate) fn make_room(&self, limit: u64, keep: &ImageKey) -> Result<Pruned, StoreError> {
         let before = self.usage()?.total();
         let mut pruned = Pruned::default();
         if before <= limit {
             return Ok(pruned);
         }
         pruned.fetching = self.remove_blobs()?.is_none();
-        for image in self.expendable(Some(keep))? {
+        for image in self.evictable(Some(keep))? {
             if self.usage()?.total() <= limit {
                 break;
             }
@@ -84,42 +82,20 @@ impl ImageStore {
         Ok(pruned)
     }
 
-    /// Images that may go, the one not used for longest first.
-    fn expendable(&self, keep: Option<&ImageKey>) -> Result<Vec<ImageInfo>, ImageError> {
+    /// The pulled images, the least recently used first.
+    fn evictable(&self, keep: Option<&ImageKey>) -> Result<Vec<ImageInfo>, StoreError> {
         let mut images = self.list()?;
-        images
-            .retain(|image| image.record.source.is_elsewhere() && Some(&image.record.key) != keep);
+        images.retain(|image| image.record.source.is_registry() && Some(&image.record.key) != keep);
         images.sort_by_key(|image| image.last_used);
         Ok(images)
     }
 
-    /// Removes an image unless it is in use, or not what it was when it was chosen.
-    fn evict(&self, image: &ImageInfo) -> Result<bool, ImageError> {
+    /// Removes an image unless it is in use or gone already.
+    fn evict(&self, image: &ImageInfo) -> Result<bool, StoreError> {
         match self.remove(&image.record.key) {
             Ok(()) => Ok(true),
-            Err(ImageError::InUse { .. } | ImageError::NotFound { .. }) => Ok(false),
+            Err(StoreError::InUse { .. } | StoreError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// Removes blobs that no image names; gives what partial ones took, or nothing while somebody fetches.
-    pub(crate) fn remove_blobs(&self) -> Result<Option<u64>, ImageError> {
-        let Some(_alone) = self.nobody_fetches()? else {
-            return Ok(None);
-        };
-        let records = self.records()?;
-        let needed: BTreeSet<_> = records
-            .iter()
-            .flat_map(|record| record.content.blobs())
-            .collect();
-        let all = self.blobs().all()?;
-        let partial = self.blobs().partial()?;
-        // All is asked by now; only then anything goes.
-        for (digest, _) in all {
-            if !needed.contains(&digest) {
-                self.blobs().remove(&digest)?;
-            }
-        }
-        Blobs::remove_partial(partial).map(Some)
     }
 }

@@ -1,22 +1,46 @@
-//! Whether the file system has room for an image, before it is brought in: half an image is of no use to anybody, and a
-//! full disk harms what runs.
+//! Checks the free space of a file system before an image is written: half an image is useless, and a full disk harms
+//! running VMs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::image::ImageError;
-use crate::image::error::io_error;
+use crate::image::file_error::{FileError, file_error};
+use crate::text::size;
 
-/// What is left for others, in bytes.
+/// The space that stays free for others, in bytes.
 const RESERVE: u64 = 256 << 20;
 
-/// Refuses what would not find room at `dir`; `doing` says what is done to what.
-pub(crate) fn check(doing: &str, needs: u64, dir: &Path) -> Result<(), ImageError> {
+/// Why there is not enough space.
+#[derive(Debug, thiserror::Error)]
+pub enum SpaceError {
+    /// The free space is unknown.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file system has not enough space.
+    #[error(
+        "{doing}: it takes at least {}, and the file system of {} has {} left; make room (`snowglobe image prune --all`), \
+         or keep images elsewhere (data_dir)",
+        size(*.needs), .dir.display(), size(*.free)
+    )]
+    Full {
+        /// The operation: `pull NAME`.
+        doing: String,
+        /// The bytes that it needs.
+        needs: u64,
+        /// The bytes that are free.
+        free: u64,
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+/// Refuses an operation that needs more space than is free at `dir`. `doing` names it in the message.
+pub(crate) fn require(doing: &str, needs: u64, dir: &Path) -> Result<(), SpaceError> {
     let stat = rustix::fs::statvfs(dir);
-    let stat = stat.map_err(|errno| io_error("look for room in", dir)(errno.into()))?;
+    let stat = stat.map_err(|errno| file_error("look for free space in", dir)(errno.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     match fits(needs, free) {
         true => Ok(()),
-        false => Err(ImageError::NoRoom {
+        false => Err(SpaceError::Full {
             doing: doing.to_owned(),
             needs,
             free,
@@ -40,14 +64,14 @@ mod tests {
         assert!(fits(0, RESERVE) && fits(5, RESERVE + 5));
         assert!(!fits(0, RESERVE - 1) && !fits(6, RESERVE + 5) && !fits(u64::MAX, u64::MAX));
         let dir = tempfile::tempdir().unwrap();
-        check("pull x", 0, dir.path()).unwrap();
-        let error = check("pull x", u64::MAX / 2, dir.path())
+        require("pull x", 0, dir.path()).unwrap();
+        let error = require("pull x", u64::MAX / 2, dir.path())
             .unwrap_err()
             .to_string();
         assert!(
             error.starts_with("pull x: it takes at least") && error.contains("prune"),
             "{error}"
         );
-        assert!(check("pull x", 0, &dir.path().join("none")).is_err());
+        assert!(require("pull x", 0, &dir.path().join("none")).is_err());
     }
 }

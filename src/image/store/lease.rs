@@ -1,72 +1,66 @@
-//! Who stands on a disk: a mark per user, `uses/<id>.<n>`, that says who it is and is locked as long as they live.
-//! Marks are made and judged with the store's lock held.
+//! Leases of disks: one lock file per user of a disk, `uses/<id>.<n>`. It is locked as long as the user lives, and holds
+//! a description of it. Leases are taken and counted with the store's lock held.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::files::{list, remove_file, try_lock};
-use crate::image::error::io_error;
-use crate::image::{DiskId, ImageError, ImageRecord};
+use crate::image::file_error::{FileError, file_error};
+use crate::image::store::disk_id::DiskId;
 use crate::private;
 
-/// The right to stand on a disk: as long as it lives, the disk stays.
-/// Whoever leaves something behind that stands on it (a snapshot) lets [`crate::image::References`] know before dropping this.
+/// Keeps a disk in the store until it is dropped. What still needs the disk then, such as a snapshot, must be listed by
+/// [`super::dependents::ListDependents`] before.
 #[derive(Debug)]
-pub struct ImageHandle {
+pub(crate) struct DiskLease {
     disk: PathBuf,
-    record: Option<ImageRecord>,
-    mark: PathBuf,
+    file: PathBuf,
     _lock: File,
 }
 
-impl ImageHandle {
+impl DiskLease {
     /// The root disk: raw, sparse, read-only.
-    pub fn disk(&self) -> &Path {
+    pub(crate) fn disk(&self) -> &Path {
         &self.disk
     }
-
-    /// The image it was opened as; nothing where a disk was opened that may have no name any more.
-    pub fn record(&self) -> Option<&ImageRecord> {
-        self.record.as_ref()
-    }
 }
 
-impl Drop for ImageHandle {
+impl Drop for DiskLease {
     fn drop(&mut self) {
-        // Should this fail, the mark is found without a holder and removed later.
-        let _ = remove_file(&self.mark);
+        // An unlocked file that stays is no lease, and goes with the next count.
+        if let Err(error) = remove_file(&self.file) {
+            tracing::debug!(file = %self.file.display(), %error, "could not remove a disk's lease");
+        }
     }
 }
 
-/// Marks a disk as used.
-pub(crate) fn mark(
+/// Takes a lease on the disk at `disk` with that id, for a user with that description.
+pub(crate) fn take(
     uses: &Path,
     disk: PathBuf,
     id: &DiskId,
-    record: Option<ImageRecord>,
     user: &str,
-) -> Result<ImageHandle, ImageError> {
-    let mark = uses.join(format!("{id}.{:016x}", rand::random::<u64>()));
+) -> Result<DiskLease, FileError> {
+    let path = uses.join(format!("{id}.{:016x}", rand::random::<u64>()));
     let write = || {
-        let mut file = private::file().write(true).create_new(true).open(&mark)?;
+        let mut file = private::file().write(true).create_new(true).open(&path)?;
         file.try_lock()?;
         write!(file, "{user} (process {})", std::process::id())?;
         Ok(file)
     };
-    let lock = write().map_err(io_error("write", &mark))?;
-    Ok(ImageHandle {
+    let lock = write().map_err(file_error("write", &path))?;
+    Ok(DiskLease {
         disk,
-        record,
-        mark,
+        file: path,
         _lock: lock,
     })
 }
 
-/// Who uses a disk, for a person. Marks that nobody holds are removed.
-pub(crate) fn users(uses: &Path, disk: &DiskId) -> Result<Vec<String>, ImageError> {
+/// The descriptions of a disk's users. Leases whose owner is dead are removed.
+pub(crate) fn users(uses: &Path, disk: &DiskId) -> Result<Vec<String>, FileError> {
     let mut users = Vec::new();
-    for file in list(uses).map_err(io_error("list", uses))? {
+    for file in list(uses).map_err(file_error("list", uses))? {
         if file
             .split_once('.')
             .is_none_or(|(id, _)| id != disk.as_str())
@@ -74,10 +68,13 @@ pub(crate) fn users(uses: &Path, disk: &DiskId) -> Result<Vec<String>, ImageErro
             continue;
         }
         let path = uses.join(&file);
-        if try_lock(&path).map_err(io_error("lock", &path))?.is_some() {
-            remove_file(&path).map_err(io_error("remove", &path))?;
+        if try_lock(&path)
+            .map_err(file_error("lock", &path))?
+            .is_some()
+        {
+            remove_file(&path).map_err(file_error("remove", &path))?;
         } else {
-            users.push(fs::read_to_string(&path).unwrap_or_else(|_| "somebody".into()));
+            users.push(fs::read_to_string(&path).unwrap_or_else(|_| "an unknown process".into()));
         }
     }
     users.sort();

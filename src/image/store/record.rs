@@ -1,4 +1,4 @@
-//! What is written down about disks and images.
+//! The records of disks and images: JSON files, replaced as a whole.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -6,79 +6,80 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::image::content::Content;
-use crate::image::store::blobs::Digest;
+use crate::image::digest::Digest;
+use crate::image::key::ImageKey;
+use crate::image::store::disk_id::DiskId;
 use crate::image::user::Accounts;
-use crate::image::{DiskId, ImageKey};
 
-/// The version of the records. What an older version wrote is not there any more: it is built or pulled anew.
+/// The version of the records. Records of older versions are ignored: their images are built or pulled again.
 pub(crate) const FORMAT: u32 = 2;
 
-/// What is known of a finished disk: `disks/<id>.json`. Never changes.
+/// The record of a finished disk, `disks/<id>.json`. It never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DiskRecord {
+pub(crate) struct DiskRecord {
     /// The version of this record, [`FORMAT`].
-    pub format: u32,
-    /// The disk.
-    pub disk: DiskId,
-    /// What was unpacked onto it ([`Content::key`]).
-    pub key: String,
-    /// What its file took on the host's disk when it was finished, in bytes.
-    pub bytes: u64,
-    /// Files, directories and so on that the layers brought.
-    pub entries: u64,
-    /// Its users and groups, as the layers brought them.
-    pub accounts: Accounts,
+    pub(crate) format: u32,
+    /// The id of the disk.
+    pub(crate) disk: DiskId,
+    /// The content that was unpacked onto it ([`Content::disk_key`]).
+    pub(crate) key: String,
+    /// The space that its file took on the host when it was finished, in bytes.
+    pub(crate) bytes: u64,
+    /// The number of tar entries in the layers.
+    pub(crate) entries: u64,
+    /// The users and groups in its files.
+    pub(crate) accounts: Accounts,
 }
 
-/// What is known of an image: `names/<name>.json`. Replaced as a whole; its time of change is when it was last used.
+/// The record of an image, `names/<key>.json`. The time of change of the file is the last use of the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ImageRecord {
+pub(crate) struct ImageRecord {
     /// The version of this record, [`FORMAT`].
-    pub format: u32,
-    /// What it is called.
-    pub key: ImageKey,
-    /// Its root disk.
-    pub disk: DiskId,
-    /// When it came to be here.
-    pub created: jiff::Timestamp,
+    pub(crate) format: u32,
+    /// The key of the image.
+    pub(crate) key: ImageKey,
+    /// The id of its root disk.
+    pub(crate) disk: DiskId,
+    /// When it was made.
+    pub(crate) created: jiff::Timestamp,
     /// Where it comes from.
-    pub source: Source,
-    /// What it is made of.
-    pub content: Content,
+    pub(crate) source: Source,
+    /// Its blobs, and how to run it.
+    pub(crate) content: Content,
 }
 
 /// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Source {
-    /// A file or a layout of this host.
+pub(crate) enum Source {
+    /// A file or a layout of the host.
     File {
-        /// Where it was.
+        /// The path.
         path: PathBuf,
-        /// What tells whether it is still the same.
+        /// The state of the file when it was imported.
         stamp: Stamp,
     },
     /// A registry.
     Registry {
         /// The reference, in full.
         reference: String,
-        /// What the reference stood for: the digest of an index or a manifest.
+        /// The digest of the index or manifest that the reference meant.
         digest: Digest,
     },
     /// A recipe of this program.
     Recipe {
         /// Its name.
         recipe: String,
-        /// The digest of the recipe's text, `sha256:HEX`.
-        digest: String,
+        /// The digest of the recipe's text.
+        digest: Digest,
     },
 }
 
 impl Source {
-    /// Whether it can be had again where it came from, without anybody's doing.
-    pub fn is_elsewhere(&self) -> bool {
+    /// Whether the image can be pulled again.
+    pub(crate) fn is_registry(&self) -> bool {
         matches!(self, Self::Registry { .. })
     }
 }
@@ -87,16 +88,16 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File { path, .. } => write!(f, "{}", path.display()),
-            Self::Registry { digest, .. } => write!(f, "{}…", &digest.as_str()[..19]),
+            Self::Registry { digest, .. } => write!(f, "sha256:{}…", digest.short()),
             Self::Recipe { recipe, .. } => write!(f, "recipe {recipe}"),
         }
     }
 }
 
-/// Size, time of change and number of a file: as long as they stay, its content is taken to.
+/// The state of a file: size, time of change and inode. As long as they are the same, the content counts as unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     size: u64,
     mtime: i64,
     mtime_ns: i64,
@@ -104,7 +105,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// That of a file, or of a layout's table of contents; nothing where there is none.
+    /// The state of a file, or of the index of a layout; `None` if there is none.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let index = path.join("index.json");
         let meta = if path.is_dir() {
@@ -141,14 +142,14 @@ mod tests {
             },
             Source::Recipe {
                 recipe: "debian".into(),
-                digest: "sha256:00".into(),
+                digest: digest.clone(),
             },
         ];
         for source in sources {
             let record = ImageRecord {
                 format: FORMAT,
                 key: ImageKey::of(&"ghcr.io/o/i:1".parse().unwrap()),
-                disk: DiskId::new(),
+                disk: DiskId::random(),
                 created: jiff::Timestamp::from_second(1_700_000_000).unwrap(),
                 source,
                 content: Content {

@@ -1,7 +1,7 @@
-//! Credentials as Docker and Podman keep them: `config.json`, its helpers, `auth.json`.
+//! The credentials that Docker and Podman store: `config.json`, its credential helpers, `auth.json`.
 //!
-//! What is broken among them keeps nobody from what a registry gives to everybody: it is told, no login is shown, and
-//! if the registry then wants one, the error says what is broken and what to do about it.
+//! Broken credentials do not prevent pulling public images. They are reported, and no login is sent. If the registry then
+//! asks for a login, the error says what is broken and what to do.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -14,51 +14,50 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use crate::blocking::blocking;
 use crate::image::reference::HUB;
+use crate::image::source::registry::login::Login;
 use crate::presence;
 
-/// The name by which Docker keeps the login of its hub.
+/// The key of the hub's login in Docker's files.
 const HUB_LOGIN: &str = "https://index.docker.io/v1/";
 
-/// How long a credential helper may take; some ask a person.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a credential helper may take. Some ask the user.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The most that is read of what a helper says, in bytes.
-const MOST_SAID: u64 = 64 << 10;
+/// The most that is read of a helper's output, in bytes.
+const MAX_OUTPUT: u64 = 64 << 10;
 
-/// What is shown to a registry.
-#[derive(Debug, PartialEq)]
-pub(super) struct Login {
-    pub(super) auth: RegistryAuth,
-    /// Why what is kept for it could not be used.
-    pub(super) trouble: Option<String>,
-}
-
-/// What one file holds for a registry.
+/// User and password for a registry, if there are any. The error says what is broken, and what to do.
 type Found = Result<Option<(String, String)>, String>;
 
-/// What this user has for a registry; nothing said anywhere means anonymously.
-pub(super) async fn of(host: &str) -> Login {
-    let mut trouble = None;
+/// Why the stored credentials for a registry can't be used; `None` if they can, or if there are none.
+pub(crate) async fn problem(host: &str) -> Option<String> {
+    login(host).await.problem
+}
+
+/// The login of this user at a registry: anonymous if no credentials are stored.
+pub(super) async fn login(host: &str) -> Login {
+    let mut problem = None;
     for path in files(|name| std::env::var_os(name).map(PathBuf::from)) {
-        match in_file(&path, host, PATIENCE).await {
+        match in_file(&path, host, HELPER_TIMEOUT).await {
             Ok(Some((user, password))) => {
                 return Login {
                     auth: RegistryAuth::Basic(user, password),
-                    trouble: None,
+                    problem: None,
                 };
             }
             Ok(None) => {}
-            Err(problem) => trouble = trouble.or(Some(problem)),
+            Err(broken) => problem = problem.or(Some(broken)),
         }
     }
     Login {
         auth: RegistryAuth::Anonymous,
-        trouble,
+        problem,
     }
 }
 
-/// The files that may hold it, in order.
+/// The files that may hold credentials, in order.
 fn files(var: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     let var = |name: &str| var(name).filter(|value| !value.as_os_str().is_empty());
     let home = var("HOME");
@@ -80,19 +79,22 @@ fn files(var: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     files
 }
 
-/// What a file holds for a registry; the error says what is broken, and what to do.
-async fn in_file(path: &Path, host: &str, patience: Duration) -> Found {
+/// The credentials in a file.
+async fn in_file(path: &Path, host: &str, timeout: Duration) -> Found {
     let shown = path.display();
-    let text = presence::read(path).map_err(|error| {
-        format!("{shown} can't be read ({error}): make it readable for you, or remove it")
-    })?;
+    let file = path.to_owned();
+    let text = blocking(move || presence::read(&file))
+        .await
+        .map_err(|error| {
+            format!("{shown} can't be read ({error}): make it readable for you, or remove it")
+        })?;
     let text = text.unwrap_or_default();
     if text.trim_ascii().is_empty() {
         return Ok(None);
     }
     let broken = |why: String| {
         format!(
-            "{shown} is no such file as Docker writes ({why}): correct it, or move it away and {}",
+            "{shown} is no credentials file of Docker ({why}): correct it, or move it away and {}",
             log_in(host)
         )
     };
@@ -101,30 +103,30 @@ async fn in_file(path: &Path, host: &str, patience: Duration) -> Found {
     let Some(members) = config.as_object_mut() else {
         return Err(broken("it is no JSON object".to_owned()));
     };
-    // Helpers are run here, with a deadline; the rest is for the library, which would run them without one.
+    // The library runs helpers without a timeout, so they are taken out and run here.
     let helpers = members.remove("credHelpers").unwrap_or_default();
     let store = members.remove("credsStore").unwrap_or_default();
     let server = if host == HUB { HUB_LOGIN } else { host };
     let names = [server, host, "index.docker.io"];
     let names = if host == HUB { &names[..] } else { &names[..1] };
     let own = names.iter().find_map(|name| helpers.get(*name)?.as_str());
-    let ask = async |helper: &str| {
+    let run_helper = async |helper: &str| {
         let program = format!("docker-credential-{helper}");
-        ask(&program, server, path, host, patience).await
+        ask_helper(&program, server, path, host, timeout).await
     };
     if let Some(helper) = own.filter(|helper| !helper.is_empty()) {
-        return ask(helper).await;
+        return run_helper(helper).await;
     }
-    // The library knows the hub's other names by this one.
+    // The library also looks for the other names of the hub.
     match docker_credential::get_credential_from_reader(config.to_string().as_bytes(), host) {
         Ok(DockerCredential::UsernamePassword(user, password)) => Ok(Some((user, password))),
         Ok(DockerCredential::IdentityToken(_)) => Err(token(&shown.to_string(), host)),
         Err(Problem::NoCredentialConfigured) => match store.as_str() {
             None | Some("") => Ok(None),
-            Some(helper) => ask(helper).await,
+            Some(helper) => run_helper(helper).await,
         },
         Err(Problem::CredentialDecodingError | Problem::CredentialMismatchError) => Err(format!(
-            "the login that {shown} keeps for {host} can't be decoded: {}",
+            "the login for {host} in {shown} can't be decoded: {}",
             log_in(host)
         )),
         Err(other) => Err(broken(other.to_string())),
@@ -137,12 +139,12 @@ fn log_in(host: &str) -> String {
 
 fn token(place: &str, host: &str) -> String {
     format!(
-        "{place} keeps an identity token for {host}, which is not supported: log in with a user name and a password or \
+        "{place} has an identity token for {host}, which is not supported: log in with a user name and a password or \
          access token (`docker login {host}`)"
     )
 }
 
-/// What a helper answers.
+/// The answer of a credential helper.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
@@ -150,15 +152,21 @@ struct Answer {
     secret: String,
 }
 
-/// What a helper has for a registry.
-async fn ask(program: &str, server: &str, path: &Path, host: &str, patience: Duration) -> Found {
+/// The credentials that a helper has for a registry.
+async fn ask_helper(
+    program: &str,
+    server: &str,
+    path: &Path,
+    host: &str,
+    timeout: Duration,
+) -> Found {
     let remedy = format!(
         "install or repair it, or take it out of {} and {}",
         path.display(),
         log_in(host)
     );
-    let answered = tokio::time::timeout(patience, run(program, server)).await;
-    let (status, said, complaint) = match answered {
+    let answered = tokio::time::timeout(timeout, run(program, server)).await;
+    let (status, output, errors) = match answered {
         Ok(Ok(answered)) => answered,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(format!(
@@ -172,31 +180,31 @@ async fn ask(program: &str, server: &str, path: &Path, host: &str, patience: Dur
             ));
         }
         Err(_) => {
-            let seconds = patience.as_secs();
+            let seconds = timeout.as_secs();
             return Err(format!(
                 "the credential helper {program} did not answer within {seconds} s: {remedy}"
             ));
         }
     };
     if !status.success() {
-        // Helpers have no other way to say that they know nothing of a registry.
-        if said.contains("credentials not found") || complaint.contains("credentials not found") {
+        // Helpers report with this text that they have no credentials for a registry.
+        if output.contains("credentials not found") || errors.contains("credentials not found") {
             return Ok(None);
         }
-        let why = [&complaint, &said].map(|text| short(text));
+        let why = [&errors, &output].map(|text| one_line(text));
         let why = why.into_iter().find(|text| !text.is_empty());
         return Err(format!(
             "the credential helper {program} failed: {}; {remedy}",
             why.unwrap_or_else(|| status.to_string())
         ));
     }
-    // What it said may hold a secret, so it is not shown.
-    match serde_json::from_str::<Answer>(&said) {
+    // The output may hold a secret, so it is not shown.
+    match serde_json::from_str::<Answer>(&output) {
         Ok(Answer { username, .. }) if username == "<token>" => Err(token(program, host)),
         Ok(Answer { username, secret }) if username.is_empty() && secret.is_empty() => Ok(None),
         Ok(Answer { username, secret }) => Ok(Some((username, secret))),
         Err(_) => Err(format!(
-            "the credential helper {program} answered with something else than a login: {remedy}"
+            "the credential helper {program} did not answer with a login: {remedy}"
         )),
     }
 }
@@ -210,26 +218,28 @@ async fn run(program: &str, server: &str) -> std::io::Result<(ExitStatus, String
         .kill_on_drop(true)
         .spawn()?;
     let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let give = async {
+    let write = async {
         if let Some(mut input) = input {
-            // One that reads nothing may know the answer all the same.
-            let _ = input.write_all(server.as_bytes()).await;
+            // A helper that does not read its input may still answer.
+            if let Err(error) = input.write_all(server.as_bytes()).await {
+                tracing::debug!(program, %error, "a credential helper did not read its input");
+            }
         }
     };
-    let ((), said, complaint) = tokio::join!(give, all_of(output), all_of(errors));
-    Ok((child.wait().await?, said?, complaint?))
+    let ((), output, errors) = tokio::join!(write, read_output(output), read_output(errors));
+    Ok((child.wait().await?, output?, errors?))
 }
 
-async fn all_of(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
-    let mut said = Vec::new();
+async fn read_output(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
+    let mut output = Vec::new();
     if let Some(stream) = stream {
-        stream.take(MOST_SAID).read_to_end(&mut said).await?;
+        stream.take(MAX_OUTPUT).read_to_end(&mut output).await?;
     }
-    Ok(String::from_utf8_lossy(&said).into_owned())
+    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-/// What a program said, as a part of one line.
-fn short(text: &str) -> String {
+/// The output of a program as a part of one line.
+fn one_line(text: &str) -> String {
     let words: Vec<&str> = text
         .split(|c: char| c.is_whitespace() || c.is_control())
         .collect();
@@ -244,11 +254,10 @@ fn short(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::files::tests::executable;
     use crate::presence::tests::UNREADABLE;
+    use std::fs;
 
     const HOST: &str = "registry.example";
 
@@ -259,14 +268,13 @@ mod tests {
         in_file(&path, HOST, Duration::from_millis(500)).await
     }
 
-    /// What comes of a helper that is this shell script.
+    /// The result of a helper that is this shell script.
     async fn helped(script: &str) -> Found {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("docker-credential-test");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        executable(&program, &format!("#!/bin/sh\n{script}\n"));
         let program = program.to_str().unwrap();
-        ask(
+        ask_helper(
             program,
             HOST,
             Path::new("config.json"),
@@ -277,13 +285,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn logins_are_found_and_what_is_no_file_of_docker_is_said() {
+    async fn logins_are_found_and_other_files_are_refused() {
         use base64::Engine;
         let auth = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
         let with = |auth: &str| format!(r#"{{"auths": {{"{HOST}": {{"auth": "{auth}"}}}}}}"#);
         assert_eq!(
             kept(&with(&auth("user:pass:word"))).await,
-            login("user", "pass:word")
+            credentials("user", "pass:word")
         );
         for nothing in [
             "",
@@ -297,12 +305,12 @@ mod tests {
         for (config, said) in [
             (
                 "{\"auths\": ".to_owned(),
-                "is no such file as Docker writes",
+                "is no credentials file of Docker",
             ),
             ("[]".to_owned(), "no JSON object"),
             (
                 r#"{"auths": []}"#.to_owned(),
-                "is no such file as Docker writes",
+                "is no credentials file of Docker",
             ),
             (with("!!"), "can't be decoded"),
             (with(&auth("without a colon")), "can't be decoded"),
@@ -325,17 +333,17 @@ mod tests {
                 "{config}: {error}"
             );
         }
-        // A helper of another registry is of no matter.
+        // A helper of another registry is ignored.
         let other = format!(
             r#"{{"credHelpers": {{"other": "of-nobody"}}, "auths": {{"{HOST}": {{"auth": "{}"}}}}}}"#,
             auth("a:b")
         );
-        assert_eq!(kept(&other).await, login("a", "b"));
+        assert_eq!(kept(&other).await, credentials("a", "b"));
         for (how, make) in UNREADABLE {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("config.json");
             make(&path);
-            let error = in_file(&path, HOST, PATIENCE).await.unwrap_err();
+            let error = in_file(&path, HOST, HELPER_TIMEOUT).await.unwrap_err();
             assert!(error.contains("can't be read"), "{how}: {error}");
         }
     }
@@ -344,10 +352,10 @@ mod tests {
     async fn a_helper_may_do_anything_but_keep_us_waiting() {
         let answer = r#"echo '{"Username":"user","Secret":"secret"}'"#;
         let asks = format!("read server\n[ \"$1 $server\" = 'get {HOST}' ] || exit 1\n{answer}");
-        assert_eq!(helped(&asks).await, login("user", "secret"));
+        assert_eq!(helped(&asks).await, credentials("user", "secret"));
         assert_eq!(
             helped(answer).await,
-            login("user", "secret"),
+            credentials("user", "secret"),
             "reading nothing"
         );
         assert_eq!(
@@ -365,7 +373,7 @@ mod tests {
             ),
             ("exit 3", "exit status: 3"),
             ("kill -9 $$", "signal: 9"),
-            ("echo secret garbage", "something else than a login"),
+            ("echo secret garbage", "did not answer with a login"),
             (
                 r#"echo '{"Username":"<token>","Secret":"x"}'"#,
                 "identity token",
@@ -414,7 +422,7 @@ mod tests {
         assert_eq!(of(&[]), [""; 0]);
     }
 
-    fn login(user: &str, password: &str) -> Found {
+    fn credentials(user: &str, password: &str) -> Found {
         Ok(Some((user.to_owned(), password.to_owned())))
     }
 }

@@ -1,26 +1,26 @@
-//! One host that is asked for an image: its registry, or a mirror of that.
+//! A host that is asked for an image: its registry, or a mirror of it.
 
 use std::path::Path;
-use std::sync::Once;
 use std::time::Duration;
 
 use oci_client::Reference;
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest;
-use oci_client::secrets::RegistryAuth;
 
-use super::credentials::{self, Login};
-use super::error::Shown;
-use super::reader::{Reach, Reader};
-use super::{Registries, RegistryError};
+use crate::blocking::blocking;
+use crate::image::digest::Digest;
 use crate::image::reference::RegistryRef;
-use crate::image::store::blobs::Digest;
+use crate::image::source::registry::credentials;
+use crate::image::source::registry::error::RegistryError;
+use crate::image::source::registry::login::Login;
+use crate::image::source::registry::reader::{Connection, Reader, use_ring};
+use crate::image::source::registry::settings::Registries;
 use crate::progress::Progress;
 
-/// How long a host may take to answer at all.
-const CONNECT: Duration = Duration::from_secs(20);
-/// How long it may say nothing in the middle of an answer.
-const STALL: Duration = Duration::from_secs(30);
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an answer may pause.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 const ACCEPT: &[&str] = &[
     manifest::OCI_IMAGE_INDEX_MEDIA_TYPE,
@@ -29,29 +29,18 @@ const ACCEPT: &[&str] = &[
     manifest::IMAGE_MANIFEST_MEDIA_TYPE,
 ];
 
-/// What we say of ourselves.
-pub(super) const USER_AGENT: &str = concat!("snowglobe/", env!("CARGO_PKG_VERSION"));
-
-/// A host, ready to be asked.
+/// A host and the image that it is asked for.
 pub(super) struct Endpoint {
     pub(super) reader: Reader,
-    pub(super) reference: Reference,
+    reference: Reference,
     login: Login,
-    /// The image, for a person.
+    /// The reference of the image, for messages.
     pub(super) image: String,
     pub(super) host: String,
 }
 
-pub(super) fn use_ring() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Fails where somebody chose before us: then theirs is used.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-}
-
 impl Endpoint {
-    /// The hosts to ask for an image, in order.
+    /// The hosts to ask for an image, in order: mirrors, then the registry.
     pub(super) async fn all(
         registries: &Registries,
         image: &RegistryRef,
@@ -73,32 +62,33 @@ impl Endpoint {
         progress: &Progress,
     ) -> Result<Self, RegistryError> {
         use_ring();
-        let login = credentials::of(&host).await;
-        if let Some(trouble) = &login.trouble {
-            progress.say(format!("going on without a login for {host}: {trouble}"));
-            tracing::warn!("going on without a login for {host}: {trouble}");
+        let login = credentials::login(&host).await;
+        if let Some(problem) = &login.problem {
+            progress.say(format!("going on without a login for {host}: {problem}"));
+            tracing::warn!("going on without a login for {host}: {problem}");
         }
         let repository = image.repository().to_owned();
         let reference = match (image.digest(), image.tag()) {
             (Some(digest), _) => {
-                Reference::with_digest(host.clone(), repository, digest.to_owned())
+                Reference::with_digest(host.clone(), repository, digest.to_string())
             }
             (None, tag) => {
                 Reference::with_tag(host.clone(), repository, tag.unwrap_or("latest").to_owned())
             }
         };
-        let reach = Reach {
+        let connection = Connection {
             host: reference.resolve_registry(),
             repository: reference.repository(),
             http: registries.is_http(&host),
-            vouching: &certificates(registries, &host)?,
-            connect: CONNECT,
-            stall: STALL,
+            certificates: &certificates(registries, &host).await?,
+            connect_timeout: CONNECT_TIMEOUT,
+            read_timeout: READ_TIMEOUT,
         };
-        let reader = Reader::new(&reach, &login.auth).map_err(|e| RegistryError::Settings {
-            host: host.clone(),
-            problem: e.to_string(),
-        })?;
+        let reader =
+            Reader::new(&connection, &login.auth).map_err(|e| RegistryError::Settings {
+                host: host.clone(),
+                problem: e.to_string(),
+            })?;
         Ok(Self {
             reader,
             reference,
@@ -108,16 +98,12 @@ impl Endpoint {
         })
     }
 
-    /// What an error of this host means.
+    /// The meaning of an error of this host.
     pub(super) fn explain(&self, error: OciDistributionError) -> RegistryError {
-        let shown = match (&self.login.auth, &self.login.trouble) {
-            (RegistryAuth::Anonymous, Some(trouble)) => Shown::Broken(trouble.clone()),
-            (RegistryAuth::Anonymous, None) => Shown::Nothing,
-            _ => Shown::Login,
-        };
-        RegistryError::of(error, &self.image, &self.host, shown)
+        RegistryError::of(error, &self.image, &self.host, self.login.sent())
     }
 
+    /// The error for a wrong answer of this host.
     pub(super) fn wrong(&self, problem: String) -> RegistryError {
         RegistryError::Wrong {
             image: self.image.clone(),
@@ -126,7 +112,7 @@ impl Endpoint {
         }
     }
 
-    /// The same host, to push to.
+    /// The same host, for pushing.
     pub(super) fn for_pushing(self) -> Self {
         Self {
             reader: self.reader.for_pushing(),
@@ -134,17 +120,17 @@ impl Endpoint {
         }
     }
 
-    /// The digest or the tag that was named.
-    pub(super) fn named(&self) -> &str {
+    /// The digest of the reference, or else its tag.
+    pub(super) fn digest_or_tag(&self) -> &str {
         match (self.reference.digest(), self.reference.tag()) {
             (Some(digest), _) => digest,
             (None, tag) => tag.unwrap_or("latest"),
         }
     }
 
-    /// The manifest or index of a digest, or of the reference; checked against the digest that was asked for.
+    /// The manifest or index with this digest, or that of the reference. A digest is checked.
     pub(super) async fn manifest(&self, digest: Option<&Digest>) -> Result<Vec<u8>, RegistryError> {
-        let of = digest.map_or_else(|| self.named(), Digest::as_str);
+        let of = digest.map_or_else(|| self.digest_or_tag(), Digest::as_str);
         let read = self.reader.manifest(of, ACCEPT).await;
         let bytes = read.map_err(|e| self.explain(e))?;
         let found = Digest::of(&bytes);
@@ -155,21 +141,28 @@ impl Endpoint {
     }
 }
 
-/// Who vouches for a registry, besides those that the machine trusts: as set here, or as Docker keeps them.
-fn certificates(registries: &Registries, host: &str) -> Result<Vec<Vec<u8>>, RegistryError> {
-    let pem = |path: &Path| {
-        std::fs::read(path).map_err(|e| RegistryError::Settings {
-            host: host.to_owned(),
-            problem: format!("its ca, {}, can't be read ({e})", path.display()),
-        })
-    };
-    if let Some(path) = registries.of(host).ca {
-        return Ok(vec![pem(&path)?]);
-    }
-    let Ok(entries) = std::fs::read_dir(Path::new("/etc/docker/certs.d").join(host)) else {
-        return Ok(Vec::new());
-    };
-    let files = entries.flatten().map(|entry| entry.path());
-    let files = files.filter(|path| path.extension().is_some_and(|kind| kind == "crt"));
-    files.map(|path| pem(&path)).collect()
+/// The certificates that are trusted for a registry, besides those that this machine trusts: from the settings, or else
+/// from Docker's directory.
+async fn certificates(registries: &Registries, host: &str) -> Result<Vec<Vec<u8>>, RegistryError> {
+    let (ca, host) = (registries.of(host).ca, host.to_owned());
+    blocking(move || match ca {
+        Some(path) => Ok(vec![read_certificate(&host, &path)?]),
+        None => {
+            let dir = Path::new("/etc/docker/certs.d").join(&host);
+            let Ok(entries) = std::fs::read_dir(dir) else {
+                return Ok(Vec::new());
+            };
+            let files = entries.flatten().map(|entry| entry.path());
+            let files = files.filter(|path| path.extension().is_some_and(|kind| kind == "crt"));
+            files.map(|path| read_certificate(&host, &path)).collect()
+        }
+    })
+    .await
+}
+
+fn read_certificate(host: &str, path: &Path) -> Result<Vec<u8>, RegistryError> {
+    std::fs::read(path).map_err(|e| RegistryError::Settings {
+        host: host.to_owned(),
+        problem: format!("its ca, {}, can't be read ({e})", path.display()),
+    })
 }

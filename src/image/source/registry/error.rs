@@ -1,10 +1,11 @@
-//! What can go wrong with a registry, and what to do about it.
+//! The errors of registries. Each says what to do.
 
 use oci_client::errors::{OciDistributionError as Oci, OciErrorCode as Code};
 
+use crate::image::source::registry::login::LoginSent;
 use crate::shown;
 
-/// Why a registry did not give, or take, what it was to.
+/// Why a request to a registry failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RegistryError {
     /// It can't be reached.
@@ -15,14 +16,14 @@ pub enum RegistryError {
     Unreachable {
         /// The registry.
         host: String,
-        /// What happened.
+        /// The problem.
         problem: String,
-        /// Whether it is worth trying again.
-        passing: bool,
+        /// Whether to try again.
+        temporary: bool,
     },
-    /// It is not who it says it is, as far as this machine can tell.
+    /// This machine does not trust its certificate.
     #[error(
-        "trust the registry {host}: {problem}; where its certificate is right, name who vouches for it in the user's \
+        "trust the registry {host}: {problem}; if its certificate is right, name the certificate authority in the user's \
          configuration: [registries.\"{host}\"] ca = \"/path/to/ca.pem\""
     )]
     Certificate {
@@ -31,15 +32,15 @@ pub enum RegistryError {
         /// What is wrong with its certificate.
         problem: String,
     },
-    /// It doesn't let us.
-    #[error("{}", denied(.image, .host, .shown))]
+    /// It denies access.
+    #[error("{}", denied(.image, .host, .login))]
     Denied {
         /// The image.
         image: String,
         /// The registry.
         host: String,
-        /// What it was shown.
-        shown: Shown,
+        /// The login that was sent.
+        login: LoginSent,
     },
     /// There is no such image.
     #[error(
@@ -51,24 +52,24 @@ pub enum RegistryError {
         /// The registry.
         host: String,
     },
-    /// It was asked too often.
+    /// It limits the number of pulls.
     #[error(
-        "pull {image}: {host} limits how often one may pull, and says it was too often now{}; wait (hours, with Docker Hub), \
+        "pull {image}: {host} limits how often one may pull, and it was too often now{}; wait (hours, with Docker Hub), \
          log in for a higher limit (`docker login {host}`), or name a mirror in the user's configuration: \
-         [registries.\"{host}\"] mirrors = [\"HOST\"]{}", said(.message), unused(.shown)
+         [registries.\"{host}\"] mirrors = [\"HOST\"]{}", quoted(.message), unused(.login)
     )]
     RateLimited {
         /// The image.
         image: String,
         /// The registry.
         host: String,
-        /// What it said.
+        /// Its message.
         message: String,
-        /// What it was shown.
-        shown: Shown,
+        /// The login that was sent.
+        login: LoginSent,
     },
-    /// It has a problem of its own.
-    #[error("get {image}: the registry {host} answered with an error of its own, {status}{}; try again later", said(.message))]
+    /// It failed.
+    #[error("get {image}: the registry {host} answered with an error of its own, {status}{}; try again later", quoted(.message))]
     Server {
         /// The image.
         image: String,
@@ -76,66 +77,55 @@ pub enum RegistryError {
         host: String,
         /// The HTTP status.
         status: u16,
-        /// What it said.
+        /// Its message.
         message: String,
     },
-    /// It gave something that is not what it should be.
+    /// Its answer is wrong.
     #[error("use what {host} gives for {image}: {problem}")]
     Wrong {
         /// The image.
         image: String,
         /// The registry.
         host: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// A registry's settings can't be used.
+    /// Its settings can't be used.
     #[error("use the settings of the registry {host}: {problem}")]
     Settings {
         /// The registry.
         host: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
 
-/// What a registry was shown to be let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shown {
-    /// Nothing.
-    Nothing,
-    /// Nothing, since what is kept for it is broken: what that is, and what to do.
-    Broken(String),
-    /// A login.
-    Login,
-}
-
-fn denied(image: &str, host: &str, shown: &Shown) -> String {
-    match shown {
-        Shown::Login => format!(
-            "get {image}: {host} does not let the user it knows you as; look for a typing error, ask for access, \
-             or log in as somebody else (`docker login {host}`)"
+fn denied(image: &str, host: &str, login: &LoginSent) -> String {
+    match login {
+        LoginSent::Stored => format!(
+            "get {image}: {host} does not let the user that you are logged in as; look for a typing error, ask for access, \
+             or log in as another user (`docker login {host}`)"
         ),
-        Shown::Nothing => format!(
-            "get {image}: {host} does not give it to just anybody, or has no such image; look for a typing error, \
+        LoginSent::None => format!(
+            "get {image}: {host} does not give it without a login, or has no such image; look for a typing error, \
              or log in (`docker login {host}`)"
         ),
-        Shown::Broken(trouble) => format!(
-            "get {image}: {host} does not give it to just anybody, or has no such image; no login was shown, since \
+        LoginSent::Broken(trouble) => format!(
+            "get {image}: {host} does not give it without a login, or has no such image; no login was sent, since \
              {trouble}"
         ),
     }
 }
 
-/// Why no login was shown.
-fn unused(shown: &Shown) -> String {
-    match shown {
-        Shown::Broken(trouble) => format!("; no login was shown, since {trouble}"),
-        Shown::Nothing | Shown::Login => String::new(),
+/// Why no login was sent.
+fn unused(login: &LoginSent) -> String {
+    match login {
+        LoginSent::Broken(trouble) => format!("; no login was sent, since {trouble}"),
+        LoginSent::None | LoginSent::Stored => String::new(),
     }
 }
 
-fn said(message: &str) -> String {
+fn quoted(message: &str) -> String {
     let message = message.trim();
     let short: String = shown::line(message).chars().take(200).collect();
     if short.is_empty() {
@@ -146,14 +136,14 @@ fn said(message: &str) -> String {
 }
 
 impl RegistryError {
-    /// What an error of the client library means.
-    pub(super) fn of(error: Oci, image: &str, host: &str, shown: Shown) -> Self {
+    /// The meaning of an error of the client library.
+    pub(super) fn of(error: Oci, image: &str, host: &str, login: LoginSent) -> Self {
         let (image, host) = (image.to_owned(), host.to_owned());
-        let limited = |message: String, image, host, shown| Self::RateLimited {
+        let limited = |message: String, image, host, login| Self::RateLimited {
             image,
             host,
             message,
-            shown,
+            login,
         };
         let wrong = |problem: String, image, host| Self::Wrong {
             image,
@@ -166,22 +156,22 @@ impl RegistryError {
             }
             Oci::SpecViolationError(problem) => wrong(problem, image, host),
             Oci::RequestError(error) => {
-                let passing = !is_name_unknown(&error);
-                Self::transport(&error, passing, image, host)
+                let temporary = !is_name_unknown(&error);
+                Self::transport(&error, temporary, image, host)
             }
             Oci::IoError(error) => Self::transport(&error, true, image, host),
-            Oci::UnauthorizedError { .. } => Self::Denied { image, host, shown },
+            Oci::UnauthorizedError { .. } => Self::Denied { image, host, login },
             Oci::AuthenticationFailure(says) if says.to_uppercase().contains("TOOMANYREQUESTS") => {
-                limited(says, image, host, shown)
+                limited(says, image, host, login)
             }
-            Oci::AuthenticationFailure(_) => Self::Denied { image, host, shown },
+            Oci::AuthenticationFailure(_) => Self::Denied { image, host, login },
             Oci::ServerError {
                 code: 401 | 403, ..
-            } => Self::Denied { image, host, shown },
+            } => Self::Denied { image, host, login },
             Oci::ServerError { code: 404, .. } => Self::NotFound { image, host },
             Oci::ServerError {
                 code: 429, message, ..
-            } => limited(message, image, host, shown),
+            } => limited(message, image, host, login),
             Oci::ServerError { code, message, .. } => Self::Server {
                 image,
                 host,
@@ -191,21 +181,21 @@ impl RegistryError {
             Oci::RegistryError { envelope, .. } => {
                 let Some(first) = envelope.errors.into_iter().next() else {
                     return wrong(
-                        "it answered with an error without saying which".into(),
+                        "it answered with an error without a code".into(),
                         image,
                         host,
                     );
                 };
                 match first.code {
-                    Code::Unauthorized | Code::Denied => Self::Denied { image, host, shown },
+                    Code::Unauthorized | Code::Denied => Self::Denied { image, host, login },
                     Code::ManifestUnknown
                     | Code::NameUnknown
                     | Code::NotFound
                     | Code::BlobUnknown
                     | Code::NameInvalid => Self::NotFound { image, host },
-                    Code::Toomanyrequests => limited(first.message, image, host, shown),
+                    Code::Toomanyrequests => limited(first.message, image, host, login),
                     code => wrong(
-                        format!("it answered {code:?}{}", said(&first.message)),
+                        format!("it answered {code:?}{}", quoted(&first.message)),
                         image,
                         host,
                     ),
@@ -217,7 +207,7 @@ impl RegistryError {
 
     fn transport(
         error: &(dyn std::error::Error + 'static),
-        passing: bool,
+        temporary: bool,
         image: String,
         host: String,
     ) -> Self {
@@ -227,7 +217,7 @@ impl RegistryError {
         }
         if problem.contains("InvalidContentType") {
             let problem = format!(
-                "it does not speak TLS; if that is meant, set [registries.\"{host}\"] http = true"
+                "it does not use TLS; if that is intended, set [registries.\"{host}\"] http = true"
             );
             return Self::Wrong {
                 image,
@@ -238,21 +228,21 @@ impl RegistryError {
         Self::Unreachable {
             host,
             problem,
-            passing,
+            temporary,
         }
     }
 
     /// Whether trying again may help.
-    pub fn is_passing(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         match self {
-            Self::Unreachable { passing, .. } => *passing,
+            Self::Unreachable { temporary, .. } => *temporary,
             Self::Server { status, .. } => *status >= 500 || *status == 408,
             _ => false,
         }
     }
 }
 
-/// What an error is about at its bottom; the layers above it say nothing that helps.
+/// The innermost error. The errors around it explain nothing.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -261,7 +251,7 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     error.to_string()
 }
 
-/// Whether a host's name could not be resolved: that is the network's absence, or a typing error.
+/// Whether the name of the host could not be resolved. That means no network, or a typing error.
 fn is_name_unknown(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -278,7 +268,7 @@ mod tests {
     use super::*;
 
     fn of(error: Oci) -> RegistryError {
-        RegistryError::of(error, "ghcr.io/o/i:1", "ghcr.io", Shown::Nothing)
+        RegistryError::of(error, "ghcr.io/o/i:1", "ghcr.io", LoginSent::None)
     }
 
     fn answered(code: &str) -> Oci {
@@ -310,7 +300,7 @@ mod tests {
             (answered("DENIED"), "log in (`docker login ghcr.io`)"),
             (
                 Oci::UnauthorizedError { url: String::new() },
-                "to just anybody",
+                "without a login",
             ),
             (status(503), "503 (\"it broke\"); try again later"),
         ];
@@ -324,16 +314,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passes_is_tried_again() {
-        assert!(of(status(503)).is_passing());
-        assert!(of(Oci::IoError(std::io::ErrorKind::ConnectionReset.into())).is_passing());
+    fn only_temporary_errors_are_tried_again() {
+        assert!(of(status(503)).is_temporary());
+        assert!(of(Oci::IoError(std::io::ErrorKind::ConnectionReset.into())).is_temporary());
         for error in [
             status(429),
             status(404),
             answered("DENIED"),
             answered("TOOMANYREQUESTS"),
         ] {
-            assert!(!of(error).is_passing());
+            assert!(!of(error).is_temporary());
         }
     }
 }

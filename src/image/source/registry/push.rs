@@ -1,23 +1,28 @@
-//! Pushing an image: its layers, its configuration, and last its manifest.
+//! Pushes an image: its layers, its configuration, and last its manifest.
 
-use super::Registries;
-use super::endpoint::Endpoint;
-use crate::image::ImageError;
-use crate::image::content::{Content, Node};
-use crate::image::error::io_error;
+use oci_client::manifest::OCI_IMAGE_MEDIA_TYPE;
+
+use crate::blocking::blocking;
+use crate::image::content::Content;
+use crate::image::digest::Digest;
+use crate::image::file_error::file_error;
+use crate::image::manifest::Manifest;
 use crate::image::reference::RegistryRef;
-use crate::image::store::blobs::{Blobs, Digest};
+use crate::image::source::registry::endpoint::Endpoint;
+use crate::image::source::registry::settings::Registries;
+use crate::image::source::registry::transfer_error::TransferError;
+use crate::image::store::blobs::Blobs;
 use crate::progress::Progress;
 
 impl Registries {
-    /// Pushes an image whose blobs are here, to its registry itself and never to a mirror.
-    pub async fn push(
+    /// Pushes an image of the store to its registry, never to a mirror.
+    pub(crate) async fn push(
         &self,
         content: &Content,
         blobs: &Blobs,
         to: &RegistryRef,
         progress: &Progress,
-    ) -> Result<(), ImageError> {
+    ) -> Result<(), TransferError> {
         progress.say(format!("asking {} to take {to}", to.registry()));
         let endpoint = Endpoint::new(self, to, to.registry().to_owned(), progress).await?;
         let endpoint = endpoint.for_pushing();
@@ -30,23 +35,30 @@ impl Registries {
             push_blob(&endpoint, blobs, &layer.digest).await?;
         }
         push_blob(&endpoint, blobs, &content.config).await?;
-        let json = blobs.read(&content.manifest)?;
-        let Node::Image(manifest) =
-            Node::parse(&json).map_err(|problem| endpoint.wrong(problem))?
+        let (blobs, manifest) = (blobs.clone(), content.manifest.clone());
+        let json = blocking(move || blobs.read(&manifest)).await?;
+        let Manifest::Image(manifest) =
+            Manifest::parse(&json).map_err(|problem| endpoint.wrong(problem))?
         else {
             return Err(endpoint.wrong("it is an index".into()).into());
         };
         let kind = manifest
             .media_type
-            .unwrap_or_else(|| oci_client::manifest::OCI_IMAGE_MEDIA_TYPE.to_owned());
+            .unwrap_or_else(|| OCI_IMAGE_MEDIA_TYPE.to_owned());
         let reader = &endpoint.reader;
-        let pushed = reader.give_manifest(endpoint.named(), &kind, json).await;
+        let pushed = reader
+            .push_manifest(endpoint.digest_or_tag(), &kind, json)
+            .await;
         pushed.map_err(|e| endpoint.explain(e))?;
         Ok(())
     }
 }
 
-async fn push_blob(endpoint: &Endpoint, blobs: &Blobs, digest: &Digest) -> Result<(), ImageError> {
+async fn push_blob(
+    endpoint: &Endpoint,
+    blobs: &Blobs,
+    digest: &Digest,
+) -> Result<(), TransferError> {
     let reader = &endpoint.reader;
     if reader.has_blob(digest.as_str()).await {
         return Ok(());
@@ -54,13 +66,10 @@ async fn push_blob(endpoint: &Endpoint, blobs: &Blobs, digest: &Digest) -> Resul
     let path = blobs.path(digest);
     let file = tokio::fs::File::open(&path)
         .await
-        .map_err(io_error("read", &path))?;
-    let size = file
-        .metadata()
-        .await
-        .map_err(io_error("read", &path))?
-        .len();
-    let pushed = reader.give_blob(digest.as_str(), size, file).await;
+        .map_err(file_error("read", &path))?;
+    let meta = file.metadata().await;
+    let size = meta.map_err(file_error("read", &path))?.len();
+    let pushed = reader.push_blob(digest.as_str(), size, file).await;
     pushed.map_err(|e| endpoint.explain(e))?;
     Ok(())
 }

@@ -1,11 +1,12 @@
-//! Reading from a registry: the few requests that pulling takes, each answer within bounds. Pushing is in `writer`.
+//! Reads from a registry: the few requests that a pull needs, with bounds.
 //!
-//! The client library reads answers whole, however long they are, and follows wherever it is sent. Here a manifest, a token and the text of an error have each a length, and a registry leads
-//! (by a redirect, or to the server that gives tokens) neither from TLS to none nor from elsewhere into this
-//! machine's own network ([`may_lead`]). A login is shown only where it is asked for.
+//! The client library reads answers of any length and follows every redirect, so only its types are used. Here,
+//! manifests, tokens and error texts have a maximum length. Redirects and token servers are checked: a registry can send
+//! this client neither from TLS to plain HTTP nor from outside into the local network ([`check_redirect`]). A login is
+//! sent only if the registry asks for it. Pushing is in `writer`.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use http_auth::parser::ChallengeParser;
@@ -15,87 +16,108 @@ use reqwest::header::{ACCEPT, RANGE, WWW_AUTHENTICATE};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 
-use crate::image::content::MAX_JSON;
+use crate::image::manifest::MAX_JSON;
 
-/// How often one request may be led elsewhere.
-const MOST_REDIRECTS: usize = 5;
-/// How much of an error's text is read, in bytes.
-const LONGEST_ERROR: usize = 64 << 10;
+/// The user agent of all requests.
+pub(super) const USER_AGENT: &str = concat!("snowglobe/", env!("CARGO_PKG_VERSION"));
+
+/// The most redirects of a request.
+const MAX_REDIRECTS: usize = 5;
+/// The most that is read of the text of an error, in bytes.
+const MAX_ERROR: usize = 64 << 10;
 /// The longest answer with a token, in bytes.
-const LONGEST_TOKEN: usize = 64 << 10;
-/// How long an answer that is read whole may take.
-const WHOLE: Duration = Duration::from_secs(60);
+const MAX_TOKEN: u64 = 64 << 10;
+/// How long a manifest, a token or an error may take to arrive.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a registry is reached.
-pub(super) struct Reach<'a> {
-    /// Its name, with its port.
-    pub(super) host: &'a str,
-    pub(super) repository: &'a str,
-    /// Whether without TLS.
-    pub(super) http: bool,
-    /// Who vouches for it beside those that the machine trusts, as PEM.
-    pub(super) vouching: &'a [Vec<u8>],
-    /// How long it may take to answer at all.
-    pub(super) connect: Duration,
-    /// How long it may say nothing in the middle of an answer.
-    pub(super) stall: Duration,
+/// Makes ring the cryptography of TLS in this process.
+pub(super) fn use_ring() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if rustls::crypto::ring::default_provider()
+            .install_default()
+            .is_err()
+        {
+            tracing::debug!("the process has another provider of cryptography already");
+        }
+    });
 }
 
-/// What a request shows.
+/// How to connect to a registry.
+pub(super) struct Connection<'a> {
+    /// Its host, with the port.
+    pub(super) host: &'a str,
+    pub(super) repository: &'a str,
+    /// Whether to connect without TLS.
+    pub(super) http: bool,
+    /// Certificates (PEM) that are trusted besides those that this machine trusts.
+    pub(super) certificates: &'a [Vec<u8>],
+    /// How long the connection may take.
+    pub(super) connect_timeout: Duration,
+    /// How long an answer may pause.
+    pub(super) read_timeout: Duration,
+}
+
+/// The authorization of a request.
 #[derive(Clone)]
-enum Key {
+enum Authorization {
     Token(String),
     Login(String, String),
 }
 
-/// A registry, ready to be read from.
+/// Reads a repository of a registry.
 pub(super) struct Reader {
     http: reqwest::Client,
-    /// For uploads, during which nothing is read for long.
+    /// For uploads: it follows no redirects, and waits for answers without a timeout.
     pub(super) upload: reqwest::Client,
-    stall: Duration,
+    read_timeout: Duration,
     base: Url,
     repository: String,
-    /// What a token is to allow.
+    /// The actions that a token must allow.
     actions: &'static str,
     login: Option<(String, String)>,
-    key: Mutex<Option<Key>>,
+    authorization: Mutex<Option<Authorization>>,
 }
 
-/// A blob as it comes: from where it was asked for, or from its beginning.
+/// The answer to a request for a part of a blob: that part, or the whole blob.
 pub(super) enum Blob {
     Rest(Response),
     Whole(Response),
 }
 
 impl Reader {
-    pub(super) fn new(reach: &Reach<'_>, login: &RegistryAuth) -> Result<Self, Oci> {
-        let scheme = if reach.http { "http" } else { "https" };
-        let base = format!("{scheme}://{}/v2/{}/", reach.host, reach.repository);
+    pub(super) fn new(connection: &Connection<'_>, login: &RegistryAuth) -> Result<Self, Oci> {
+        let scheme = if connection.http { "http" } else { "https" };
+        let base = format!(
+            "{scheme}://{}/v2/{}/",
+            connection.host, connection.repository
+        );
         let base = Url::parse(&base).map_err(|error| Oci::UrlParseError(error.to_string()))?;
         let from = base.clone();
         let redirects = Policy::custom(move |attempt| {
-            if attempt.previous().len() > MOST_REDIRECTS {
-                return attempt.error("it leads from one place to another without an end");
+            if attempt.previous().len() > MAX_REDIRECTS {
+                return attempt.error("it redirects more often than is followed");
             }
-            match may_lead(&from, attempt.url()) {
+            match check_redirect(&from, attempt.url()) {
                 Ok(()) => attempt.follow(),
                 Err(why) => attempt.error(why),
             }
         });
-        let mut vouching = Vec::new();
-        for pem in reach.vouching {
-            vouching.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+        let mut certificates = Vec::new();
+        for pem in connection.certificates {
+            certificates.extend(reqwest::Certificate::from_pem_bundle(pem)?);
         }
         let builder = || {
             reqwest::Client::builder()
-                .user_agent(super::endpoint::USER_AGENT)
-                .connect_timeout(reach.connect)
-                .tls_certs_merge(vouching.clone())
+                .user_agent(USER_AGENT)
+                .connect_timeout(connection.connect_timeout)
+                .tls_certs_merge(certificates.clone())
         };
-        let http = builder().read_timeout(reach.stall).redirect(redirects);
-        let http = http.build()?;
-        // What is sent can't be sent again.
+        let http = builder()
+            .read_timeout(connection.read_timeout)
+            .redirect(redirects)
+            .build()?;
+        // The body of an upload can't be sent twice.
         let upload = builder().redirect(Policy::none()).build()?;
         let login = match login {
             RegistryAuth::Basic(user, password) => Some((user.clone(), password.clone())),
@@ -104,16 +126,16 @@ impl Reader {
         Ok(Self {
             http,
             upload,
-            stall: reach.stall,
+            read_timeout: connection.read_timeout,
             base,
-            repository: reach.repository.to_owned(),
+            repository: connection.repository.to_owned(),
             actions: "pull",
             login,
-            key: Mutex::default(),
+            authorization: Mutex::default(),
         })
     }
 
-    /// The same, to push to, too.
+    /// The same reader, with tokens that also allow pushing.
     pub(super) fn for_pushing(self) -> Self {
         Self {
             actions: "pull,push",
@@ -121,18 +143,18 @@ impl Reader {
         }
     }
 
-    /// Where it is.
+    /// The URL of the repository.
     pub(super) fn base(&self) -> &Url {
         &self.base
     }
 
-    /// How long it may do nothing.
-    pub(super) fn stall(&self) -> Duration {
-        self.stall
+    /// How long an answer or an upload may pause.
+    pub(super) fn read_timeout(&self) -> Duration {
+        self.read_timeout
     }
 
-    /// A place below it.
-    pub(super) fn place(&self, path: &str) -> Result<Url, Oci> {
+    /// The URL of a path in the repository.
+    pub(super) fn url(&self, path: &str) -> Result<Url, Oci> {
         let url = self.base.join(path);
         url.map_err(|error| Oci::UrlParseError(error.to_string()))
     }
@@ -142,76 +164,78 @@ impl Reader {
         let read = async {
             let response = self.get("manifests", of, &accept.join(", "), 0).await?;
             match response.status() {
-                StatusCode::OK => whole(response, MAX_JSON as usize, "manifest").await,
-                _ => Err(refused(response).await),
+                StatusCode::OK => read_all(response, MAX_JSON, "manifest").await,
+                _ => Err(error_of(response).await),
             }
         };
-        in_time(read).await
+        within_timeout(read).await
     }
 
-    /// A blob, from a place in it on.
+    /// A blob from an offset on.
     pub(super) async fn blob(&self, digest: &str, from: u64) -> Result<Blob, Oci> {
         let response = self.get("blobs", digest, "*/*", from).await?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => Ok(Blob::Rest(response)),
             StatusCode::OK => Ok(Blob::Whole(response)),
-            _ => Err(in_time(async { Ok(refused(response).await) }).await?),
+            _ => Err(within_timeout(async { Ok(error_of(response).await) }).await?),
         }
     }
 
     async fn get(&self, kind: &str, name: &str, accept: &str, from: u64) -> Result<Response, Oci> {
-        let url = self.place(&format!("{kind}/{name}"))?;
-        let ask = |http: &reqwest::Client| {
+        let url = self.url(&format!("{kind}/{name}"))?;
+        let request = |http: &reqwest::Client| {
             let request = http.get(url.clone()).header(ACCEPT, accept);
             match from {
                 0 => request,
                 from => request.header(RANGE, format!("bytes={from}-")),
             }
         };
-        self.ask(ask).await
+        self.send(request).await
     }
 
-    /// Makes a request of the registry itself, once more with what it asks to be shown.
-    pub(super) async fn ask(
+    /// Sends a request to the registry, and sends it again with the authorization that the registry asks for.
+    pub(super) async fn send(
         &self,
         request: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response, Oci> {
-        let response = self.shown(request(&self.http)).send().await?;
+        let response = self.authorized(request(&self.http)).send().await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        match self.find_key(&response).await? {
-            Some(key) => {
-                *self.key() = Some(key);
-                Ok(self.shown(request(&self.http)).send().await?)
+        match self.authorize(&response).await? {
+            Some(authorization) => {
+                *self.authorization() = Some(authorization);
+                Ok(self.authorized(request(&self.http)).send().await?)
             }
             None => Ok(response),
         }
     }
 
-    /// The request with what is known to open the registry.
-    fn shown(&self, request: RequestBuilder) -> RequestBuilder {
-        match self.key().clone() {
-            Some(Key::Token(token)) => request.bearer_auth(token),
-            Some(Key::Login(user, password)) => request.basic_auth(user, Some(password)),
+    /// Adds the authorization to a request, if there is one.
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match self.authorization().clone() {
+            Some(Authorization::Token(token)) => request.bearer_auth(token),
+            Some(Authorization::Login(user, password)) => request.basic_auth(user, Some(password)),
             None => request,
         }
     }
 
-    /// The same, unless the registry is led away from by it.
-    pub(super) fn shown_at(&self, to: &Url, request: RequestBuilder) -> RequestBuilder {
+    /// Adds the authorization to a request, unless its URL is on another server.
+    pub(super) fn authorized_at(&self, to: &Url, request: RequestBuilder) -> RequestBuilder {
         match self.base.origin() == to.origin() {
-            true => self.shown(request),
+            true => self.authorized(request),
             false => request,
         }
     }
 
-    fn key(&self) -> std::sync::MutexGuard<'_, Option<Key>> {
-        self.key.lock().unwrap_or_else(PoisonError::into_inner)
+    fn authorization(&self) -> std::sync::MutexGuard<'_, Option<Authorization>> {
+        self.authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an answer asks to be shown, if that can be had.
-    async fn find_key(&self, response: &Response) -> Result<Option<Key>, Oci> {
+    /// The authorization that an answer asks for; `None` if there is none.
+    async fn authorize(&self, response: &Response) -> Result<Option<Authorization>, Oci> {
         let asked = response.headers().get_all(WWW_AUTHENTICATE).iter();
         for asked in asked.filter_map(|value| value.to_str().ok()) {
             for challenge in ChallengeParser::new(asked).flatten() {
@@ -224,12 +248,14 @@ impl Reader {
                     && let Some(realm) = param("realm")
                 {
                     let token = self.token(&realm, param("service"));
-                    return in_time(token).await.map(|token| Some(Key::Token(token)));
+                    return within_timeout(token)
+                        .await
+                        .map(|token| Some(Authorization::Token(token)));
                 }
                 if challenge.scheme.eq_ignore_ascii_case("basic")
                     && let Some((user, password)) = self.login.clone()
                 {
-                    return Ok(Some(Key::Login(user, password)));
+                    return Ok(Some(Authorization::Login(user, password)));
                 }
             }
         }
@@ -237,10 +263,10 @@ impl Reader {
     }
 
     async fn token(&self, realm: &str, service: Option<String>) -> Result<String, Oci> {
-        let leads = |why: String| Oci::SpecViolationError(format!("to get a token {why}"));
+        let refuse = |why: String| Oci::SpecViolationError(format!("to get a token, {why}"));
         let url =
-            Url::parse(realm).map_err(|error| leads(format!("it leads to {realm:?} ({error})")))?;
-        may_lead(&self.base, &url).map_err(leads)?;
+            Url::parse(realm).map_err(|error| refuse(format!("it names {realm:?} ({error})")))?;
+        check_redirect(&self.base, &url).map_err(refuse)?;
         let scope = format!("repository:{}:{}", self.repository, self.actions);
         let mut request: RequestBuilder = self.http.get(url).query(&[("scope", scope)]);
         if let Some(service) = service {
@@ -251,10 +277,10 @@ impl Reader {
         }
         let response = request.send().await?;
         if response.status() != StatusCode::OK {
-            let text = start(response, LONGEST_ERROR).await;
+            let text = read_start(response, MAX_ERROR).await;
             return Err(Oci::AuthenticationFailure(text));
         }
-        let answer = whole(response, LONGEST_TOKEN, "token").await?;
+        let answer = read_all(response, MAX_TOKEN, "token").await?;
         let answer: serde_json::Value = serde_json::from_slice(&answer)
             .map_err(|error| Oci::RegistryTokenDecodeError(error.to_string()))?;
         let token = ["token", "access_token"]
@@ -266,21 +292,28 @@ impl Reader {
     }
 }
 
-pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, Oci>>) -> Result<T, Oci> {
+pub(super) async fn within_timeout<T>(
+    work: impl Future<Output = Result<T, Oci>>,
+) -> Result<T, Oci> {
     let late = |_| {
-        let why = format!("its answer was not complete after {} s", WHOLE.as_secs());
+        let why = format!(
+            "its answer was not complete after {} s",
+            ANSWER_TIMEOUT.as_secs()
+        );
         Oci::IoError(std::io::Error::new(std::io::ErrorKind::TimedOut, why))
     };
-    tokio::time::timeout(WHOLE, work).await.map_err(late)?
+    tokio::time::timeout(ANSWER_TIMEOUT, work)
+        .await
+        .map_err(late)?
 }
 
-/// All of an answer, if it is not too long.
-async fn whole(mut response: Response, most: usize, what: &str) -> Result<Vec<u8>, Oci> {
+/// Reads an answer of at most `most` bytes.
+async fn read_all(mut response: Response, most: u64, what: &str) -> Result<Vec<u8>, Oci> {
     let mut bytes = Vec::new();
     while let Some(piece) = response.chunk().await? {
-        if bytes.len() + piece.len() > most {
+        if (bytes.len() + piece.len()) as u64 > most {
             return Err(Oci::SpecViolationError(format!(
-                "its {what} is longer than the {most} bytes that are taken"
+                "its {what} is longer than {most} bytes, the most that is read"
             )));
         }
         bytes.extend_from_slice(&piece);
@@ -288,8 +321,8 @@ async fn whole(mut response: Response, most: usize, what: &str) -> Result<Vec<u8
     Ok(bytes)
 }
 
-/// The beginning of a text.
-async fn start(mut response: Response, most: usize) -> String {
+/// Reads the first `most` bytes of a text.
+async fn read_start(mut response: Response, most: usize) -> String {
     let mut bytes = Vec::new();
     while bytes.len() < most
         && let Ok(Some(piece)) = response.chunk().await
@@ -299,13 +332,13 @@ async fn start(mut response: Response, most: usize) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What an answer means that is none to what was asked.
-pub(super) async fn refused(response: Response) -> Oci {
+/// The error in an answer.
+pub(super) async fn error_of(response: Response) -> Oci {
     let (status, url) = (response.status(), response.url().to_string());
     if status == StatusCode::UNAUTHORIZED {
         return Oci::UnauthorizedError { url };
     }
-    let message = start(response, LONGEST_ERROR).await;
+    let message = read_start(response, MAX_ERROR).await;
     match serde_json::from_str::<OciEnvelope>(&message) {
         Ok(envelope) if status.is_client_error() => Oci::RegistryError { envelope, url },
         _ => Oci::ServerError {
@@ -316,28 +349,26 @@ pub(super) async fn refused(response: Response) -> Oci {
     }
 }
 
-/// Whether a registry may lead to another place.
-pub(super) fn may_lead(from: &Url, to: &Url) -> Result<(), String> {
-    // Neither its path nor its query: they may hold what opens it.
+/// Refuses a redirect, or a token server, that an outside registry must not send this client to.
+pub(super) fn check_redirect(from: &Url, to: &Url) -> Result<(), String> {
+    // Path and query are not shown: they may hold a secret.
     let place = to.host_str().unwrap_or_default();
     if to.scheme() != "https" && (to.scheme() != "http" || from.scheme() != "http") {
         return Err(format!(
-            "it leads to {place} by {}, without TLS",
+            "it redirects to {place} by {}, without TLS",
             to.scheme()
         ));
     }
     let elsewhere = (from.host_str(), from.port_or_known_default())
         != (to.host_str(), to.port_or_known_default());
-    if elsewhere && is_near(to) && !is_near(from) {
-        return Err(format!(
-            "it leads to {place}, into this machine's own network"
-        ));
+    if elsewhere && is_local(to) && !is_local(from) {
+        return Err(format!("it redirects to {place}, in the local network"));
     }
     Ok(())
 }
 
-/// Whether an address is this machine's or its network's, as far as it says so itself.
-fn is_near(url: &Url) -> bool {
+/// Whether the host of a URL is this machine or in its network, by its form alone: names are not resolved.
+fn is_local(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let host = host
         .trim_start_matches('[')
@@ -377,7 +408,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A registry at the loopback that answers each path with a head, and after it without an end.
+    /// A local registry that answers each path with a head and an endless body.
     pub(crate) async fn endless(heads: fn(&str) -> String) -> Reader {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
@@ -397,7 +428,7 @@ pub(super) mod tests {
         reader(&host)
     }
 
-    /// A registry at the loopback whose answers have a head only, made of what was asked; and all that was asked.
+    /// A local registry whose answers have only a head, made from the request; and all requests.
     pub(crate) async fn registry(
         heads: impl Fn(&str) -> String + Send + 'static,
     ) -> (Reader, Arc<Mutex<Vec<String>>>) {
@@ -419,16 +450,20 @@ pub(super) mod tests {
     }
 
     fn reader(host: &str) -> Reader {
-        let reach = Reach {
+        let connection = Connection {
             host,
             repository: "owner/image",
             http: true,
-            vouching: &[],
-            connect: Duration::from_secs(5),
-            stall: Duration::from_secs(5),
+            certificates: &[],
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
         };
-        super::super::endpoint::use_ring();
-        Reader::new(&reach, &RegistryAuth::Basic("me".into(), "secret".into())).unwrap()
+        use_ring();
+        Reader::new(
+            &connection,
+            &RegistryAuth::Basic("me".into(), "secret".into()),
+        )
+        .unwrap()
     }
 
     async fn fails(reader: &Reader, of: &str) -> Oci {
@@ -436,7 +471,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn no_answer_is_read_without_an_end() {
+    async fn no_answer_is_read_without_a_bound() {
         let reader = endless(|path| match path.rsplit('/').next() {
             Some("error") => "404 Not Found".into(),
             Some("down") => "503 Down".into(),
@@ -447,7 +482,7 @@ pub(super) mod tests {
         for (of, expected) in [("error", 404), ("down", 503)] {
             match fails(&reader, of).await {
                 Oci::ServerError { code, message, .. } => {
-                    assert_eq!((code, message.len()), (expected, LONGEST_ERROR));
+                    assert_eq!((code, message.len()), (expected, MAX_ERROR));
                 }
                 other => panic!("{other}"),
             }
@@ -455,22 +490,22 @@ pub(super) mod tests {
         let long = fails(&reader, "latest").await.to_string();
         assert!(long.contains("longer than"), "{long}");
         let locked = fails(&reader, "locked").await.to_string();
-        assert!(locked.contains("to get a token it leads to"), "{locked}");
+        assert!(locked.contains("to get a token, it names"), "{locked}");
         let blob = reader.blob("sha256:error", 5).await;
         assert!(
             matches!(blob, Ok(Blob::Whole(_))),
-            "its size is checked by who takes it"
+            "the download checks its size"
         );
     }
 
     #[tokio::test]
-    async fn nobody_is_led_round_in_circles() {
+    async fn endless_redirects_are_refused() {
         let reader = endless(|path| format!("302 Found\r\nLocation: {path}x")).await;
         match fails(&reader, "latest").await {
             Oci::RequestError(error) => {
                 assert!(error.is_redirect(), "{error:?}");
                 let said = format!("{error:?}");
-                assert!(said.contains("without an end"), "{said}");
+                assert!(said.contains("more often than is followed"), "{said}");
             }
             other => panic!("{other}"),
         }
@@ -479,11 +514,11 @@ pub(super) mod tests {
     }
 
     fn leads(from: &str, to: &str) -> bool {
-        may_lead(&from.parse().unwrap(), &to.parse().unwrap()).is_ok()
+        check_redirect(&from.parse().unwrap(), &to.parse().unwrap()).is_ok()
     }
 
     #[test]
-    fn a_registry_leads_neither_out_of_tls_nor_into_this_network() {
+    fn a_registry_redirects_neither_out_of_tls_nor_into_this_network() {
         let far = "https://registry.example/v2/";
         for to in [
             "https://cdn.example/x?y",
@@ -515,7 +550,7 @@ pub(super) mod tests {
         ] {
             assert!(!leads(far, to), "{to}");
         }
-        // One of this machine's own may lead there, and without TLS where it has none.
+        // A local registry may redirect there, and without TLS if it has none.
         assert!(leads(
             "http://localhost:5000/v2/",
             "http://127.0.0.1:5001/token"

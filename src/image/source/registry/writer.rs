@@ -1,7 +1,7 @@
-//! Giving a registry what it is to keep: blobs, each in one piece, and a manifest.
+//! Writes to a registry: blobs, each in one request, and a manifest.
 //!
-//! What it answers has the same bounds as where it is read from, and it may lead an upload only where it may lead a
-//! reader. Beyond its own place nothing is shown to anybody: an address that a registry hands out opens itself.
+//! Answers have the same bounds as those of reads, and an upload is redirected only where a read may be. On other servers no
+//! authorization is sent: the URL of an upload carries its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,35 +12,35 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::{Body, Response, StatusCode, Url};
 use tokio_util::io::ReaderStream;
 
-use super::reader::{Reader, in_time, may_lead, refused};
+use crate::image::source::registry::reader::{Reader, check_redirect, error_of, within_timeout};
 
-/// How much of a blob is read at once.
+/// Blobs are read in pieces of this size, in bytes.
 const PIECE: usize = 256 << 10;
 
 impl Reader {
-    /// Whether it says that it has a blob.
+    /// Whether the registry has a blob. A failure counts as no.
     pub(super) async fn has_blob(&self, digest: &str) -> bool {
-        let Ok(url) = self.place(&format!("blobs/{digest}")) else {
+        let Ok(url) = self.url(&format!("blobs/{digest}")) else {
             return false;
         };
-        let asked = self.ask(|http| http.head(url.clone())).await;
+        let asked = self.send(|http| http.head(url.clone())).await;
         asked.is_ok_and(|response| response.status() == StatusCode::OK)
     }
 
-    /// Gives it a blob of that size.
-    pub(super) async fn give_blob(
+    /// Uploads a blob of this size.
+    pub(super) async fn push_blob(
         &self,
         digest: &str,
         size: u64,
         file: tokio::fs::File,
     ) -> Result<(), Oci> {
-        let begin = self.place("blobs/uploads/")?;
-        let begun = self.ask(|http| http.post(begin.clone()).header(CONTENT_LENGTH, 0));
+        let begin = self.url("blobs/uploads/")?;
+        let begun = self.send(|http| http.post(begin.clone()).header(CONTENT_LENGTH, 0));
         let begun = begun.await?;
         if begun.status() != StatusCode::ACCEPTED {
-            return in_time(async { Err(refused(begun).await) }).await;
+            return within_timeout(async { Err(error_of(begun).await) }).await;
         }
-        let mut to = self.led_to(&begun)?;
+        let mut to = self.upload_url(&begun)?;
         to.query_pairs_mut().append_pair("digest", digest);
         let sent = Arc::new(AtomicU64::new(0));
         let counter = sent.clone();
@@ -48,22 +48,22 @@ impl Reader {
             counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
         });
         let request = self
-            .shown_at(&to, self.upload.put(to.clone()))
+            .authorized_at(&to, self.upload.put(to.clone()))
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, size)
             .body(Body::wrap_stream(pieces));
-        accepted(self.while_it_moves(request.send(), &sent).await?).await
+        accepted(self.while_sending(request.send(), &sent).await?).await
     }
 
-    /// Gives it a manifest, under a tag or its digest.
-    pub(super) async fn give_manifest(
+    /// Uploads a manifest under a tag or its digest.
+    pub(super) async fn push_manifest(
         &self,
         of: &str,
         kind: &str,
         json: Vec<u8>,
     ) -> Result<(), Oci> {
-        let url = self.place(&format!("manifests/{of}"))?;
-        let put = self.ask(|http| {
+        let url = self.url(&format!("manifests/{of}"))?;
+        let put = self.send(|http| {
             http.put(url.clone())
                 .header(CONTENT_TYPE, kind)
                 .body(json.clone())
@@ -71,22 +71,22 @@ impl Reader {
         accepted(put.await?).await
     }
 
-    /// Where an upload goes.
-    fn led_to(&self, begun: &Response) -> Result<Url, Oci> {
-        let leads = |why: String| Oci::SpecViolationError(format!("to upload {why}"));
+    /// The URL of an upload that has begun.
+    fn upload_url(&self, begun: &Response) -> Result<Url, Oci> {
+        let refuse = |why: String| Oci::SpecViolationError(format!("to upload, {why}"));
         let to = begun
             .headers()
             .get(LOCATION)
             .and_then(|to| to.to_str().ok());
-        let to = to.ok_or_else(|| leads("it leads nowhere".into()))?;
+        let to = to.ok_or_else(|| refuse("it names no URL".into()))?;
         let to = begun.url().join(to);
-        let to = to.map_err(|error| leads(format!("it leads to no address ({error})")))?;
-        may_lead(self.base(), &to).map_err(leads)?;
+        let to = to.map_err(|error| refuse(format!("it names no valid URL ({error})")))?;
+        check_redirect(self.base(), &to).map_err(refuse)?;
         Ok(to)
     }
 
-    /// The answer to an upload, which may take any time as long as it goes on.
-    async fn while_it_moves(
+    /// The answer to an upload. It may take any time, but the bytes that were sent must grow.
+    async fn while_sending(
         &self,
         request: impl Future<Output = reqwest::Result<Response>>,
         sent: &AtomicU64,
@@ -94,12 +94,15 @@ impl Reader {
         tokio::pin!(request);
         let mut before = None;
         loop {
-            if let Ok(answer) = tokio::time::timeout(self.stall(), &mut request).await {
+            if let Ok(answer) = tokio::time::timeout(self.read_timeout(), &mut request).await {
                 return Ok(answer?);
             }
             let now = Some(sent.load(Ordering::Relaxed));
             if now == before {
-                let why = format!("it took nothing more for {} s", self.stall().as_secs());
+                let why = format!(
+                    "it accepted no more bytes for {} s",
+                    self.read_timeout().as_secs()
+                );
                 let late = std::io::Error::new(std::io::ErrorKind::TimedOut, why);
                 return Err(Oci::IoError(late));
             }
@@ -108,11 +111,11 @@ impl Reader {
     }
 }
 
-/// Whether it has taken what it was given.
+/// The error in the answer to an upload, if it was not accepted.
 async fn accepted(response: Response) -> Result<(), Oci> {
     match response.status().is_success() {
         true => Ok(()),
-        false => in_time(async { Err(refused(response).await) }).await,
+        false => within_timeout(async { Err(error_of(response).await) }).await,
     }
 }
 
@@ -133,8 +136,8 @@ mod tests {
         })
         .await;
         for (given, expected) in [
-            (reader.give_blob("sha256:x", 0, file()).await, 413),
-            (reader.give_manifest("latest", "x/y", Vec::new()).await, 500),
+            (reader.push_blob("sha256:x", 0, file()).await, 413),
+            (reader.push_manifest("latest", "x/y", Vec::new()).await, 500),
         ] {
             match given.unwrap_err() {
                 Oci::ServerError { code, message, .. } => {
@@ -150,12 +153,12 @@ mod tests {
     async fn an_upload_is_led_neither_out_of_tls_nor_shown_a_login_elsewhere() {
         for (location, says) in [
             ("ftp://elsewhere/x", "without TLS"),
-            ("http://[/x", "no address"),
+            ("http://[/x", "no valid URL"),
         ] {
             let head =
                 move |_: &str| format!("202 Accepted\r\nLocation: {location}\r\nContent-Length: 0");
             let (host, _) = registry(head).await;
-            let given = host.give_blob("sha256:x", 0, file()).await;
+            let given = host.push_blob("sha256:x", 0, file()).await;
             let said = given.unwrap_err().to_string();
             assert!(said.contains(says), "{location}: {said}");
         }
@@ -167,7 +170,7 @@ mod tests {
             false => "401 No\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0".into(),
         })
         .await;
-        home.give_blob("sha256:x", 0, file()).await.unwrap();
+        home.push_blob("sha256:x", 0, file()).await.unwrap();
         let (asked, elsewhere) = (asked.lock().unwrap(), asked_elsewhere.lock().unwrap());
         assert!(
             asked.iter().any(|head| head.contains("Basic ")),

@@ -1,0 +1,121 @@
+//! Imports images from files and layouts of the host.
+
+use std::path::{Path, PathBuf};
+
+use crate::image::content::{Content, RunConfig};
+use crate::image::error::ImageError;
+use crate::image::file_error::file_error;
+use crate::image::key::ImageKey;
+use crate::image::name::ImageName;
+use crate::image::platform::Processor;
+use crate::image::reference::ImageRef;
+use crate::image::source::archive;
+use crate::image::source::import_error::ImportError;
+use crate::image::store::blobs::Blobs;
+use crate::image::store::free_space;
+use crate::image::store::image_store::{ImageInfo, ImageStore};
+use crate::image::store::record::{Source, Stamp};
+use crate::image::unpacker::Unpacker;
+use crate::progress::Progress;
+
+impl ImageStore {
+    /// Makes an image of a file: the archive of a root, or a saved image. An image of the same name is replaced once the
+    /// new disk is finished; its old disk stays as long as anything needs it.
+    pub async fn import(
+        &self,
+        name: &ImageName,
+        path: &Path,
+        unpacker: &impl Unpacker,
+        progress: &Progress,
+    ) -> Result<ImageInfo, ImageError> {
+        self.import_as(&ImageKey::from(name), path, None, unpacker, progress)
+            .await
+    }
+
+    /// Makes an image of the file or layout that a reference names.
+    pub(crate) async fn import_reference(
+        &self,
+        name: &ImageName,
+        reference: &ImageRef,
+        unpacker: &impl Unpacker,
+        progress: &Progress,
+    ) -> Result<ImageInfo, ImageError> {
+        match reference {
+            ImageRef::OciLayout { dir: path, .. }
+            | ImageRef::DockerArchive(path)
+            | ImageRef::Tar(path) => {
+                let key = ImageKey::from(name);
+                self.import_as(&key, path, Some(reference), unpacker, progress)
+                    .await
+            }
+            ImageRef::Name(_) | ImageRef::Registry(_) => {
+                Err(ImageError::NotAFile(reference.canonical()))
+            }
+        }
+    }
+
+    /// Imports a file under a key. `reference` says what the file must be; without it, its content decides.
+    pub(crate) async fn import_as(
+        &self,
+        key: &ImageKey,
+        path: &Path,
+        reference: Option<&ImageRef>,
+        unpacker: &impl Unpacker,
+        progress: &Progress,
+    ) -> Result<ImageInfo, ImageError> {
+        progress.say(format!("reading {}", path.display()));
+        let path = path.to_owned();
+        let (path, stamp) = self
+            .blocking(move |store| prepare(&path, store.blobs()))
+            .await?;
+        let _kept = self.keep_blobs().await?;
+        let build = self.begin(key, "importing", progress).await?;
+        let (file, reference, processor, steps) = (
+            path.clone(),
+            reference.cloned(),
+            unpacker.processor(),
+            progress.clone(),
+        );
+        let content = self
+            .blocking(move |store| import_file(&file, reference, processor, store.blobs(), &steps));
+        let content = content.await?;
+        let source = Source::File { path, stamp };
+        let made = self.install(key, source, content, unpacker, progress).await;
+        drop(build);
+        made
+    }
+}
+
+/// Checks the free space, and notes the state of the file before it is read: a change after that counts as a change.
+fn prepare(path: &Path, blobs: &Blobs) -> Result<(PathBuf, Stamp), ImageError> {
+    let path = path.canonicalize().map_err(file_error("read", path))?;
+    if let Ok(meta) = path.metadata()
+        && meta.is_file()
+    {
+        let doing = format!("import {}", path.display());
+        free_space::require(&doing, meta.len(), blobs.dir())?;
+    }
+    let stamp = Stamp::of(&path).unwrap_or_default();
+    Ok((path, stamp))
+}
+
+fn import_file(
+    path: &Path,
+    reference: Option<ImageRef>,
+    processor: Processor,
+    blobs: &Blobs,
+    progress: &Progress,
+) -> Result<Content, ImportError> {
+    match reference {
+        Some(ImageRef::OciLayout { name, .. }) => {
+            archive::import_layout(path, name.as_deref(), processor, blobs, progress)
+        }
+        Some(ImageRef::DockerArchive(_)) => archive::import_saved(path, processor, blobs, progress),
+        Some(ImageRef::Tar(_)) => {
+            archive::import_root(path, &RunConfig::default(), blobs, progress)
+        }
+        Some(ImageRef::Name(_) | ImageRef::Registry(_)) | None => {
+            archive::import_any(path, processor, blobs, progress)
+        }
+    }
+}
