@@ -383,7 +383,7 @@ mod tests {
     pub(crate) fn sample_tar() -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
-        // Nothing that compresses to little: a cut in the middle must hit data.
+        // Data that does not compress well, so that a cut in the middle is in the data.
         let content: Vec<u8> = (0..200_000u32)
             .flat_map(|n| Sha256::digest(n.to_le_bytes())[..1].to_vec())
             .collect();
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn every_compression_is_told_and_read() {
+    fn every_compression_is_detected_and_read() {
         let tar = sample_tar();
         for compression in ALL {
             let packed = compress(compression, &tar);
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_stream_is_remembered_as_broken() {
+    fn a_cut_stream_leaves_a_fault() {
         let tar = sample_tar();
         for compression in [Compression::Gzip, Compression::Zstd, Compression::Xz] {
             let packed = compress(compression, &tar);
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tar_is_refused_and_said_why() {
+    fn other_files_than_tar_are_refused_with_a_reason() {
         let zeros = vec![0; 10240];
         let cases: [(&[u8], &str); 7] = [
             (b"", "empty"),
@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn what_unpacks_to_too_much_is_cut_off_for_all_layers_together() {
+    fn the_bound_on_the_unpacked_size_is_for_all_layers_together() {
         let tar = sample_tar();
         let (_file, first) = layer(&tar);
         let mut first = first.unwrap();
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_much_memory_to_decompress_is_refused() {
+    fn streams_that_need_much_memory_are_refused() {
         use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
         let tar = sample_tar();
         let xz = |dictionary: u32| {
@@ -584,10 +584,10 @@ mod tests {
             input.read_to_end(&mut out).unwrap();
             assert!(out == tar);
         }
-        // The header of a stream with a larger dictionary; what such a one would have to hold, no test has.
+        // Only the header claims a larger dictionary.
         let mut large = xz(64 << 20);
         let greatest = 40;
-        // The first block's header: size, flags, the filter's id, the size of its properties, the dictionary's size.
+        // The header of the first block: size, flags, filter id, size of the properties, size of the dictionary.
         large[16] = greatest;
         let crc = crc32(&large[12..20]);
         large[20..24].copy_from_slice(&crc.to_le_bytes());
@@ -598,7 +598,7 @@ mod tests {
         }
     }
 
-    /// As xz has it.
+    /// The checksum in headers of xz.
     fn crc32(bytes: &[u8]) -> u32 {
         let mut crc = flate2::Crc::new();
         crc.update(bytes);

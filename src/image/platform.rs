@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_that_the_processor_runs_is_chosen_wherever_it_stands() {
+    fn the_highest_level_that_the_processor_runs_is_chosen_in_any_order() {
         let all = || {
             vec![
                 entry(3, "linux", "amd64", "v3"),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_in_other_words_is_understood() {
+    fn other_names_of_architectures_are_understood() {
         let (amd, arm) = (processor("amd64", (2, 0)), processor("arm64", (8, 0)));
         assert_eq!(chosen(vec![entry(1, "linux", "x86_64", "v1")], amd), Ok(1));
         assert_eq!(chosen(vec![entry(1, "linux", "aarch64", "")], arm), Ok(1));
@@ -261,13 +261,13 @@ mod tests {
             error.contains("up to variant v2") && error.contains("there are: linux/amd64/v4"),
             "{error}"
         );
-        // Of two that are the same the first.
+        // Of two equal ones the first.
         let twice = vec![
             entry(1, "linux", "amd64", "v1"),
             entry(2, "linux", "amd64", ""),
         ];
         assert_eq!(chosen(twice, amd), Ok(1));
-        // What needs more than any system is known to have.
+        // An image that needs a feature of the system.
         let mut special = entry(1, "linux", "amd64", "v2");
         special["platform"]["os.features"] = json!(["special"]);
         assert_eq!(
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_no_platform_is_taken_where_there_is_no_other() {
+    fn an_image_without_platform_is_chosen_if_it_is_the_only_one() {
         let on = processor("amd64", (1, 0));
         let bare = |digest| json!({"mediaType": "x", "size": 1, "digest": Digest::of(&[digest])});
         assert_eq!(chosen(vec![bare(1)], on), Ok(1));
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn this_host_has_a_level_that_a_translated_guest_is_no_better_than_by_much() {
+    fn host_and_translated_guest_have_a_level() {
         let levels = [Processor::host().level, Processor::translated().level];
         for (major, _) in levels {
             assert!((1..=9).contains(&major), "{levels:?}");
@@ -305,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_choice_runs_and_none_that_runs_is_better(
+        fn the_choice_runs_and_no_other_that_runs_has_a_higher_level(
             variants in prop::collection::vec((0u32..6, prop::sample::select(vec!["linux", "windows", "unknown"])), 0..8),
             level in 1u32..=4,
         ) {

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_layouts_are_told_by_what_comes_first() {
+    fn files_and_layouts_are_told_by_their_prefix() {
         let layout = |dir: &str, name: Option<&str>| ImageRef::OciLayout {
             dir: dir.into(),
             name: name.map(str::to_owned),

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_any_length_and_places_are_found() {
+    fn names_of_any_length_and_offsets_are_found() {
         let long = "d/".repeat(200) + "file";
         let mut builder = tar::Builder::new(Vec::new());
         for (name, content) in [("./short", "1"), (long.as_str(), "22"), ("last", "")] {
@@ -298,7 +298,7 @@ mod tests {
         );
     }
 
-    /// A header that claims to be followed by `bytes` bytes about the next entry.
+    /// A header with a record of `bytes` bytes for the next entry.
     fn claim(kind: u8, bytes: u64) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.as_mut_bytes()[156] = kind;
@@ -307,7 +307,7 @@ mod tests {
         header.as_bytes().to_vec()
     }
 
-    /// A stream without an end: whoever reads all that a header claims never comes back.
+    /// An endless stream: a reader that trusts the size in a header never returns.
     struct Endless(Cursor<Vec<u8>>, u64);
 
     impl Read for Endless {
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_header_claims_little_is_read() {
+    fn little_is_read_whatever_a_header_claims() {
         for kind in *b"LKxX" {
             let archive = Endless(Cursor::new(claim(kind, 2 << 30)), 0);
             let error = TarIndex::new(archive).first().unwrap_err().to_string();
@@ -367,7 +367,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_table_or_an_error(
+        fn any_bytes_are_an_index_or_an_error(
             kinds in prop::collection::vec((prop::sample::select(b"0LKxgVS257".to_vec()), 0..2000_u64, 0..2000_usize), 0..8),
         ) {
             let mut archive = Vec::new();

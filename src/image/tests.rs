@@ -197,7 +197,7 @@ async fn an_import_makes_a_disk_that_stays_as_it_is() {
         Some(made.record.disk.clone())
     );
 
-    // Another process sees the same, and who is there.
+    // Another process sees the same image and its users.
     let images = home.store().list().unwrap();
     assert_eq!((images.len(), &images[0].record), (1, &made.record));
     let me = format!("sandbox x (process {})", std::process::id());
@@ -225,7 +225,7 @@ async fn an_image_that_is_not_there_is_not_found() {
         .unwrap();
     let error = store.remove(&key("a")).unwrap_err().to_string();
     assert!(error.contains("there are b"), "{error}");
-    // A recipe's name is not asked for anywhere else.
+    // The name of a recipe never means the hub.
     let reference = ImageRef::Name(name("debian"));
     let none = Registries::default();
     let ensured = store
@@ -292,7 +292,7 @@ async fn what_is_no_image_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn importing_over_a_name_leaves_the_old_disk_to_whoever_stands_on_it() {
+async fn importing_over_a_name_keeps_the_old_disk_while_it_is_needed() {
     let home = Home::new();
     let store = home.store();
     let n = name("n");
@@ -311,7 +311,7 @@ async fn importing_over_a_name_leaves_the_old_disk_to_whoever_stands_on_it() {
         ("old", "new")
     );
 
-    // A snapshot stands on the old one when its VM goes: it stays, and can be opened by its id.
+    // A snapshot needs the old disk after its VM has ended: the disk stays, and is found by its id.
     let old_disk = old.disk().to_owned();
     let snapshot = Dependent {
         disk: old_disk.clone(),
@@ -340,7 +340,7 @@ async fn importing_over_a_name_leaves_the_old_disk_to_whoever_stands_on_it() {
 }
 
 #[tokio::test]
-async fn a_failed_import_leaves_what_the_name_stood_for() {
+async fn a_failed_import_keeps_the_old_image() {
     let home = Home::new();
     let store = home.store();
     let n = name("n");
@@ -372,7 +372,7 @@ async fn a_failed_import_leaves_what_the_name_stood_for() {
 }
 
 #[tokio::test]
-async fn removing_is_refused_while_anything_stands_on_it() {
+async fn removing_is_refused_while_the_disk_is_needed() {
     let home = Home::new();
     let store = home.store();
     let n = name("n");
@@ -416,7 +416,7 @@ async fn nothing_is_removed_when_dependents_are_unknown() {
         blind.remove(&key("n")).unwrap_err(),
         StoreError::Dependents(_)
     ));
-    // A new disk under the name: the old one could be a snapshot's.
+    // The image gets a new disk. The old one stays, since a snapshot may need it.
     blind
         .import(&n, &home.archive("two"), &Copy::open(), &Progress::none())
         .await
@@ -427,7 +427,7 @@ async fn nothing_is_removed_when_dependents_are_unknown() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_is_said_and_can_be_removed() {
+async fn a_damaged_record_is_reported_and_can_be_removed() {
     let home = Home::new();
     let store = home.store();
     let n = name("n");
@@ -440,7 +440,7 @@ async fn a_damaged_record_is_said_and_can_be_removed() {
         let error = store.lease(&key("n"), "x").unwrap_err();
         assert!(matches!(error, StoreError::DamagedRecord { .. }), "{error}");
         assert!(store.list().unwrap().is_empty());
-        // A name that can't be read may stand for any disk.
+        // A record that can't be read may name any disk.
         assert!(store.sweep().is_err());
         assert_eq!(home.files("disks").len(), 2);
     }
@@ -469,10 +469,10 @@ async fn the_second_waits_for_the_first_and_finds_it_done() {
     };
     let (a, b) = tokio::join!(first.import(&n, &path, &copy, &progress_1), later);
     let (a, b) = (a.unwrap().record, b.unwrap().record);
-    // Each is noted when it was asked for; nothing else differs.
+    // Only the time of creation differs.
     assert_eq!((a.disk, a.content), (b.disk, b.content));
     assert_eq!(copy.times.load(Ordering::SeqCst), 1);
-    // Other content under the same name is not "done".
+    // Other content under the same name is imported.
     copy.gate.add_permits(1);
     let other = first
         .import(&n, &home.archive("two"), &copy, &Progress::none())
@@ -500,7 +500,7 @@ async fn a_dropped_import_leaves_nothing() {
         assert_eq!(home.files("building").len(), 2);
     };
     tokio::select! {
-        _ = store.import(&n, &path, &copy, &progress) => panic!("nothing was to let it finish"),
+        _ = store.import(&n, &path, &copy, &progress) => panic!("the gate is closed"),
         () = halfway => {}
     }
     home.assert_nothing_is_left();
@@ -508,9 +508,9 @@ async fn a_dropped_import_leaves_nothing() {
     store.import(&n, &path, &copy, &progress).await.unwrap();
 }
 
-/// What the child of the next test does, in a process of its own.
+/// The child process of the next test.
 #[tokio::test]
-#[ignore = "part of a_killed_process_leaves_nothing_that_counts"]
+#[ignore = "part of a_killed_process_leaves_only_leftovers"]
 async fn child_that_is_killed() {
     let dir = PathBuf::from(std::env::var_os("SNOWGLOBE_TEST_DIR").expect("set by the parent"));
     let store = ImageStore::open(&dir, Arc::new(|| Ok(Vec::new()))).unwrap();
@@ -525,7 +525,7 @@ async fn child_that_is_killed() {
 }
 
 #[tokio::test]
-async fn a_killed_process_leaves_nothing_that_counts() {
+async fn a_killed_process_leaves_only_leftovers() {
     let home = Home::new();
     let (store, path) = (home.store(), home.archive("one"));
     home.archive("two");
@@ -558,7 +558,7 @@ async fn a_killed_process_leaves_nothing_that_counts() {
     let building = home.files("building");
     assert!(
         building.len() == 2 && building[1] == "n",
-        "a living builder's directories are its own: {building:?}"
+        "the directories of a running build stay: {building:?}"
     );
     let (progress, mut steps) = Progress::channel();
     let kill = async {
@@ -582,20 +582,20 @@ async fn leftovers_of_a_crash_are_swept_at_the_next_start() {
     let images = home.dir.path().join("images");
     fs::create_dir(images.join("building/n")).unwrap();
     fs::write(images.join("building/n/root.raw"), "half").unwrap();
-    // Crashed after the disk was moved, before the name stood for it.
+    // A crash after the disk was moved, before a record named it.
     let id = DiskId::random();
     fs::write(images.join(format!("disks/{id}.raw")), "whole").unwrap();
     fs::write(images.join(format!("disks/{id}.json")), "{}").unwrap();
     fs::write(
         images.join(format!("uses/{id}.0123456789abcdef")),
-        "somebody who died",
+        "a process that died",
     )
     .unwrap();
     assert!(home.store().list().unwrap().is_empty());
     home.assert_nothing_is_left();
 }
 
-/// An image as if pulled, of a disk that holds `text`.
+/// An image as if pulled, with an archive of `text`.
 fn pulled(store: &ImageStore, home: &Home, reference: &str, text: &str, seconds: i64) -> ImageKey {
     let path = home.archive(text);
     let blobs = store.blobs();
@@ -651,7 +651,7 @@ async fn images_of_the_same_layers_share_a_disk() {
         (&first.disk, copy.times.load(Ordering::SeqCst)),
         (&second.disk, 1)
     );
-    // In use under one name, it may lose the other, and only that.
+    // While the disk is in use, one of its two images can be removed.
     let handle = store.lease(&key("a"), "x").unwrap();
     store.remove(&key("b")).unwrap();
     assert!(store.remove(&key("a")).is_err() && handle.disk().exists());
@@ -667,7 +667,7 @@ async fn a_layer_that_is_not_what_the_configuration_promises_is_refused() {
     let tar = tar_of(&[("x", b"evil")]);
     let digest = store.blobs().put(&tar).unwrap();
     let layer = (digest, tar.len() as u64, Compression::Plain);
-    // What another image's layer is: else its disk would be taken for this one.
+    // The layer of another image. If this passed, the disk of one image could be used for another.
     let claimed = Digest::of(b"another layer");
     let run = RunConfig::default();
     let content = Content::of_root(store.blobs(), layer, &claimed, &run).unwrap();
@@ -701,7 +701,7 @@ async fn a_layer_that_is_not_what_the_configuration_promises_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_that_changed_is_taken_in_again_and_one_that_went_is_kept() {
+async fn a_changed_file_is_imported_again_and_the_image_of_a_removed_one_is_kept() {
     let home = Home::new();
     let store = home.store();
     let path = home.archive("one");
@@ -726,7 +726,7 @@ async fn a_file_that_changed_is_taken_in_again_and_one_that_went_is_kept() {
 }
 
 #[test]
-fn room_is_made_by_what_was_not_used_for_longest_and_is_not_in_use() {
+fn the_least_recently_used_image_is_evicted_first_unless_it_is_in_use() {
     let home = Home::new();
     let store = home.store();
     let all: Vec<ImageKey> = ["r.io/a", "r.io/b", "r.io/c", "r.io/d"]
@@ -734,14 +734,14 @@ fn room_is_made_by_what_was_not_used_for_longest_and_is_not_in_use() {
         .zip(1i64..)
         .map(|(reference, n)| pulled(&store, &home, reference, reference.split_at(5).1, n * 1000))
         .collect();
-    let stray = store.blobs().put(b"nobody needs this").unwrap();
+    let stray = store.blobs().put(b"not needed").unwrap();
     let handle = store.lease(&all[0], "x").unwrap();
     assert_eq!(
         store.make_room(u64::MAX, &all[3]).unwrap(),
         Pruned::default()
     );
     let total = store.usage().unwrap().total();
-    // A megabyte too much: the oldest is in use, so the one after it goes.
+    // Half a disk too much: the oldest image is in use, so the second oldest is evicted.
     let pruned = store.make_room(total - (1 << 20) / 2, &all[3]).unwrap();
     assert_eq!(pruned.images, [all[1].clone()]);
     assert_eq!(store.blobs().size(&stray), None);
@@ -766,7 +766,7 @@ fn room_is_made_by_what_was_not_used_for_longest_and_is_not_in_use() {
 }
 
 #[tokio::test]
-async fn what_was_imported_or_built_goes_only_by_name_and_nothing_while_somebody_fetches() {
+async fn imported_images_are_not_evicted_and_no_blobs_removed_during_a_fetch() {
     let home = Home::new();
     let store = home.store();
     store
@@ -790,7 +790,7 @@ async fn what_was_imported_or_built_goes_only_by_name_and_nothing_while_somebody
 }
 
 #[tokio::test]
-async fn what_is_saved_is_taken_again() {
+async fn a_saved_image_can_be_imported() {
     let home = Home::new();
     let store = home.store();
     let made = store
@@ -860,7 +860,7 @@ async fn what_is_saved_is_taken_again() {
 }
 
 #[test]
-fn an_error_is_no_answer() {
+fn nothing_is_removed_when_a_file_can_not_be_read() {
     let prepare = || {
         let home = Home::new();
         let store = home.store();
@@ -875,7 +875,7 @@ fn an_error_is_no_answer() {
             runtime.block_on(import).unwrap();
         }
         let handle = store.lease(&key("used"), "x").unwrap();
-        // Their names go unnoticed, as by a crash; what they stood for is left.
+        // Their records are removed as by a crash; disks and blobs are left.
         let images = home.dir.path().join("images");
         for image in ["used", "lost"] {
             fs::remove_file(images.join(format!("names/{}.json", key(image).file()))).unwrap();
@@ -890,7 +890,7 @@ fn an_error_is_no_answer() {
     let asked = each_question_may_fail(prepare, |(store, ..)| store.sweep().map_err(described));
     assert!(
         asked > 10,
-        "{asked} questions: it does not ask where tests hear it"
+        "{asked} questions: files are read without `presence`"
     );
     let asked = each_question_may_fail(prepare, |(store, ..)| {
         store.remove_blobs().map(drop).map_err(described)
@@ -900,7 +900,7 @@ fn an_error_is_no_answer() {
         let word = ImageRef::Name(name("kept"));
         store.resolve(&word).map(drop).map_err(described)
     });
-    assert!(asked > 0, "a word may mean an image of the hub");
+    assert!(asked > 0, "looking for a record is a question");
     let (store, handle, home) = prepare().0;
     store.sweep().unwrap();
     store.remove_blobs().unwrap();

@@ -108,7 +108,7 @@ mod tests {
             assert_eq!(find_user(user, &accounts), expected, "{user:?}");
         }
         for (user, said) in [
-            ("nobody", "no user nobody"),
+            ("missing", "no user missing"),
             ("app:x", "no group x"),
             ("4294967295", "no valid uid"),
         ] {

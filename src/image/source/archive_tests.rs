@@ -1,4 +1,4 @@
-//! Saved images, as several programs write them.
+//! Tests of archives and saved images, as several programs write them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,8 @@ use crate::image::platform::architecture;
 use crate::image::source::saved_image::MAX_ENTRIES;
 use crate::image::tests::tar_of;
 
-/// A saved image as `docker save` writes it, or as an OCI archive; with `tamper` the first layer is another than its name says.
+/// A saved image as `docker save` writes it, or as an OCI archive. With `tamper`, the first layer has another content than
+/// its digest says.
 fn saved(docker: bool, layers: &[&[u8]], tamper: bool) -> Vec<u8> {
     let hex = |bytes: &[u8]| Digest::of(bytes).hex().to_owned();
     let diff_ids = layers.iter().map(|layer| match zstd::decode_all(*layer) {
@@ -70,7 +71,7 @@ fn saved(docker: bool, layers: &[&[u8]], tamper: bool) -> Vec<u8> {
 }
 
 #[test]
-fn a_saved_image_is_taken_by_its_layers() {
+fn a_saved_image_is_imported_layer_by_layer() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("saved.tar");
     let blobs = Blobs::new(dir.path()).unwrap();
@@ -111,7 +112,7 @@ fn a_saved_image_is_taken_by_its_layers() {
         .unwrap_err()
         .to_string();
         assert!(error.contains("is damaged"), "{error}");
-        // An image made from scratch with nothing in it is one.
+        // An image without layers is valid.
         fs::write(&path, saved(docker, &[], false)).unwrap();
         assert!(
             import_any(&path, Processor::host(), &blobs, &Progress::none())
@@ -130,7 +131,7 @@ fn a_saved_image_is_taken_by_its_layers() {
             .to_string();
         assert!(error.contains("no saved image"), "{error}");
     }
-    // A root with such a file is a root.
+    // A root that has such a file is no saved image.
     fs::write(
         &path,
         tar_of(&[("manifest.json", b"{\"name\": \"my web app\"}")]),
@@ -142,7 +143,7 @@ fn a_saved_image_is_taken_by_its_layers() {
 }
 
 #[test]
-fn a_root_in_xz_becomes_a_layer_that_others_can_use() {
+fn a_root_in_xz_is_compressed_again() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::new(dir.path()).unwrap();
@@ -167,7 +168,7 @@ fn a_root_in_xz_becomes_a_layer_that_others_can_use() {
 }
 
 #[test]
-fn of_one_image_s_variants_the_best_is_taken_and_of_several_images_none() {
+fn the_best_variant_is_imported_and_of_several_images_none() {
     let dir = tempfile::tempdir().unwrap();
     let layout = dir.path().join("layout");
     let one = tar_of(&[("a", b"1")]);
@@ -198,7 +199,7 @@ fn of_one_image_s_variants_the_best_is_taken_and_of_several_images_none() {
     } else {
         "v1"
     };
-    // One that no processor runs stands first, and isn't even there.
+    // The first variant runs on no processor, and its blobs are missing.
     write(&[entry("v99", false, "x"), entry(base, true, "x")]);
     assert_eq!(taken(None).unwrap().layers.len(), 1);
     assert_eq!(taken(Some("x")).unwrap().layers.len(), 1);
@@ -210,7 +211,7 @@ fn of_one_image_s_variants_the_best_is_taken_and_of_several_images_none() {
     let error = taken(None).unwrap_err().to_string();
     assert!(error.contains("/v99"), "{error}");
 
-    // `docker save` of one image for several machines, and of two images.
+    // `docker save` of two variants of one image, and of two images.
     let config = |variant: &str| {
         let config = serde_json::json!({"os": "linux", "architecture": architecture(), "variant": variant,
             "rootfs": {"type": "layers", "diff_ids": [Digest::of(&one)]}});
@@ -247,7 +248,7 @@ fn a_layout_names_nothing_outside() {
     fs::write(at("secret"), &secret).unwrap();
     let config = serde_json::json!({"os": "linux", "architecture": architecture(),
         "rootfs": {"type": "layers", "diff_ids": [Digest::of(&secret)]}});
-    // Each makes a layout of something outside, or of something that is no plain file.
+    // Each makes a layout with a file outside of it, or with something that is no regular file.
     let hex = Digest::of(&secret).hex().to_owned();
     type Way<'a> = (&'a str, &'a dyn Fn(&Path));
     let blob = format!("blobs/sha256/{hex}");
@@ -323,7 +324,7 @@ fn a_layout_names_nothing_outside() {
 }
 
 #[test]
-fn what_an_archive_s_headers_claim_is_not_believed() {
+fn sizes_in_the_headers_of_an_archive_are_bounded() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bomb.tar");
@@ -353,7 +354,7 @@ fn what_an_archive_s_headers_claim_is_not_believed() {
             assert!(error.to_string().contains("2147483648 bytes"), "{error}");
         }
     }
-    // So many entries that their names alone would take much.
+    // So many entries that their names alone take much memory.
     let mut many = tar::Builder::new(Vec::new());
     for number in 0..=MAX_ENTRIES {
         let mut header = tar::Header::new_ustar();
@@ -367,13 +368,13 @@ fn what_an_archive_s_headers_claim_is_not_believed() {
             .unwrap()
             .is_none()
     );
-    // A table that is larger than any.
+    // An index that is too large.
     let table = format!("[{}", " ".repeat(MAX_JSON as usize));
     let files = [("oci-layout", &b"{}"[..]), ("index.json", table.as_bytes())];
     fs::write(&path, tar_of(&files)).unwrap();
     let error = import_any(&path, Processor::host(), &blobs, &Progress::none()).unwrap_err();
     assert!(error.to_string().contains("at most"), "{error}");
-    // A configuration that is a layer of the store.
+    // A configuration that is as large as a layer.
     let large = blobs.put(&vec![b' '; MAX_JSON as usize + 1]).unwrap();
     let error = blobs.read(&large).unwrap_err().to_string();
     assert!(

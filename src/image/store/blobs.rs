@@ -260,14 +260,14 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_that_was_cut_off_goes_on_where_it_was() {
+    fn an_interrupted_blob_is_continued() {
         let (_dir, blobs) = blobs();
         let digest = Digest::of(b"hello, world");
         let mut partial = blobs.begin(&digest, 12).unwrap().unwrap();
         partial.write(b"hello").unwrap();
         assert!(
             blobs.begin(&digest, 12).unwrap().is_none(),
-            "somebody else is at it"
+            "another writer has it"
         );
         let error = partial.finish().unwrap_err().to_string();
         assert!(error.contains("after 5 of 12 bytes"), "{error}");
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_never_gets_there() {
+    fn wrong_content_never_becomes_a_blob() {
         let (dir, blobs) = blobs();
         let digest = Digest::of(b"right");
         for (bytes, said) in [
@@ -292,7 +292,7 @@ mod tests {
             (b"right and more", "longer than the 5"),
         ] {
             let mut partial = blobs.begin(&digest, 5).unwrap().unwrap();
-            assert_eq!(partial.done(), 0, "what was wrong is not gone on with");
+            assert_eq!(partial.done(), 0, "wrong bytes are discarded");
             let error = partial.write(bytes).and_then(|()| partial.finish());
             let error = error.unwrap_err().to_string();
             assert!(
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_that_rotted_is_found_when_read_and_removed() {
+    fn a_damaged_blob_is_noticed_when_it_is_read_and_removed() {
         let (_dir, blobs) = blobs();
         let digest = blobs.put(b"content").unwrap();
         fs::write(blobs.path(&digest), "rotten!").unwrap();

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_finds_no_room_is_refused_with_the_way_out() {
+    fn too_little_space_is_refused_with_a_remedy() {
         assert!(fits(0, RESERVE) && fits(5, RESERVE + 5));
         assert!(!fits(0, RESERVE - 1) && !fits(6, RESERVE + 5) && !fits(u64::MAX, u64::MAX));
         let dir = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@
 //! - a blob is removed only if no record names it and no process fetches blobs;
 //! - `building/<file>` belongs to the process that holds `locks/<file>`. Without a holder it is abandoned.
 //!
-//! Lock files are never removed: a lock on a removed file excludes nobody.
+//! Lock files are never removed: a lock on a removed file excludes no other process.
 //! Locks are taken in this order: `fetching`, `locks/<image>`, `locks/@disk-<key>`, `lock`, then those of
 //! [`ListDependents`]. Nothing is deleted while `lock` is held.
 //!

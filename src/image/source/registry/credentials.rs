@@ -319,11 +319,11 @@ mod tests {
                 "identity token",
             ),
             (
-                r#"{"credsStore": "of-nobody"}"#.to_owned(),
-                "docker-credential-of-nobody, which",
+                r#"{"credsStore": "not-installed"}"#.to_owned(),
+                "docker-credential-not-installed, which",
             ),
             (
-                format!(r#"{{"credHelpers": {{"{HOST}": "of-nobody"}}}}"#),
+                format!(r#"{{"credHelpers": {{"{HOST}": "not-installed"}}}}"#),
                 "is not installed",
             ),
         ] {
@@ -335,7 +335,7 @@ mod tests {
         }
         // A helper of another registry is ignored.
         let other = format!(
-            r#"{{"credHelpers": {{"other": "of-nobody"}}, "auths": {{"{HOST}": {{"auth": "{}"}}}}}}"#,
+            r#"{{"credHelpers": {{"other": "not-installed"}}, "auths": {{"{HOST}": {{"auth": "{}"}}}}}}"#,
             auth("a:b")
         );
         assert_eq!(kept(&other).await, credentials("a", "b"));
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_may_do_anything_but_keep_us_waiting() {
+    async fn a_helper_may_do_anything_but_run_forever() {
         let answer = r#"echo '{"Username":"user","Secret":"secret"}'"#;
         let asks = format!("read server\n[ \"$1 $server\" = 'get {HOST}' ] || exit 1\n{answer}");
         assert_eq!(helped(&asks).await, credentials("user", "secret"));

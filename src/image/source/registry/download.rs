@@ -47,7 +47,7 @@ pub(super) struct Download<'a> {
     pub(super) on_retry: &'a (dyn Fn(String) + Sync),
 }
 
-/// What of a blob is in the store.
+/// The part of a blob that is in the store.
 enum Stored {
     Whole,
     /// The partial blob, ready to be continued.
