@@ -151,10 +151,10 @@ pub(super) struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|there| there == self.identity) {
-            if let Err(error) = std::fs::remove_file(&self.path) {
-                tracing::debug!(%error, "the socket could not be removed");
-            }
+        if identity(&self.path).is_ok_and(|there| there == self.identity)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::debug!(%error, "the socket could not be removed");
         }
     }
 }
