@@ -6,6 +6,7 @@
 //! - `client`: joining a sandbox that another process runs;
 //! - [`mcp`]: the MCP server: its tools, resources and transports;
 //! - [`doctor`]: what works on this host;
+//! - `fleet`: all sandboxes of one process, by handle;
 //! - [`sandbox`]: the owner of one VM's state: lifecycle, snapshots, commands, files;
 //! - [`machine`]: one booted VM with its guest, and the machine that fills new disks;
 //! - [`vmm`]: starting a VM through `snowglobe-runner`, and which engine this host can run;
@@ -27,6 +28,7 @@ pub mod config;
 pub mod disk;
 pub mod doctor;
 mod files;
+mod fleet;
 pub mod guest;
 pub mod image;
 pub mod machine;

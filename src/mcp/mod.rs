@@ -37,7 +37,6 @@ mod metrics;
 mod notes;
 mod outcome;
 mod output;
-mod pool;
 mod prompts;
 mod records;
 mod refusal;
@@ -52,7 +51,7 @@ mod transport;
 #[cfg(test)]
 mod tests;
 
-pub use pool::Limits;
+pub use crate::fleet::Limits;
 pub use transport::bind::ListenAddress;
 pub use transport::http::{HttpError, HttpOptions, Listening, listen};
 pub use transport::stdio::{ServeError, serve, serve_stdio, serve_stream};

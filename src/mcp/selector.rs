@@ -7,8 +7,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Config;
+use crate::fleet::{Fleet, Lease, Lost};
 use crate::mcp::facts::Facts;
-use crate::mcp::pool::{Lease, Lost, Pool};
 use crate::mcp::refusal::Refusal;
 use crate::sandbox::Sandbox;
 
@@ -16,9 +16,10 @@ use crate::sandbox::Sandbox;
 pub(crate) enum Selector {
     /// The server has one sandbox.
     Single { sandbox: Arc<Sandbox>, facts: Facts },
-    /// The server has a pool of sandboxes; `own` is the handle of the client's session, after its first call.
-    Pooled {
-        pool: Arc<Pool>,
+    /// The server has a fleet; `own` is the handle of the client's session, after its first call.
+    Fleet {
+        fleet: Arc<Fleet>,
+        facts: Facts,
         own: Mutex<Option<String>>,
     },
 }
@@ -31,23 +32,24 @@ impl Selector {
     }
 
     /// For a client over HTTP.
-    pub(crate) fn pooled(pool: Arc<Pool>) -> Self {
-        Self::Pooled {
-            pool,
+    pub(crate) fn fleet(fleet: Arc<Fleet>) -> Self {
+        Self::Fleet {
+            facts: Facts::of(fleet.config()),
+            fleet,
             own: Mutex::default(),
         }
     }
 
     /// Whether calls may name a sandbox.
-    pub(crate) fn is_pooled(&self) -> bool {
-        matches!(self, Self::Pooled { .. })
+    pub(crate) fn has_fleet(&self) -> bool {
+        matches!(self, Self::Fleet { .. })
     }
 
     /// The configuration of every sandbox.
     pub(crate) fn config(&self) -> &Config {
         match self {
             Self::Single { sandbox, .. } => sandbox.config(),
-            Self::Pooled { pool, .. } => pool.config(),
+            Self::Fleet { fleet, .. } => fleet.config(),
         }
     }
 
@@ -55,7 +57,7 @@ impl Selector {
     pub(crate) fn facts(&self) -> &Facts {
         match self {
             Self::Single { facts, .. } => facts,
-            Self::Pooled { pool, .. } => pool.facts(),
+            Self::Fleet { facts, .. } => facts,
         }
     }
 
@@ -63,33 +65,33 @@ impl Selector {
     pub(crate) fn peek(&self, handle: Option<&str>) -> Option<Arc<Sandbox>> {
         match (self, handle) {
             (Self::Single { sandbox, .. }, _) => Some(sandbox.clone()),
-            (Self::Pooled { pool, .. }, Some(handle)) => pool.peek(handle),
-            (Self::Pooled { pool, own }, None) => {
+            (Self::Fleet { fleet, .. }, Some(handle)) => fleet.peek(handle),
+            (Self::Fleet { fleet, own, .. }, None) => {
                 let own = own.lock().unwrap_or_else(PoisonError::into_inner);
-                pool.peek(own.as_deref()?)
+                fleet.peek(own.as_deref()?)
             }
         }
     }
 
     /// The sandbox for a call that names one by its handle, or none. `session`: whether the client has a session.
     pub(crate) fn lease(&self, handle: Option<&str>, session: bool) -> Result<Lease, Refusal> {
-        let (pool, own) = match self {
+        let (fleet, own) = match self {
             Self::Single { sandbox, .. } => return Ok(Lease::only(sandbox.clone())),
-            Self::Pooled { pool, own } => (pool, own),
+            Self::Fleet { fleet, own, .. } => (fleet, own),
         };
         if let Some(handle) = handle {
-            let found = pool.lease(handle);
-            return found.unwrap_or_else(|| Err(pool.unknown(handle)));
+            let found = fleet.lease(handle);
+            return Ok(found.unwrap_or_else(|| Err(fleet.unknown(handle)))?);
         }
         if !session {
-            return pool.lease_new(None);
+            return Ok(fleet.lease_new(None)?);
         }
         let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-        let lease = match own.as_deref().map(|handle| pool.lease(handle)) {
+        let lease = match own.as_deref().map(|handle| fleet.lease(handle)) {
             Some(Some(found)) => found?,
             // The slot has expired, and its snapshots with it.
-            Some(None) => pool.lease_new(Some(Lost::All))?,
-            None => pool.lease_new(None)?,
+            Some(None) => fleet.lease_new(Some(Lost::All))?,
+            None => fleet.lease_new(None)?,
         };
         *own = Some(lease.handle().to_owned());
         Ok(lease.for_session())
@@ -98,10 +100,10 @@ impl Selector {
 
 impl Drop for Selector {
     fn drop(&mut self) {
-        if let Self::Pooled { pool, own } = self
+        if let Self::Fleet { fleet, own, .. } = self
             && let Some(handle) = own.get_mut().unwrap_or_else(PoisonError::into_inner)
         {
-            pool.close(handle);
+            fleet.close(handle);
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub(crate) use self::shared::Shared;
 use crate::mcp::call::Call;
 use crate::mcp::confirm::Decision;
-use crate::mcp::pool::HANDLE;
+use crate::mcp::refusal::HANDLE;
 use crate::mcp::refusal::Refusal;
 use crate::mcp::resources::subscriptions::{self, Subscriptions};
 use crate::mcp::selector::Selector;
@@ -178,7 +178,7 @@ impl ServerHandler for Server {
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
         refuse_cursor(request.as_ref())?;
-        let templates = resources::templates(self.selector.is_pooled());
+        let templates = resources::templates(self.selector.has_fleet());
         Ok(ListResourceTemplatesResult::with_all_items(templates)
             .with_ttl_ms(STATIC_TTL_MS)
             .with_cache_scope(CacheScope::Public))

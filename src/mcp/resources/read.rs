@@ -86,7 +86,7 @@ pub(crate) async fn read(
 ) -> Result<ReadResourceResult, ReadError> {
     let address = Address::parse(uri).map_err(|error| ReadError::NotFound(error.to_string()))?;
     let named = address.sandbox.as_deref();
-    if named.is_none() && selector.is_pooled() && !session {
+    if named.is_none() && selector.has_fleet() && !session {
         return Err(ReadError::NotFound(format!(
             "{uri:?} does not name a sandbox: add `?sandbox=HANDLE`, with the handle from a tool's result"
         )));

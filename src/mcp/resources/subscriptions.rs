@@ -167,11 +167,11 @@ pub(crate) fn accepted_filter(
     // In a pool, a client without a session has no list of its own.
     accepted.resources_list_changed = requested
         .resources_list_changed
-        .filter(|_| !selector.is_pooled());
+        .filter(|_| !selector.has_fleet());
     accepted.resource_subscriptions = requested.resource_subscriptions.as_ref().map(|uris| {
         let reachable = |uri: &&String| {
             Address::parse(uri)
-                .is_ok_and(|address| !selector.is_pooled() || address.sandbox.is_some())
+                .is_ok_and(|address| !selector.has_fleet() || address.sandbox.is_some())
         };
         uris.iter()
             .filter(reachable)

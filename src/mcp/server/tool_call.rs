@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rmcp::RoleServer;
 use rmcp::model::{CallToolRequestParams, CallToolResult, JsonObject};
@@ -9,13 +10,16 @@ use rmcp::service::RequestContext;
 use serde_json::Value;
 
 use super::Server;
+use crate::config::Config;
+use crate::fleet::{Lease, Lost};
 use crate::mcp::call::Call;
 use crate::mcp::confirm::Decision;
+use crate::mcp::facts::{Facts, Workspace};
 use crate::mcp::notes::Notes;
-use crate::mcp::pool::{HANDLE, Lease};
-use crate::mcp::refusal::Refusal;
+use crate::mcp::refusal::{HANDLE, Refusal};
 use crate::mcp::tools::{Context, Entry};
 use crate::sandbox::weaker_fences;
+use crate::text;
 
 impl Server {
     /// Calls a tool with checked arguments.
@@ -66,7 +70,7 @@ impl Server {
 
     /// Removes the sandbox's handle from the arguments, where calls may have one.
     fn take_handle(&self, arguments: &mut JsonObject) -> Result<Option<String>, Refusal> {
-        if !self.selector.is_pooled() {
+        if !self.selector.has_fleet() {
             return Ok(None);
         }
         match arguments.remove(HANDLE) {
@@ -84,10 +88,14 @@ impl Server {
     fn session_notes(&self, lease: &Lease, session: bool) -> Notes {
         let mut notes = Notes::default();
         if let Some(loss) = lease.take_loss() {
-            notes.add(loss);
+            notes.add(loss_note(
+                loss,
+                self.selector.config(),
+                self.selector.facts(),
+            ));
         }
         // A client without a session is told by the first result of each sandbox.
-        let by_sandbox = self.selector.is_pooled() && !session;
+        let by_sandbox = self.selector.has_fleet() && !session;
         let tell_ignored = match by_sandbox {
             true => lease.new_handle().is_some(),
             false => !self.told_ignored.swap(true, Ordering::Relaxed),
@@ -118,4 +126,25 @@ fn with_new_handle(mut result: CallToolResult, handle: &str) -> CallToolResult {
         "new sandbox; pass `{HANDLE}`: \"{handle}\" in every further call, or you get another one"
     ));
     notes.append_to(result)
+}
+
+/// The note of the first call after a stopped sandbox was replaced.
+fn loss_note((lost, idle): (Lost, Duration), config: &Config, facts: &Facts) -> String {
+    let system = match &config.sandbox.snapshot {
+        Some(name) => format!("the snapshot `{name}`"),
+        None => format!("the image `{}`", config.sandbox.image),
+    };
+    let gone = match facts.workspace {
+        Workspace::Shared => "outside /workspace",
+        Workspace::OwnDisk => "in it, /workspace included",
+    };
+    let snapshots = match lost {
+        Lost::System => "saved snapshots are as before",
+        Lost::All => "so are saved snapshots",
+    };
+    format!(
+        "the sandbox was stopped after {} without a call or a running job, and this is a new one: its system is \
+         as {system} has it; what was installed or changed {gone}, and jobs with their output, are gone; {snapshots}",
+        text::duration(idle)
+    )
 }

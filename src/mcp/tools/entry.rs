@@ -11,7 +11,7 @@ use super::{arguments, schema};
 use crate::mcp::facts::Facts;
 use crate::mcp::icons;
 use crate::mcp::notes::Notes;
-use crate::mcp::pool::HANDLE;
+use crate::mcp::refusal::HANDLE;
 use crate::mcp::refusal::Refusal;
 
 type Question = fn(JsonObject, &Facts) -> Result<Option<String>, Refusal>;

@@ -29,8 +29,8 @@ use super::malformed::MAX_MESSAGE;
 use super::origin::{self, AllowList};
 use super::{post, sse};
 use crate::config::Config;
+use crate::fleet::{Fleet, Limits};
 use crate::mcp::metrics::{self, Metrics};
-use crate::mcp::pool::{Limits, Pool};
 use crate::mcp::selector::Selector;
 use crate::mcp::server::{Server, Shared};
 use crate::mcp::sessions::Sessions;
@@ -109,7 +109,7 @@ impl Listening {
     /// Serves until `closing` fires. Then every sandbox is stopped.
     pub async fn serve(self, config: Config, closing: CancellationToken) {
         let shared = Shared::new(&config, true);
-        let pool = Pool::new(config, self.options.limits, closing.clone());
+        let pool = Fleet::new(config, self.options.limits, closing.clone());
         let metrics = shared.metrics.clone();
         let health = pool.clone();
         let open = Router::new().route(
@@ -126,7 +126,7 @@ impl Listening {
             guarded = guarded.route("/metrics", get(text));
         }
         let clients = pool.clone();
-        let server = move || Server::new(shared.clone(), Selector::pooled(clients.clone()), None);
+        let server = move || Server::new(shared.clone(), Selector::fleet(clients.clone()), None);
         self.serve_routes(server, guarded, open, metrics, closing)
             .await;
         pool.stop().await;

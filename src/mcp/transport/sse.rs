@@ -25,7 +25,7 @@ use super::connection::Connection;
 use super::malformed::parse;
 use super::reply::{malformed_reply, refuse};
 use super::stdio;
-use crate::mcp::pool::Pool;
+use crate::fleet::Fleet;
 use crate::mcp::selector::Selector;
 use crate::mcp::server::{Server, Shared};
 
@@ -40,13 +40,13 @@ type Input = Arc<tokio::sync::Mutex<WriteHalf<DuplexStream>>>;
 /// The open streams.
 struct Streams {
     shared: Arc<Shared>,
-    pool: Arc<Pool>,
+    pool: Arc<Fleet>,
     closing: CancellationToken,
     open: Mutex<HashMap<String, Input>>,
 }
 
 /// The routes of the older transport.
-pub(crate) fn router(shared: Arc<Shared>, pool: Arc<Pool>, closing: CancellationToken) -> Router {
+pub(crate) fn router(shared: Arc<Shared>, pool: Arc<Fleet>, closing: CancellationToken) -> Router {
     let streams = Arc::new(Streams {
         shared,
         pool,
@@ -99,7 +99,7 @@ async fn open(State(streams): State<Arc<Streams>>) -> Response {
     };
     let (read, write) = tokio::io::split(server_end);
     let connection = Connection::new(read, write, disconnected.clone());
-    let selector = Selector::pooled(streams.pool.clone());
+    let selector = Selector::fleet(streams.pool.clone());
     let server = Server::new(streams.shared.clone(), selector, Some(disconnected.clone()));
     tokio::spawn(disconnected.run_until_cancelled_owned(async move {
         if let Err(error) = stdio::serve_connection(server, connection).await {

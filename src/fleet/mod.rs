@@ -1,10 +1,14 @@
-//! The sandboxes of all clients of one HTTP server.
+//! All sandboxes of one process, by handle: bounded, leased to callers, stopped while no caller uses them.
 //!
 //! A handle names a slot. A slot has a sandbox, or it had one that was stopped because no call used it. The number of
 //! sandboxes is bounded, and so is the number of empty slots, which are kept for a long time: the next call makes a new
 //! sandbox there, and its result says what is gone. So a stopped sandbox is never replaced silently.
 //!
 //! Snapshots belong to a slot, too: no client sees those of another slot, and they are removed with their slot.
+//! Deliberately absent: any knowledge of MCP.
+
+mod error;
+mod policy;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,16 +16,12 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use error::FleetError;
+
 use crate::config::Config;
 use crate::disk::{Store, StoreError};
-use crate::mcp::facts::{Facts, Workspace};
-use crate::mcp::refusal::Refusal;
 use crate::progress::Progress;
 use crate::sandbox::{Sandbox, SandboxError};
-use crate::text;
-
-/// The name of the argument that carries a handle.
-pub(crate) const HANDLE: &str = "sandbox";
 
 /// How long a session or handle without calls is kept at least.
 const MIN_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -69,31 +69,33 @@ struct Slot {
 }
 
 impl Slot {
-    fn is_idle(&self, since: Instant) -> bool {
-        self.uses == 0 && self.since == since
+    fn state(&self) -> policy::SlotState {
+        policy::SlotState {
+            has_sandbox: self.sandbox.is_some(),
+            uses: self.uses,
+            since: self.since,
+            checking: self.checking,
+        }
     }
 }
 
-/// The sandboxes of every client of one server.
-pub(crate) struct Pool {
+/// All sandboxes of one process.
+pub(crate) struct Fleet {
     config: Config,
-    facts: Facts,
     limits: Limits,
     table: Mutex<HashMap<String, Slot>>,
 }
 
-impl Pool {
-    /// An empty pool, which stops idle sandboxes until `closing` fires.
+impl Fleet {
+    /// An empty fleet, which stops idle sandboxes until `closing` fires.
     pub(crate) fn new(config: Config, limits: Limits, closing: CancellationToken) -> Arc<Self> {
         Store::sweep_sessions(&config.host.dirs.data);
-        let facts = Facts::of(&config);
-        let pool = Arc::new(Self {
+        let fleet = Arc::new(Self {
             config,
-            facts,
             limits,
             table: Mutex::default(),
         });
-        let swept = pool.clone();
+        let swept = fleet.clone();
         tokio::spawn(async move {
             let every =
                 (limits.idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(30));
@@ -107,7 +109,7 @@ impl Pool {
                 }
             }
         });
-        pool
+        fleet
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
@@ -117,11 +119,6 @@ impl Pool {
     /// The configuration of every sandbox.
     pub(crate) fn config(&self) -> &Config {
         &self.config
-    }
-
-    /// The facts about every sandbox.
-    pub(crate) fn facts(&self) -> &Facts {
-        &self.facts
     }
 
     /// The number of sandboxes.
@@ -134,14 +131,12 @@ impl Pool {
         &self,
         table: &HashMap<String, Slot>,
         store: impl FnOnce() -> Result<Store, StoreError>,
-    ) -> Result<(Arc<Sandbox>, Store), Refusal> {
+    ) -> Result<(Arc<Sandbox>, Store), FleetError> {
         if sandboxes(table) >= self.limits.sandboxes {
-            return Err(Refusal::new(format!(
-                "failed to make a sandbox: this server runs {} at most, and all are in use; use one of yours \
-                 (argument `{HANDLE}`), end a session, or wait: one without calls is stopped after {}",
-                self.limits.sandboxes,
-                text::duration(self.limits.idle)
-            )));
+            return Err(FleetError::Full {
+                limit: self.limits.sandboxes,
+                idle: self.limits.idle,
+            });
         }
         let store = store().map_err(SandboxError::from)?;
         let sandbox = Sandbox::of_session(&self.config, store.clone())?;
@@ -149,7 +144,7 @@ impl Pool {
     }
 
     /// A sandbox in a new slot; `lost`: what the client lost with an earlier slot.
-    pub(crate) fn lease_new(self: &Arc<Self>, lost: Option<Lost>) -> Result<Lease, Refusal> {
+    pub(crate) fn lease_new(self: &Arc<Self>, lost: Option<Lost>) -> Result<Lease, FleetError> {
         let mut table = self.table();
         let config = &self.config;
         let new = || {
@@ -173,7 +168,7 @@ impl Pool {
         Ok(Lease {
             sandbox,
             handle,
-            pool: Some(self.clone()),
+            fleet: Some(self.clone()),
             handle_known: false,
             session: false,
         })
@@ -185,7 +180,7 @@ impl Pool {
     }
 
     /// The sandbox of a handle, a new one if it was stopped. None if no slot has this handle.
-    pub(crate) fn lease(self: &Arc<Self>, handle: &str) -> Option<Result<Lease, Refusal>> {
+    pub(crate) fn lease(self: &Arc<Self>, handle: &str) -> Option<Result<Lease, FleetError>> {
         let mut table = self.table();
         let slot = table.get(handle)?;
         let made = match &slot.sandbox {
@@ -198,7 +193,7 @@ impl Pool {
         };
         let sandbox = match made {
             Ok(sandbox) => sandbox,
-            Err(refusal) => return Some(Err(refusal)),
+            Err(error) => return Some(Err(error)),
         };
         let slot = table.get_mut(handle)?;
         slot.sandbox = Some(sandbox.clone());
@@ -206,40 +201,18 @@ impl Pool {
         Some(Ok(Lease {
             sandbox,
             handle: handle.to_owned(),
-            pool: Some(self.clone()),
+            fleet: Some(self.clone()),
             handle_known: true,
             session: false,
         }))
     }
 
-    /// The refusal of a handle that no slot has.
-    pub(crate) fn unknown(&self, handle: &str) -> Refusal {
-        Refusal::new(format!(
-            "failed to find the sandbox {handle:?}: there is none with this handle; an unused one is removed \
-             after {} h. Leave `{HANDLE}` out to get a new one",
-            self.limits.kept().as_secs() / 3600
-        ))
-    }
-
-    /// The note of the first call after a stopped sandbox was replaced.
-    fn loss_note(&self, lost: Lost) -> String {
-        let system = match &self.config.sandbox.snapshot {
-            Some(name) => format!("the snapshot `{name}`"),
-            None => format!("the image `{}`", self.config.sandbox.image),
-        };
-        let gone = match self.facts.workspace {
-            Workspace::Shared => "outside /workspace",
-            Workspace::OwnDisk => "in it, /workspace included",
-        };
-        let snapshots = match lost {
-            Lost::System => "saved snapshots are as before",
-            Lost::All => "so are saved snapshots",
-        };
-        format!(
-            "the sandbox was stopped after {} without a call or a running job, and this is a new one: its system is \
-             as {system} has it; what was installed or changed {gone}, and jobs with their output, are gone; {snapshots}",
-            text::duration(self.limits.idle)
-        )
+    /// The error for a handle that no slot has.
+    pub(crate) fn unknown(&self, handle: &str) -> FleetError {
+        FleetError::Unknown {
+            handle: handle.to_owned(),
+            kept: self.limits.kept(),
+        }
     }
 
     /// Removes a slot and stops its sandbox.
@@ -252,12 +225,13 @@ impl Pool {
 
     /// Stops idle sandboxes, each in a task of its own: a guest that does not answer delays no other.
     fn stop_idle(self: &Arc<Self>) {
+        let now = Instant::now();
         for (handle, slot) in &mut *self.table() {
-            let idle = slot.uses == 0 && !slot.checking && slot.since.elapsed() >= self.limits.idle;
+            let idle = policy::is_idle(slot.state(), now, self.limits.idle);
             if let Some(sandbox) = slot.sandbox.clone().filter(|_| idle) {
                 slot.checking = true;
-                let (pool, handle, since) = (self.clone(), handle.clone(), slot.since);
-                tokio::spawn(async move { pool.stop_if_idle(&handle, since, sandbox).await });
+                let (fleet, handle, since) = (self.clone(), handle.clone(), slot.since);
+                tokio::spawn(async move { fleet.stop_if_idle(&handle, since, sandbox).await });
             }
         }
     }
@@ -275,7 +249,7 @@ impl Pool {
             return;
         };
         slot.checking = false;
-        if busy || !slot.is_idle(since) {
+        if busy || slot.uses > 0 || slot.since != since {
             return;
         }
         slot.sandbox = None;
@@ -290,17 +264,12 @@ impl Pool {
         // Dropped after the lock: dropping a slot's store removes its snapshots from the disk.
         let mut expired = Vec::new();
         let mut table = self.table();
-        let mut empty: Vec<(Instant, String)> = table
+        let states = table
             .iter()
-            .filter(|(_, slot)| slot.sandbox.is_none() && slot.uses == 0)
-            .map(|(handle, slot)| (slot.since, handle.clone()))
-            .collect();
-        empty.sort();
-        let surplus = empty.len().saturating_sub(MAX_EMPTY_SLOTS);
-        for (at, (since, handle)) in empty.into_iter().enumerate() {
-            if at < surplus || since.elapsed() >= self.limits.kept() {
-                expired.extend(table.remove(&handle));
-            }
+            .map(|(handle, slot)| (handle.as_str(), slot.state()));
+        let now = Instant::now();
+        for handle in policy::expired(states, now, self.limits.kept(), MAX_EMPTY_SLOTS) {
+            expired.extend(table.remove(&handle));
         }
         drop(table);
     }
@@ -328,7 +297,7 @@ fn stop(sandbox: Arc<Sandbox>) {
 pub(crate) struct Lease {
     pub(crate) sandbox: Arc<Sandbox>,
     handle: String,
-    pool: Option<Arc<Pool>>,
+    fleet: Option<Arc<Fleet>>,
     /// Whether the client knows the handle, or does not need it.
     handle_known: bool,
     /// Whether the client's session stands for the sandbox.
@@ -341,7 +310,7 @@ impl Lease {
         Self {
             sandbox,
             handle: String::new(),
-            pool: None,
+            fleet: None,
             handle_known: true,
             session: true,
         }
@@ -360,14 +329,14 @@ impl Lease {
 
     /// The handle that resource addresses must name, for a client without a session.
     pub(crate) fn handle_for_addresses(&self) -> Option<&str> {
-        (!self.session && self.pool.is_some()).then_some(self.handle.as_str())
+        (!self.session && self.fleet.is_some()).then_some(self.handle.as_str())
     }
 
-    /// A note about what was lost before this call; only the first caller gets it.
-    pub(crate) fn take_loss(&self) -> Option<String> {
-        let pool = self.pool.as_ref()?;
-        let lost = pool.table().get_mut(&self.handle)?.lost.take();
-        lost.map(|lost| pool.loss_note(lost))
+    /// What was lost before this call, and after which idle time; only the first caller gets it.
+    pub(crate) fn take_loss(&self) -> Option<(Lost, Duration)> {
+        let fleet = self.fleet.as_ref()?;
+        let lost = fleet.table().get_mut(&self.handle)?.lost.take()?;
+        Some((lost, fleet.limits.idle))
     }
 
     /// The handle, if the client does not know it yet.
@@ -378,8 +347,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(pool) = &self.pool
-            && let Some(slot) = pool.table().get_mut(&self.handle)
+        if let Some(fleet) = &self.fleet
+            && let Some(slot) = fleet.table().get_mut(&self.handle)
         {
             slot.uses = slot.uses.saturating_sub(1);
             slot.since = Instant::now();
