@@ -7,6 +7,7 @@ mod chaos;
 mod cli;
 mod common;
 mod hostile;
+mod house;
 mod images;
 mod mcp;
 mod papers;

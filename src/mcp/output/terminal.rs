@@ -18,7 +18,7 @@
 
 mod line;
 
-use line::Line;
+use line::{Line, Sink};
 
 /// The longest string sequence that is left out, in bytes.
 const MAX_STRING: usize = 64 << 10;
@@ -28,9 +28,6 @@ const MAX_SEQUENCE: usize = 256;
 
 /// How far up the cursor is followed, in lines.
 const MAX_UP: usize = 1000;
-
-/// Takes output that is ready to be shown.
-type Sink<'a> = &'a mut dyn FnMut(&[u8]);
 
 /// A terminal of one line, through which a stream passes.
 #[derive(Debug, Default)]

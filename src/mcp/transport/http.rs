@@ -9,8 +9,8 @@
 
 mod accept_loop;
 mod checks;
+mod options;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::accept_loop::Timeouts;
 use self::checks::{RequestChecks, with_checks};
+pub use self::options::HttpOptions;
 use super::bind::{ListenAddress, Listener};
 use super::connections::ConnectionLimits;
 use super::malformed::MAX_MESSAGE;
@@ -34,25 +35,6 @@ use crate::mcp::metrics::{self, Metrics};
 use crate::mcp::selector::Selector;
 use crate::mcp::server::{Server, Shared};
 use crate::mcp::sessions::Sessions;
-
-/// Options of the HTTP server.
-#[derive(Debug, Clone)]
-pub struct HttpOptions {
-    /// Where to listen.
-    pub address: ListenAddress,
-    /// The token that clients must send; none: no token is needed.
-    pub token: Option<String>,
-    /// Names of this server in `Host`, beside those of the loopback.
-    pub hosts: Vec<String>,
-    /// Web pages that may call it, beside those of this machine.
-    pub origins: Vec<String>,
-    /// The limits of sandboxes.
-    pub limits: Limits,
-    /// How many requests a second are accepted in the long run; five times as many at once.
-    pub rate: NonZeroU32,
-    /// Whether `/metrics` is served.
-    pub metrics: bool,
-}
 
 /// Why the server can't listen.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +166,8 @@ fn mcp<S: ServerHandler>(
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use std::num::NonZeroU32;
 
     use super::*;
 

@@ -6,9 +6,9 @@ use rustix::fs::{self, FileType, Timespec};
 use tar::Header;
 
 use super::entry::{Entry, Kind, clean};
+use super::error::{LayerError, lossy};
 use super::pax::Pax;
 use super::sparse::Sparse;
-use super::{LayerError, lossy};
 use crate::headers::{self, BLOCK, MAX_PATH, MAX_RECORD, MAX_RECORDS};
 
 /// The size of the stream's buffer in bytes, which is also the largest single write.

@@ -6,8 +6,8 @@ use rustix::fs::{self, AtFlags, Gid, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::entry::Entry;
+use super::error::{LayerError, at, lossy};
 use super::tree::Dir;
-use super::{LayerError, at, lossy};
 
 pub(super) fn set_owner(parent: &Dir, name: &[u8], entry: &Entry) -> Result<(), LayerError> {
     let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));

@@ -12,10 +12,19 @@ use rustix::io::Errno;
 use super::archive::TarStream;
 use super::attributes::{modified, set_owner, set_xattrs, umask};
 use super::entry::{Entry, Kind, split};
+use super::error::{LayerError, at, lossy};
 use super::remove::{names, prune};
 use super::sparse::Sparse;
 use super::tree::{Dir, DirId, Tree};
-use super::{Applied, LayerError, at, lossy};
+
+/// What a layer contained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Entries, whiteouts included.
+    pub entries: u64,
+    /// Bytes of file content.
+    pub bytes: u64,
+}
 
 /// Metadata of a directory that is set when its content is complete: new content changes the time and inherits ACLs.
 struct Pending {

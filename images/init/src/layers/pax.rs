@@ -2,7 +2,7 @@
 
 use rustix::fs::Timespec;
 
-use super::lossy;
+use super::error::lossy;
 use crate::headers::{self, number};
 
 /// The pax records that matter here.

@@ -4,7 +4,7 @@ use std::io;
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use super::LayerError;
+use super::error::LayerError;
 use crate::headers::{BLOCK, number};
 
 /// The most pieces that a sparse file may have.

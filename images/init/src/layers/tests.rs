@@ -8,6 +8,7 @@ use rustix::fs;
 use tar::Header;
 use tempfile::TempDir;
 
+use super::error::lossy;
 use super::*;
 use crate::headers::BLOCK;
 
@@ -548,7 +549,7 @@ fn bad_names_and_fields_are_refused() {
     let error = apply_up_to(2, &place.root(), &*three, true).unwrap_err();
     assert!(error.to_string().contains("more than 2 entries"), "{error}");
     apply_up_to(3, &place.root(), &*three, true).unwrap();
-    let error = apply(&place.at("none"), io::empty(), true).unwrap_err();
+    let error = apply(&place.at("none"), std::io::empty(), true).unwrap_err();
     assert!(error.to_string().starts_with("open the root"), "{error}");
 }
 

@@ -8,7 +8,7 @@ use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::entry::split;
-use super::{LayerError, at};
+use super::error::{LayerError, at};
 
 /// How many dangling links are followed to make one parent.
 const MAX_LINKS: usize = 40;

@@ -1,6 +1,7 @@
 //! The system: what PID 1 sets up before the server runs, and how it ends the machine.
 
 mod clock;
+mod error;
 mod mounts;
 mod settings;
 pub(crate) mod user_thread;
@@ -21,24 +22,13 @@ use crate::wire::{ErrorKind, WireError};
 
 pub use clock::{note_start, stage};
 pub(crate) use clock::{renew, started};
+pub use error::SystemError;
+use error::failed;
 use mounts::mount_at;
 pub use mounts::{limit_disk, mount_disk, mount_system, switch_root};
 
 /// Git's settings for all users. The file is not on the disk, so each boot writes its own.
 const GIT_SETTINGS: &str = "/run/snowglobe.gitconfig";
-
-/// Why the system could not be set up.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation}")]
-pub struct SystemError {
-    operation: String,
-    source: io::Error,
-}
-
-fn failed(operation: impl Into<String>) -> impl FnOnce(io::Error) -> SystemError {
-    let operation = operation.into();
-    move |source| SystemError { operation, source }
-}
 
 /// Sets the clock, the host name, the limits and the loopback interface, which need no disk.
 pub fn set_up(config: &BootConfig) -> Result<(), SystemError> {

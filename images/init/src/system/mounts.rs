@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, mount_move};
 
-use super::{SystemError, failed};
+use super::error::{SystemError, failed};
 
 pub(super) fn mount_at(
     kind: &str,

@@ -2,8 +2,10 @@
 
 use unicode_width::UnicodeWidthChar as _;
 
-use super::Sink;
 use crate::mcp::output::utf8::whole_at_end;
+
+/// Takes output that is ready to be shown.
+pub(super) type Sink<'a> = &'a mut dyn FnMut(&[u8]);
 
 /// The longest line that is held, in bytes and in columns.
 pub(crate) const ROW: usize = 8 << 10;

@@ -17,7 +17,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-use super::HttpOptions;
+use super::options::HttpOptions;
 use crate::mcp::metrics::Metrics;
 use crate::mcp::transport::bind::ListenAddress;
 use crate::mcp::transport::body::BodyReader;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Jobs, Reserved};
+use super::reserved::Reserved;
 use crate::command::context::Context;
 use crate::command::input::Input;
 use crate::command::process::Process;
@@ -89,6 +89,11 @@ impl Job {
         })
     }
 
+    /// Why the command never started, if that is known.
+    pub(super) fn start_error(&self) -> Option<WireError> {
+        self.end.borrow().clone()?.outcome.err()
+    }
+
     /// Waits for the job's end, at most for this time.
     pub(super) async fn ended(&self, time: Duration) {
         let mut end = self.end.clone();
@@ -97,15 +102,13 @@ impl Job {
     }
 }
 
-/// Makes a job of a running command. If the command turns out within `early` never to have started, this fails.
-pub(in crate::command) async fn start(
+/// Makes a job of a running command.
+pub(super) fn follow(
     context: &Context,
-    jobs: &Jobs,
     reserved: Reserved,
     request: &ExecRequest,
     running: RunningCommand,
-    early: Duration,
-) -> Result<Report, WireError> {
+) -> Result<Arc<Job>, WireError> {
     if let Err(e) = reserved.log.keep() {
         running.process.kill();
         let path = reserved.path.display();
@@ -140,20 +143,11 @@ pub(in crate::command) async fn start(
         kill: kill.clone(),
         end,
     });
-    jobs.add(job.clone());
     tokio::spawn(async move {
         let end = run(process, pumps, started, timeout, kill).await;
         sender.send_replace(Some(end));
     });
-    if !early.is_zero() {
-        job.ended(early).await;
-    }
-    let end = job.end.borrow().clone();
-    if let Some(Err(error)) = end.map(|end| end.outcome) {
-        jobs.remove(&job);
-        return Err(error);
-    }
-    Ok(job.report())
+    Ok(job)
 }
 
 /// Follows a job until it ends.

@@ -6,18 +6,22 @@
 
 mod job;
 mod requests;
+mod reserved;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::pump::Log;
-use crate::wire::{ErrorKind, JobInfo, WireError};
+use crate::command::context::Context;
+use crate::wire::{ErrorKind, ExecRequest, JobInfo, Report, WireError};
 
 use job::Job;
-pub(super) use job::{RunningCommand, start};
+pub(super) use job::RunningCommand;
 pub(crate) use requests::serve;
+use reserved::Reserved;
 
 /// The directory of the output files: on the disk, not in memory.
 const DIRECTORY: &str = "/var/tmp/snowglobe-jobs";
@@ -40,15 +44,6 @@ pub(crate) struct Jobs {
     table: Mutex<BTreeMap<u64, Arc<Job>>>,
 }
 
-/// The id and the log of a command that is or may become a job. Dropping it removes the log.
-#[derive(Debug)]
-pub(super) struct Reserved {
-    number: u64,
-    id: String,
-    path: PathBuf,
-    pub(super) log: Arc<Log>,
-}
-
 impl Default for Jobs {
     fn default() -> Self {
         Self {
@@ -59,10 +54,25 @@ impl Default for Jobs {
     }
 }
 
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.path).ok();
+/// Makes a job of a running command. If the command turns out within `early` never to have started, this fails.
+pub(super) async fn start(
+    context: &Context,
+    jobs: &Jobs,
+    reserved: Reserved,
+    request: &ExecRequest,
+    running: RunningCommand,
+    early: Duration,
+) -> Result<Report, WireError> {
+    let job = job::follow(context, reserved, request, running)?;
+    jobs.add(job.clone());
+    if !early.is_zero() {
+        job.ended(early).await;
     }
+    if let Some(error) = job.start_error() {
+        jobs.remove(&job);
+        return Err(error);
+    }
+    Ok(job.report())
 }
 
 impl Jobs {

@@ -8,6 +8,7 @@
 //! LF and nothing else is, so a page is found in the bytes and decoded by itself. UTF-16 is decoded first.
 
 mod page;
+mod pieces;
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -24,12 +25,8 @@ use crate::wire::{
     self, ErrorKind, MAX_LISTING, ReadContent, ReadReport, ReadRequest, ReadWant, Report, WireError,
 };
 use page::page;
-
-/// How many bytes are sent at once.
-const PIECE: usize = 64 << 10;
-
-/// Takes output, and returns whether more is wanted.
-pub(super) type Send<'a> = dyn FnMut(Vec<u8>) -> bool + 'a;
+pub(super) use pieces::Send;
+use pieces::{beginning, copy};
 
 /// Reads a file or a directory. Runs on the user's thread.
 pub(crate) fn read(
@@ -159,31 +156,4 @@ fn bytes(mut file: File, offset: u64, limit: u64, send: &mut Send<'_>) -> io::Re
     file.seek(SeekFrom::Start(offset))?;
     copy(&mut file.take(limit), send)?;
     Ok(ReadContent::Bytes)
-}
-
-fn copy(from: &mut dyn Read, send: &mut Send<'_>) -> io::Result<()> {
-    loop {
-        let mut buffer = vec![0; PIECE];
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(read) => {
-                buffer.truncate(read);
-                if !send(buffer) {
-                    return Ok(());
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-}
-
-/// The next bytes of a file, at most `most`, without waiting for more.
-fn beginning(file: &mut File, most: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match file.take(most as u64).read_to_end(&mut bytes) {
-        Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
-        _ => Ok(bytes),
-    }
 }

@@ -4,7 +4,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::time::{Duration, Instant};
 
-use super::{PIECE, Send, beginning, copy};
+use super::pieces::{PIECE, Send, beginning, copy};
 use crate::files::content::{FileKind, file_kind};
 use crate::files::encoding::{Content, Encoding, TextReader};
 use crate::files::lines::{Line, LineIndex, Lines, Marks, Passed, Stamp};

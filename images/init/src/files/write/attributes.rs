@@ -7,6 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+/// The mode of a new file.
+pub(super) const NEW_MODE: u32 = 0o644;
+
 /// The longest list of names, and the longest value, of extended attributes on Linux.
 const XATTR_MAX: usize = 64 << 10;
 

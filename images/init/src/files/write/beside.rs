@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
 
-use super::NEW_MODE;
-use super::attributes::{attributes_as, own_as};
+use super::attributes::{NEW_MODE, attributes_as, own_as};
 
 /// An existing file that may be written.
 pub(super) struct Old {

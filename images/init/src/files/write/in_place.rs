@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
-use super::NEW_MODE;
+use super::attributes::NEW_MODE;
 use crate::reason::plain;
 
 /// The longest old content that is held to be restored, in bytes.

@@ -30,9 +30,6 @@ use crate::wire::{ErrorKind, Report, WireError, WriteRequest};
 use beside::{Old, Unfit, beside};
 use in_place::{append, in_place};
 
-/// The mode of a new file.
-const NEW_MODE: u32 = 0o644;
-
 /// The most room that is reserved in memory before the content comes, in bytes.
 const FORESEEN: u64 = 16 << 20;
 

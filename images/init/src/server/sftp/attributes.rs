@@ -8,7 +8,7 @@ use std::path::Path;
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_OMIT};
 
-use super::open_flags;
+use super::protocol::open_flags;
 
 /// The attributes of a file. The library's own conversion marks pipes, sockets and devices as regular files.
 pub(super) fn attributes(metadata: &Metadata) -> FileAttributes {

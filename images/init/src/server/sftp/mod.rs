@@ -14,6 +14,7 @@
 
 mod attributes;
 mod listing;
+mod protocol;
 mod session;
 
 use std::io;
@@ -21,15 +22,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use russh_sftp::protocol::OpenFlags;
-use rustix::fs::OFlags;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 use crate::system::user_thread::UserThread;
+use protocol::{MAX_PACKET, invalid};
 use session::Session;
-
-/// The longest packet that either side may send; OpenSSH's own limit.
-const MAX_PACKET: usize = 256 * 1024;
 
 /// Serves one SFTP session until the stream ends; every operation runs on the thread.
 pub(super) async fn serve<S>(stream: S, thread: Arc<UserThread>, home: PathBuf)
@@ -81,36 +78,4 @@ async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<
     let mut packet = vec![0; length];
     stream.read_exact(&mut packet).await?;
     Ok(Some(packet.into()))
-}
-
-fn invalid(message: impl ToString) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, message.to_string())
-}
-
-fn open_flags(asked: OpenFlags) -> OFlags {
-    let mut flags = match (
-        asked.contains(OpenFlags::READ),
-        asked.contains(OpenFlags::WRITE),
-    ) {
-        (true, true) => OFlags::RDWR,
-        (false, true) => OFlags::WRONLY,
-        // Appending is writing, even if the client does not say so.
-        (read, false) if asked.contains(OpenFlags::APPEND) => {
-            if read {
-                OFlags::RDWR
-            } else {
-                OFlags::WRONLY
-            }
-        }
-        (_, false) => OFlags::RDONLY,
-    };
-    flags.set(OFlags::APPEND, asked.contains(OpenFlags::APPEND));
-    flags.set(OFlags::CREATE, asked.contains(OpenFlags::CREATE));
-    flags.set(OFlags::TRUNC, asked.contains(OpenFlags::TRUNCATE));
-    flags.set(
-        OFlags::EXCL,
-        asked.contains(OpenFlags::CREATE | OpenFlags::EXCLUDE),
-    );
-    // Opening a pipe must not wait for its other end, and a terminal must not become this process's.
-    flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC
 }

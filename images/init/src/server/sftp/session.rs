@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::attributes::{Target, attributes};
 use super::listing::Listing;
-use super::{MAX_PACKET, invalid, open_flags};
+use super::protocol::{MAX_PACKET, invalid, open_flags};
 use crate::system::users;
 
 /// The most file data in one packet; the rest of the packet needs room, too.
