@@ -1,18 +1,18 @@
-# The commands of the README, and what they are made of.
+# The commands of the README and their parts.
 #
-#   make demo      sets this machine up, builds everything, and plays a scripted MCP session in a real microVM
-#   make test      sets this machine up, builds everything, and runs every test
-#   make install   builds what is installed and puts it below PREFIX (/usr/local); needs only what building needs
+#   make demo      sets up this machine, builds everything, and runs a scripted MCP session in a real microVM
+#   make test      sets up this machine, builds everything, and runs every test
+#   make install   builds the programs and installs them below PREFIX (/usr/local); needs no test packages
 #
 # Also: make build, make image (the default image), make agents (real agents as clients), make bench (the
 # figures), make chaos (kills at a thousand moments), make fuzz, make deny, make bundle
 
 SHELL := /bin/bash
 PREFIX ?= /usr/local
-# `release` is what the demo, the tests and the figures run, `dist` what is installed.
+# The demo, the tests and the figures run `release`; `make install` installs `dist`.
 PROFILE ?= release
 BIN := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
-# What the recipes made, for the program to take in.
+# The roots that the recipes make, for `snowglobe image build`.
 ROOTS := $(or $(CARGO_TARGET_DIR),target)/images
 # Every build asks for the whole workspace, so that cargo compiles each crate once, with one set of features.
 BUILD := cargo build --workspace --bins
@@ -24,7 +24,7 @@ demo: image
 
 test: image
 	@.ci/clients
-	@# One run, one summary: nextest where it is there, else cargo's own.
+	@# nextest if it is installed, otherwise cargo's own runner.
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --release --workspace --no-fail-fast; \
 	else \
@@ -42,16 +42,16 @@ bench: image
 	$(BIN)/examples/pull-bench
 	$(BIN)/examples/mcp-bench
 
-# Two hours: processes are killed at random moments, and nothing may be lost.
+# Two hours: kills processes at random moments; no data may be lost.
 chaos: image
 	SNOWGLOBE_CHAOS_ROUNDS=1000 cargo test --release --workspace --test integration -- --nocapture chaos::
 	SNOWGLOBE_CHAOS_ROUNDS=500 cargo test --release --workspace --test integration -- --nocapture killed_at_any_moment
 
-# Needs `cargo install cargo-deny`, and the network for the RustSec database; what needs neither, the tests look at.
+# Needs `cargo install cargo-deny`, and the network for the RustSec database; the tests check the rest.
 deny:
 	cargo deny check
 
-# Each fuzz target for a minute, or as long as is said: `make fuzz FUZZ_S=14400`.
+# Runs each fuzz target for a minute, or for FUZZ_S seconds: `make fuzz FUZZ_S=14400`.
 FUZZ_S ?= 60
 fuzz: setup
 	fuzz/run $(FUZZ_S)
@@ -61,7 +61,7 @@ build: setup compile
 compile:
 	$(BUILD) --release --example demo
 
-# The roots come from Debian's packages while the program compiles: the one waits for the network, the other computes.
+# The recipes run while the program compiles: recipes wait for the network, the compiler for the processor.
 image: setup
 	@$(MAKE) --no-print-directory --jobs 3 compile $(ROOTS)/debian.tar.zst $(ROOTS)/minimal.tar.zst
 	$(BIN)/snowglobe image build debian --archive $(ROOTS)/debian.tar.zst
@@ -80,13 +80,13 @@ install:
 	$(BUILD) --profile dist
 	@$(MAKE) --no-print-directory files PROFILE=dist
 
-# What is installed, of what is built.
+# Copies the built programs to where they are installed.
 files:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/snowglobe
 	install $(BIN)/snowglobe $(DESTDIR)$(PREFIX)/bin/
 	install $(BIN)/snowglobe-runner $(BIN)/snowglobe-init $(DESTDIR)$(PREFIX)/libexec/snowglobe/
 
-# target/bundle/snowglobe.mcpb, which desktop clients install with a click, and server.json with its sum.
+# Makes target/bundle/snowglobe.mcpb, which desktop clients install with a click, and server.json with its SHA-256.
 bundle:
 	@.ci/setup
 	@.ci/clients
