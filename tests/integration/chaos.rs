@@ -1,5 +1,5 @@
-//! A process of the sandbox is killed at a random moment of whatever it does, again and again. What was said to be done
-//! stays done, what was not is done whole or not at all, nothing runs on, and once a call was told, the next one works.
+//! Each round kills a process of the sandbox at a random moment. A reported operation stays done; an unreported one is
+//! done completely or not at all. No process stays, and after one call reported the loss the next call works.
 //!
 //! `make chaos` does a thousand rounds; SNOWGLOBE_CHAOS_SEED repeats one run's choices.
 #![allow(clippy::print_stdout, reason = "what was done tells why a test failed")]
@@ -14,21 +14,21 @@ use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-/// How many rounds there are where nothing is said.
+/// The default number of rounds.
 const ROUNDS: u64 = 50;
 
-/// The longest that is waited before a process is killed: more than any deed takes. Most waits are shorter.
+/// The longest wait before a kill: longer than any operation. Most waits are shorter.
 const LONGEST: Duration = Duration::from_millis(2500);
 
-/// What is on the disk, by the number that was written last.
+/// The state of the disk: the number that was written last.
 const MARK: &str = "/home/sandbox/mark";
 
-/// What is done while a process is killed.
+/// An operation during which a process is killed.
 #[derive(Debug, Clone, PartialEq)]
 enum Deed {
-    /// The number on the disk is changed.
+    /// Changes the number on the disk.
     Mark,
-    /// A file of the workspace is replaced.
+    /// Replaces a file of the workspace.
     Write,
     Save(String),
     Restore(String),
@@ -36,16 +36,16 @@ enum Deed {
     Reboot,
 }
 
-/// What must hold, by what was said to be done.
+/// The state that the reported operations promise.
 #[derive(Debug, Default)]
 struct Known {
-    /// The snapshots, and the number that was on the disk then.
+    /// The snapshots, each with the number on the disk when it was saved.
     saved: BTreeMap<String, u64>,
-    /// Of what was begun, perhaps done: the snapshots that may be there or not.
+    /// Snapshots of unreported operations, which may or may not exist.
     unsure: BTreeMap<String, u64>,
-    /// The number on the disk that runs; nothing after a machine was lost.
+    /// The number on the running disk; none after a machine was lost.
     mark: u64,
-    /// What the workspace's file may hold.
+    /// The possible contents of the workspace's file.
     written: Vec<String>,
 }
 
@@ -108,7 +108,7 @@ impl Chaos {
         });
         tokio::time::sleep(wait).await;
         let ran = runs(victim);
-        // A machine that was let go meanwhile is not this round's any more.
+        // A machine that ended in the meantime does not belong to this round.
         let _ = kill_process(Pid::from_raw(victim as i32).unwrap(), Signal::KILL);
         self.killed += u64::from(ran);
         let server = victim == self.session.as_ref().unwrap().pid;
@@ -140,20 +140,20 @@ impl Chaos {
         }
     }
 
-    /// A server with a machine that runs, whose disk has the known number.
+    /// A server with a running machine whose disk has the known number.
     async fn ready(&mut self) -> &Session {
         if self.session.is_none() {
             self.session = Some(self.place.serve().await);
         }
         let session = self.session.as_ref().unwrap();
-        // One that was killed after its deed was done: this call is told.
+        // If the machine was killed after its operation was done, this call reports it.
         let _ = session.raw("exec", json!({"command": "true"})).await;
         let mark = format!("cat {MARK} 2>/dev/null || {{ echo 0 >{MARK}; sync; cat {MARK}; }}");
         self.known.mark = session.stdout(&mark).await.trim().parse().unwrap();
         session
     }
 
-    /// What is known now, of what was done or begun.
+    /// Updates the expectation after an operation.
     fn learn(&mut self, deed: &Deed, round: u64, done: bool) {
         let known = &mut self.known;
         let text = content(round);
@@ -176,7 +176,7 @@ impl Chaos {
         }
     }
 
-    /// Every promise, by a server that may be the old one or a new one.
+    /// Checks every promise through a server, old or new.
     async fn check(&mut self) {
         if self.session.is_none() {
             self.session = Some(self.place.serve().await);
@@ -206,7 +206,7 @@ impl Chaos {
             );
             self.known.written = vec![now];
         }
-        // Any of them is what it was; and the machine that comes of it works.
+        // Each snapshot has its old content, and a machine restored from it works.
         let Some((name, mark)) = self.known.saved.iter().choose(&mut self.random) else {
             return;
         };
@@ -225,7 +225,7 @@ impl Chaos {
                 .await;
         }
         session.close().await;
-        // What the killed left is swept when the next one begins.
+        // The next server sweeps the files that the killed one left.
         let session = self.place.serve().await;
         session.exec("true").await;
         let all = descendants(session.pid);
@@ -238,13 +238,13 @@ impl Chaos {
     }
 }
 
-/// Whether a command that ran ended well; other results say nothing of that.
+/// Whether the command's exit status was 0; none for other results.
 fn exited(result: &Option<Value>) -> bool {
     let code = result.as_ref().and_then(|result| result.get("exit_code"));
     code.is_none_or(|code| *code == 0)
 }
 
-/// What is written in a round: longer than a page, so that a torn file would show.
+/// The text that a round writes: longer than a page, so that a torn file would show.
 fn content(round: u64) -> String {
     format!("{round}\n").repeat(20_000)
 }

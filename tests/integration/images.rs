@@ -1,5 +1,5 @@
-//! Images as people use them: real registries, layouts and archives made on purpose, real VMs, and `umoci unpack` to
-//! compare with.
+//! Images from end to end: real registries, layouts and archives made for the tests, real VMs, and a comparison with
+//! `umoci unpack`.
 mod compare;
 mod full;
 mod home;
@@ -15,7 +15,7 @@ use layout::{Packed, noise};
 use registry::{Cutter, Registry, Wish, scripted};
 use serde_json::json;
 
-/// An image of three layers, each packed in another way, in a layout.
+/// A layout with an image of three layers, each compressed differently.
 fn three_layers(home: &Home) -> (String, Vec<String>) {
     let dir = home.path("layout");
     let big = noise(700_000, 1);
@@ -72,7 +72,7 @@ fn what_skopeo_pushed_boots_with_and_without_the_registry() {
         home.works(&["exec", "--image", &image, "--root", "--", LOOK]),
         SEEN
     );
-    // Without a directory of the host's, commands start where the image wants them to.
+    // Without a host directory, commands start in the image's working directory.
     let session = home.works(&[
         "exec",
         "--image",
@@ -109,7 +109,7 @@ fn our_own_pushes_are_what_others_pull() {
         &["inspect", "--tls-verify=false", &format!("docker://{to}")],
     );
     assert!(there.contains("GREETING=from the image"), "{there}");
-    // The same layers: the same disk.
+    // Images with the same layers share one disk.
     home.works(&["image", "pull", &to]);
     assert_eq!(home.disk("mine"), home.disk(&to));
     assert_eq!(home.files("disks").len(), 2);
@@ -176,7 +176,7 @@ fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
         &format!("{}/pushed:1", registry.host),
     ]);
     home.works(&["image", "rm", &image]);
-    // A credential helper is asked by the registry's name.
+    // The credential helper is called with the registry's name.
     let helper = home.path("bin/docker-credential-test");
     let script = format!(
         "#!/bin/sh\nread host\n[ \"$1 $host\" = 'get {}' ] || exit 1\necho '{{\"Username\":\"someone\",\"Secret\":\"secret\"}}'\n",
@@ -200,7 +200,7 @@ fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
         said.contains("docker-credential-test, which") && said.contains("is not installed"),
         "{said}"
     );
-    // What a registry gives to everybody needs none of that.
+    // Public images need no login.
     let public = Registry::start(&Wish::default());
     public.fill(&layout, "app:1", None);
     let image = format!("{}/app:1", public.host);
@@ -262,7 +262,7 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     let whole: u64 = home.inspect(&format!("{}/app:1", cutter.host))["layer_bytes"]
         .as_u64()
         .unwrap();
-    // What is cut within is sent again, a piece at most.
+    // After an interruption at most one piece is sent again.
     assert!(
         cuts >= 4 && bytes < whole + cuts * 40_000,
         "{cuts} cuts, {bytes} bytes for {whole}"
@@ -296,7 +296,7 @@ fn a_wrong_blob_never_reaches_the_store_and_another_host_may_have_it_right() {
             .contains(&digests[1][7..].to_owned())
     );
     assert!(home.files("names").is_empty() && home.files("disks").is_empty());
-    // One that ends early.
+    // A blob that ends early.
     std::fs::write(&path, &bytes[..200_000]).unwrap();
     home.fails(&["image", "pull", &format!("{}/app:1", wrong.host)]);
     assert!(
@@ -304,7 +304,7 @@ fn a_wrong_blob_never_reaches_the_store_and_another_host_may_have_it_right() {
             .files("blobs/sha256")
             .contains(&digests[1][7..].to_owned())
     );
-    // The wrong one as a mirror of the right one, behind one that isn't there at all.
+    // The wrong registry is a mirror of the right one; the first mirror does not exist.
     home.configure(&format!(
         "[registries.'{}']\nmirrors = ['localhost:1', '{}']\n",
         right.host, wrong.host
@@ -349,7 +349,7 @@ fn bearer_tokens_are_fetched_and_limits_explained() {
             );
             return (401, challenge, b"{}".to_vec());
         }
-        // The first two answers about a blob are a server's bad moments.
+        // The first two answers about a blob are temporary server errors.
         if asked.path.contains("/blobs/") && failed.fetch_add(1, Ordering::SeqCst) < 2 {
             return (503, String::new(), b"not now".to_vec());
         }
@@ -494,7 +494,7 @@ fn a_userland_of_musl_runs() {
         code == 7 && said.contains("musl says good morning to 1000"),
         "{code} {said}"
     );
-    // It has no shell, and says so.
+    // The image has no shell, and the error says so.
     let said = home.fails(&["exec", "--image", &image, "--", "echo hi"]);
     assert!(said.contains("/bin/sh"), "{said}");
 }
@@ -526,7 +526,7 @@ async fn an_image_with_nothing_in_it_can_be_read_and_written() {
     session.close().await;
 }
 
-/// A client that keeps what it is told of progress.
+/// A client that collects progress notifications.
 #[derive(Clone, Default)]
 struct Told(Arc<std::sync::Mutex<Vec<String>>>);
 
@@ -607,7 +607,7 @@ fn hostile_layers_end_in_errors_that_say_why() {
                 && home.files("building").is_empty()
         );
     }
-    // Links out of the root lead nowhere but into it.
+    // Links that point outside the root are resolved inside it.
     let mut builder = tar::Builder::new(Vec::new());
     for (link, target) in [("out", "/../../../etc"), ("self", "/proc/1/root")] {
         let mut header = tar::Header::new_gnu();

@@ -64,7 +64,7 @@ async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
     session.close().await;
 }
 
-/// The note that begins so, of a result that must have it.
+/// The result's note that begins with `begin`; it must exist.
 fn note<'a>(result: &'a Value, begin: &str) -> &'a str {
     let notes = result["notes"].as_array().into_iter().flatten();
     let mut notes = notes.filter_map(Value::as_str);
@@ -77,7 +77,7 @@ fn note<'a>(result: &'a Value, begin: &str) -> &'a str {
 async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
     let place = Place::new("minimal");
     let session = place.serve().await;
-    // A title without its end, an error after it, a progress bar.
+    // A title without an end, then an error, then a progress bar.
     let line = "printf '\\033]0;title\\nerror: no such file\\n'; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); \
                 printf '%s%% [####      ]\\r' $i; done; printf '\\033[Kdone\\r\\n'; printf '\\033[1mbad\\033[0m' >&2";
     let came = session
@@ -107,7 +107,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
             "{result}"
         );
     }
-    // The file, the resource and `raw` have it as it came.
+    // The file, the resource and `raw` have the raw bytes.
     let bytes = result["stdout_bytes"].as_u64().unwrap();
     assert_eq!(
         session.stdout(&format!("wc -c <{file}")).await.trim(),
@@ -126,7 +126,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
     assert_eq!(raw.get("notes"), None);
     assert_eq!(session.exec("echo plain").await.get("stdout_file"), None);
 
-    // A job's output is shown the same way, by the offsets of what came.
+    // A job's output is shown in the same way; offsets count raw bytes.
     let bars = json!({"command": "printf '10%%\\r100%%\\r\\n\\033[32mok\\033[0m\\n'", "background": "true"});
     let id = session.call("exec", bars).await["job_id"].clone();
     let wait = json!({"action": "wait", "id": id, "offset": 0, "timeout_s": "20s"});
@@ -139,7 +139,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
     assert_eq!(raw["output"], "10%\r100%\r\n\u{1b}[32mok\u{1b}[0m\n");
     note(&raw, "`limit` was 0");
 
-    // A list is a program and its arguments, and so is one that was sent as text.
+    // A list is a program and its arguments, also a list that was sent as text.
     let list = json!(["printf", "%s|", "a b", "$HOME", "&"]);
     for command in [list.clone(), list.to_string().into()] {
         let ran = session
@@ -172,7 +172,7 @@ async fn a_call_that_takes_long_becomes_a_job_where_nobody_hears_of_it() {
     command.env("SNOWGLOBE_BACKGROUND_AFTER_S", "2");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = command.spawn().unwrap();
-    // The client of the library always asks for progress, so this one speaks bare lines.
+    // The library's client always asks for progress, so this client sends plain lines.
     let mut input = server.stdin.take().unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let mut ask = async |method: &str, params: Value| -> Value {
@@ -294,8 +294,8 @@ async fn a_token_that_others_can_read_is_refused() {
     assert!(said.contains("without a token"), "{said}");
 }
 
-/// What peers without the token do at once: connections that ask for nothing, requests as fast as they are refused,
-/// bodies that never end, answers that nobody takes.
+/// A flood of clients without the token: connections without a request, requests as fast as they are refused,
+/// bodies that never end, answers that are never read.
 async fn besiege(
     address: &str,
     stop: &tokio_util::sync::CancellationToken,
@@ -336,7 +336,7 @@ async fn besiege(
                         )
                     {}
                 } else {
-                    // Held until the server has had enough of it, and then anew.
+                    // Keeps the connection until the server closes it, then opens another.
                     let _ = stream.readable().await;
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
@@ -350,7 +350,7 @@ async fn besiege(
     attackers
 }
 
-/// The head of an answer on a connection that stays, whose body is read, too.
+/// The head of an answer on a kept connection; reads the body, too.
 async fn kept_answer(stream: &mut BufReader<tokio::net::TcpStream>) -> String {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -382,13 +382,13 @@ async fn peers_without_the_token_keep_nobody_from_being_served() {
     let mut kept = BufReader::new(kept);
     let stop = tokio_util::sync::CancellationToken::new();
     let attackers = besiege(&served.address, &stop).await;
-    // The flood has begun: who has no token is refused, if let in at all.
+    // The flood has begun: a client without the token is refused, if it is accepted at all.
     let until = Instant::now() + Duration::from_secs(30);
     while !served.is_refused().await {
         assert!(Instant::now() < until, "the flood is refused");
     }
-    // Once on a connection that is kept, which nobody can take away, and once on a new one, as a client that tries
-    // again where it was closed before an answer: on a machine that is this busy its request may come too late.
+    // Once on a kept connection, which the flood can't close, and once on a new one. The client retries if a new
+    // connection was closed before an answer: on such a busy machine its request may come too late.
     let head = format!(
         "GET /metrics HTTP/1.1\r\nHost: {}\r\nAuthorization: {bearer}\r\n\r\n",
         served.address
@@ -539,7 +539,7 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    // The handle outlives its sandbox; the next call says once, in both forms, what is gone.
+    // The handle survives its sandbox; the next call reports once, in both forms, what was lost.
     idle().await;
     let look = json!({"command": "cat /tmp/mark || touch /tmp/mark", "sandbox": handle});
     let lost = "was stopped after 2.00 s without a call";
@@ -564,7 +564,7 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     let saved = tool("snapshot", save).await;
     assert!(saved.contains("saved `mine`"), "{saved}");
 
-    // So does a session, whose client need not know of sandboxes.
+    // A session survives, too; its client need not know about sandboxes.
     idle().await;
     let (status, opened) = served.initialize(&[headers[0]]).await;
     assert_eq!(status, 200, "{opened}");
@@ -595,7 +595,7 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
         assert_eq!(status, 200, "{done}");
         assert!(done.contains("in session\\n"), "{done}");
         assert_eq!(done.matches(lost).count(), round * 2, "{done}");
-        // What another client saved is not there for it.
+        // It can't see another client's snapshots.
         for (action, says) in [
             ("list", "no snapshots are saved"),
             ("restore", "there are none yet"),
@@ -611,7 +611,7 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
         }
         idle().await;
     }
-    // Its own client finds it again, after the sandbox it was saved in has gone.
+    // The client that saved the snapshot still finds it after its sandbox was stopped.
     let restore = json!({"action": "restore", "name": "mine", "sandbox": handle});
     let restored = tool("snapshot", restore).await;
     assert!(restored.contains("restored `mine`"), "{restored}");
@@ -699,7 +699,7 @@ async fn long_output_jobs_files_and_the_console_are_resources() {
     let listed = session.client.list_all_resources().await.unwrap();
     assert!(listed.iter().any(|listed| listed.uri == uri), "{listed:?}");
     session.call("reboot", json!({})).await;
-    // By another address, since the client keeps what it has read for a moment.
+    // Under another address, since the client caches what it read for a moment.
     let again = ReadResourceRequestParams::new(format!("{uri}?offset=0"));
     let gone = session.client.read_resource(again).await;
     assert!(
@@ -743,7 +743,7 @@ async fn a_jobs_output_is_told_when_it_grows() {
     ask("resources/subscribe", json!({"uri": job["job_uri"]})).await;
     let send = json!({"action": "input", "id": job["job_id"], "input": "more\n", "end": true});
     ask("tools/call", json!({"name": "job", "arguments": send})).await;
-    // A ping's answer is passed over: the next notification is waited for.
+    // Skips a ping's answer and waits for the next notification.
     let told = tokio::time::timeout(Duration::from_secs(30), ask("ping", json!({}))).await;
     let told = told.expect("the change is told");
     assert_eq!(told["method"], "notifications/resources/updated", "{told}");
@@ -836,7 +836,7 @@ async fn the_older_transport_and_the_metrics_are_served() {
     assert!(metrics.contains("snowglobe_sandboxes 1"), "{metrics}");
     let running = json!({"name": "exec", "arguments": {"command": "sleep 311"}});
     send(3, "tools/call", running).await;
-    // A client that leaves takes its sandbox along.
+    // When a client disconnects, its sandbox ends.
     drop(lines);
     let until = Instant::now() + Duration::from_secs(20);
     while !served
@@ -851,7 +851,7 @@ async fn the_older_transport_and_the_metrics_are_served() {
     assert_eq!(served.request("POST", &path, &[bearer], "{}").await.0, 404);
 }
 
-/// The same command where no process may make a PID namespace, as on some hosts.
+/// The same command on a simulated host that forbids PID namespaces, as some hosts do.
 fn without_namespaces(command: &tokio::process::Command) -> tokio::process::Command {
     let inner = command.as_std();
     let mut outer = tokio::process::Command::new("unshare");
@@ -898,7 +898,7 @@ async fn a_missing_fence_is_in_the_first_result_or_fatal() {
     );
     let second = crate::common::text(&session.raw("exec", json!({"command": "true"})).await);
     assert!(!second.contains("without"), "{second}");
-    // Of a sandbox that runs, its own session was told.
+    // The session that started the running sandbox was told.
     let (code, _, said) = place.run(&["exec", "true"]).await;
     assert!(code == 0 && !said.contains("without"), "{said}");
     session.close().await;

@@ -1,5 +1,5 @@
-//! The two halves of a power cut, which `tests/kvm_host.rs` puts together on an emulated host: one saves snapshots until the
-//! power goes, the other looks at what is left of them. Only what was written out to the disk is.
+//! The two halves of a power cut, which `tests/kvm_host.rs` combines on an emulated host: the first saves snapshots until
+//! the power goes, the second checks which survived. Only data that was written out to the disk survives.
 #![allow(
     clippy::print_stdout,
     reason = "what was saved is told to who cuts the power"
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::common::Place;
 use serde_json::json;
 
-/// A file that nobody writes out, which the cut must lose: else it was none.
+/// A file that is never written out: if it survives, there was no power cut.
 fn not_written_out() -> std::path::PathBuf {
     Place::data_dir().join("not-written-out")
 }
@@ -60,7 +60,7 @@ async fn what_was_saved_is_there() {
             "{name} is lost: {listed:?}"
         );
     }
-    // One that was not said to be saved may be there; then it is whole.
+    // A snapshot that was not reported as saved may exist, but must be complete.
     for name in listed {
         session
             .call("snapshot", json!({"action": "restore", "name": name}))

@@ -1,4 +1,4 @@
-//! What must hold at the tools, over MCP, with a real VM behind them.
+//! The tools' promises, tested over MCP with a real VM.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use serde_json::json;
 async fn every_exit_code_comes_back_as_it_is() {
     let place = Place::new("minimal");
     let session = place.serve().await;
-    // 256 commands in a row, too.
+    // Also 256 commands in a row.
     for code in 0..=255 {
         let result = session.exec(&format!("exit {code}")).await;
         assert_eq!(result["exit_code"], code);
@@ -35,7 +35,7 @@ async fn every_exit_code_comes_back_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_line_is_run_as_the_shell_would_run_it() {
-    // With bash, which adds variables of its own.
+    // Bash adds its own variables.
     let place = Place::new("debian");
     let session = place.serve().await;
     let lines = |text: String| {
@@ -92,7 +92,7 @@ async fn commands_get_what_was_given_and_give_it_back_unchanged() {
     assert_eq!(session.stdout(windows).await, "1\n2\n6\n");
     let names = "hostname -i && stat -c %a /dev/fuse /dev/net/tun";
     assert_eq!(session.stdout(names).await, "127.0.0.1\n666\n666\n");
-    // No way out of the machine: nothing but the loopback, for root, too.
+    // The machine has only the loopback, also for root.
     let devices = session.root("ls /sys/class/net; ip -o link | wc -l").await;
     assert_eq!(devices["stdout"], "lo\n1\n", "{devices}");
     assert_eq!(session.root("whoami").await["stdout"], "root\n");
@@ -114,7 +114,7 @@ async fn commands_get_what_was_given_and_give_it_back_unchanged() {
     session.close().await;
 }
 
-/// Standard input and the names of the streams, for a user of the guest; prints `ok` if all is as on any Linux machine.
+/// Checks standard input and the streams' names as a user of the guest; prints `ok` if all is as on any Linux machine.
 const STREAMS: &str = "set -e; id -un; test $(readlink /proc/self/fd/0) = /dev/null; echo out >/dev/stdout; \
     echo err >/dev/stderr; cat /dev/stdin; echo tee | tee /dev/stderr >/proc/self/fd/1; exec 3>/dev/stdout; \
     echo three >&3; echo fd >/dev/fd/1; echo ok";
@@ -134,7 +134,7 @@ async fn a_command_finds_what_any_linux_machine_has() {
     server.env("GIT_CONFIG_GLOBAL", &host);
     let session = crate::common::Session::over(server).await;
 
-    // The streams have names, whoever opens them, and whoever they were made for.
+    // Every user can open the streams by name, including those of another user's command.
     for (line, user, name) in [
         (STREAMS.to_owned(), "sandbox", "sandbox"),
         (STREAMS.to_owned(), "root", "root"),
@@ -172,7 +172,7 @@ async fn a_command_finds_what_any_linux_machine_has() {
         "{ended}"
     );
 
-    // A search without a path finds, and ends in the background.
+    // A search without a path finds matches, and ends if it runs in the background.
     session.exec("echo needle >/workspace/hay").await;
     assert_eq!(session.stdout("rg -N needle").await, "hay:needle\n");
     let job = json!({"command": "rg -N needle", "background": true});
@@ -180,7 +180,7 @@ async fn a_command_finds_what_any_linux_machine_has() {
     let wait = json!({"action": "wait", "id": job["job_id"], "offset": 0});
     assert_eq!(session.call("job", wait).await["output"], "hay:needle\n");
 
-    // The machine's names, and devices that are everybody's.
+    // The machine's names, and devices that every user may open.
     let resolve = "python3 -c 'import socket as s; print(s.gethostbyname(s.gethostname()), s.gethostbyname(\"localhost\"), \
                    s.getaddrinfo(s.gethostname(), 1, s.AF_INET6)[0][4][0])'; getent hosts $(cat /etc/hostname) >/dev/null && \
                    stat -c '%a %n' /dev/fuse /dev/net/tun /dev/shm /dev/mqueue /run/lock";
@@ -190,7 +190,7 @@ async fn a_command_finds_what_any_linux_machine_has() {
     );
     assert_eq!(session.exec("sudo -n true").await["stderr"], "");
 
-    // git takes the workspace as it is, and knows who commits; what is said nearer by wins.
+    // git accepts the workspace and knows the author; settings of the repository and the image win.
     let made = "git init -q . && git init -q sub && git add hay && git commit -qm one && git log -1 --format='%an <%ae>'";
     let who = "A \"B\" # é <a@b.example>\n";
     assert_eq!(session.stdout(made).await, who);
@@ -238,7 +238,7 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
     );
     assert!(!lock.exists());
 
-    // Every process is told, in whatever session; what was printed until then is there.
+    // Every process gets the signal, in every session; output printed before is kept.
     let line = "import signal,subprocess,sys,time\nsignal.signal(15, lambda *_: sys.exit(print('parent')))\nsubprocess.Popen(['sh','-c','trap \\\"echo child; exit\\\" TERM; echo ready; while :; do sleep 0.1; done'], \
                 start_new_session=True)\nprint('begun')\ntime.sleep(300)";
     let job = json!({"command": format!("python3 -c \"{line}\""), "background": true});
@@ -265,7 +265,7 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
     );
     assert_eq!(killed["jobs"][0]["state"], "killed");
 
-    // What takes no notice is killed after two seconds, fork bombs too.
+    // Processes that ignore SIGTERM are killed after two seconds, also fork bombs.
     let bomb = "trap '' TERM; f() { while :; do sleep 0.2 & done; }; f & f & wait";
     let started = Instant::now();
     let result = session
@@ -284,7 +284,7 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
         started.elapsed()
     );
 
-    // The client leaves in the middle of a commit.
+    // The client disconnects during a commit.
     let arguments = json!({"command": format!("rm /tmp/begun; {commit}")});
     let arguments = arguments.as_object().cloned().unwrap();
     let peer = session.client.peer().clone();
@@ -604,7 +604,7 @@ async fn the_workspace_is_the_same_on_both_sides() {
             .uid(),
         ours
     );
-    // What was written before is older: no clock is behind.
+    // Files written before are older: the guest's clock is not behind.
     std::fs::write(place.workspace.join("before"), "x").unwrap();
     assert_eq!(
         session
@@ -612,7 +612,7 @@ async fn the_workspace_is_the_same_on_both_sides() {
             .await,
         "older\n"
     );
-    // A link leads where it leads in the guest, never on the host.
+    // A link is resolved in the guest, never on the host.
     assert_eq!(session.stdout("cat escape").await, "snowglobe\n");
     assert_ne!(session.exec("cat up").await["exit_code"], 0);
     assert_ne!(
@@ -666,7 +666,7 @@ async fn files_are_read_and_written() {
         )
         .await;
     assert_eq!(session.stdout("stat -c '%a %s' bin").await, "755 5\n");
-    // Root reads, and the kernel follows no other user's link in /tmp.
+    // Root reads the file; the kernel does not follow another user's link in /tmp.
     session
         .exec("ln -s /workspace/a/b/hello.txt /tmp/link; ln -s loop /tmp/loop")
         .await;
@@ -683,7 +683,7 @@ async fn files_are_read_and_written() {
     session.close().await;
 }
 
-/// An access list that lets the user 1234 read, as the kernel keeps it.
+/// An ACL that lets user 1234 read, in the kernel's format.
 fn access_list() -> Vec<u8> {
     let mut list = 2_u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in [
@@ -748,7 +748,7 @@ async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
     assert_eq!(at("script").metadata().unwrap().mode() & 0o777, 0o755);
     assert_eq!(attribute("noted", NOTE), b"kept");
     assert_eq!(attribute("listed", LIST), access_list());
-    // A write, too.
+    // Also a write.
     for name in ["linked", "listed", "noted"] {
         session
             .call("write", json!({"path": name, "content": "all new\n"}))
@@ -761,7 +761,7 @@ async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
     assert_eq!(attribute("noted", NOTE), b"kept");
     assert_eq!(attribute("listed", LIST), access_list());
 
-    // By the names that a model types.
+    // Under the spellings that a model types.
     for (typed, real) in [
         ("r\u{e9}sum\u{e9} 3 PM.txt", decomposed),
         (&long, &long),
@@ -780,7 +780,7 @@ async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
     let many = std::fs::read_dir(&place.workspace).unwrap().count();
     assert_eq!(many, 8, "a file was made beside what was meant");
 
-    // Two that add to one file at once, and a program that has it open.
+    // Two calls append to one file at once, while a program has it open.
     std::fs::write(at("log"), "").unwrap();
     let add = |who: &'static str| {
         let session = &session;
@@ -813,7 +813,7 @@ async fn snapshots_save_list_restore_and_delete() {
     session
         .root("echo marker >/etc/marker; echo work >/workspace/kept")
         .await;
-    // Saved while something writes.
+    // The snapshot is saved while a command writes.
     let busy = session
         .root("(while true; do date >>/var/busy; done) >/dev/null 2>&1 &")
         .await;
@@ -864,7 +864,7 @@ async fn snapshots_save_list_restore_and_delete() {
             assert!(refused.contains("1 to 64"), "{name:?}: {refused}");
         }
     }
-    // A stray file among the snapshots is nobody's snapshot, and stays.
+    // A stray file among the snapshots is no snapshot, and stays.
     let stray = place.store().join("snapshots/stray.json");
     std::fs::write(&stray, "?").unwrap();
     let listed = session.call("snapshot", json!({"action": "list"})).await;
@@ -888,7 +888,7 @@ async fn snapshots_save_list_restore_and_delete() {
     assert!(gone.contains("`a`"), "{gone}");
     session.close().await;
 
-    // Yesterday's machine, in a new server.
+    // A new server starts from the snapshot.
     let (code, out, err) = place
         .run(&[
             "exec",
@@ -910,7 +910,7 @@ async fn a_restore_that_fails_leaves_the_running_system() {
         .call("snapshot", json!({"action": "save", "name": "one"}))
         .await;
     session.root("echo two >/etc/state").await;
-    // Its layer is there, but can't be booted from: the new machine fails, and the old one goes on.
+    // The snapshot's layer exists but does not boot: the new machine fails, and the old one continues.
     let record = std::fs::read_to_string(place.store().join("snapshots/one.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     let layer = place
@@ -965,7 +965,7 @@ async fn a_dead_vm_is_a_clear_error_and_the_next_call_boots() {
 async fn running_out_of_memory_has_a_name() {
     let place = Place::new("minimal");
     let session = place.serve().await;
-    // Each doubling of a shell variable is memory that can't be given back.
+    // Each doubling of a shell variable takes memory that can't be reclaimed.
     let result = session
         .raw(
             "exec",

