@@ -7,7 +7,8 @@ use std::path::Path;
 
 use snowglobe_runner::{Disk, Engine, Share, VmSpec};
 
-use crate::engine::StartError;
+use crate::error::StartError;
+use crate::share::STAGE as SHARE_STAGE;
 
 /// As many processors as the guest kernel knows.
 const MAX_CPUS: u32 = 64;
@@ -282,16 +283,13 @@ fn share(share: &Share) -> Checked {
     match std::fs::metadata(&share.path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(StartError::new(
-            "workspace share",
+            SHARE_STAGE,
             format!("{path} is not a directory"),
         )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StartError::new(
-            "workspace share",
+            SHARE_STAGE,
             format!("{path} does not exist"),
         )),
-        Err(error) => Err(StartError::new(
-            "workspace share",
-            format!("{path}: {error}"),
-        )),
+        Err(error) => Err(StartError::new(SHARE_STAGE, format!("{path}: {error}"))),
     }
 }

@@ -1,5 +1,5 @@
-//! `snowglobe-runner`: one process per VM. It starts the engine and the servers of the shares, supervises them, and
-//! when it goes, however that is, they go too. What it reads and writes is described in the library.
+//! `snowglobe-runner`: one process for each VM. It starts and supervises the engine and the servers of the shares; when
+//! it ends, for whatever reason, the kernel ends them too. The library describes what it reads and writes.
 //!
 //! ```text
 //! main       chooses the program by the first argument: the runner, the server of a share, a krun machine, a probe
@@ -9,6 +9,8 @@
 //! engine     what the runner needs of an engine; qemu and krun; probe: whether this host's KVM runs guests
 //! share      a shared directory: its server, guard and sandbox
 //! confine    processes in namespaces of their own, Landlock, system call filters, control groups; their trial
+//! error      why a VM did not start
+//! role       the programs that this binary can be
 //! console    the console's last lines and its log
 //! removal    the files that are removed when the VM ends
 //! stall      the VM while the host's disk is full
@@ -18,7 +20,9 @@ mod check;
 mod confine;
 mod console;
 mod engine;
+mod error;
 mod removal;
+mod role;
 mod share;
 mod stall;
 mod talk;
@@ -48,27 +52,27 @@ fn main() -> ExitCode {
         };
     }
     match (first.as_deref(), args.next(), args.next()) {
-        (Some(share::ARGUMENT), None, _) => share::serve(),
-        (Some(krun::ARGUMENT), None, _) => krun::run(),
-        (Some(probe::ARGUMENT), None, _) => found(probe::probe()),
+        (Some(role::SHARE), None, _) => share::server::serve(),
+        (Some(role::KRUN), None, _) => krun::machine::run(),
+        (Some(role::PROBE_KVM), None, _) => exit_code(probe::probe()),
         (Some(snowglobe_runner::TRY_FENCES), None, _) => trial::run(),
-        (Some(trial::ARGUMENT), None, _) => trial::within(),
-        (Some(trial::SLEEPER), None, _) => trial::sleep(),
+        (Some(role::FENCE_TRIAL), None, _) => trial::run_child(),
+        (Some(role::FENCE_TRIAL_SLEEPER), None, _) => trial::sleep(),
         (Some("--version" | "-V"), None, _) => {
             eprintln!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
         _ => {
             eprintln!(
-                "snowglobe-runner holds one VM for snowglobe, which starts it; it is of no use by itself"
+                "snowglobe-runner runs one VM for snowglobe, which starts it; don't start it yourself"
             );
             ExitCode::from(2)
         }
     }
 }
 
-/// A probe's answer: nothing and success, or why not.
-fn found(probed: Result<(), impl std::fmt::Display>) -> ExitCode {
+/// The exit code of a probe; prints why it failed.
+fn exit_code(probed: Result<(), impl std::fmt::Display>) -> ExitCode {
     match probed {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

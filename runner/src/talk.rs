@@ -98,14 +98,14 @@ pub(crate) fn print(message: &impl serde::Serialize) {
     if let Ok(mut line) = serde_json::to_vec(message) {
         line.push(b'\n');
         let mut out = io::stdout().lock();
-        let _ = out.write_all(&line).and_then(|()| out.flush());
+        out.write_all(&line).and_then(|()| out.flush()).ok();
     }
 }
 
 /// Warns the person behind the parent, which passes it on. A parent that is gone is no reason to leave anything undone.
 pub(crate) fn warn(what: std::fmt::Arguments<'_>) {
     let line = format!("snowglobe-runner: warning: {what}\n");
-    let _ = io::stderr().write_all(line.as_bytes());
+    io::stderr().write_all(line.as_bytes()).ok();
 }
 
 /// Answers a command.

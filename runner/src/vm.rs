@@ -25,10 +25,12 @@ use snowglobe_runner::{
 
 use crate::confine::calls::Calls;
 use crate::confine::cgroup::Cgroup;
-use crate::confine::process;
+use crate::confine::child::in_words;
+use crate::confine::missing;
 use crate::console::{Lines, Log};
-use crate::engine::{Engine, Frozen, Notice, StartError};
+use crate::engine::{Engine, Frozen, Notice, newest_layer};
 use crate::engine::{krun, qemu};
+use crate::error::StartError;
 use crate::removal::{self, Removal};
 use crate::share::{STAGE as SHARE_STAGE, Server};
 use crate::stall::{Stall, Step};
@@ -233,18 +235,18 @@ impl Vm {
                 .and_then(|()| krun::Krun::start(spec, handed_on))
                 .map(|engine| Box::new(engine) as _),
         };
-        let mut engine = match engine {
+        let engine = match engine {
             Ok(engine) => engine,
             Err(error) => {
                 shares.iter_mut().for_each(end_share);
                 return Err(error);
             }
         };
-        let processes = std::iter::once(engine.child().id());
+        let processes = std::iter::once(engine.process().child.id());
         let processes = processes.chain(shares.iter().map(|share| share.child.id()));
         let processes: Vec<_> = processes.collect();
-        let mut lacks = engine.lacks().to_vec();
-        for lack in shares.iter().flat_map(|share| &share.lacks) {
+        let mut lacks = engine.process().missing_fences.clone();
+        for lack in shares.iter().flat_map(|share| &share.missing_fences) {
             if !lacks.contains(lack) {
                 lacks.push(lack.clone());
             }
@@ -254,7 +256,7 @@ impl Vm {
             lacks.push(format!("a control group: {why}"));
         }
         // No program is started from here on, and nobody's process is signalled but these.
-        if let Err(why) = Calls::of_runner(&processes).filter() {
+        if let Err(why) = Calls::of_runner(&processes).enforce() {
             lacks.push(format!("a filter of system calls around the runner: {why}"));
         }
         Ok(Self {
@@ -267,11 +269,7 @@ impl Vm {
             messages: Lines::default(),
             log,
             started: None,
-            top: spec
-                .disks
-                .first()
-                .filter(|disk| !disk.read_only)
-                .map(|disk| disk.path.clone()),
+            top: newest_layer(spec),
             freeze: None,
             stall: Stall::default(),
             look: Some(Instant::now()),
@@ -284,7 +282,7 @@ impl Vm {
         if let Err(why) = self.require_fences() {
             return End::Broken(ISOLATION_STAGE, why);
         }
-        let engine_ended = match self.engine.child().pidfd() {
+        let engine_ended = match self.engine.process().child.pidfd() {
             Ok(fd) => fd,
             Err(error) => return End::Broken("runner", format!("watch the engine: {error}")),
         };
@@ -357,8 +355,8 @@ impl Vm {
         let mut fds = vec![input.as_fd(), signals.as_fd(), engine_ended];
         // When the engine ends its streams do, which would wake this for ever: its end is heard of at once then.
         fds.extend([
-            self.engine.console(),
-            self.engine.messages(),
+            self.engine.process().console(),
+            self.engine.process().messages(),
             self.engine.control(),
         ]);
         for share in &self.shares {
@@ -387,12 +385,14 @@ impl Vm {
     /// Takes what the guest, the engine and the servers have written; gives how many bytes that was.
     fn read_streams(&mut self) -> usize {
         let (console, log) = (&mut self.console, &mut self.log);
-        let mut bytes = read_available(self.engine.console(), |bytes| {
+        let mut bytes = read_available(self.engine.process().console(), |bytes| {
             console.feed(bytes);
             // A full disk is no reason to end the VM: the last lines are in memory too.
-            let _ = log.write(bytes);
+            log.write(bytes).ok();
         });
-        bytes += read_available(self.engine.messages(), |bytes| self.messages.feed(bytes));
+        bytes += read_available(self.engine.process().messages(), |bytes| {
+            self.messages.feed(bytes)
+        });
         for share in &self.shares {
             bytes += read_available(share.messages.as_fd(), |bytes| self.messages.feed(bytes));
         }
@@ -425,7 +425,7 @@ impl Vm {
                     .map_err(|why| End::Broken(ISOLATION_STAGE, why))?;
                 self.started = Some(Instant::now());
                 say(&Event::Started {
-                    pid: self.engine.child().id(),
+                    pid: self.engine.process().child.id(),
                     lacks: self.lacks.clone(),
                 });
             }
@@ -446,7 +446,7 @@ impl Vm {
         let broken = |error: io::Error| End::Broken(name, error.to_string());
         let now = Instant::now();
         if self.look.is_some_and(|at| now >= at) {
-            let (notice, again) = self.engine.look().map_err(broken)?;
+            let (notice, again) = self.engine.check_disk().map_err(broken)?;
             self.look = again.map(|after| now + after);
             if let Some(notice) = notice {
                 self.heed_notice(notice, removal)?;
@@ -454,7 +454,7 @@ impl Vm {
         }
         match self.stall.due(now) {
             Step::Wait => {}
-            Step::Try => match self.engine.try_again().map_err(broken)? {
+            Step::Try => match self.engine.try_resume().map_err(broken)? {
                 true => self.stall.tried(now),
                 false => self.stall.put_off(now),
             },
@@ -469,7 +469,7 @@ impl Vm {
     /// Takes what processes say that they lack.
     fn take_lacks(&mut self) {
         for line in self.messages.last(usize::MAX) {
-            if let Some(lack) = process::said_lack(&line)
+            if let Some(lack) = missing::reported(&line)
                 && !self.lacks.iter().any(|known| known == lack)
             {
                 self.lacks.push(lack.to_owned());
@@ -500,7 +500,7 @@ impl Vm {
                     end = Some(format!(
                         "the server of the share `{}` {}",
                         share.tag,
-                        process::in_words(status)
+                        in_words(status)
                     ));
                     false
                 }
@@ -544,7 +544,7 @@ impl Vm {
                         Action::Pause => Signal::STOP,
                         _ => Signal::CONT,
                     };
-                    let engine = self.engine.child().pid();
+                    let engine = self.engine.process().child.pid();
                     let sent = rustix::process::kill_process(engine, signal);
                     reply(
                         id,
@@ -627,9 +627,9 @@ impl Vm {
     /// Ends whatever still runs, removes the VM's files, and tells how it ended.
     fn finish(mut self, spec: &VmSpec, end: End, orphaned: bool, removal: &Removal) -> ExitCode {
         if !matches!(end, End::Engine) {
-            let _ = self.engine.child().kill();
+            self.engine.process().child.kill().ok();
         }
-        let status = self.engine.child().wait();
+        let status = self.engine.process_mut().child.wait();
         // What was written before the end is still in the sockets, and nothing more comes.
         while self.read_streams() > 0 {}
         if self.engine.notices().is_err() {
@@ -703,7 +703,7 @@ impl Vm {
             }
             (End::Engine, Ok(status)) => (
                 false,
-                format!("{} {}", self.engine.name(), process::in_words(status)),
+                format!("{} {}", self.engine.name(), in_words(status)),
             ),
             (End::Engine, Err(error)) => (
                 false,
@@ -745,8 +745,7 @@ fn read_available(fd: BorrowedFd<'_>, mut take: impl FnMut(&[u8])) -> usize {
 }
 
 fn end_share(share: &mut Server) {
-    let _ = share.child.kill();
-    let _ = share.child.wait();
+    share.child.end();
 }
 
 /// Answers an order to freeze that was not carried out, and removes what was made for it.

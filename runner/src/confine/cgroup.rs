@@ -1,27 +1,27 @@
-//! A bound on what a VM's processes take of the host, where a control group can be made for them.
+//! A control group that bounds the memory and the threads of a VM's processes.
 //!
-//! That is where this process may make groups beside or below its own: as root, or in what systemd has delegated to
-//! the user. Elsewhere there is none, and the VM's own size is the only bound.
+//! It needs the right to make groups beside or below this process's own: as root, or where systemd has delegated a group
+//! to the user. Elsewhere the VM's own size is the only bound.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where control groups are.
+/// The mount of the unified hierarchy.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// What an engine may take beside the guest's own memory: its code, its buffers, what it keeps of files.
-const BESIDE_THE_GUEST_MIB: u64 = 512;
+/// The memory that an engine may use besides the guest's: its code, its buffers, cached files.
+const OVERHEAD_MIB: u64 = 512;
 
-/// Threads and processes; an engine has a few per processor and per disk.
+/// The most threads and processes; an engine has a few for each processor and each disk.
 const MAX_THREADS: u32 = 512;
 
-/// A control group, removed when this is dropped; all in it must have ended by then.
+/// A control group. Dropping it removes the group; its processes must have ended before.
 #[derive(Debug)]
 pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes a group that holds as much as a guest of that memory needs.
+    /// Makes a group with enough memory for a guest of `guest_mib`.
     pub(crate) fn create(guest_mib: u32) -> io::Result<Self> {
         let groups = fs::read_to_string("/proc/self/cgroup")?;
         let own = own(&groups)
@@ -29,7 +29,7 @@ impl Cgroup {
         let own = Path::new(ROOT).join(own.trim_start_matches('/'));
         let name = format!("snowglobe-{}", std::process::id());
         let mut refused = io::Error::other("there is no control group above");
-        // Where a group has processes of its own, those below it get no bounds: hence the second one.
+        // A group with processes of its own can't bound groups below it: then make the group beside it.
         for parent in own.ancestors().take(2).filter(|dir| dir.starts_with(ROOT)) {
             match Self::within(parent, &name, guest_mib) {
                 Ok(made) => return Ok(made),
@@ -40,12 +40,12 @@ impl Cgroup {
     }
 
     fn within(parent: &Path, name: &str, guest_mib: u32) -> io::Result<Self> {
-        // Refused where they are on already or can't be; whether they are is seen below.
-        let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory +pids");
+        // An error is ignored here: without the controllers, setting the bounds below fails.
+        fs::write(parent.join("cgroup.subtree_control"), "+memory +pids").ok();
         let path = parent.join(name);
         fs::create_dir(&path)?;
         let group = Self(path);
-        let bytes = (u64::from(guest_mib) + BESIDE_THE_GUEST_MIB) << 20;
+        let bytes = (u64::from(guest_mib) + OVERHEAD_MIB) << 20;
         group.set("memory.max", &bytes.to_string())?;
         group.set("pids.max", &MAX_THREADS.to_string())?;
         Ok(group)
@@ -62,7 +62,7 @@ impl Cgroup {
         set().map_err(|error| io::Error::new(error.kind(), format!("set {file}: {error}")))
     }
 
-    /// Takes a process in, with all it starts from then on.
+    /// Moves a process into the group; what it starts later is in the group too.
     pub(crate) fn add(&self, process: u32) -> io::Result<()> {
         self.set("cgroup.procs", &process.to_string())
     }
@@ -70,7 +70,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        fs::remove_dir(&self.0).ok();
     }
 }
 

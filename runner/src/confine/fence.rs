@@ -1,8 +1,8 @@
 //! Landlock: which files a process may open and change, whatever its user may.
 //!
-//! A fence is a list of places with what may be done there; everything else is closed. The kernel checks it when a
-//! file is opened, made, moved or removed, so what was opened before stays open. Kernels before 5.13, and some that
-//! are configured so, have no Landlock; then there is no fence, and that is said.
+//! A fence is a list of paths with a right each; all other files are closed. The kernel checks it when a file is opened,
+//! made, moved or removed, so a descriptor that was opened before still works. Kernels before 5.13, and some that are
+//! configured so, have no Landlock: then the fence is reported as missing.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,21 +12,21 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-/// The newest interface whose rights are asked for; older kernels know fewer.
+/// The newest version whose rights a fence names; older kernels know fewer.
 const KNOWN: ABI = ABI::V5;
 
-/// What may be done at a place.
+/// What a process may do with a path and all below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Right {
-    /// To read files.
+    /// Read files.
     Read,
-    /// To read and run files.
+    /// Read and run files.
     Run,
-    /// To read and write files, not to make any.
+    /// Read and write files, but not make any.
     Write,
-    /// To make and write files, sockets among them.
+    /// Make, read and write files and sockets.
     Make,
-    /// To use a device.
+    /// Use a device.
     Device,
     /// Everything.
     All,
@@ -51,7 +51,10 @@ impl Right {
 
 type Error = Box<dyn std::error::Error>;
 
-/// Enters a fence by its descriptor. No allocation happens in here: it runs between fork and exec.
+/// Why there is no fence.
+const ABSENT: &str = "the kernel does not have it, or it is not enabled";
+
+/// Enters a fence by its descriptor. Allocates nothing: it runs between fork and exec.
 pub(crate) fn enter_descriptor(fence: &OwnedFd) -> rustix::io::Result<()> {
     // SAFETY: the call takes a descriptor, which is open, and no pointer.
     match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fence.as_raw_fd(), 0) } {
@@ -63,71 +66,78 @@ pub(crate) fn enter_descriptor(fence: &OwnedFd) -> rustix::io::Result<()> {
     }
 }
 
-/// What the kernel's Landlock lacks of what a fence asks for, in words; nothing where it has all of it.
-pub(crate) fn lack() -> Option<String> {
-    // SAFETY: with this flag the call takes no pointer, and gives a number.
+/// The part of a fence that the kernel's Landlock can't hold, in words; `None` where it holds all.
+pub(crate) fn missing() -> Option<String> {
+    // SAFETY: with this flag the call takes no pointer and returns the version.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
-    lack_of(version)
+    missing_in(version)
 }
 
-/// The newest version of the interface that a fence uses all of.
-const WHOLE: i64 = 6;
+/// The version that has every right of a fence.
+const COMPLETE: i64 = 6;
 
-/// Each version with what came with it.
-const CAME: [(i64, &str); 3] = [
-    (3, "cutting files short"),
-    (5, "what devices are told"),
-    (WHOLE, "signals and abstract sockets"),
+/// Versions with the restriction that each added.
+const ADDED: [(i64, &str); 3] = [
+    (3, "truncating files"),
+    (5, "device controls"),
+    (COMPLETE, "signals and abstract sockets"),
 ];
 
 /// Pure.
-fn lack_of(version: i64) -> Option<String> {
+fn missing_in(version: i64) -> Option<String> {
     if version <= 0 {
-        return Some("Landlock: the kernel does not have it, or it is not enabled".into());
+        return Some(format!("Landlock: {ABSENT}"));
     }
-    let open: Vec<_> = CAME
+    let open: Vec<_> = ADDED
         .iter()
-        .filter(|(came, _)| version < *came)
+        .filter(|(added, _)| version < *added)
         .map(|(_, what)| *what)
         .collect();
     (!open.is_empty()).then(|| {
         format!(
-            "all of Landlock: the kernel has version {version} of {WHOLE}, which is silent of {}",
+            "all of Landlock: the kernel has version {version} of {COMPLETE}, which does not restrict {}",
             open.join(", ")
         )
     })
 }
 
-/// Places and what may be done there.
+/// Paths, with a right each.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fence(Vec<(PathBuf, Right)>);
 
 impl Fence {
-    /// Opens one more place.
+    /// Allows `right` for one more path.
     pub(crate) fn allow(mut self, path: impl AsRef<Path>, right: Right) -> Self {
         self.0.push((path.as_ref().to_owned(), right));
         self
     }
 
-    /// Closes everything else to this process, for good.
+    /// Confines this process to these paths, for good.
     pub(crate) fn enter(&self) -> Result<(), Error> {
         let status = self.ruleset()?.restrict_self()?;
         match status.ruleset {
-            RulesetStatus::NotEnforced => {
-                Err("the kernel does not have it, or it is not enabled".into())
-            }
+            RulesetStatus::NotEnforced => Err(ABSENT.into()),
             RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
         }
     }
 
-    /// The fence as a descriptor, for a child that enters it by itself; nothing where the kernel has no Landlock.
-    pub(crate) fn descriptor(&self) -> Result<Option<OwnedFd>, Error> {
+    /// The fence as a descriptor, which a child enters; `None` where the kernel has no Landlock.
+    fn descriptor(&self) -> Result<Option<OwnedFd>, Error> {
         Ok(self.ruleset()?.into())
+    }
+
+    /// The same, and the part of the fence that the kernel can't hold.
+    pub(crate) fn for_child(&self) -> (Option<OwnedFd>, Option<String>) {
+        match self.descriptor() {
+            Ok(Some(fence)) => (Some(fence), missing()),
+            Ok(None) => (None, Some(format!("Landlock: {ABSENT}"))),
+            Err(why) => (None, Some(format!("Landlock: {why}"))),
+        }
     }
 
     fn ruleset(&self) -> Result<RulesetCreated, Error> {
         let mut ruleset = Ruleset::default()
-            // A kernel without this right lets no file move from one directory to another.
+            // Without this right Landlock forbids every move from one directory to another.
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::Refer)?
             .set_compatibility(CompatLevel::BestEffort)
@@ -135,7 +145,7 @@ impl Fence {
             .scope(Scope::AbstractUnixSocket | Scope::Signal)?
             .create()?;
         for (path, right) in &self.0 {
-            // What isn't there can't be opened either.
+            // A path that does not exist needs no rule: it can't be opened.
             let Ok(fd) = PathFd::new(path) else { continue };
             let bits = if path.is_dir() {
                 right.bits()
@@ -154,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// What `within` finds when only it is behind the fence: the fence is the calling thread's alone.
+    /// Runs `within` on a thread of its own: a fence confines the thread that enters it.
     fn fenced<T: Send>(fence: &Fence, within: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let behind = scope.spawn(|| {
@@ -166,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_is_closed() {
+    fn a_path_without_a_right_is_closed() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for name in ["read", "written", "closed"] {
@@ -196,11 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_kernel_leaves_open_is_named() {
-        let lack = |version| lack_of(version).unwrap_or_default();
-        assert!(lack(-1).contains("not enabled") && lack(0).contains("not enabled"));
-        assert!(lack(2).contains("version 2 of 6, which is silent of cutting files short, what"));
-        assert!(!lack(4).contains("cutting") && lack(4).contains("devices"));
-        assert!(lack(6).is_empty() && lack(9).is_empty());
+    fn a_missing_restriction_of_an_older_kernel_is_named() {
+        let missing = |version| missing_in(version).unwrap_or_default();
+        assert!(missing(-1).contains("not enabled") && missing(0).contains("not enabled"));
+        assert!(
+            missing(2).contains("version 2 of 6, which does not restrict truncating files, device")
+        );
+        assert!(!missing(4).contains("truncating") && missing(4).contains("device"));
+        assert!(missing(6).is_empty() && missing(9).is_empty());
     }
 }

@@ -1,107 +1,37 @@
-//! Starting a process in namespaces of its own.
+//! Starts a process in namespaces of its own.
 //!
-//! The standard library starts processes in the namespaces of their parent only, and a PID namespace takes in just
-//! those that are made in it. So this makes a process by `clone` itself: it is the first of its PID namespace (there
-//! is nobody else to see or to signal), in a user namespace unless it needs root's rights on files, and has mounts,
-//! a network, IPC and names of its own.
+//! The standard library starts a process in its parent's namespaces only, and a PID namespace holds only processes that
+//! are made in it. So this module makes a process by `clone`: it is the first of its PID namespace (it sees and
+//! signals no other process), it is in a user namespace unless it needs root's rights on files, and it has mounts, a
+//! network, IPC and host names of its own.
 //!
-//! Invariants: a child is killed by the kernel when the thread that made it ends, however that happens, so children
-//! are made on the main thread only; it has no descriptor but those it is given, no environment, `/` as its
-//! directory; it gives way to what the user does meanwhile ([`NICE`]). Its command line, which every user of the host can
-//! read, names no file: a child that is this program again reads its order from standard input ([`order`]).
+//! Invariants:
+//! - the kernel kills a child when the thread that made it ends, so children are made on the main thread only;
+//! - a child has the descriptors in [`Inherited`] and no others, no environment, and `/` as its directory;
+//! - a child has a lower priority than the user's other processes ([`NICE`]);
+//! - a child's command line, which every user of the host can read, names no file ([`super::order`]).
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::ExitStatus;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{MemfdFlags, Mode, OFlags};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::thread::UnshareFlags;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-/// How far a child stands back when there is more to do than processors to do it.
+use super::child::Child;
+use super::namespaces::{self, Confinement, IdMaps};
+use super::{fence, order};
+
+/// The nice value of a child.
 const NICE: i32 = 5;
 
-/// The namespaces that a child is made in, beside that of users. That of mounts comes once it is in its directory: it
-/// takes the working directory along, where a descriptor would stay behind.
-const NAMESPACES: i32 =
-    libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-
-/// The id of a program of others inside its user namespace: one without capabilities, so not 0.
-const NOBODY: u32 = 65534;
-
-/// How far a child is shut off from the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Confinement {
-    /// In a user namespace of its own, as nobody there: it has no capability anywhere, and files outside are open to
-    /// it as to the user who runs the runner.
-    Nobody,
-    /// As root with no capability but that of opening files whoever owns them: for a root whose files are in
-    /// directories that only capabilities open.
-    RootOpensFiles,
-    /// This program again, which shuts itself off further: in a user namespace of its own, as that id, with every
-    /// capability there.
-    Itself(u32),
-    /// The same as root, who has to open what belongs to others.
-    RootItself,
-}
-
-impl Confinement {
-    fn flags(self) -> i32 {
-        match self {
-            Self::Nobody | Self::Itself(_) => libc::CLONE_NEWUSER | NAMESPACES,
-            Self::RootOpensFiles | Self::RootItself => NAMESPACES,
-        }
-    }
-
-    fn maps(self) -> Option<IdMaps> {
-        match self {
-            Self::Nobody => Some(IdMaps::to(NOBODY)),
-            Self::Itself(id) => Some(IdMaps::to(id)),
-            Self::RootOpensFiles | Self::RootItself => None,
-        }
-    }
-}
-
-/// What a user namespace needs written, once one is inside it.
-struct IdMaps {
-    uid: String,
-    gid: String,
-}
-
-impl IdMaps {
-    /// Maps this process's ids to `inside`.
-    fn to(inside: u32) -> Self {
-        Self {
-            uid: format!("{inside} {} 1", rustix::process::geteuid().as_raw()),
-            gid: format!("{inside} {} 1", rustix::process::getegid().as_raw()),
-        }
-    }
-
-    fn write(&self) -> rustix::io::Result<()> {
-        let put = |path: &std::ffi::CStr, text: &str| {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let file = rustix::fs::open(path, flags, Mode::empty())?;
-            rustix::io::write(&file, text.as_bytes()).map(drop)
-        };
-        put(c"/proc/self/setgroups", "deny")?;
-        put(c"/proc/self/uid_map", &self.uid)?;
-        put(c"/proc/self/gid_map", &self.gid)
-    }
-}
-
-/// A name without a directory is looked for where programs are, as a shell does.
-fn found(program: &Path) -> std::borrow::Cow<'_, Path> {
+/// Looks a program's name without a directory up in `PATH`, as a shell does.
+fn look_up(program: &Path) -> std::borrow::Cow<'_, Path> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if program.as_os_str().as_bytes().contains(&b'/') {
         return program.into();
@@ -112,144 +42,80 @@ fn found(program: &Path) -> std::borrow::Cow<'_, Path> {
         .map_or(program.into(), Into::into)
 }
 
-/// What is to run.
+/// The program of a child.
 pub(crate) enum Program<'a> {
     /// This program again.
     Itself,
-    /// One of the host's.
+    /// A program of the host.
     At(&'a Path),
 }
 
-/// A child process.
-#[derive(Debug)]
-pub(crate) struct Child {
-    pid: Pid,
-    status: Option<ExitStatus>,
-}
-
-impl Child {
-    /// Its number, outside of its namespace.
-    pub(crate) fn id(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
-    }
-
-    /// Its number, outside of its namespace.
-    pub(crate) fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    /// A descriptor that can be read from once it has ended.
-    pub(crate) fn pidfd(&self) -> io::Result<OwnedFd> {
-        Ok(rustix::process::pidfd_open(self.pid, PidfdFlags::empty())?)
-    }
-
-    /// Kills it, if it hasn't ended.
-    pub(crate) fn kill(&self) -> io::Result<()> {
-        match self.status {
-            // Its number may be another's by now.
-            Some(_) => Ok(()),
-            None => Ok(rustix::process::kill_process(self.pid, Signal::KILL)?),
-        }
-    }
-
-    /// How it ended, if it did.
-    pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.reap(WaitOptions::NOHANG)
-    }
-
-    /// Waits for its end.
-    pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
-        loop {
-            if let Some(status) = self.reap(WaitOptions::empty())? {
-                return Ok(status);
-            }
-        }
-    }
-
-    fn reap(&mut self, options: WaitOptions) -> io::Result<Option<ExitStatus>> {
-        if self.status.is_none() {
-            match rustix::process::waitpid(Some(self.pid), options) {
-                Ok(ended) => {
-                    self.status = ended.map(|(_, status)| ExitStatus::from_raw(status.as_raw()));
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(self.status)
-    }
-}
-
-/// What a program is given.
+/// What a child inherits.
 #[derive(Debug, Default)]
-pub(crate) struct Given {
-    /// A fence of Landlock's.
+pub(crate) struct Inherited {
+    /// A Landlock fence.
     pub(crate) fence: Option<OwnedFd>,
-    /// Where it begins, if not at the root; also in its mount namespace.
+    /// Its working directory, if not the root.
     pub(crate) directory: Option<OwnedFd>,
-    /// Its descriptors 3, 4, …; it has no other.
+    /// Its descriptors 3, 4, …
     pub(crate) fds: Vec<OwnedFd>,
-    /// Its standard input, if that is not to be empty.
+    /// Its standard input, if not empty.
     pub(crate) input: Option<OwnedFd>,
 }
 
-/// What a child that is this program again is to do, as its standard input. A file in memory, so that nobody has to
-/// write on while it reads.
-pub(crate) fn order_input(order: &impl Serialize) -> io::Result<OwnedFd> {
-    let mut file = File::from(rustix::fs::memfd_create("order", MemfdFlags::CLOEXEC)?);
-    serde_json::to_writer(&mut file, order)?;
-    file.rewind()?;
-    Ok(file.into())
-}
-
-/// In such a child: what it is to do.
-pub(crate) fn order<T: DeserializeOwned>() -> serde_json::Result<T> {
-    serde_json::from_reader(io::stdin().lock())
-}
-
-/// A started process.
+/// A started child.
 #[derive(Debug)]
 pub(crate) struct Started {
-    /// It.
+    /// The process.
     pub(crate) child: Child,
     /// Its standard error, read without blocking.
     pub(crate) messages: OwnedFd,
-    /// Which of the namespaces it does not have, and why.
-    pub(crate) lacks: Vec<String>,
+    /// The namespaces that it does not have, and why.
+    pub(crate) missing_fences: Vec<String>,
 }
 
-/// Starts a program with what it is given, confined as `confinement` says. Where the kernel refuses the namespaces it starts without them, and that is said.
+/// Starts a program. Where the kernel refuses the namespaces, the program starts without them, and
+/// [`Started::missing_fences`] says so.
 pub(crate) fn spawn(
     program: &Program<'_>,
     args: &[impl AsRef<OsStr>],
     confinement: Confinement,
-    given: Given,
+    inherited: Inherited,
 ) -> io::Result<Started> {
-    let mut prepared = Prepared::new(program, args, confinement, given)?;
+    let mut prepared = Prepared::new(program, args, confinement, inherited)?;
     match prepared.start() {
-        Err(Failed::Namespaces(why)) => {
-            prepared.apart = false;
-            let mut started = prepared.start().map_err(Failed::into_io)?;
-            started.lacks = vec![format!("namespaces: the kernel refuses them ({why})")];
+        Err(SpawnError::Namespaces(why)) => {
+            prepared.in_namespaces = false;
+            let mut started = prepared.start().map_err(SpawnError::into_io)?;
+            started.missing_fences = vec![format!("namespaces: the kernel refuses them ({why})")];
             Ok(started)
         }
-        started => started.map_err(Failed::into_io),
+        started => started.map_err(SpawnError::into_io),
     }
 }
 
-/// Whether this process was given namespaces of its own when it was started.
-pub(crate) fn is_apart() -> bool {
-    rustix::process::getpid() == Pid::INIT
+/// Starts this program again in a role, with an order on its standard input ([`order::read`]).
+pub(crate) fn spawn_self(
+    role: &str,
+    order: &impl Serialize,
+    confinement: Confinement,
+    inherited: Inherited,
+) -> io::Result<Started> {
+    let inherited = Inherited {
+        input: Some(order::to_input(order)?),
+        ..inherited
+    };
+    spawn(&Program::Itself, &[role], confinement, inherited)
 }
 
-/// Why there is no child.
-enum Failed {
-    /// The namespaces are refused; without them it may work.
+/// Why a child was not started.
+enum SpawnError {
+    /// The kernel refuses the namespaces; a start without them may work.
     Namespaces(io::Error),
     Other(io::Error),
 }
 
-impl Failed {
+impl SpawnError {
     fn into_io(self) -> io::Error {
         match self {
             Self::Namespaces(error) | Self::Other(error) => error,
@@ -257,38 +123,37 @@ impl Failed {
     }
 }
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for SpawnError {
     fn from(error: io::Error) -> Self {
         Self::Other(error)
     }
 }
 
-impl From<rustix::io::Errno> for Failed {
+impl From<rustix::io::Errno> for SpawnError {
     fn from(error: rustix::io::Errno) -> Self {
         Self::Other(error.into())
     }
 }
 
-/// What a child says before it becomes the program.
-mod said {
-    /// The namespaces can't be used.
+/// The first byte of a report: what a child writes to the runner before it becomes its program.
+mod report {
+    /// A step in the namespaces failed.
     pub(super) const NAMESPACES: u8 = b'n';
-    /// There is no `/proc` of its own.
-    pub(super) const PROC: u8 = b'p';
-    /// The parent is gone, a fence is refused, or the program can't be run.
+    /// It has no `/proc` of its own; it goes on without.
+    pub(super) const NO_PROC: u8 = b'p';
+    /// The parent is gone, the kernel refuses a fence, or the program can't be run.
     pub(super) const OTHER: u8 = b'o';
 }
 
-/// All that a child needs, which may not allocate.
+/// All that a child needs, made before `clone`: the child must not allocate.
 struct Prepared {
-    /// The program as a descriptor, or nothing where it is at `path`.
+    /// The program as a descriptor; `None` where it is at `path`.
     exe: Option<OwnedFd>,
     path: CString,
     args: Vec<CString>,
     confinement: Confinement,
-    /// Whether it gets namespaces.
-    apart: bool,
-    maps: Option<IdMaps>,
+    in_namespaces: bool,
+    id_maps: Option<IdMaps>,
     fence: Option<OwnedFd>,
     directory: Option<OwnedFd>,
     null: OwnedFd,
@@ -302,25 +167,25 @@ impl Prepared {
         program: &Program<'_>,
         args: &[impl AsRef<OsStr>],
         confinement: Confinement,
-        given: Given,
+        inherited: Inherited,
     ) -> io::Result<Self> {
-        let Given {
+        let Inherited {
             fence,
             directory,
             fds,
             input,
-        } = given;
-        // Out of the way of the numbers that the child is to have.
+        } = inherited;
+        // Above the numbers that the child's own descriptors get.
         let first = 3 + RawFd::try_from(fds.len()).unwrap_or(RawFd::MAX);
-        let away = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, first);
+        let move_up = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, first);
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
         let exe = match program {
-            Program::Itself => Some(away(File::open("/proc/self/exe")?.as_fd())?),
+            Program::Itself => Some(move_up(File::open("/proc/self/exe")?.as_fd())?),
             Program::At(_) => None,
         };
         let path = match program {
             Program::Itself => CString::default(),
-            Program::At(path) => text(found(path).as_os_str())?,
+            Program::At(path) => text(look_up(path).as_os_str())?,
         };
         let name = match program {
             Program::Itself => c"snowglobe-runner".to_owned(),
@@ -333,29 +198,29 @@ impl Prepared {
             args: args.collect::<Result<_, _>>()?,
             path,
             confinement,
-            apart: true,
-            maps: confinement.maps(),
-            fence: fence.map(|fence| away(fence.as_fd())).transpose()?,
+            in_namespaces: true,
+            id_maps: confinement.id_maps(),
+            fence: fence.map(|fence| move_up(fence.as_fd())).transpose()?,
             directory: directory
-                .map(|directory| away(directory.as_fd()))
+                .map(|directory| move_up(directory.as_fd()))
                 .transpose()?,
-            null: away(
+            null: move_up(
                 File::options()
                     .read(true)
                     .write(true)
                     .open("/dev/null")?
                     .as_fd(),
             )?,
-            input: input.map(|input| away(input.as_fd())).transpose()?,
+            input: input.map(|input| move_up(input.as_fd())).transpose()?,
             fds: fds
                 .iter()
-                .map(|fd| away(fd.as_fd()))
+                .map(|fd| move_up(fd.as_fd()))
                 .collect::<Result<_, _>>()?,
-            parent: away(parent.as_fd())?,
+            parent: move_up(parent.as_fd())?,
         })
     }
 
-    fn start(&self) -> Result<Started, Failed> {
+    fn start(&self) -> Result<Started, SpawnError> {
         let first = 3 + RawFd::try_from(self.fds.len()).unwrap_or(RawFd::MAX);
         let pipe = || -> rustix::io::Result<_> {
             let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
@@ -365,13 +230,13 @@ impl Prepared {
         let (messages, to_messages) = pipe()?;
         let mut args: Vec<_> = self.args.iter().map(|arg| arg.as_ptr()).collect();
         args.push(std::ptr::null());
-        let flags = if self.apart {
+        let flags = if self.in_namespaces {
             self.confinement.flags()
         } else {
             0
         };
-        // SAFETY: without CLONE_VM and without a stack this is a fork. The child makes system calls only, on what was
-        // made before, until it is another program or has ended.
+        // SAFETY: without CLONE_VM and without a stack this is a fork. Until the child becomes its program or ends, it
+        // only makes system calls, on memory that was allocated before.
         let made = unsafe {
             libc::syscall(
                 libc::SYS_clone,
@@ -388,88 +253,91 @@ impl Prepared {
         };
         let Some(pid) = pid.filter(|_| made > 0) else {
             let error = io::Error::last_os_error();
-            return Err(match self.apart {
-                true => Failed::Namespaces(error),
-                false => Failed::Other(error),
+            return Err(match self.in_namespaces {
+                true => SpawnError::Namespaces(error),
+                false => SpawnError::Other(error),
             });
         };
         drop((to_report, to_messages));
-        let mut child = Child { pid, status: None };
-        match self.heard(report.into()) {
-            Ok(lacks) => {
+        let mut child = Child::new(pid);
+        match self.read_report(report.into()) {
+            Ok(missing_fences) => {
                 rustix::io::ioctl_fionbio(&messages, true)?;
                 Ok(Started {
                     child,
                     messages,
-                    lacks,
+                    missing_fences,
                 })
             }
             Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                child.end();
                 Err(error)
             }
         }
     }
 
-    /// What a child had to say until it became the program.
-    fn heard(&self, mut report: File) -> Result<Vec<String>, Failed> {
-        let mut heard = Vec::new();
-        report.read_to_end(&mut heard)?;
-        let mut lacks = Vec::new();
-        for piece in heard.chunks_exact(5) {
+    /// Reads the child's reports until it becomes its program; gives the missing fences.
+    fn read_report(&self, mut report: File) -> Result<Vec<String>, SpawnError> {
+        let mut reports = Vec::new();
+        report.read_to_end(&mut reports)?;
+        let mut missing_fences = Vec::new();
+        for piece in reports.chunks_exact(5) {
             let number = i32::from_ne_bytes([piece[1], piece[2], piece[3], piece[4]]);
             let error = io::Error::from_raw_os_error(number);
             match piece[0] {
-                said::NAMESPACES if self.apart => return Err(Failed::Namespaces(error)),
-                said::PROC => lacks.push(no_own_proc(&error)),
-                _ => return Err(Failed::Other(error)),
+                report::NAMESPACES if self.in_namespaces => {
+                    return Err(SpawnError::Namespaces(error));
+                }
+                report::NO_PROC => {
+                    missing_fences.push(namespaces::without_own_proc(&error));
+                }
+                _ => return Err(SpawnError::Other(error)),
             }
         }
-        Ok(lacks)
+        Ok(missing_fences)
     }
 
-    /// The child's way to the program. No allocation happens in here.
+    /// In the child: all that it does until it becomes its program. Allocates nothing.
     fn child(&self, args: &[*const libc::c_char], messages: RawFd, report: &OwnedFd) -> ! {
-        let say = |what: u8, error: rustix::io::Errno| {
+        let say = |kind: u8, error: rustix::io::Errno| {
             let [a, b, c, d] = error.raw_os_error().to_ne_bytes();
-            let _ = rustix::io::write(report, &[what, a, b, c, d]);
+            rustix::io::write(report, &[kind, a, b, c, d]).ok();
         };
-        if self.apart
-            && let Err(error) = self.settle(|error| say(said::PROC, error))
+        if self.in_namespaces
+            && let Err(error) = self.enter_namespaces(|error| say(report::NO_PROC, error))
         {
-            say(said::NAMESPACES, error);
+            say(report::NAMESPACES, error);
         } else {
             match self.confine(messages) {
-                Ok(()) => say(said::OTHER, self.execute(args)),
-                Err(error) => say(said::OTHER, error),
+                Ok(()) => say(report::OTHER, self.execute(args)),
+                Err(error) => say(report::OTHER, error),
             }
         }
-        // SAFETY: ends this process at once, and runs nothing of the parent's.
+        // SAFETY: ends this process at once, without running exit handlers of the parent.
         unsafe { libc::_exit(127) }
     }
 
-    /// Makes itself at home in its namespaces.
-    fn settle(&self, lacks_proc: impl Fn(rustix::io::Errno)) -> rustix::io::Result<()> {
-        if let Some(maps) = &self.maps {
+    /// In the child: prepares the namespaces.
+    fn enter_namespaces(&self, no_proc: impl Fn(rustix::io::Errno)) -> rustix::io::Result<()> {
+        if let Some(maps) = &self.id_maps {
             maps.write()?;
         }
         self.enter_directory()?;
-        // SAFETY: no descriptors are shared or unshared by this, which is what could break other code.
+        // SAFETY: the call unshares mounts only; what could break other code is to unshare descriptors.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)? };
         match self.confinement {
-            Confinement::Nobody | Confinement::RootOpensFiles => {
-                if let Err(error) = own_proc() {
-                    lacks_proc(error);
-                    let _ = no_proc();
+            Confinement::Unprivileged | Confinement::RootOpensFiles => {
+                if let Err(error) = namespaces::mount_own_proc() {
+                    no_proc(error);
+                    namespaces::hide_proc().ok();
                 }
                 match self.confinement {
-                    Confinement::RootOpensFiles => drop_bounding_set(),
+                    Confinement::RootOpensFiles => namespaces::drop_bounding_set(),
                     _ => Ok(()),
                 }
             }
-            Confinement::Itself(_) => keep_capabilities(),
-            Confinement::RootItself => Ok(()),
+            Confinement::SelfInUserNamespace(_) => namespaces::keep_capabilities(),
+            Confinement::SelfAsRoot => Ok(()),
         }
     }
 
@@ -487,36 +355,36 @@ impl Prepared {
         let numbers = [input, null, messages];
         let fds = self.fds.iter().map(|fd| fd.as_raw_fd());
         for (theirs, ours) in (0..).zip(numbers.into_iter().chain(fds)) {
-            // SAFETY: both are numbers of descriptors, and what had the lower one is of no use to the program.
+            // SAFETY: both are descriptor numbers, and the child's program does not use what had the lower one.
             if unsafe { libc::dup2(ours, theirs) } < 0 {
                 return Err(last().unwrap_or(rustix::io::Errno::BADF));
             }
         }
-        // SAFETY: resets what a program expects to find: no signal is blocked, and a broken pipe ends it.
+        // SAFETY: the calls restore what a program expects: no signal is blocked, and a broken pipe ends it.
         unsafe {
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         }
-        if !self.apart {
+        if !self.in_namespaces {
             self.enter_directory()?;
         }
-        // After the change of credentials, which would clear it.
+        // After the change of credentials, which clears the death signal.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have gone in between; nobody would send the signal then.
+        // If the parent ended before that call, the kernel sends no signal.
         let mut parent = [PollFd::new(&self.parent, PollFlags::IN)];
         if rustix::event::poll(&mut parent, Some(&Timespec::default()))? > 0 {
             return Err(rustix::io::Errno::SRCH);
         }
-        let _ = rustix::process::nice(NICE);
+        rustix::process::nice(NICE).ok();
         match &self.fence {
-            Some(fence) => crate::confine::fence::enter_descriptor(fence),
+            Some(fence) => fence::enter_descriptor(fence),
             None => Ok(()),
         }
     }
 
-    /// Becomes the program; comes back only with an error.
+    /// In the child: becomes the program; returns only on failure.
     fn execute(&self, args: &[*const libc::c_char]) -> rustix::io::Errno {
         let environment: [*const libc::c_char; 1] = [std::ptr::null()];
         let (directory, path, flags) = match &self.exe {
@@ -537,77 +405,4 @@ impl Prepared {
         rustix::io::Errno::from_io_error(&io::Error::last_os_error())
             .unwrap_or(rustix::io::Errno::NOEXEC)
     }
-}
-
-/// Keeps mounts to this process's namespace, and puts a `/proc` there that shows this PID namespace only.
-pub(crate) fn own_proc() -> rustix::io::Result<()> {
-    let all = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change(c"/", all)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount(c"proc", c"/proc", c"proc", flags, None)
-}
-
-/// Makes the working directory the root of this process's mount namespace, so that no path leads out of it.
-pub(crate) fn own_root() -> rustix::io::Result<()> {
-    let tree = rustix::mount::open_tree(
-        rustix::fs::CWD,
-        ".",
-        OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_RECURSIVE,
-    )?;
-    let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(&tree, "", rustix::fs::CWD, ".", whole)?;
-    rustix::process::fchdir(&tree)?;
-    // The old root ends up on top of the new one, from where it is taken.
-    rustix::process::pivot_root(".", ".")?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")
-}
-
-/// Says that there is none.
-pub(crate) fn no_own_proc(why: &io::Error) -> String {
-    format!("a /proc of its own: the kernel refuses it ({why})")
-}
-
-/// Puts an empty directory over the host's `/proc`.
-fn no_proc() -> rustix::io::Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
-    rustix::mount::mount(c"none", c"/proc", c"tmpfs", flags, c"size=4k,mode=555")
-}
-
-/// Has the program start with the capabilities that this process has in its user namespace.
-fn keep_capabilities() -> rustix::io::Result<()> {
-    let had = rustix::thread::capabilities(None)?;
-    rustix::thread::set_capabilities(
-        None,
-        CapabilitySets {
-            inheritable: had.permitted,
-            ..had
-        },
-    )?;
-    for bit in 0..64 {
-        let capability = CapabilitySet::from_bits_retain(1 << bit);
-        if had.permitted.contains(capability) {
-            rustix::thread::configure_capability_in_ambient_set(capability, true)?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes every capability but DAC_OVERRIDE from what an exec can give.
-fn drop_bounding_set() -> rustix::io::Result<()> {
-    for bit in 0..64 {
-        let capability = CapabilitySet::from_bits_retain(1 << bit);
-        if capability == CapabilitySet::DAC_OVERRIDE {
-            continue;
-        }
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            Ok(()) => {}
-            // The kernel knows no capability of that number, and none above.
-            Err(rustix::io::Errno::INVAL) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

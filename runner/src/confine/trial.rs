@@ -1,8 +1,8 @@
-//! Whether the fences around a VM's processes hold on this host, found out in children that try to get through.
+//! Tests whether the fences around a VM's processes hold on this host.
 //!
-//! Each child is started and shut off as a VM's processes are, and then does what a guest that has taken it over
-//! would: it looks for other processes and signals this one, calls a server of this one's on the loopback, opens a
-//! file outside, makes a refused system call. What it gets through to is said to be lacking.
+//! Each test starts a child, confined as a VM's processes are. The child then acts as a guest that has taken it over: it
+//! looks for other processes and signals this one, connects to a server of this one on the loopback, opens a file
+//! outside, makes a refused system call. A fence is missing if the child succeeds.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,50 +14,46 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use snowglobe_runner::Trial;
 
-use crate::confine::calls::Calls;
-use crate::confine::cgroup::Cgroup;
-use crate::confine::fence::{self, Fence, Right};
-use crate::confine::process;
-use crate::confine::spawn::{self, Confinement, Given, Program};
+use super::calls::Calls;
+use super::cgroup::Cgroup;
+use super::fence::{self, Fence, Right};
+use super::namespaces::{self, Confinement};
+use super::spawn::{self, Inherited};
+use super::{order, process};
+use crate::{role, talk};
 
-/// The argument by which this program tries to get through a fence.
-pub(crate) const ARGUMENT: &str = "fence-trial";
-
-/// The argument by which it does nothing until its input ends.
-pub(crate) const SLEEPER: &str = "fence-trial-sleeper";
-
-/// What a child is to try.
+/// The kind of fence that a child tries to get through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Way {
-    /// To other processes, networks and files, from namespaces of its own.
+enum Kind {
+    /// Namespaces: other processes, the network, the root directory.
     Namespaces,
-    /// To a file outside a fence of Landlock's.
+    /// Landlock: a file outside the fence.
     Landlock,
-    /// To what a filter of system calls refuses.
+    /// The system call filter.
     Calls,
 }
 
-/// What a child is told.
+/// A child's order.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
-    way: Way,
-    /// The process that asks, which it must not see.
+    kind: Kind,
+    /// This process, which it must not see.
     outsider: i32,
-    /// A port of the loopback, which it must not reach.
+    /// A port on the loopback, which it must not reach.
     port: u16,
-    /// A directory that it may use.
+    /// A directory that it may open.
     inside: PathBuf,
     /// A file that it must not open.
     outside: PathBuf,
 }
 
-/// Tries each, and prints what came of it.
+/// Tests each fence, and prints the results.
 pub(crate) fn run() -> ExitCode {
     let tried = process::prepare(0).and_then(|_| trials());
     match tried {
         Ok(trials) => {
             for trial in trials {
-                crate::talk::print(&trial);
+                talk::print(&trial);
             }
             ExitCode::SUCCESS
         }
@@ -74,9 +70,9 @@ fn trials() -> io::Result<Vec<Trial>> {
     let [inside, outside] = ["inside", "outside"].map(|name| directory.path().join(name));
     std::fs::create_dir(&inside)?;
     std::fs::write(&outside, "outside")?;
-    let ask = |way| {
+    let ask = |kind| {
         let order = Order {
-            way,
+            kind,
             outsider: rustix::process::getpid().as_raw_nonzero().get(),
             port: server.local_addr()?.port(),
             inside: inside.clone(),
@@ -84,10 +80,10 @@ fn trials() -> io::Result<Vec<Trial>> {
         };
         child(&order)
     };
-    let mut trials = ask(Way::Namespaces)?;
-    trials.extend(ask(Way::Landlock)?);
-    trials.extend(ask(Way::Calls)?);
-    trials.push(trial("control group", bounds().err()));
+    let mut trials = ask(Kind::Namespaces)?;
+    trials.extend(ask(Kind::Landlock)?);
+    trials.extend(ask(Kind::Calls)?);
+    trials.push(trial("control group", control_group().err()));
     Ok(trials)
 }
 
@@ -98,11 +94,11 @@ fn trial(fence: &str, lack: Option<impl std::fmt::Display>) -> Trial {
     }
 }
 
-/// A group with a process of this one's in it.
-fn bounds() -> io::Result<()> {
+/// Moves a child into a control group.
+fn control_group() -> io::Result<()> {
     let group = Cgroup::create(0)?;
     let mut sleeper = std::process::Command::new("/proc/self/exe")
-        .arg(SLEEPER)
+        .arg(role::FENCE_TRIAL_SLEEPER)
         .stdin(std::process::Stdio::piped())
         .spawn()?;
     let added = group.add(sleeper.id());
@@ -111,26 +107,22 @@ fn bounds() -> io::Result<()> {
     added
 }
 
-/// What a child finds; where it can't be started, that.
+/// Starts a child, and reads its results.
 fn child(order: &Order) -> io::Result<Vec<Trial>> {
     let id = rustix::process::geteuid().as_raw();
-    let given = Given {
-        input: Some(spawn::order_input(order)?),
-        ..Given::default()
-    };
-    let confinement = Confinement::Itself(id);
-    let started = spawn::spawn(&Program::Itself, &[ARGUMENT], confinement, given)?;
+    let confinement = Confinement::SelfInUserNamespace(id);
+    let started = spawn::spawn_self(role::FENCE_TRIAL, order, confinement, Inherited::default())?;
     let mut child = started.child;
     rustix::io::ioctl_fionbio(&started.messages, false)?;
-    let mut said = String::new();
-    File::from(started.messages).read_to_string(&mut said)?;
+    let mut output = String::new();
+    File::from(started.messages).read_to_string(&mut output)?;
     child.wait()?;
-    let mut trials: Vec<Trial> = said
+    let mut trials: Vec<Trial> = output
         .lines()
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()
-        .map_err(|_| io::Error::other(said.clone()))?;
-    if let (Way::Namespaces, [why, ..]) = (order.way, &started.lacks[..]) {
+        .map_err(|_| io::Error::other(output.clone()))?;
+    if let (Kind::Namespaces, [why, ..]) = (order.kind, &started.missing_fences[..]) {
         trials = NAMESPACES
             .iter()
             .map(|fence| trial(fence, Some(why)))
@@ -139,23 +131,23 @@ fn child(order: &Order) -> io::Result<Vec<Trial>> {
     Ok(trials)
 }
 
-/// The fences that namespaces are.
+/// The fences that namespaces make.
 const NAMESPACES: [&str; 3] = ["processes", "network", "root directory"];
 
-/// In a child: tries, and says on standard error what came of it.
-pub(crate) fn within() -> ExitCode {
-    let Ok(order) = spawn::order::<Order>() else {
+/// In the child: tests, and prints the results on standard error.
+pub(crate) fn run_child() -> ExitCode {
+    let Ok(order) = order::read::<Order>() else {
         return ExitCode::from(2);
     };
-    let trials = match order.way {
-        Way::Namespaces if !spawn::is_apart() => Vec::new(),
-        Way::Namespaces => NAMESPACES
+    let trials = match order.kind {
+        Kind::Namespaces if !namespaces::are_own() => Vec::new(),
+        Kind::Namespaces => NAMESPACES
             .into_iter()
             .zip([processes(&order), network(&order), root(&order)])
             .map(|(fence, lack)| trial(fence, lack))
             .collect(),
-        Way::Landlock => vec![trial("Landlock", landlock(&order))],
-        Way::Calls => vec![trial("system calls", calls())],
+        Kind::Landlock => vec![trial("Landlock", landlock(&order))],
+        Kind::Calls => vec![trial("system calls", calls())],
     };
     for trial in trials {
         if let Ok(line) = serde_json::to_string(&trial) {
@@ -165,15 +157,15 @@ pub(crate) fn within() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// In the child that is put into a control group.
+/// In the child that is moved into a control group.
 pub(crate) fn sleep() -> ExitCode {
-    let _ = io::stdin().read(&mut [0]);
+    io::copy(&mut io::stdin(), &mut io::sink()).ok();
     ExitCode::SUCCESS
 }
 
 fn processes(order: &Order) -> Option<String> {
-    if let Err(why) = spawn::own_proc() {
-        return Some(spawn::no_own_proc(&why.into()));
+    if let Err(why) = namespaces::mount_own_proc() {
+        return Some(namespaces::without_own_proc(&why.into()));
     }
     let seen = std::fs::read_dir("/proc").map(|entries| {
         let number = |name: &std::ffi::OsStr| name.to_str()?.parse::<u32>().ok();
@@ -200,7 +192,7 @@ fn network(order: &Order) -> Option<String> {
 }
 
 fn root(order: &Order) -> Option<String> {
-    let entered = rustix::process::chdir(&order.inside).and_then(|()| spawn::own_root());
+    let entered = rustix::process::chdir(&order.inside).and_then(|()| namespaces::enter_own_root());
     if let Err(why) = entered {
         return Some(format!("it can't have one of its own ({why})"));
     }
@@ -211,7 +203,7 @@ fn landlock(order: &Order) -> Option<String> {
     if let Err(why) = Fence::default().allow(&order.inside, Right::All).enter() {
         return Some(why.to_string());
     }
-    reads(&order.outside).or_else(fence::lack)
+    reads(&order.outside).or_else(fence::missing)
 }
 
 fn reads(outside: &Path) -> Option<String> {
@@ -221,10 +213,10 @@ fn reads(outside: &Path) -> Option<String> {
 }
 
 fn calls() -> Option<String> {
-    if let Err(why) = Calls::of_machine().filter() {
+    if let Err(why) = Calls::of_machine().enforce() {
         return Some(why.to_string());
     }
-    // SAFETY: neither call looks at any argument before it is refused, and both do nothing where they are not.
+    // SAFETY: both calls only read a number, and take no pointers.
     let made = unsafe {
         [
             libc::syscall(libc::SYS_getpriority, 0, 0),

@@ -1,6 +1,6 @@
 //! What the runner needs of an engine.
 //!
-//! An engine is a child process that runs the VM. It is starting until it says [`Notice::Ready`]; an engine that
+//! An engine is a child process that runs the VM. It is starting until it reports [`Notice::Ready`]: an engine that
 //! ends before that has failed to start, one that ends later has exited.
 
 pub(crate) mod krun;
@@ -8,11 +8,22 @@ pub(crate) mod probe;
 pub(crate) mod qemu;
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::confine::spawn::Child;
+use snowglobe_runner::VmSpec;
+
+use crate::confine::child::Child;
+use crate::confine::spawn::Started;
+use crate::error::StartError;
+
+/// The arguments of the guest's kernel with every engine.
+///
+/// Without `acpi=off pci=off` it searches for tables and buses that do not exist.
+const KERNEL_ARGS: &str =
+    "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 rdinit=/snowglobe/init acpi=off pci=off";
 
 /// A running engine.
 pub(crate) trait Engine {
@@ -20,105 +31,115 @@ pub(crate) trait Engine {
     fn name(&self) -> &'static str;
 
     /// Its process.
-    fn child(&mut self) -> &mut Child;
+    fn process(&self) -> &Process;
 
-    /// Which fences do not hold around it, and why; those that it says itself are among its messages.
-    fn lacks(&self) -> &[String];
+    /// Its process, to wait for or to end.
+    fn process_mut(&mut self) -> &mut Process;
 
-    /// The stream of the guest's console, read without blocking.
-    fn console(&self) -> BorrowedFd<'_>;
-
-    /// The stream of the engine's own messages, read without blocking.
-    fn messages(&self) -> BorrowedFd<'_>;
-
-    /// What to wait on for [`Self::notices`].
+    /// Becomes readable when [`Self::notices`] has something to read.
     fn control(&self) -> BorrowedFd<'_>;
 
-    /// Takes what the engine has to say; never blocks.
+    /// Reads the engine's notices; never blocks.
     fn notices(&mut self) -> io::Result<Vec<Notice>>;
 
-    /// Begins to freeze the first disk, `layer` being a file to make for that; a [`Notice::Frozen`] follows unless
-    /// this fails.
+    /// Begins to freeze the first disk; `layer` is a file to make for that. Unless this fails, a [`Notice::Frozen`]
+    /// follows.
     fn freeze_disk(&mut self, layer: &Path) -> Result<(), String>;
 
-    /// How long that may take; absent: as long as copying takes.
+    /// The time limit of a freeze; `None` where the engine copies the layer.
     fn freeze_limit(&self) -> Option<Duration>;
 
-    /// Looks whether the guest may still write, and the host still takes it, where the engine is not told. To be called
-    /// at least as often as this says, which is never where it is absent.
-    fn look(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
+    /// Checks the room on the host's disk and the layer's size, where the engine does not report these. Also gives the
+    /// time until the next check; `None` means that no check is needed.
+    fn check_disk(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
         Ok((None, None))
     }
 
-    /// Has a stalled VM try again; gives whether that is of any use yet.
-    fn try_again(&mut self) -> io::Result<bool>;
+    /// Lets a stalled VM try to continue; gives whether there was enough room for that.
+    fn try_resume(&mut self) -> io::Result<bool>;
 
     /// Whether the guest itself ended the machine.
     fn guest_ended_it(&self) -> bool;
 
-    /// Why it did not start, from its own messages.
+    /// Why it did not start, according to its messages.
     fn explain(&self, messages: &[String]) -> StartError;
 }
 
-/// What an engine says.
+/// The process of an engine, with its streams. They are read without blocking.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// The process itself.
+    pub(crate) child: Child,
+    /// The fences that do not hold around it, and why; it reports others in its messages.
+    pub(crate) missing_fences: Vec<String>,
+    console: UnixStream,
+    messages: OwnedFd,
+}
+
+impl Process {
+    /// A started engine, and the runner's end of its console.
+    fn new(started: Started, console: UnixStream) -> Self {
+        Self {
+            child: started.child,
+            missing_fences: started.missing_fences,
+            console,
+            messages: started.messages,
+        }
+    }
+
+    /// The guest's console.
+    pub(crate) fn console(&self) -> BorrowedFd<'_> {
+        self.console.as_fd()
+    }
+
+    /// The engine's standard error.
+    pub(crate) fn messages(&self) -> BorrowedFd<'_> {
+        self.messages.as_fd()
+    }
+}
+
+/// What an engine reports.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// The guest runs.
     Ready,
-    /// The engine refuses to build the machine.
+    /// The engine can't build the machine.
     Refused(StartError),
-    /// The first disk was frozen, or was not.
+    /// Freezing the first disk has succeeded or failed.
     Frozen(Result<Frozen, String>),
-    /// The VM stands still, since the host can't take what it writes.
+    /// The VM is stalled: the host can't take what it writes.
     Stalled(String),
-    /// The VM has written all that it may.
+    /// The first disk's layer has reached its maximum size.
     Full,
 }
 
 /// How a disk was frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Frozen {
-    /// What was its newest layer is written no more; the new one is above it.
+    /// The former newest layer is frozen; the new one is on top of it.
     Below,
-    /// The new layer holds what the newest one held; that one is written on.
+    /// The new layer is a frozen copy; the guest still writes to the newest one.
     Copy,
 }
 
-/// Why a VM did not start.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{stage}: {message}")]
-pub(crate) struct StartError {
-    /// Where it got stuck.
-    pub(crate) stage: &'static str,
-    /// Why, and what to do about it.
-    pub(crate) message: String,
+/// The guest kernel's command line, with arguments of the engine and of the spec. Pure.
+fn kernel_command_line(spec: &VmSpec, of_engine: Option<&str>) -> String {
+    let parts = [KERNEL_ARGS]
+        .into_iter()
+        .chain(of_engine)
+        .chain(spec.kernel_args.iter().map(String::as_str));
+    parts.collect::<Vec<_>>().join(" ")
 }
 
-impl StartError {
-    /// An error at a stage.
-    pub(crate) fn new(stage: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            stage,
-            message: message.into(),
-        }
-    }
+/// The first disk's newest layer, unless the guest only reads that disk.
+pub(crate) fn newest_layer(spec: &VmSpec) -> Option<PathBuf> {
+    let first = spec.disks.first().filter(|disk| !disk.read_only)?;
+    Some(first.path.clone())
+}
 
-    /// What a failed system call means at a stage.
-    pub(crate) fn io(
-        stage: &'static str,
-        what: impl std::fmt::Display,
-    ) -> impl FnOnce(io::Error) -> Self {
-        let what = what.to_string();
-        move |error| {
-            let full = matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            );
-            let remedy = if full { "; make room there" } else { "" };
-            Self {
-                stage,
-                message: format!("{what}: {error}{remedy}"),
-            }
-        }
-    }
+/// A pair of connected sockets, the first of which is read without blocking.
+fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((ours, theirs))
 }

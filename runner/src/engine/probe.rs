@@ -10,9 +10,6 @@ use kvm_bindings::{kvm_segment, kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
-/// The argument by which this program probes.
-pub(crate) const ARGUMENT: &str = "--probe-kvm";
-
 /// As long as the loop may take; where KVM works it takes less than a hundredth of that.
 const LIMIT: Duration = Duration::from_millis(50);
 

@@ -1,40 +1,32 @@
-//! Shared directories, each served to the guest by a process of its own: this program again, as `share`.
+//! Shared directories. A process of its own serves each to the guest: this program again, as [`role::SHARE`].
 //!
-//! A process, not a thread, because the file server trusts the guest with more than it should: it ends the whole
-//! process on a request it can't make sense of, and it changes the umask and the working directory of all threads.
-//! A process can also be locked into the one directory it serves ([`sandbox`]), whatever the guest's kernel asks
-//! for; [`guard`] refuses the worst of that beforehand.
+//! It is a process, not a thread, because the file server ends its whole process on a request that it does not
+//! understand, and changes the umask and the working directory of all threads. A process can also be confined to the
+//! one directory that it serves ([`sandbox`]), whatever the guest's kernel requests; [`guard`] refuses the most harmful
+//! requests before that.
 
 mod config;
 mod guard;
+mod order;
 mod sandbox;
-mod server;
+pub(crate) mod server;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::fs::{Mode, OFlags};
-use serde::{Deserialize, Serialize};
 use snowglobe_runner::Share;
 
-use crate::confine::spawn::{self, Child, Confinement, Given, Program};
-use crate::engine::StartError;
-
-pub(crate) use server::serve;
-
-/// The argument by which this program serves a share.
-pub(crate) const ARGUMENT: &str = "share";
+use self::order::Order;
+use crate::confine::child::Child;
+use crate::confine::namespaces::Confinement;
+use crate::confine::spawn::{self, Inherited};
+use crate::error::StartError;
+use crate::role;
 
 /// The stage named when a share can't be served.
 pub(crate) const STAGE: &str = "workspace share";
-
-/// What the serving process is told, on its standard input.
-#[derive(Debug, Serialize, Deserialize)]
-struct Order {
-    /// The directory is another descriptor of the process's; its path is for messages.
-    share: Share,
-}
 
 /// A process that serves a share.
 #[derive(Debug)]
@@ -43,17 +35,17 @@ pub(crate) struct Server {
     pub(crate) tag: String,
     /// The process.
     pub(crate) child: Child,
-    /// Can be read from once it has ended.
+    /// Becomes readable when the process ends.
     pub(crate) ended: OwnedFd,
-    /// What it complains of, read without blocking.
+    /// Its standard error, read without blocking.
     pub(crate) messages: OwnedFd,
-    /// Which namespaces it does not have, and why; what else it lacks is among its messages.
-    pub(crate) lacks: Vec<String>,
+    /// The namespaces that it does not have, and why; it reports other missing fences in its messages.
+    pub(crate) missing_fences: Vec<String>,
 }
 
-/// The directory of a share: what was handed on, else what is at its path now.
-pub(crate) fn directory(share: &Share, handed_on: &[OwnedFd]) -> Result<OwnedFd, StartError> {
-    let opened = match share.opened.and_then(|number| handed_on.get(number)) {
+/// The directory of a share: a descriptor that the parent passed on, else the directory at its path.
+pub(crate) fn directory(share: &Share, passed: &[OwnedFd]) -> Result<OwnedFd, StartError> {
+    let opened = match share.opened.and_then(|number| passed.get(number)) {
         Some(directory) => directory.try_clone(),
         None => rustix::fs::open(
             &share.path,
@@ -75,8 +67,8 @@ pub(crate) fn directory(share: &Share, handed_on: &[OwnedFd]) -> Result<OwnedFd,
     ))
 }
 
-/// Starts to serve `share`, which is `directory`; gives the connection by which the engine talks to the server. The
-/// engine need not wait for the server to be ready: what it says first is read then.
+/// Starts a server for `share`, which is `directory`; gives the engine's connection to it. The engine may write to it
+/// before the server is ready.
 pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixStream), StartError> {
     let failed =
         |what: &str| StartError::io(STAGE, format!("serve {}: {what}", share.path.display()));
@@ -84,20 +76,17 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixSt
     let order = Order {
         share: share.clone(),
     };
-    let input = spawn::order_input(&order).map_err(failed("tell its server"))?;
-    // It shuts itself off from the host, further than can be done before it runs. Root stays root: in a user namespace
-    // it could not open what belongs to others.
+    // Root stays root: in a user namespace it could not open the files of other users.
     let confinement = match rustix::process::geteuid().is_root() {
-        true => Confinement::RootItself,
-        false => Confinement::Itself(rustix::process::geteuid().as_raw()),
+        true => Confinement::SelfAsRoot,
+        false => Confinement::SelfInUserNamespace(rustix::process::geteuid().as_raw()),
     };
-    let given = Given {
+    let inherited = Inherited {
         directory: Some(directory),
-        input: Some(input),
         fds: vec![listener.into()],
-        ..Given::default()
+        ..Inherited::default()
     };
-    let started = spawn::spawn(&Program::Itself, &[ARGUMENT], confinement, given)
+    let started = spawn::spawn_self(role::SHARE, &order, confinement, inherited)
         .map_err(failed("start its server"))?;
     let mut child = started.child;
     match child.pidfd() {
@@ -107,19 +96,18 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixSt
                 child,
                 ended,
                 messages: started.messages,
-                lacks: started.lacks,
+                missing_fences: started.missing_fences,
             },
             connection,
         )),
         Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
+            child.end();
             Err(failed("watch its server")(error))
         }
     }
 }
 
-/// A listening socket that nobody else can reach, and the one connection to it.
+/// A listening socket whose directory is removed at once, and the one connection to it.
 fn connection() -> io::Result<(UnixListener, UnixStream)> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("socket");

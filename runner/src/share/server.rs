@@ -10,24 +10,25 @@ use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::Order;
 use super::config::config;
 use super::guard::Guard;
+use super::order::Order;
 use super::sandbox::{self, Inside};
-use crate::confine::{process, spawn};
+use crate::confine::{order, process};
+use crate::role;
 
-/// The listening socket's number in this process.
+/// The number at which this process inherits the listening socket.
 const LISTENER_FD: i32 = 3;
 
-/// Serves until the engine hangs up.
+/// Serves until the engine closes the connection.
 pub(crate) fn serve() -> ExitCode {
-    let served = spawn::order()
+    let served = order::read()
         .map_err(Into::into)
-        .and_then(|order| try_serve(&order));
+        .and_then(|order: Order| try_serve(&order));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("share: {error}");
+            eprintln!("{}: {error}", role::SHARE);
             ExitCode::FAILURE
         }
     }
@@ -36,10 +37,10 @@ pub(crate) fn serve() -> ExitCode {
 type Error = Box<dyn std::error::Error>;
 
 fn try_serve(order: &Order) -> Result<(), Error> {
-    // SAFETY: the runner gave this process the listening socket as that number, and nothing else uses it.
+    // SAFETY: this process inherits the listening socket at this number, and nothing else uses it.
     let mut listener = unsafe { Listener::from_raw_fd(LISTENER_FD) };
-    process::hand_on_warnings("share");
-    process::end_when_panicking();
+    process::print_warnings(role::SHARE);
+    process::exit_on_panic();
     let open_files = process::raise_open_files()?;
     let Inside { root, own_files } = sandbox::enter()?;
     let config = config(order.share.guest_id, root, own_files.into(), open_files);

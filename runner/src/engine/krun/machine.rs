@@ -16,26 +16,22 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::thread::CapabilitySet;
 
 use super::ffi::{Context, KrunError};
-use super::{ARGUMENT, CONSOLE_FD, HAND_OVER_FD, Order, SOCKET, SOCKET_DIRECTORY};
+use super::order::{CONSOLE_FD, HAND_OVER_FD, Order, SOCKET, SOCKET_DIRECTORY};
 use crate::confine::calls::{Calls, FilterError};
 use crate::confine::fence::{self, Fence, Right};
-use crate::confine::{process, spawn};
+use crate::confine::{missing, namespaces, order, process};
+use crate::engine::kernel_command_line;
+use crate::role;
 
 /// What virtualization is asked of.
 const KVM: &str = "/dev/kvm";
 
 /// By which libkrun opens again what it has found.
 const OWN_FILES: &str = "/proc/self/fd";
-
-/// The kernel's arguments on this machine.
-///
-/// Without `pci=off acpi=off` it searches for buses and tables that are not there.
-const KERNEL_ARGS: &str =
-    "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 rdinit=/snowglobe/init acpi=off pci=off";
 
 /// Why the machine can't be.
 #[derive(Debug, thiserror::Error)]
@@ -73,15 +69,15 @@ fn isolation(operation: impl Into<String>) -> impl FnOnce(io::Error) -> MachineE
 
 /// Becomes the machine; comes back only with an error.
 pub(crate) fn run() -> ExitCode {
-    process::hand_on_warnings("krun");
-    let error = match spawn::order::<Order>() {
+    process::print_warnings(role::KRUN);
+    let error = match order::read::<Order>() {
         Ok(order) => match prepare(&order) {
             Ok(context) => context.enter().into(),
             Err(error) => error,
         },
         Err(error) => error.into(),
     };
-    eprintln!("krun: {error}");
+    eprintln!("{}: {error}", role::KRUN);
     ExitCode::FAILURE
 }
 
@@ -93,13 +89,13 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     let spec = &order.spec;
     // SAFETY: the runner gave this process the socket as that number, and nothing else uses it.
     let hand_over = unsafe { OwnedFd::from_raw_fd(HAND_OVER_FD) };
-    if !spawn::is_apart() {
+    if !namespaces::are_own() {
         let refused = io::Error::other("the kernel refuses it");
         return Err(isolation("enter a user namespace")(refused));
     }
     // Where it is refused the host's is there, of which only this process's own files become part of its root.
-    if let Err(why) = spawn::own_proc() {
-        process::say_lack(ARGUMENT, &spawn::no_own_proc(&why.into()));
+    if let Err(why) = namespaces::mount_own_proc() {
+        missing::report(role::KRUN, &namespaces::without_own_proc(&why.into()));
     }
     let socket = own_root(&places(order))?;
     give(&hand_over, &socket).map_err(isolation("hand over the link's directory"))?;
@@ -109,7 +105,11 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     let context = Context::new()?;
     let cpus = u8::try_from(spec.cpus).unwrap_or(u8::MAX);
     context.set_size(cpus, spec.memory_mib)?;
-    context.set_kernel(&spec.kernel, &spec.initramfs, &kernel_command_line(order))?;
+    context.set_kernel(
+        &spec.kernel,
+        &spec.initramfs,
+        &kernel_command_line(spec, None),
+    )?;
     for (number, disk) in spec.disks.iter().enumerate() {
         let name = format!("disk{number}");
         context.add_disk(&name, &disk.path, disk.format, disk.read_only)?;
@@ -123,17 +123,11 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     fence(order)
         .enter()
         .map_err(|why| MachineError::Fence(why.to_string()))?;
-    if let Some(lack) = fence::lack() {
-        process::say_lack(ARGUMENT, &lack);
+    if let Some(fence) = fence::missing() {
+        missing::report(role::KRUN, &fence);
     }
-    Calls::of_machine().filter()?;
+    Calls::of_machine().enforce()?;
     Ok(context)
-}
-
-fn kernel_command_line(order: &Order) -> String {
-    let more = order.spec.kernel_args.iter().map(String::as_str);
-    let all: Vec<&str> = std::iter::once(KERNEL_ARGS).chain(more).collect();
-    all.join(" ")
 }
 
 /// One thing that the machine finds at its own path.
@@ -228,10 +222,7 @@ fn own_root(places: &[Place]) -> Result<OwnedFd, MachineError> {
             rustix::fs::Mode::empty(),
         )?;
         rustix::process::chdir(root)?;
-        // The old root ends up on top of the new one, from where it is taken.
-        rustix::process::pivot_root(".", ".")?;
-        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-        rustix::process::chdir("/")?;
+        namespaces::pivot_to_working_directory()?;
         rustix::mount::mount_remount("/", flags | MountFlags::RDONLY, c"")?;
         Ok(socket)
     };
@@ -300,7 +291,9 @@ fn attach(root: &Path, place: &Place, tree: &OwnedFd) -> Result<(), MachineError
             .map_err(|error| failed()(error.into()))?
             .f_flag;
         // What the host's own mount forbids stays forbidden: a namespace may not ask for less.
-        let flags = MountFlags::from_bits_truncate(kept.bits() as u32)
+        // The flags of a mount are all in the lower half.
+        let kept = u32::try_from(kept.bits() & u64::from(u32::MAX)).unwrap_or_default();
+        let flags = MountFlags::from_bits_truncate(kept)
             & (MountFlags::NOSUID
                 | MountFlags::NODEV
                 | MountFlags::NOEXEC
@@ -317,10 +310,5 @@ fn attach(root: &Path, place: &Place, tree: &OwnedFd) -> Result<(), MachineError
 /// nothing: there is one user only.
 fn drop_capabilities() -> io::Result<()> {
     let kept = CapabilitySet::SETUID | CapabilitySet::SETGID;
-    let sets = CapabilitySets {
-        effective: kept,
-        permitted: kept,
-        inheritable: CapabilitySet::empty(),
-    };
-    Ok(rustix::thread::set_capabilities(None, sets)?)
+    Ok(namespaces::keep_only(kept)?)
 }

@@ -12,56 +12,33 @@
 //! libkrun can't put a new layer on a disk while the guest runs. So a disk is frozen by copying its newest layer
 //! while the whole process is stopped: what the guest has flushed is in the file by then.
 
+mod disk;
 mod ffi;
-mod machine;
+pub(crate) mod machine;
+mod order;
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::inotify;
-use rustix::process::{Pid, Signal, WaitIdOptions};
-use serde::{Deserialize, Serialize};
+use rustix::process::Signal;
 use snowglobe_runner::VmSpec;
 
-use crate::confine::spawn::{self, Child, Confinement, Given, Program};
-use crate::engine::{Engine, Frozen, Notice, StartError};
-use crate::share;
-
-pub(crate) use machine::run;
-
-/// The argument by which this program becomes a machine.
-pub(crate) const ARGUMENT: &str = "krun";
-
-/// The name of the socket that libkrun makes.
-const SOCKET: &str = "link";
-
-/// Where the machine has it.
-const SOCKET_DIRECTORY: &str = "/snowglobe-link";
-
-/// The console's number in the machine's process.
-const CONSOLE_FD: i32 = 3;
-
-/// The number there of the socket by which the machine hands over its directory.
-const HAND_OVER_FD: i32 = 4;
-
-/// What the machine's process is told, on its standard input.
-#[derive(Debug, Serialize, Deserialize)]
-struct Order {
-    spec: VmSpec,
-}
+use self::disk::{OFTEN, Room, SELDOM, check_interval, copy, while_stopped};
+use self::order::{Order, SOCKET};
+use super::{Engine, Frozen, Notice, Process, newest_layer, socket_pair};
+use crate::confine::namespaces::Confinement;
+use crate::confine::spawn::{self, Inherited};
+use crate::error::StartError;
+use crate::{role, share};
 
 /// A running machine.
 #[derive(Debug)]
 pub(crate) struct Krun {
-    child: Child,
-    console: UnixStream,
-    messages: OwnedFd,
-    lacks: Vec<String>,
+    process: Process,
     /// Says that the socket's directory is handed over, then what becomes of that, and once the machine is ready, that
     /// a copy is made.
     control: OwnedFd,
@@ -89,91 +66,41 @@ enum Phase {
 
 const STAGE: &str = "krun";
 
-/// How often the host's disk is looked at where it has plenty of room, and where not.
-const SELDOM: Duration = Duration::from_secs(2);
-const OFTEN: Duration = Duration::from_millis(100);
-
-/// The room on a file system, in bytes.
-#[derive(Debug, Clone, Copy)]
-struct Room {
-    free: u64,
-    all: u64,
-}
-
-/// How often the newest layer is looked at where it may still grow by so much, or nothing where it may not grow. A guest
-/// writes no more beyond its bound than it can in that time. Pure.
-fn look_at_layer(left: u64) -> Option<Duration> {
-    match left {
-        0 => None,
-        left if left > 4 << 30 => Some(SELDOM),
-        _ => Some(OFTEN),
-    }
-}
-
-impl Room {
-    /// Whether so little is left that what the guest writes next may not fit.
-    fn is_short(self) -> bool {
-        self.free < (self.all / 20).min(256 << 20)
-    }
-
-    /// Whether a guest takes long to fill it.
-    fn is_plenty(self) -> bool {
-        self.free > 16 << 30
-    }
-}
-
 impl Krun {
     /// Starts the machine. The link's path must be free.
     pub(crate) fn start(spec: &VmSpec, handed_on: &[OwnedFd]) -> Result<Self, StartError> {
         let failed = |what: &'static str| StartError::io(STAGE, what);
-        let (control, hand_over) = UnixStream::pair()
-            .and_then(|(ours, theirs)| {
-                ours.set_nonblocking(true)?;
-                Ok((ours, theirs))
-            })
-            .map_err(failed("make a socket"))?;
+        let (control, hand_over) = socket_pair().map_err(failed("make a socket"))?;
         let order = Order { spec: spec.clone() };
-        let input = spawn::order_input(&order).map_err(failed("tell the machine"))?;
         let silence = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
             .map_err(|error| failed("make an event")(error.into()))?;
-        let (console, theirs) = UnixStream::pair().map_err(failed("make the console"))?;
-        console
-            .set_nonblocking(true)
-            .map_err(failed("prepare the console"))?;
-        // It shuts itself off from the host, further than can be done before it runs. There the runner's user is the
-        // share's guest id, and there is no other. It begins in the first share.
+        let (console, theirs) = socket_pair().map_err(failed("make the console"))?;
+        // In its user namespace the runner's user has the share's guest id, and no other id exists. Its working
+        // directory is the first share.
         let guest_id = spec.shares.first().map_or(0, |share| share.guest_id);
         let directory = match spec.shares.first() {
             Some(first) => Some(share::directory(first, handed_on)?),
             None => None,
         };
-        let started = spawn::spawn(
-            &Program::Itself,
-            &[ARGUMENT],
-            Confinement::Itself(guest_id),
-            Given {
+        let started = spawn::spawn_self(
+            role::KRUN,
+            &order,
+            Confinement::SelfInUserNamespace(guest_id),
+            Inherited {
                 directory,
-                input: Some(input),
                 fds: vec![theirs.into(), hand_over.into()],
-                ..Given::default()
+                ..Inherited::default()
             },
         )
         .map_err(failed("start its process"))?;
         Ok(Self {
-            child: started.child,
-            console,
-            messages: started.messages,
-            lacks: started.lacks,
+            process: Process::new(started, console),
             control: control.into(),
             silence,
             directory: None,
             link: spec.link_socket.clone(),
             phase: Phase::Preparing,
-            top: spec
-                .disks
-                .first()
-                .filter(|disk| !disk.read_only)
-                .map(|disk| disk.path.clone()),
+            top: newest_layer(spec),
             max_layer_bytes: spec.max_layer_bytes,
         })
     }
@@ -282,20 +209,12 @@ impl Engine for Krun {
         "krun"
     }
 
-    fn child(&mut self) -> &mut Child {
-        &mut self.child
+    fn process(&self) -> &Process {
+        &self.process
     }
 
-    fn lacks(&self) -> &[String] {
-        &self.lacks
-    }
-
-    fn console(&self) -> BorrowedFd<'_> {
-        self.console.as_fd()
-    }
-
-    fn messages(&self) -> BorrowedFd<'_> {
-        self.messages.as_fd()
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     fn control(&self) -> BorrowedFd<'_> {
@@ -329,20 +248,16 @@ impl Engine for Krun {
         let (Phase::Running, Some(top)) = (&self.phase, &self.top) else {
             return Err("the VM is still starting, or another copy is being made".into());
         };
-        let (ours, mut theirs) = UnixStream::pair()
-            .and_then(|(ours, theirs)| {
-                ours.set_nonblocking(true)?;
-                Ok((ours, theirs))
-            })
-            .map_err(|error| format!("make a socket: {error}"))?;
-        let machine = self.child.pid();
+        let (ours, mut theirs) =
+            socket_pair().map_err(|error| format!("make a socket: {error}"))?;
+        let machine = self.process.child.pid();
         let (top, layer) = (top.clone(), layer.to_owned());
         // This can take long, and the console and the parent want to be heard meanwhile.
         let copy = std::thread::spawn(move || {
             let copied = while_stopped(machine, || copy(&top, &layer))
                 .map_err(|error| format!("copy {}: {error}", top.display()));
-            // Who does not hear it is gone.
-            let _ = theirs.write_all(&[0]);
+            // It fails only when the runner does not wait any more.
+            theirs.write_all(&[0]).ok();
             copied
         });
         self.control = ours.into();
@@ -356,8 +271,8 @@ impl Engine for Krun {
 
     /// libkrun hands a failed write to the guest, whose file system is lost with it. So the machine is stopped before
     /// the host's disk is full, if that can be seen. And it bounds no file, so the layer is looked at.
-    fn look(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
-        let growth = match self.growth_left().map(look_at_layer) {
+    fn check_disk(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
+        let growth = match self.growth_left().map(check_interval) {
             None => SELDOM,
             Some(Some(again)) => again,
             Some(None) => return Ok((Some(Notice::Full), None)),
@@ -372,7 +287,7 @@ impl Engine for Krun {
         if !room.is_short() || !matches!(self.phase, Phase::Running) {
             return Ok((None, again));
         }
-        rustix::process::kill_process(self.child.pid(), Signal::STOP)?;
+        rustix::process::kill_process(self.process.child.pid(), Signal::STOP)?;
         let reason = format!(
             "the host's disk is almost full ({} MiB are left)",
             room.free >> 20
@@ -380,10 +295,10 @@ impl Engine for Krun {
         Ok((Some(Notice::Stalled(reason)), again))
     }
 
-    fn try_again(&mut self) -> io::Result<bool> {
+    fn try_resume(&mut self) -> io::Result<bool> {
         let room = self.room().is_none_or(|room| !room.is_short());
         if room {
-            rustix::process::kill_process(self.child.pid(), Signal::CONT)?;
+            rustix::process::kill_process(self.process.child.pid(), Signal::CONT)?;
         }
         Ok(room)
     }
@@ -410,42 +325,4 @@ impl Engine for Krun {
             };
         StartError::new(STAGE, format!("{said}{hint}"))
     }
-}
-
-/// Does something while no thread of the process runs.
-fn while_stopped<T>(process: Pid, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    rustix::process::kill_process(process, Signal::STOP)?;
-    let done = stopped(process).and_then(|()| work());
-    rustix::process::kill_process(process, Signal::CONT)?;
-    done
-}
-
-/// Waits until the process stands still.
-fn stopped(process: Pid) -> io::Result<()> {
-    // What it is said to have ended with is left to who waits for its end.
-    let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    match rustix::process::waitid(rustix::process::WaitId::Pid(process), options)? {
-        Some(status) if status.stopped() => Ok(()),
-        _ => Err(io::Error::other("the VM ended")),
-    }
-}
-
-/// Copies a file to a new one, sharing its blocks where the file system can.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let mut source = fs::File::open(from)?;
-    let mut target = fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(to)?;
-    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
-        return Ok(());
-    }
-    let length = source.metadata()?.len();
-    // In the kernel, without the detour through this process.
-    let copied = io::copy(&mut (&mut source).take(length), &mut target)?;
-    if copied != length {
-        return Err(io::Error::other("it became shorter meanwhile"));
-    }
-    Ok(())
 }

@@ -31,10 +31,12 @@ use serde_json::{Value, json};
 use snowglobe_runner::{Accel, Disk, DiskFormat, VmSpec};
 
 use self::qmp::{Message, Qmp};
-use crate::confine::fence::{self, Fence, Right};
-use crate::confine::reach;
-use crate::confine::spawn::{self, Child, Confinement, Given, Program, Started};
-use crate::engine::{Engine, Frozen, Notice, StartError};
+use super::{Engine, Frozen, Notice, Process, kernel_command_line, socket_pair};
+use crate::confine::fence::{Fence, Right};
+use crate::confine::namespaces::Confinement;
+use crate::confine::permission;
+use crate::confine::spawn::{self, Inherited, Program};
+use crate::error::StartError;
 
 const QMP_FD: u32 = 3;
 const CONSOLE_FD: u32 = 4;
@@ -61,19 +63,10 @@ const TOO_LARGE: &str = "File too large";
 /// What the guest is forbidden to make QEMU do.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// The kernel's arguments on this machine.
-///
-/// Without `acpi=off pci=off` it searches for tables and buses that are not there.
-const KERNEL_ARGS: &str =
-    "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 rdinit=/snowglobe/init acpi=off pci=off";
-
 /// A running QEMU.
 #[derive(Debug)]
 pub(crate) struct Qemu {
-    child: Child,
-    console: UnixStream,
-    messages: OwnedFd,
-    lacks: Vec<String>,
+    process: Process,
     qmp: Qmp,
     phase: Phase,
     /// What QEMU is to be told before the guest runs, in order.
@@ -118,11 +111,9 @@ impl Qemu {
         link: UnixListener,
         shares: Vec<UnixStream>,
     ) -> Result<Self, StartError> {
-        let sockets = || -> io::Result<_> { Ok((UnixStream::pair()?, UnixStream::pair()?)) };
+        let sockets = || -> io::Result<_> { Ok((UnixStream::pair()?, socket_pair()?)) };
         let ((qmp, their_qmp), (console, their_console)) =
             sockets().map_err(StartError::io("qemu", "make its sockets"))?;
-        let prepare = |console: &UnixStream| console.set_nonblocking(true);
-        prepare(&console).map_err(StartError::io("qemu", "prepare its console"))?;
 
         let khz = if accel == Accel::Tcg {
             tsc::khz()
@@ -132,37 +123,27 @@ impl Qemu {
         let mut fds = vec![OwnedFd::from(their_qmp), their_console.into(), link.into()];
         fds.extend(shares.into_iter().map(OwnedFd::from));
 
-        let fence = fence(spec, binary, accel).descriptor();
-        let landlock = match &fence {
-            Ok(Some(_)) => fence::lack(),
-            Ok(None) => Some("Landlock: the kernel does not have it, or it is not enabled".into()),
-            Err(why) => Some(format!("Landlock: {why}")),
-        };
-        let Started {
-            mut child,
-            messages,
-            mut lacks,
-        } = spawn::spawn(
+        let (fence, missing) = fence(spec, binary, accel).for_child();
+        let mut started = spawn::spawn(
             &Program::At(binary),
             &arguments(spec, accel),
             confinement(spec),
-            Given {
-                fence: fence.unwrap_or_default(),
+            Inherited {
+                fence,
                 fds,
-                ..Given::default()
+                ..Inherited::default()
             },
         )
         .map_err(|error| cannot_run(binary, &error))?;
-        lacks.extend(landlock);
+        started.missing_fences.extend(missing);
         let finish = || -> io::Result<Qmp> {
-            bound_files(child.pid(), spec)?;
+            bound_files(started.child.pid(), spec)?;
             Qmp::new(qmp)
         };
         let qmp = match finish() {
             Ok(qmp) => qmp,
             Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                started.child.end();
                 return Err(StartError::new(
                     "qemu",
                     format!("bound its files and prepare its control socket: {error}"),
@@ -172,10 +153,7 @@ impl Qemu {
         let node = "disk0".to_owned();
         let binary = binary.to_owned();
         Ok(Self {
-            child,
-            console,
-            messages,
-            lacks,
+            process: Process::new(started, console),
             qmp,
             phase: Phase::Greeting,
             orders: build_orders(spec, khz).into(),
@@ -233,20 +211,12 @@ impl Engine for Qemu {
         "qemu"
     }
 
-    fn child(&mut self) -> &mut Child {
-        &mut self.child
+    fn process(&self) -> &Process {
+        &self.process
     }
 
-    fn lacks(&self) -> &[String] {
-        &self.lacks
-    }
-
-    fn console(&self) -> BorrowedFd<'_> {
-        self.console.as_fd()
-    }
-
-    fn messages(&self) -> BorrowedFd<'_> {
-        self.messages.as_fd()
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     fn control(&self) -> BorrowedFd<'_> {
@@ -303,7 +273,7 @@ impl Engine for Qemu {
         Some(FREEZE_LIMIT)
     }
 
-    fn try_again(&mut self) -> io::Result<bool> {
+    fn try_resume(&mut self) -> io::Result<bool> {
         self.ask("cont", json!({}))?;
         Ok(true)
     }
@@ -335,17 +305,17 @@ fn bound_files(qemu: Pid, spec: &VmSpec) -> io::Result<()> {
 fn confinement(spec: &VmSpec) -> Confinement {
     let read = [&spec.kernel, &spec.initramfs]
         .into_iter()
-        .all(|path| reach::readable(path));
+        .all(|path| permission::readable(path));
     if read
         && spec.disks.iter().all(|disk| {
             if disk.read_only {
-                reach::readable(&disk.path)
+                permission::readable(&disk.path)
             } else {
-                reach::writable(&disk.path)
+                permission::writable(&disk.path)
             }
         })
     {
-        Confinement::Nobody
+        Confinement::Unprivileged
     } else {
         Confinement::RootOpensFiles
     }
@@ -462,7 +432,10 @@ fn build_orders(spec: &VmSpec, tsc_khz: Option<u64>) -> Vec<BuildOrder> {
     let mut orders = vec![
         property("kernel", json!(spec.kernel)),
         property("initrd", json!(spec.initramfs)),
-        property("append", kernel_command_line(spec, tsc_khz).into()),
+        property(
+            "append",
+            kernel_command_line(spec, tsc_khz.map(known_clocks).as_deref()).into(),
+        ),
     ];
     let disks = spec.disks.iter().enumerate();
     orders.extend(
@@ -561,15 +534,6 @@ fn known_clocks(tsc_khz: u64) -> String {
     )
 }
 
-fn kernel_command_line(spec: &VmSpec, tsc_khz: Option<u64>) -> String {
-    let tsc = tsc_khz.map(known_clocks);
-    let parts = [KERNEL_ARGS]
-        .into_iter()
-        .chain(tsc.as_deref())
-        .chain(spec.kernel_args.iter().map(String::as_str));
-    parts.collect::<Vec<_>>().join(" ")
-}
-
 /// What a failed write means: the guest stands still until it can be made, instead of losing its file system.
 fn errors(disk: &Disk) -> &'static str {
     match disk.read_only {
@@ -649,7 +613,7 @@ mod tests {
     fn line(accel: Accel, khz: Option<u64>) -> String {
         let args = arguments(&spec(), accel);
         let mut lines: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
-        let kernel = kernel_command_line(&spec(), khz);
+        let kernel = kernel_command_line(&spec(), khz.map(known_clocks).as_deref());
         lines.push(&kernel);
         lines.join("\n") + "\n"
     }
