@@ -1,4 +1,4 @@
-//! The other tests once more, where KVM works: on a host emulated for them (`tests/kvm-host/`).
+//! Runs other tests again with a working KVM: on an emulated host (`tests/kvm-host/`).
 //!
 //! Each test here boots one such host, runs test programs in it and passes their output on. A host that panics,
 //! hangs or does not start fails the test with the last lines of its console.
@@ -10,8 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The test program of that name: the newest beside this one. If an older one would do, its sources have not changed
-/// since, so the newest was made of the same.
+/// The newest test program of that name in this program's directory. If several fit, the newest has the current sources.
 fn program(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("this program has a path");
     let beside = this.parent().expect("it is in a directory");
@@ -37,10 +36,10 @@ fn program(name: &str) -> PathBuf {
     })
 }
 
-/// What `run` ends with when the emulated host itself fails, whatever ran in it.
+/// The exit status of `run` if the emulated host itself fails.
 const HOST_FAILED: i32 = 125;
 
-/// How many hosts may fail so before that is this test's failure.
+/// How many hosts may fail in this way before the test fails.
 const HOSTS: usize = 3;
 
 /// A shell line, to be run in an emulated host.
@@ -55,7 +54,7 @@ fn in_a_host(limit_s: u32, line: &str) -> Command {
 
 /// Runs a shell line in the emulated host; it must end with 0.
 ///
-/// The emulation is not perfect: rarely its kernel panics, which says nothing about the line. Then it runs in another.
+/// The emulation has flaws: rarely the host's kernel panics, through no fault of the line. Then the line runs in a new host.
 fn on_a_kvm_host(limit_s: u32, variables: &[(&str, &str)], line: &str) {
     let mut command = in_a_host(limit_s, line);
     command.envs(variables.iter().copied());
@@ -66,7 +65,7 @@ fn on_a_kvm_host(limit_s: u32, variables: &[(&str, &str)], line: &str) {
     assert!(status.success(), "{line}: {status}");
 }
 
-/// A test program by its name and the arguments to select from it.
+/// A test program's name and the arguments that select its tests.
 fn suite(name: &str, arguments: &str) -> String {
     format!("{} --test-threads 2 {arguments}", program(name).display())
 }
@@ -111,7 +110,7 @@ fn kvm_is_seen_to_work_and_krun_is_chosen() {
     on_a_kvm_host(120, &[], &format!("cd $TMPDIR && {check}"));
 }
 
-/// A host whose power goes while snapshots are saved, and then that host again.
+/// Cuts a host's power while it saves snapshots, then boots the host again.
 fn a_power_cut(engine: &str, cut_after_ms: u64) {
     let dir = tempfile::tempdir().expect("a directory can be made");
     let host = |test: &str, variables: &[(&str, &str)]| {

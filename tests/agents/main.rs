@@ -1,9 +1,9 @@
-//! Real agents, installed as the README says, driven end to end by a scripted model on this machine: each lists the
-//! tools, makes a few calls in a real VM, and shows the model what came of them: output and what is said about it, an
-//! image, a directory, an error.
+//! Real agents, installed as the README says, driven end to end by a scripted model on this machine. Each lists the
+//! tools, makes a few calls in a real VM, and shows the model the results: output with its notes, an image, a directory,
+//! an error.
 //!
-//! They take 1.3 GB, so they run by name: `make agents`. Each has a home of its own, a key that is none, and a network
-//! in which there is nothing but the loopback.
+//! They take 1.3 GB, so they run by name: `make agents`. Each has its own home, an invalid key, and a network that has
+//! only the loopback.
 
 #[path = "../integration/common/mod.rs"]
 mod common;
@@ -18,7 +18,7 @@ use common::{PROGRAM, Place, TOOLS};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-/// Runs a command in a network of its own, beside the server at the README's address if there is a token for it.
+/// Runs a command in a separate network, with the server at the README's address if there is a token for it.
 const ALONE: &str = r#"
 ip link set lo up || exit
 [[ -v MCP_TOKEN ]] || exec "$@"
@@ -33,18 +33,18 @@ exit $code
 /// A PNG of 16 by 16 pixels.
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR42mM4ISeHFeEQPsEwqmFUw/DVAAA6YgQQe59huAAAAABJRU5ErkJggg==";
 
-/// What clients show the server over HTTP.
+/// The token that clients send over HTTP.
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const URL: &str = "http://127.0.0.1:8808/mcp";
 
-/// An agent's own place: a workspace, an empty home, and `snowglobe` where it looks for programs.
+/// An agent's directories: a workspace, an empty home, and `snowglobe` in its `PATH`.
 struct Agent {
     place: Place,
     program: PathBuf,
     env: BTreeMap<String, String>,
 }
 
-/// The first of these that was installed.
+/// The first of these programs that is installed.
 fn installed(candidates: &[&str]) -> PathBuf {
     let modules = Path::new(env!("CARGO_TARGET_TMPDIR")).join("agents/node_modules");
     let found = candidates.iter().map(|name| modules.join(name));
@@ -60,7 +60,7 @@ impl Agent {
         let bin = place.dir.path().join("bin");
         std::fs::create_dir_all(&home).unwrap();
         std::fs::create_dir_all(&bin).unwrap();
-        // Whatever an agent leaves of the environment, the server has this place's settings.
+        // An agent may drop variables; the server still gets this place's settings.
         let mut script = "#!/bin/sh\n".to_owned();
         for (name, value) in place.command(&[]).as_std().get_envs() {
             let value = value.expect("a value").to_string_lossy();
@@ -89,7 +89,7 @@ impl Agent {
         }
     }
 
-    /// The same agent, where the server is one over HTTP.
+    /// The same agent with a server over HTTP.
     fn over_http(mut self) -> Self {
         self.configure("token", TOKEN);
         let private = PermissionsExt::from_mode(0o600);
@@ -109,7 +109,7 @@ impl Agent {
         std::fs::write(path, text).unwrap();
     }
 
-    /// A command in the workspace that reaches nothing but this machine, and the server over HTTP where it is told to.
+    /// A command in the workspace that reaches only this machine, and the server over HTTP if there is one.
     fn alone(&self, program: &Path) -> Command {
         let mut command = Command::new("unshare");
         command
@@ -132,11 +132,11 @@ impl Agent {
         assert!(done.status.success(), "{arguments:?}: {said}");
     }
 
-    /// Lets the agent do as the scripted model says, and checks what the model saw.
+    /// Lets the agent follow the scripted model, and checks what the model saw.
     async fn works(&self, protocol: &str, arguments: &[&str]) {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agents");
         let beside = Path::new(env!("CARGO_TARGET_TMPDIR")).join("agents");
-        // Modules are looked for beside the program.
+        // Node searches modules in the program's directory.
         let own = beside.join(self.place.name());
         std::fs::create_dir_all(&own).unwrap();
         for script in ["drive.mjs", "responses.mjs"] {
@@ -174,7 +174,7 @@ impl Agent {
     }
 }
 
-/// What the model does, one call after the other.
+/// The model's calls, in order.
 fn calls() -> Value {
     let line = "printf '\\033[31mout-%s\\033[0m\\n' $((6*7)); uname -n; (sleep 30 &)";
     json!([
@@ -187,7 +187,7 @@ fn calls() -> Value {
     ])
 }
 
-/// What it must be shown, whatever part of a result its agent passes on.
+/// The texts that the model must see, whatever part of a result its agent passes on.
 const SHOWN: [&str; 9] = [
     "out-42",
     "snowglobe",
@@ -200,7 +200,7 @@ const SHOWN: [&str; 9] = [
     "failed to start the command",
 ];
 
-/// The data of every image in a conversation, in any of the forms that agents send them.
+/// The data of every image in a conversation, in each form that agents use.
 fn find_images<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     match value {
         Value::Array(values) => values.iter().for_each(|value| find_images(value, found)),
@@ -212,7 +212,7 @@ fn find_images<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
                 "image_url" => &value["image_url"]["url"],
                 _ => &value["inlineData"]["data"],
             };
-            // Agents may shrink it and make a JPEG or WebP of it.
+            // Agents may shrink the image and convert it to JPEG or WebP.
             let begins = ["iVBORw0KGgo", "/9j/", "UklGR"];
             let data = data
                 .as_str()
@@ -224,7 +224,7 @@ fn find_images<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// Agents put the server's name before a tool's.
+/// Agents prefix a tool's name with the server's name.
 fn is_ours(name: &str, tool: &str) -> bool {
     name.strip_suffix(tool)
         .is_some_and(|before| before.trim_end_matches('_').ends_with("snowglobe"))
@@ -235,7 +235,7 @@ fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&text).unwrap()
 }
 
-/// What a client keeps of a server on standard streams.
+/// A client's configuration of a server on standard streams.
 const SERVE: [&str; 2] = ["snowglobe", "serve"];
 
 fn claude_code() -> Agent {
@@ -250,7 +250,7 @@ fn claude_code() -> Agent {
             ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
             ("DISABLE_AUTOUPDATER", "1"),
             ("DISABLE_TELEMETRY", "1"),
-            // Else it hides tools until the model searches for them, which this one does not.
+            // Otherwise the agent hides tools until the model searches for them, which this model does not do.
             ("ENABLE_TOOL_SEARCH", "false"),
         ],
     )

@@ -10,7 +10,7 @@ use common::http::{Served, serve_http};
 use common::{PROGRAM, Place, TOOLS};
 use serde_json::{Map, Value, json};
 
-/// Where `.ci/clients` installs.
+/// The directory into which `.ci/clients` installs.
 fn installed(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(path);
     assert!(
@@ -41,13 +41,13 @@ fn stdio(place: &Place, mode: &str) -> Value {
     json!({"transport": "stdio", "mode": mode, "command": command, "env": env})
 }
 
-/// The same over HTTP.
+/// A client's own description of a server over HTTP.
 fn http(served: &Served, mode: &str) -> Value {
     let url = format!("http://{}/mcp", served.address);
     json!({"transport": "http", "mode": mode, "url": url, "token": served.token})
 }
 
-/// Runs a client of ours on an SDK, and gives what it saw.
+/// Runs a test client on an SDK, and returns what it saw.
 async fn run(program: &Path, script: &Path, server: Value) -> Value {
     let done = tokio::process::Command::new(program)
         .arg(script)
@@ -81,7 +81,7 @@ fn check(seen: &Value, version: &str, is_given_handle: bool) {
     assert_eq!(seen["refused"][0], true);
     let progress = seen["progress"].as_u64().unwrap();
     assert!(progress > 0, "the boot is told: {seen}");
-    // A session has a sandbox, which ends with it; who has none is given a handle.
+    // A session has a sandbox, which ends with it; a client without a session gets a handle.
     assert_eq!(seen["handle"].is_string(), is_given_handle, "{seen}");
 }
 
@@ -112,7 +112,7 @@ async fn the_python_sdk_speaks_both_eras_on_both_transports() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_typescript_sdks_speak_on_both_transports_and_the_newer_in_both_eras() {
-    // Modules are looked for beside the program.
+    // Node searches modules in the program's directory.
     let script = installed("clients").join("typescript_sdk.mjs");
     let source = concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -133,7 +133,7 @@ async fn both_typescript_sdks_speak_on_both_transports_and_the_newer_in_both_era
     }
 }
 
-/// One call of the inspector, and what it printed.
+/// Runs the inspector once; returns its output.
 async fn inspect(home: &Path, target: &[String], arguments: &[&str]) -> Value {
     let inspector = "clients/node_modules/@modelcontextprotocol/inspector/clients/launcher/build";
     let done = tokio::process::Command::new(common::node())
@@ -184,7 +184,7 @@ async fn the_inspector_finds_no_fault_on_either_transport_in_either_era() {
     for target in [&on_stdio, &on_http] {
         for era in ["legacy", "modern"] {
             let era = ["--protocol-era", era];
-            // Ends with 6 where a schema is one that some client can't use.
+            // The status is 6 if some client can't use a schema.
             let list = ["--method", "tools/list", "--strict"];
             let listed = inspect(home, target, &[&era[..], &list].concat()).await;
             let names = listed["tools"].as_array().unwrap().iter();
@@ -251,7 +251,7 @@ async fn the_bundle_passes_the_official_packer_and_what_is_unpacked_serves() {
 
     let registered = read(&made.join("server.json"));
     assert_eq!(registered["version"], env!("CARGO_PKG_VERSION"));
-    // What the registry's schema asks of these.
+    // The requirements of the registry's schema.
     let about = registered["description"].as_str().unwrap();
     assert!((1..=100).contains(&about.len()), "{about}");
     assert_eq!(registered["name"].as_str().unwrap().split('/').count(), 2);

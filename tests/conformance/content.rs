@@ -1,4 +1,4 @@
-//! What the suite's scenarios expect, word for word.
+//! The exact content that the suite's scenarios expect.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -30,7 +30,7 @@ fn pixel() -> Value {
     json!({"type": "image", "data": PIXEL, "mimeType": "image/png"})
 }
 
-/// The result of a tool that always answers the same.
+/// The result of a tool with a fixed answer.
 pub(crate) fn result(tool: &str) -> Option<Value> {
     let content = match tool {
         "test_simple_text" => json!([text("This is a simple text response for testing.")]),
@@ -104,7 +104,7 @@ pub(crate) fn tools() -> Vec<Value> {
     tools
 }
 
-/// A schema with what JSON Schema 2020-12 brought.
+/// A schema that uses the new keywords of JSON Schema 2020-12.
 fn newest_schema() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -161,7 +161,7 @@ pub(crate) fn enums() -> Value {
         "titledMulti": {"type": "array", "items": {"anyOf": titled("Choice")}}}})
 }
 
-/// What a tool or prompt asks back, by key.
+/// The questions that a tool or prompt asks the client, by key.
 pub(crate) fn questions(name: &str, state: Option<&str>) -> InputRequests {
     let question = |key: &str, method: &str, params: Value| -> (String, InputRequest) {
         let value = json!({"method": method, "params": params});
@@ -236,7 +236,7 @@ pub(crate) fn templates() -> Value {
     json!([{"uriTemplate": "test://template/{id}/data", "name": "template", "description": "For the suite", "mimeType": "application/json"}])
 }
 
-/// What is at the address, if anything is.
+/// The resource at the address, if there is one.
 pub(crate) fn resource(uri: &str) -> Option<Value> {
     let of_text =
         |kind: &str, text: &str| Some(json!({"uri": uri, "mimeType": kind, "text": text}));

@@ -1,5 +1,5 @@
-//! A server with the fixed content that the suite's scenarios ask for. What it shares with the real one is all that
-//! is below the tools: the library's protocol, and [`snowglobe::mcp`]'s HTTP with its checks.
+//! A server with the fixed content that the suite's scenarios need. It shares with the real server everything below the
+//! tools: the library's protocol, and [`snowglobe::mcp`]'s HTTP with its checks.
 #![expect(
     deprecated,
     reason = "the suite tests what 2025-11-25 has and 2026-07-28 has not"
@@ -19,7 +19,7 @@ use super::content;
 
 type Context = RequestContext<RoleServer>;
 
-/// One client's server; what it shares with the others' is behind the handles.
+/// The server of one client; the handles lead to the state that all clients share.
 #[derive(Clone)]
 pub(crate) struct Fixture {
     changes: broadcast::Sender<Change>,
@@ -40,7 +40,7 @@ impl Fixture {
         }
     }
 
-    /// Tells the listeners, of which the suite has just opened one.
+    /// Notifies the listeners; the suite has just opened one.
     async fn change(&self, change: Change) -> CallToolResult {
         let listened = async {
             while self.changes.send(change).is_err() {
@@ -53,7 +53,7 @@ impl Fixture {
         }
     }
 
-    /// What a tool that asks something back answers: the questions until all are answered, then a result.
+    /// The answer of a tool that asks questions: the questions until all are answered, then a result.
     fn ask(&self, request: &CallToolRequestParams, context: &Context) -> Answer {
         let name = request
             .name
@@ -105,7 +105,7 @@ impl Fixture {
 
 type Answer = Result<CallToolResponse, ErrorData>;
 
-/// Whether a response has the shape that the question asks for.
+/// Whether a response has the shape that the question requires.
 fn answers(question: &InputRequest, response: Option<&Value>) -> bool {
     let Some(response) = response.cloned() else {
         return false;
@@ -128,7 +128,7 @@ fn said(text: &str) -> CallToolResult {
     CallToolResult::success(vec![ContentBlock::text(text)])
 }
 
-/// Fixed content in the library's types: what comes out is what those make of it.
+/// Converts fixed content to the library's types, so that the library serializes it.
 fn typed<T: DeserializeOwned>(mut value: Value) -> T {
     if let Value::Object(map) = &mut value {
         map.entry("resultType").or_insert_with(|| "complete".into());
@@ -158,7 +158,7 @@ async fn progressing(context: &Context) {
     }
 }
 
-/// Asks the client while its call waits, as 2025-11-25 does.
+/// Asks the client while its call waits, as in 2025-11-25.
 async fn elicit(context: &Context, message: &str, schema: Value, prefix: &str) -> Answer {
     let params = typed(json!({"mode": "form", "message": message, "requestedSchema": schema}));
     let done = context.peer.create_elicitation(params).await;

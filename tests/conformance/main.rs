@@ -1,5 +1,5 @@
-//! The official conformance suite: all that a revision requires, against a fixture behind the real HTTP; and what
-//! needs no fixed content, against the real server.
+//! The official conformance suite: all requirements of a revision, against a fixture behind the real HTTP; scenarios
+//! that need no fixed content, against the real server.
 
 #[path = "../integration/common/mod.rs"]
 mod common;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use fixture::Fixture;
 
-/// How many checks of a scenario ended how.
+/// The number of a scenario's checks by their result.
 #[derive(Debug, Clone, Copy)]
 struct Counts {
     passed: usize,
@@ -36,7 +36,7 @@ impl Counts {
     }
 }
 
-/// What the suite found.
+/// The suite's findings.
 struct Found {
     scenarios: BTreeMap<String, Counts>,
     passed: bool,
@@ -73,7 +73,7 @@ async fn run(address: SocketAddr, arguments: &[&str]) -> Found {
     }
 }
 
-/// What the suite wrote down: a directory for each scenario, with the state of each of its checks.
+/// Reads the suite's results: a directory for each scenario, with the result of each check.
 fn counts(results: &Path) -> BTreeMap<String, Counts> {
     let mut scenarios = BTreeMap::new();
     for entry in results.read_dir().unwrap().flatten() {
@@ -97,7 +97,7 @@ fn counts(results: &Path) -> BTreeMap<String, Counts> {
 }
 
 impl Found {
-    /// The scenarios that did not pass whole.
+    /// The scenarios with a failed check.
     fn failing(&self) -> Vec<&str> {
         let failing = self.scenarios.iter().filter(|(_, counts)| !counts.good());
         failing.map(|(name, _)| name.as_str()).collect()
@@ -139,7 +139,7 @@ async fn all_that_2025_11_25_requires() {
     let found = fixture("2025-11-25").await;
     assert!(found.passed, "{}", found.said);
     assert_eq!(found.scenarios.len(), 33, "{}", found.said);
-    // No revision requires it, and the library lets no tool close its call's stream, as the scenario wants.
+    // No revision requires it, and the library does not let a tool close its call's stream, which the scenario needs.
     assert_eq!(found.failing(), ["server-sse-polling"], "{}", found.said);
 }
 
@@ -173,7 +173,7 @@ async fn server() -> (Place, Child, SocketAddr) {
     (place, server, address)
 }
 
-/// Each of these scenarios passes whole, and is there.
+/// Each of these scenarios exists and passes completely.
 fn passes(found: &Found, scenarios: &[&str]) {
     for name in scenarios {
         let counts = found.scenarios.get(*name);
@@ -188,7 +188,7 @@ fn passes(found: &Found, scenarios: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_server_as_2025_11_25_has_it() {
     let (_place, _server, address) = server().await;
-    // Most scenarios ask for content that it has not.
+    // Most scenarios need content that the real server does not have.
     let found = run(address, &["--requirements", "2025-11-25"]).await;
     passes(
         &found,

@@ -31,7 +31,7 @@ async fn exec_boots_runs_and_leaves_with_the_commands_status() {
     );
 }
 
-/// Everything that has to do with a running sandbox, at the end of a path that no socket's address holds.
+/// All commands for a running sandbox, with a path that is too long for a socket's address.
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
     let place = Place::deep("minimal");
@@ -100,7 +100,7 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
         "{code} {err}"
     );
 
-    // The user's own ssh comes by the same socket.
+    // The user's own ssh uses the same socket.
     let (_, config, err) = place.run(&["ssh-config"]).await;
     let file = place.dir.path().join("ssh.conf");
     std::fs::write(&file, config).unwrap();
@@ -177,7 +177,7 @@ async fn a_tar_becomes_an_image_and_garbage_does_not() {
         .await;
     assert_eq!(code, 125);
     assert!(err.contains("garbage.tar.gz"), "{err}");
-    // A root of one static program, with what only a faithful unpacking keeps.
+    // A root with one static program, and attributes that only an exact unpacking keeps.
     let root = place.dir.path().join("root");
     std::fs::create_dir_all(root.join("bin")).unwrap();
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
@@ -264,7 +264,7 @@ async fn the_users_own_ssh_attaches_to_the_running_sandbox() {
     // `exec` joins the same machine.
     let (code, out, err) = place.run(&["exec", "--", "cat /tmp/seen"]).await;
     assert_eq!((code, out.as_str()), (0, "from-mcp\n"), "{err}");
-    // So does `snapshot`.
+    // `snapshot` joins it, too.
     let (code, _, err) = place.run(&["snapshot", "save", "by-hand"]).await;
     assert_eq!(code, 0, "{err}");
     let (_, out, _) = place.run(&["snapshot", "list"]).await;
@@ -275,7 +275,7 @@ async fn the_users_own_ssh_attaches_to_the_running_sandbox() {
     session.close().await;
 }
 
-/// Who owns the runtime directory is believed by whatever reads it: so each of its readers and writers looks first.
+/// Snowglobe trusts the owner of the runtime directory, so each reader and writer checks it first.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -314,7 +314,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
         &["doctor"],
     ];
     for (dir, says) in &cases {
-        // What an attacker leaves there, for whoever reads it.
+        // Files that an attacker places there.
         let instance = dir.join("0123abcd");
         crate::common::private_dir(&instance);
         let lock = std::fs::File::create(instance.join("lock")).unwrap();
@@ -340,7 +340,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
         assert!(listener.accept().is_err(), "somebody talked to it");
         std::fs::remove_dir_all(&instance).unwrap();
     }
-    // In one's own directory, a name that is no id is no instance.
+    // In the user's own directory, an entry whose name is no id is no instance.
     for id in ["$(touch owned)", "0123ABCD", "../0123abc"] {
         let (code, _, err) = place.run(&["ssh-proxy", id]).await;
         assert!(
@@ -350,7 +350,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
     }
     assert!(!place.workspace.join("owned").exists());
     if is_root {
-        // The other way round: another user does not read root's.
+        // The reverse case: another user does not use root's directory.
         let mut command = Command::new("setpriv");
         command.args([
             "--reuid=12345",
@@ -373,7 +373,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
     }
 }
 
-/// What the guest writes into the project's file reaches no registry before a person has allowed it.
+/// A project's file that the guest wrote causes no request to a registry before a person allows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_projects_file_causes_no_packet_until_it_is_allowed() {
     let place = Place::new("minimal");
@@ -427,14 +427,14 @@ async fn a_projects_file_causes_no_packet_until_it_is_allowed() {
     assert!(allowed && asked() == 0, "{err}");
     let (_, err) = run(&["exec", "--", "true"]).await;
     assert!(asked() > 0 && !err.contains("does not count"), "{err}");
-    // Another content is another file.
+    // A changed file must be allowed again.
     let before = asked();
     std::fs::write(&file, format!("image = '{address}/exfil/another:tag'")).unwrap();
     let (_, err) = run(&["exec", "--", "true"]).await;
     assert!(err.contains("does not count") && asked() == before, "{err}");
 }
 
-/// A tmux session of this test's own, on a server of its own.
+/// A tmux session for one test, on its own tmux server.
 struct Tmux {
     socket: std::path::PathBuf,
 }
@@ -506,7 +506,7 @@ async fn the_shell_is_a_real_terminal() {
         tmux.screen().contains("20 70")
     })
     .await;
-    // Only what is typed once the shell has let go of the terminal interrupts the command and not the line editor.
+    // Wait until the shell has released the terminal: a key typed before reaches the line editor, not the command.
     tmux.kind("clear; echo be''gun; sleep 300");
     eventually("the sleep", 20, || tmux.screen().contains("begun")).await;
     tmux.run(&["send-keys", "C-c"]);

@@ -1,7 +1,7 @@
-//! What must hold of the whole program: one test program, with a module for each subject.
+//! Tests of the whole program: one test binary, with a module for each subject.
 //!
-//! Beside it are tests that need more than one machine has: real clients and agents, the protocol's own conformance
-//! suite, and an emulated host with KVM, which runs modules of this program once more.
+//! Other test binaries need more than one machine has: real clients and agents, the protocol's own conformance
+//! suite, and an emulated host with KVM, which runs modules of this binary again.
 
 mod chaos;
 mod cli;

@@ -1,7 +1,7 @@
-//! Whether what the papers say is so.
+//! Checks the documents against the code.
 //!
-//! Of what `deny.toml` says of dependencies: licenses, sources, crates that may not be there. `make deny` asks cargo-deny
-//! itself, and for advisories, too. Of SECURITY.md: that every test and every fuzz target it names is there.
+//! Dependencies follow `deny.toml`: licenses, sources, banned crates. `make deny` runs cargo-deny itself, which also checks
+//! advisories. Every test and every fuzz target that SECURITY.md names exists. README.md has every configuration key.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! Whatever comes, the server answers or closes: malformed JSON, huge lines, wrong types, unknown methods, cancels in
-//! between, over a stream and over HTTP. No VM is booted, since there is no image; so none may be touched.
+//! The server answers or closes, whatever it receives: malformed JSON, huge lines, wrong types, unknown methods,
+//! cancels in between, over a stream and over HTTP. No VM boots, since there is no image; a valid call fails.
 //!
-//! Every round has a seed, which a failure names. `SNOWGLOBE_FUZZ_ROUNDS` asks for more of them.
+//! Every round has a seed, which a failure names. `SNOWGLOBE_FUZZ_ROUNDS` sets the number of rounds.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
@@ -18,7 +18,7 @@ use snowglobe::sandbox::Sandbox;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio_util::sync::CancellationToken;
 
-/// How many panics there were, whoever caught them.
+/// The number of panics, caught ones included.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 fn count_panics() {
@@ -183,7 +183,7 @@ impl Dice {
         Value::Object(fields.collect())
     }
 
-    /// A call that may well be meant; none that would wait for long.
+    /// A plausible call that does not wait for long.
     fn call(&mut self) -> Value {
         let name = self.one(&WORDS[..9]).to_owned();
         let arguments = match name.as_str() {
@@ -209,7 +209,7 @@ impl Dice {
         })
     }
 
-    /// A message that is one by its form.
+    /// A message of valid form.
     fn message(&mut self, id: u64) -> Value {
         let method = self.one(&METHODS).to_owned();
         let mut params = match method.as_str() {
@@ -239,7 +239,7 @@ impl Dice {
         message
     }
 
-    /// A line, its end included.
+    /// A line with its end.
     fn line(&mut self, id: u64) -> Vec<u8> {
         let mut line = match self.0.random_range(0..20) {
             0 => (0..self.0.random_range(0..200))
@@ -276,7 +276,7 @@ impl Dice {
     }
 }
 
-/// One client from its first line to its last; says what the server did wrong.
+/// Plays one client from its first line to its last; returns the server's faults.
 async fn converse(seed: u64, sandbox: Arc<Sandbox>) -> Result<(), String> {
     let mut dice = Dice(StdRng::seed_from_u64(seed));
     let (client, stream) = tokio::io::duplex(1 << 16);
@@ -309,7 +309,7 @@ async fn converse(seed: u64, sandbox: Arc<Sandbox>) -> Result<(), String> {
         let open = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about});
         let _ = input.write_all(format!("{open}\n").as_bytes()).await;
     }
-    // Larger than any number that comes about by chance: what is no request may have an id, too.
+    // Larger than any generated number: a message that is no request may have an id, too.
     for id in 1001..1040 {
         let line = dice.line(id);
         sent.insert(id.to_string());
@@ -338,7 +338,7 @@ async fn converse(seed: u64, sandbox: Arc<Sandbox>) -> Result<(), String> {
     let ended = ended.map_err(|_| "it does not end when its client has left")?;
     match ended.map_err(|error| format!("it broke: {error}"))? {
         Ok(()) => Ok(()),
-        // Closed, with a word about why.
+        // Closed with a reason.
         Err(mcp::ServeError::Opening(_)) if !probed => Ok(()),
         Err(error) => Err(format!("failed to {error}")),
     }
@@ -363,7 +363,7 @@ async fn over_a_stream_it_answers_or_closes() {
     assert!(sandbox.snapshot_list().await.unwrap().is_empty());
 }
 
-/// A client that writes lines as it likes.
+/// A client that writes any lines.
 struct Client {
     input: tokio::io::WriteHalf<tokio::io::DuplexStream>,
     lines: tokio::io::Lines<BufReader<tokio::io::ReadHalf<tokio::io::DuplexStream>>>,
@@ -387,14 +387,14 @@ impl Client {
         self.input.write_all(b"\n").await.unwrap();
     }
 
-    /// The next message of the server's.
+    /// The server's next message.
     async fn next(&mut self, within: Duration) -> Value {
         let line = tokio::time::timeout(within, self.lines.next_line()).await;
         let line = line
             .expect("an answer in time")
             .unwrap()
             .expect("it goes on");
-        // An id that is half a surrogate pair is JSON by its grammar alone.
+        // JSON's grammar allows an id that is half a surrogate pair.
         serde_json::from_str(&line.replace("\\ud83d\"", "?\"")).unwrap()
     }
 
@@ -457,7 +457,7 @@ async fn a_line_that_is_no_message_is_answered_and_the_next_one_served() {
                 "{shown}: {answer}"
             );
         }
-        // Nothing can be said to these.
+        // These can't be answered.
         for line in [
             "",
             "  \r",
@@ -481,7 +481,7 @@ async fn a_line_that_is_too_long_is_answered_and_the_next_one_served() {
     let sandbox = Sandbox::new(config(&dir)).unwrap();
     let mut client = Client::start(sandbox);
     client.open().await;
-    // The id may stand before or behind what is too long, or be missing.
+    // The id may come before or after the part that is too long, or be missing.
     for (before, behind, id) in [
         (
             r#"{"jsonrpc":"2.0","id":3,"method":"x","params":""#,
@@ -522,7 +522,7 @@ async fn a_line_that_is_too_long_is_answered_and_the_next_one_served() {
     client.close().await;
 }
 
-/// The status that one request is answered with; none where the connection was closed.
+/// The status of one request's answer; none if the connection was closed.
 async fn request(address: std::net::SocketAddr, bytes: &[u8], whole: bool) -> Option<u16> {
     let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
     let _ = stream.write_all(bytes).await;
@@ -637,7 +637,7 @@ async fn over_http_it_answers_or_closes() {
         let (bytes, whole) = http_request(&mut dice, address, seed);
         let status = request(address, &bytes, whole).await;
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]).into_owned();
-        // Who sends half a body has left, and is told whatever the library likes.
+        // A client that sends half a body has disconnected; the library may answer anything.
         assert!(status != Some(500) || !whole, "seed {seed}: {shown}");
         assert_eq!(
             PANICS.load(Ordering::SeqCst),
@@ -662,7 +662,7 @@ async fn over_http_it_answers_or_closes() {
     served.await.unwrap();
 }
 
-/// What an HTTP server answers to one request: its status, its head in lowercase, and its body.
+/// An HTTP server's answer to one request: its status, its head in lowercase, and its body.
 async fn ask(address: std::net::SocketAddr, head: &str, body: &[u8]) -> (u16, String, String) {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let head = format!(
@@ -808,7 +808,7 @@ async fn over_http_clients_are_served_as_they_are() {
         );
     }
 
-    // A page that may call: refusals and streams say that it may see them.
+    // For an allowed page, refusals and streams have the header that lets the page read them.
     let page = "Origin: https://app.example";
     for head in [
         post(&format!("{json}\r\n{both}\r\n{page}")),

@@ -1,4 +1,4 @@
-//! Guests, engines and disks that don't do as they should, with a real VM: nothing waits for them for long.
+//! Guests, engines and disks that fail or hang, with a real VM: every wait for them is bounded.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
-/// Has every thread of init stand still, for as long as the job runs.
+/// Stops every thread of init while the job runs.
 const SEIZE: &str = "exec python3 -c '
 import ctypes, os, time
 ptrace = ctypes.CDLL(None, use_errno=True).ptrace
@@ -26,13 +26,13 @@ time.sleep(1000)
 
 async fn seize(session: &Session) {
     let job = json!({"command": SEIZE, "user": "root", "background": true});
-    // Init may be stopped before it has answered.
+    // Init may be stopped before it answers.
     let _ = session.raw("exec", job).await;
     let exec = json!({"command": "true", "timeout_s": 0.1});
     while session.raw("exec", exec.clone()).await.is_error != Some(true) {}
 }
 
-/// A command of a guest that does not answer: it ends with an error, and in time.
+/// A command in a guest that does not answer ends with an error, in time.
 async fn unanswered(session: &Session) {
     let began = Instant::now();
     let exec = json!({"command": "true", "timeout_s": 3});
@@ -48,7 +48,7 @@ async fn unanswered(session: &Session) {
     );
 }
 
-/// Ends the server, which has a machine.
+/// Ends the server while its machine runs.
 async fn terminate(session: &Session) {
     let below = descendants(session.pid);
     assert!(below.len() >= 2, "{below:?}");
@@ -59,7 +59,7 @@ fn pid(number: u32) -> Pid {
     Pid::from_raw(number as i32).unwrap()
 }
 
-/// The engine among the processes below the server.
+/// The engine's process among the server's descendants.
 fn engine(session: &Session) -> u32 {
     let is_engine = |pid: &u32| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -92,7 +92,7 @@ async fn a_guest_or_an_engine_that_is_stuck_is_rebooted_and_stopped_as_any_other
     assert_eq!(left.count(), 0, "a layer is left");
 }
 
-/// Has the server give up a call that prints without end.
+/// Cancels a call with endless output.
 async fn give_up(session: &Session) {
     let arguments = json!({"command": "touch /tmp/began; exec yes", "timeout_s": 600});
     let call =
@@ -121,7 +121,7 @@ async fn output_that_nobody_wants_any_more_is_no_offence_and_a_stopped_engine_go
     for _ in 0..4 {
         give_up(&session).await;
         assert_eq!(session.stdout(boot).await, first, "it is another machine");
-        // One that joined by the server's own link, and is killed.
+        // A client that joined through the server's link, and is killed.
         let mut joined = place.command(&["exec", "yes"]);
         let mut joined = joined.stdout(Stdio::piped()).spawn().unwrap();
         let mut some = [0; 100_000];
@@ -148,7 +148,7 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Another user of the host sees which processes run, and no more.
+/// Another user of the host sees only which processes run.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_command_line_names_a_file_and_no_file_is_open_to_others() {
     use std::os::unix::fs::MetadataExt;
@@ -183,7 +183,7 @@ async fn no_command_line_names_a_file_and_no_file_is_open_to_others() {
     session.close().await;
 }
 
-/// What a call is told; an engine that can't be told of a failed write stops before there is one.
+/// The message of a call. An engine that can't handle a failed write stops before a write fails.
 fn full(said: &str) -> bool {
     said.contains("the host's disk is full") || said.contains("the host's disk is almost full")
 }
@@ -196,7 +196,7 @@ async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
     let small = Small::mount(&layers, 160 << 20);
     let session = place.serve().await;
     session.exec("true").await;
-    // Not before: what is no layer is swept away at the start.
+    // Not earlier: the start sweeps every file that is no layer.
     let ballast = small.path.join("ballast");
     std::fs::write(&ballast, vec![1; 136 << 20]).unwrap();
     let job = json!({
@@ -227,7 +227,7 @@ async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
     let wait = json!({"action": "wait", "id": job["job_id"], "timeout_s": 50, "offset": 0});
     let until = Instant::now() + Duration::from_secs(150);
     let ended = loop {
-        // It is told of the full disk for a moment yet.
+        // For a moment the calls may still report the full disk.
         let waited = session.raw("job", wait.clone()).await;
         let result = waited.structured_content.unwrap_or_default();
         if waited.is_error != Some(true) && result["jobs"][0]["state"] != "running" {
@@ -243,12 +243,12 @@ async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
     session.close().await;
 }
 
-/// What tells a person that there is no room below a directory, and what to do.
+/// The message that a directory has no room, with advice.
 fn names_room(said: &str, dir: &Path) -> bool {
     said.contains(dir.to_str().unwrap()) && said.contains("make room there")
 }
 
-/// Mounts a small file system where snapshots' records are, which takes root.
+/// Mounts a small file system for the snapshots' records, which needs root.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_whose_record_finds_no_room_is_not_there_and_is_saved_once_there_is_some() {
     let place = Place::new("minimal");
@@ -274,19 +274,19 @@ async fn a_snapshot_whose_record_finds_no_room_is_not_there_and_is_saved_once_th
     let restore = json!({"action": "restore", "name": "full"});
     session.call("snapshot", restore).await;
     assert_eq!(session.stdout("cat /var/tmp/mark").await, "first\n");
-    // What was frozen for the one that was not saved belongs to nobody, and goes with the next machine.
+    // No record names the layer that was frozen for the failed snapshot; the next machine sweeps it.
     session.call("reboot", json!({})).await;
     session.close().await;
 }
 
-/// Mounts small file systems where a machine's directories are, which takes root.
+/// Mounts small file systems for a machine's directories, which needs root.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_that_finds_no_room_says_where_leaves_nothing_and_works_once_there_is_some() {
     let place = Place::new("minimal");
     let runtime = place.runtime_dir();
     let small = Small::mount(&runtime, 1 << 20);
     let mut failed = 0;
-    // Each file of the running sandbox's directory takes a page.
+    // Each file in the running sandbox's directory needs a page.
     for free in (0..6).map(|pages| pages << 12) {
         small.fill(free);
         let (code, _, said) = place.run(&["exec", "true"]).await;
@@ -307,7 +307,7 @@ async fn a_boot_that_finds_no_room_says_where_leaves_nothing_and_works_once_ther
     let run = place.store().join("run");
     std::fs::create_dir_all(&run).unwrap();
     let small = Small::mount(&run, 16 << 10);
-    // Without room for its directory, then for what is in it.
+    // First without room for the directory, then without room for its files.
     for free in [0, 4 << 10] {
         small.fill(free);
         let said = session.error("exec", json!({"command": "true"})).await;

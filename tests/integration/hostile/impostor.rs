@@ -1,7 +1,7 @@
-//! A runner whose guest is no init of ours: it logs in as the real one does, answers the first request, and then does
-//! what a hostile one would.
+//! A runner with a hostile guest in place of the real init: the guest logs in as init does, answers the first request,
+//! and then misbehaves.
 //!
-//! The test's own program plays it, started by a script that stands in the runner's place.
+//! The test program itself plays runner and guest; a script in the runner's place starts it.
 
 use std::io::{BufRead, Write};
 use std::os::unix::fs::symlink;
@@ -20,22 +20,22 @@ use tokio::io::AsyncWriteExt;
 
 use super::server::Server;
 
-/// What the guest does once it is trusted.
+/// How the guest misbehaves after its login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Play {
-    /// Bytes without end in place of the link's first line.
+    /// Endless bytes in place of the link's first line.
     NoBeginning,
-    /// Data without end.
+    /// Endless data.
     Data,
-    /// A report without end.
+    /// An endless report.
     Report,
-    /// Requests without end on the call's channel.
+    /// Endless requests on the call's channel.
     Chatter,
-    /// 10,000 channels of its own, while a call waits.
+    /// Opens 10,000 channels while a call waits.
     Channels,
-    /// The same while nobody calls.
+    /// Opens 10,000 channels while no call runs.
     ChannelsUnasked,
-    /// Nothing, ever again.
+    /// Never answers again.
     Silence,
 }
 
@@ -49,7 +49,7 @@ const PLAYS: [Play; 7] = [
     Play::Silence,
 ];
 
-/// Names the play to the process that plays it.
+/// The environment variable that selects the misbehaviour.
 const VARIABLE: &str = "SNOWGLOBE_TEST_PLAY";
 
 /// A directory for `SNOWGLOBE_LIBEXEC` whose runner is this test's program, running the test `test`, which must call
@@ -80,7 +80,7 @@ fn say(event: &Event) {
     out.write_all(&line).unwrap();
 }
 
-/// Is the runner and its guest, until the parent wants no more of it.
+/// Plays the runner and its guest until the parent closes standard input.
 pub(crate) fn play() {
     let number: usize = std::env::var(VARIABLE).unwrap().parse().unwrap();
     let mut orders = std::io::stdin().lock().lines().map_while(Result::ok);

@@ -1,4 +1,4 @@
-//! A guest that is no init of ours, at the other end of the link, against the real server. It needs no VM.
+//! Tests the real server against a hostile guest at the other end of the link. They need no VM.
 
 mod impostor;
 mod server;
@@ -12,7 +12,7 @@ use impostor::Play;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// The most memory that the server may ever have used, in KiB.
+/// The limit of the server's peak memory, in KiB.
 const MEMORY: u64 = 100 << 10;
 
 #[test]
@@ -28,7 +28,7 @@ async fn serve(place: &Place, play: Play) -> Session {
     Session::over(server).await
 }
 
-/// The most memory that a process has used, in KiB.
+/// A process's peak memory, in KiB.
 fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -50,7 +50,7 @@ async fn a_guest_that_breaks_the_rules_of_the_link_is_ended_and_a_call_says_why(
         let session = serve(&place, play).await;
         let read = json!({"path": "/etc/passwd"});
         if play == Play::ChannelsUnasked {
-            // It boots, and does it while nobody calls.
+            // The guest boots, and misbehaves while no call runs.
             let background = json!({"command": "true", "timeout_s": 0.1});
             let _ = session.raw("exec", background).await;
             eventually("the VM is ended", 20, || {
@@ -134,7 +134,7 @@ async fn serve_http() -> Served {
     }
 }
 
-/// A call that gets a sandbox of its own.
+/// A call that gets its own sandbox.
 async fn call(served: &Served) -> String {
     let headers = [
         ("Content-Type", "application/json"),
@@ -162,7 +162,7 @@ async fn idle_sandboxes_whose_guests_do_not_answer_are_stopped_side_by_side() {
     for said in [said.0, said.1, said.2] {
         assert!(said.contains("within 5 s"), "{said}");
     }
-    // Each is asked for its jobs for 40 s; one after the other would take two minutes.
+    // Asking a guest for its jobs takes 40 s; one guest after the other would take two minutes.
     let until = Instant::now() + Duration::from_secs(60);
     while !served
         .request("GET", "/healthz", &[], "")

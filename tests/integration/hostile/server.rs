@@ -1,5 +1,5 @@
-//! The SSH server of a guest that is none of ours: it lets everybody in, and leaves to its caller each channel on which a
-//! subsystem is asked for or which is to lead on.
+//! The SSH server of a hostile guest: it accepts every login, and passes each subsystem channel and each forwarding
+//! channel to its caller.
 
 use russh::server::{Auth, ChannelOpenHandle, Handle, Handler, Msg, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId};
@@ -11,7 +11,7 @@ pub(crate) struct Server<F> {
 }
 
 impl<F: FnMut(Channel<Msg>, Handle) + Send> Server<F> {
-    /// One that leaves channels to `answer`, which must not wait.
+    /// Makes a server that passes channels to `answer`, which must not block.
     pub(crate) fn new(answer: F) -> Self {
         Self {
             answer,

@@ -1,8 +1,8 @@
-//! Our roots against what `umoci unpack` makes of the same image as root: paths, modes, owners, times of files,
-//! extended attributes, links, devices, contents.
+//! Compares Snowglobe's roots with those of `umoci unpack`, run as root on the same image: paths, modes, owners, times
+//! of files, extended attributes, links, devices, contents.
 //!
-//! Both trees are looked at as they lie on this host: ours is the root disk itself, mounted read-only. What Snowglobe
-//! adds to every image is named in [`ours`], and nothing else may differ.
+//! Both trees are read on this host: Snowglobe's root disk is mounted read-only. [`ours`] lists what Snowglobe
+//! adds to every image; nothing else may differ.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -76,7 +76,7 @@ fn survey(root: &Path) -> BTreeMap<PathBuf, String> {
             found.insert(path, text);
         }
     }
-    // Which names are one file: by the first of them.
+    // Hard links: each name with the first name of the same file.
     let mut first: BTreeMap<u64, PathBuf> = BTreeMap::new();
     for (path, text) in &mut found {
         let meta = root.join(path).symlink_metadata().unwrap();
@@ -107,7 +107,7 @@ fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
     all
 }
 
-/// What Snowglobe adds to every image, or changes in it.
+/// The paths that Snowglobe adds to every image or changes in it.
 fn ours(path: &Path) -> bool {
     let made = [
         "lost+found",
@@ -145,7 +145,7 @@ fn assert_same(disk: &Path, layout: &str, home: &Home) -> usize {
         .collect::<std::collections::BTreeSet<_>>()
     {
         let (a, b) = (mine.get(path), theirs.get(path));
-        // Where the image has it, too, it must be the same but for what is said of it here.
+        // If the image has the path, too, only the attributes listed here may differ.
         let allowed = ours(path) && (b.is_none() || path.starts_with("etc"));
         if a != b && !allowed {
             differences.push(format!("{path:?}\n  ours   {a:?}\n  theirs {b:?}"));
@@ -180,7 +180,7 @@ fn assert_recipe_is_the_same(name: &'static str, least: usize) {
     let disk = Place::data_dir().join(format!("images/disks/{id}.raw"));
     let layout = format!("oci:{}:it", home.path("saved").display());
     run(&["image", "save", name, &layout]);
-    // This umoci knows gzip alone; the tar archive within stays as it is.
+    // This umoci supports only gzip; the tar archive inside stays the same.
     let gzip = home.path("gzip").display().to_string();
     tool(
         "skopeo",
@@ -248,7 +248,7 @@ fn shell(dir: &Path, script: &str) {
     );
 }
 
-// No attribute is empty here: umoci takes that for one that is taken back, as Go's tar does.
+// No attribute here is empty: umoci, like Go's tar, reads an empty attribute as a deleted one.
 const FIRST: &str = r#"
 mkdir -p usr/bin usr/lib etc dir/sub opaque/below shared gone deep 'with space'
 head -c 300000 /dev/urandom > usr/lib/lib.so; ln usr/lib/lib.so usr/lib/lib.so.1; ln usr/lib/lib.so usr/bin/also
@@ -302,7 +302,7 @@ fn the_worst_image_is_what_umoci_unpacks() {
         (packed(&trees[1], &["--format=gnu"]), Packed::Plain),
         (packed(&trees[2], &["--format=posix"]), Packed::Gzip),
     ];
-    // A hard link to a file of a lower layer, names that are absolute or begin with ./, many small files.
+    // A hard link to a file of a lower layer, absolute names and names that begin with ./, many small files.
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Link);

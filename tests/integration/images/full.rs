@@ -1,4 +1,4 @@
-//! Stores in which there is no room. The tests mount small file systems, which takes root.
+//! Stores without room. The tests mount small file systems, which needs root.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::common::{Small, private_dir};
 
 const MIB: u64 = 1 << 20;
 
-/// A layout whose one layer unpacks to a little more than so many bytes, and takes almost none itself.
+/// A layout whose one layer unpacks to slightly more than the given size, and is very small itself.
 fn large(home: &Home, name: &str, bytes: u64) -> String {
     let dir = home.path(name);
     let content = vec![b'x'; usize::try_from(bytes).unwrap()];
@@ -22,7 +22,7 @@ fn large(home: &Home, name: &str, bytes: u64) -> String {
     format!("oci:{}", dir.display())
 }
 
-/// Nothing half is left, and nothing runs.
+/// Checks that no incomplete file and no process is left.
 fn assert_clean(home: &Home) {
     assert_sound(home);
     for part in ["names", "disks", "building", "uses"] {
@@ -51,7 +51,7 @@ fn an_image_that_finds_no_room_is_told_where_and_comes_once_there_is_some() {
         assert!(names_room(&said, &images), "{layout}: {said}");
         assert_clean(&home);
     }
-    // What is known beforehand not to find room isn't begun.
+    // If the size is known and does not fit, nothing is started.
     home.works(&["image", "prune"]);
     small.fill(200 * MIB);
     let minimal = minimal();
@@ -78,7 +78,7 @@ fn an_image_that_finds_no_room_is_told_where_and_comes_once_there_is_some() {
     assert_sound(&home);
 }
 
-/// What the recipe of `minimal` made.
+/// The root that the recipe `minimal` made.
 pub(crate) fn minimal() -> String {
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../images/minimal.tar.zst");
     let made = made.canonicalize().expect("it is made by `make image`");
@@ -102,7 +102,7 @@ fn a_part_of_the_store_that_is_full_is_told_and_nothing_half_stays() {
     let image = format!("{}/app:1", registry.host);
     let minimal = minimal();
     home.works(&["image", "ls"]);
-    // Blobs come in there, records and disks are made there.
+    // The directories of incoming blobs, new records and new disks.
     for part in ["partial", "names", "disks"] {
         let path = home.path("data/images").join(part);
         for arguments in [

@@ -1,4 +1,4 @@
-//! A store of a test's own, and the program run on it.
+//! A separate image store for one test, and the program that uses it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -55,7 +55,7 @@ impl Home {
         command
     }
 
-    /// Runs the program: its exit code, and all it said.
+    /// Runs the program; returns its exit code and all its output.
     pub(crate) fn run(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.command(arguments).output().unwrap();
         (output.status.code().unwrap_or(-1), said(&output))
@@ -68,14 +68,14 @@ impl Home {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs the program, which must fail; what it said.
+    /// Runs the program, which must fail; returns its output.
     pub(crate) fn fails(&self, arguments: &[&str]) -> String {
         let (code, said) = self.run(arguments);
         assert_ne!(code, 0, "{arguments:?} worked: {said}");
         said
     }
 
-    /// All that is known of an image.
+    /// The output of `image inspect` for an image.
     pub(crate) fn inspect(&self, image: &str) -> serde_json::Value {
         serde_json::from_str(&self.works(&["image", "inspect", image])).unwrap()
     }

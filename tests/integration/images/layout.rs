@@ -1,4 +1,4 @@
-//! OCI layouts made on purpose.
+//! OCI layouts made for tests.
 
 use std::io::Write;
 use std::path::Path;
@@ -36,7 +36,7 @@ impl Packed {
     }
 }
 
-/// Writes a layout of one image named `latest`; gives the layers' digests.
+/// Writes a layout with one image named `latest`; returns the layers' digests.
 pub(crate) fn write(
     dir: &Path,
     layers: &[(Vec<u8>, Packed)],

@@ -1,4 +1,4 @@
-//! Registries on loopback: Debian's docker-registry, and one that answers as a test wants.
+//! Registries on the loopback: Debian's docker-registry, and one with scripted answers.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::home::tool;
 
-/// How a registry is to be.
+/// A registry's settings.
 #[derive(Default)]
 pub(crate) struct Wish {
-    /// USER:PASSWORD, where it isn't for everybody.
+    /// USER:PASSWORD, if the registry needs a login.
     pub(crate) login: Option<(&'static str, &'static str)>,
     pub(crate) tls: bool,
 }
@@ -78,7 +78,7 @@ impl Registry {
         panic!("docker-registry does not listen at {}", registry.host);
     }
 
-    /// Fills it from an OCI layout.
+    /// Copies an image from an OCI layout into the registry.
     pub(crate) fn fill(&self, layout: &str, image: &str, login: Option<(&str, &str)>) {
         let to = format!("docker://{}/{image}", self.host);
         let credentials = login.map(|(user, password)| format!("--dest-creds={user}:{password}"));
@@ -97,7 +97,7 @@ impl Registry {
         self.dir.path().join("ca.pem")
     }
 
-    /// Where it keeps a blob.
+    /// The registry's file of a blob.
     pub(crate) fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
         self.dir.path().join(format!(
@@ -122,7 +122,7 @@ impl Drop for Registry {
     }
 }
 
-/// A certificate for localhost and who vouches for it.
+/// A certificate for localhost and the CA that signed it.
 fn certify(dir: &Path) {
     let path = |name: &str| dir.join(name).display().to_string();
     std::fs::write(
@@ -186,7 +186,7 @@ fn certify(dir: &Path) {
     );
 }
 
-/// Passes connections on to a registry, and cuts each off after so many bytes of answers.
+/// A proxy for a registry that cuts each connection after a number of answer bytes.
 pub(crate) struct Cutter {
     pub(crate) host: String,
     pub(crate) bytes: Arc<AtomicU64>,
@@ -233,13 +233,13 @@ impl Cutter {
     }
 }
 
-/// What a request was: its path with the query, and its headers in lowercase.
+/// A request: its path with the query, and its headers in lowercase.
 pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) headers: String,
 }
 
-/// A registry that answers as it is told: a status, headers, a body.
+/// A registry with scripted answers: a status, headers, a body.
 pub(crate) fn scripted(
     answer: impl Fn(&Asked, &str) -> (u16, String, Vec<u8>) + Send + Sync + 'static,
 ) -> String {

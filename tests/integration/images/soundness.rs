@@ -1,4 +1,4 @@
-//! A store whose owner is killed, at any moment, stays one that can be used.
+//! An image store stays usable if its process is killed at any moment.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use super::home::Home;
 use super::layout::{self, Packed, digest, noise};
 use super::registry::{Registry, Wish};
 
-/// At how many moments of a pull its process is killed; of an import and a build at half as many.
+/// The number of moments at which a pull is killed; an import and a build are killed at half as many.
 const POINTS: u32 = 24;
 
-/// Everything that must hold whatever happened: blobs are what their names say, and an image has all it needs.
+/// Checks the store's invariants: blobs match the digests in their names, and each image has its blobs and its disk.
 pub(crate) fn assert_sound(home: &Home) {
     for hex in home.files("blobs/sha256") {
         let bytes = std::fs::read(home.path(format!("data/images/blobs/sha256/{hex}"))).unwrap();
@@ -35,7 +35,7 @@ pub(crate) fn assert_sound(home: &Home) {
     }
 }
 
-/// Nothing runs on behind a killed process's back.
+/// Checks that a killed process leaves no running VM.
 pub(crate) fn assert_nothing_runs(home: &Home) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::fs::read_dir(home.path("runtime")).unwrap().count() > 0 {
@@ -47,7 +47,7 @@ pub(crate) fn assert_nothing_runs(home: &Home) {
     }
 }
 
-/// What brings an image in, and how to see that it is there whole.
+/// A command that adds an image, and a check that the image is complete.
 struct Way<'a> {
     arguments: &'a [&'a str],
     image: &'a str,
@@ -55,7 +55,7 @@ struct Way<'a> {
     seen: &'a str,
 }
 
-/// Kills what brings an image in at so many moments.
+/// Kills the command that adds an image, once at each of `points` moments.
 fn kill_at_any_moment(home: &Home, way: &Way<'_>, points: u32) {
     let begin = || {
         home.command(way.arguments)
@@ -64,7 +64,7 @@ fn kill_at_any_moment(home: &Home, way: &Way<'_>, points: u32) {
             .spawn()
             .unwrap()
     };
-    // How long it takes undisturbed tells when there is something to disturb.
+    // The duration without a kill gives the range of moments.
     let began = Instant::now();
     assert!(begin().wait().unwrap().success());
     let whole = began.elapsed();
@@ -76,7 +76,7 @@ fn kill_at_any_moment(home: &Home, way: &Way<'_>, points: u32) {
         let _ = child.kill();
         killed += u32::from(!child.wait().unwrap().success());
         assert_sound(home);
-        // Whatever is left of it, others can use the store, and it can be tried again at once.
+        // Whatever files are left, others can use the store, and a retry works at once.
         home.works(&["image", "ls"]);
         if point % 6 == 5 {
             home.works(way.arguments);
@@ -91,7 +91,7 @@ fn kill_at_any_moment(home: &Home, way: &Way<'_>, points: u32) {
                 );
             }
         } else if point % 6 == 2 {
-            // Not every round begins from nothing.
+            // Only some rounds start with an empty store.
             let _ = home.run(&["image", "prune"]);
             assert_sound(home);
         }
