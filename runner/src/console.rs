@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -14,6 +15,9 @@ const LINE_BYTES: usize = 1000;
 
 /// How long the log file may grow; then its newer half is kept.
 const LOG_BYTES: u64 = 1 << 20;
+
+/// The most pieces that are read of one stream before the others.
+const PIECES: usize = 16;
 
 /// How the kernel begins its last words.
 const PANIC: &str = "Kernel panic - not syncing: ";
@@ -116,6 +120,24 @@ impl Log {
         self.length = tail.len() as u64;
         self.file.set_len(self.length)
     }
+}
+
+/// Reads what is available, up to a limit, without waiting; gives the number of bytes.
+pub(crate) fn read_available(fd: BorrowedFd<'_>, mut take: impl FnMut(&[u8])) -> usize {
+    let mut piece = [0; 4096];
+    let mut bytes = 0;
+    for _ in 0..PIECES {
+        match rustix::io::read(fd, &mut piece) {
+            Ok(n) if n > 0 => {
+                take(&piece[..n]);
+                bytes += n;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            // Nothing is available. At the end of the stream its writer has ended, which is handled elsewhere.
+            Ok(_) | Err(_) => break,
+        }
+    }
+    bytes
 }
 
 #[cfg(test)]

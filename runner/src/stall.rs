@@ -1,49 +1,49 @@
-//! A VM that stands still because the host can't take what it writes, and how it is let go on.
+//! A VM that is stalled because the host can't take what it writes, and how it continues.
 //!
 //! ```text
-//! runs --(a write failed)--> stands still --(a second later)--> tries again --(quiet for a second)--> runs
-//!                                 ^______________(a write failed)_____|
+//! runs --(a write failed)--> stalled --(a second later)--> trying --(no failed write for a second)--> runs
+//!                               ^___________(a write failed)__|
 //! ```
 //!
-//! Trying is the only test there is: quotas and file systems of networks don't show the room they have. Pure.
+//! Only a new attempt shows whether there is room: quotas and network file systems don't report it. Pure.
 
 use std::time::{Duration, Instant};
 
-/// How long to wait before each step.
+/// The time before each step.
 const STEP: Duration = Duration::from_secs(1);
 
-/// Where a VM is that stands still, or tries to go on.
+/// Whether the VM is stalled, or tries to continue.
 #[derive(Debug, Default)]
 pub(crate) struct Stall(Option<Phase>);
 
 #[derive(Debug)]
 enum Phase {
-    Still(Instant),
+    Stalled(Instant),
     Trying(Instant),
 }
 
-/// What is to be done now.
+/// The step that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Nothing.
     Wait,
-    /// Have the engine try again.
+    /// Let the engine try to continue.
     Try,
-    /// Say that the VM goes on.
-    GoesOn,
+    /// Report that the VM runs again.
+    Continue,
 }
 
 impl Stall {
-    /// A write failed; gives whether that is news.
+    /// A write failed; gives whether the VM ran before.
     pub(crate) fn failed(&mut self, now: Instant) -> bool {
-        self.0.replace(Phase::Still(now + STEP)).is_none()
+        self.0.replace(Phase::Stalled(now + STEP)).is_none()
     }
 
-    /// What is due.
+    /// The step that is due.
     pub(crate) fn due(&self, now: Instant) -> Step {
         match self.0 {
-            Some(Phase::Still(at)) if now >= at => Step::Try,
-            Some(Phase::Trying(at)) if now >= at => Step::GoesOn,
+            Some(Phase::Stalled(at)) if now >= at => Step::Try,
+            Some(Phase::Trying(at)) if now >= at => Step::Continue,
             Some(_) | None => Step::Wait,
         }
     }
@@ -53,24 +53,24 @@ impl Stall {
         self.0 = Some(Phase::Trying(now + STEP));
     }
 
-    /// Trying is of no use yet.
+    /// The host has no room yet.
     pub(crate) fn put_off(&mut self, now: Instant) {
-        self.0 = Some(Phase::Still(now + STEP));
+        self.0 = Some(Phase::Stalled(now + STEP));
     }
 
-    /// The VM goes on.
+    /// The VM runs again.
     pub(crate) fn over(&mut self) {
         self.0 = None;
     }
 
-    /// Whether the VM stands still, or may soon again.
-    pub(crate) fn is(&self) -> bool {
+    /// Whether the VM is stalled, or tries to continue.
+    pub(crate) fn is_stalled(&self) -> bool {
         self.0.is_some()
     }
 
-    /// How long until something is due.
+    /// The time until the next step.
     pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
-        let (Phase::Still(at) | Phase::Trying(at)) = self.0.as_ref()?;
+        let (Phase::Stalled(at) | Phase::Trying(at)) = self.0.as_ref()?;
         Some(at.saturating_duration_since(now))
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_on_once_a_try_was_quiet() {
+    fn it_continues_after_an_attempt_without_a_failed_write() {
         let (mut stall, start) = (Stall::default(), Instant::now());
         let at = |steps: u32| start + STEP * steps;
         assert_eq!((stall.due(at(9)), stall.left(start)), (Step::Wait, None));
@@ -90,15 +90,15 @@ mod tests {
             (Step::Wait, Step::Try)
         );
         stall.tried(at(1));
-        assert!(!stall.failed(at(1)), "it had not gone on");
+        assert!(!stall.failed(at(1)), "it had not run in between");
         assert_eq!(stall.due(at(2)), Step::Try);
         stall.tried(at(2));
         assert_eq!(stall.due(at(2)), Step::Wait);
         assert_eq!(
             (stall.due(at(3)), stall.left(at(2))),
-            (Step::GoesOn, Some(STEP))
+            (Step::Continue, Some(STEP))
         );
         stall.over();
-        assert!(!stall.is() && stall.failed(at(4)));
+        assert!(!stall.is_stalled() && stall.failed(at(4)));
     }
 }

@@ -2,9 +2,12 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags};
 use snowglobe_runner::{Action, Answer, Command, Event};
+
+use crate::error::StartError;
 
 /// The longest line taken.
 const MAX_LINE: usize = 4 << 20;
@@ -111,4 +114,14 @@ pub(crate) fn warn(what: std::fmt::Arguments<'_>) {
 /// Answers a command.
 pub(crate) fn reply(id: u64, result: Result<Answer, String>) {
     say(&Event::Reply { id, result });
+}
+
+/// Reports a VM that did not start.
+pub(crate) fn failed(error: &StartError, console: Vec<String>) -> ExitCode {
+    say(&Event::Failed {
+        stage: error.stage.to_owned(),
+        message: error.message.clone(),
+        console,
+    });
+    ExitCode::FAILURE
 }

@@ -313,7 +313,7 @@ fn a_layer_that_has_grown_as_far_as_it_may_ends_the_vm() {
     guest.send("yes 0123456789abcdef | dd of=/dev/vda bs=1M iflag=fullblock count=1000 conv=fsync");
     let (clean, reason, _) = runner.exited();
     assert!(
-        !clean && reason.contains("grown as far as it may"),
+        !clean && reason.contains("reached its maximum size"),
         "{reason}"
     );
     assert!(layer.metadata().unwrap().len() <= most);
@@ -365,7 +365,7 @@ fn a_layer_of_krun_is_bounded_and_a_copy_of_it_is_nobody_elses() {
     let (_vm, runner, layer) = with("fill-the-disk", most);
     let (clean, reason, _) = runner.exited();
     assert!(
-        !clean && reason.contains("grown as far as it may"),
+        !clean && reason.contains("reached its maximum size"),
         "{reason}"
     );
     let grown = layer.metadata().unwrap().len();
