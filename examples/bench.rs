@@ -1,5 +1,5 @@
-//! The figures: what a session costs, against the same VM with OpenSSH's sshd and a connection per command, and
-//! against the raw link. All in one run, since machines are noisy; the ratios are what to look at.
+//! Measures the cost of a session, compared with OpenSSH's sshd in the same VM and a connection per command, and with
+//! the raw link. Everything is measured in one run, since machines are noisy; compare the ratios.
 //!
 //! ```console
 //! $ make bench
@@ -178,7 +178,7 @@ async fn join(runtime: &Path) -> anyhow::Result<Guest> {
     .await?)
 }
 
-/// How fast a file is written and read, in MB/s, and how long a page of its second half takes, as a multiple of one of its
+/// The speed of writing and reading a file, in MB/s, and the time of a page in its second half as a multiple of one in its
 /// first half.
 async fn files(client: &Client) -> anyhow::Result<(f64, f64, f64)> {
     let line = "0123456789abcdef".repeat(4);
@@ -274,7 +274,7 @@ impl client::Handler for AnyServer {
     }
 }
 
-/// Runs this host's sshd in the guest, and a command per connection on it.
+/// Runs this host's sshd in the guest, with one connection per command.
 async fn sshd(
     client: &Client,
     guest: &Guest,
@@ -310,7 +310,7 @@ async fn sshd(
     std::fs::write(dir.join("keys"), key.public_key().to_openssh()?)?;
     let config = "Port 2222\nListenAddress 127.0.0.1\nHostKey /run/bench/host\nAuthorizedKeysFile /run/bench/keys\nStrictModes no\nUsePAM no\nPidFile none\n";
     std::fs::write(dir.join("config"), config)?;
-    // Whose parent is PID 1, such as a shell line's last command, sshd takes for a daemon already: it isn't the last.
+    // If its parent is PID 1, sshd assumes that it is already a daemon. So sshd must not be the last command of the line.
     let start = "cp -r /workspace/sshd /run/bench && chmod 600 /run/bench/host && mkdir -p /run/sshd && \
         grep -q ^sshd: /etc/passwd || echo 'sshd:x:105:65534::/run/sshd:/usr/sbin/nologin' >>/etc/passwd; \
         LD_LIBRARY_PATH=/run/bench /run/bench/sshd -r -f /run/bench/config; exit $?";

@@ -1,12 +1,12 @@
-//! A session with Snowglobe, as an agent would have it: through MCP, started from `mcp.json`.
+//! A session with Snowglobe as an agent has it: through MCP, started from `mcp.json`.
 //!
 //! ```console
 //! $ make demo
 //! ```
 //!
-//! It is an end-to-end check too: whatever is not as expected ends it with a message and exit code 1. The
-//! workspace is a fresh temporary directory. `SNOWGLOBE_*` is passed on, but for what would put the session
-//! somewhere else. An argument names another `mcp.json`.
+//! It is also an end-to-end check: an unexpected result ends it with a message and exit code 1. The
+//! workspace is a fresh temporary directory. `SNOWGLOBE_*` is passed on, except for variables that would change the
+//! workspace or the sandbox. An argument names another `mcp.json`.
 #![allow(clippy::print_stdout, reason = "what it does is for a person to read")]
 
 #[path = "demo/show.rs"]
@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 
 use show::Style;
 
-/// The longest that one call may take: the first one of all may have to prepare the image.
+/// The time limit of one call: the first call may have to prepare the image.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 const HELLO_C: &str = r#"#include <stdio.h>
@@ -59,10 +59,10 @@ while len(primes) < count:
 print(os.environ["LABEL"], *primes)
 "#;
 
-/// The client's side of the session: shows how calls are doing.
+/// The client's side of the session: shows the progress of calls.
 struct Watcher {
     style: Style,
-    /// Whether a call runs: a late notice must not be printed into what comes after it.
+    /// Whether a call runs: a late notification must not be printed into later output.
     busy: Arc<AtomicBool>,
 }
 
@@ -92,7 +92,7 @@ struct Demo {
     timings: Vec<(String, Duration)>,
 }
 
-/// What came of a call.
+/// The result of a call.
 struct Answer {
     text: String,
     structured: Value,
@@ -110,7 +110,7 @@ impl Answer {
 }
 
 impl Demo {
-    /// Calls a tool and shows what it is called with, what comes of it and how long it takes.
+    /// Calls a tool and shows its arguments, its result and its duration.
     async fn call(
         &mut self,
         what: &str,
@@ -143,7 +143,7 @@ impl Demo {
         Ok(answer)
     }
 
-    /// Runs a command that has to work.
+    /// Runs a command that must succeed.
     async fn exec(&mut self, what: &str, arguments: Value) -> anyhow::Result<Answer> {
         let answer = self.call(what, "exec", arguments).await?;
         ensure!(
@@ -154,7 +154,7 @@ impl Demo {
         Ok(answer)
     }
 
-    /// Calls another tool that has to work.
+    /// Calls another tool, which must succeed.
     async fn done(
         &mut self,
         what: &str,
@@ -389,7 +389,7 @@ async fn session(style: Style, workspace: &Path, log: &Path) -> anyhow::Result<(
         if went.is_ok() {
             went = rebooting(&mut demo).await;
         }
-        // Whatever happened, nothing is left in the user's store of snapshots.
+        // Also after an error, no snapshot is left in the user's store.
         style.title("Tidy up");
         let delete = json!({"action": "delete", "name": "good"});
         let deleted = demo.done("delete the snapshot", "snapshot", delete).await;

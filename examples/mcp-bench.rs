@@ -1,5 +1,5 @@
-//! What the MCP server itself costs: calls of a tool that does nothing, over stdio and HTTP, against a bare server of
-//! the same library in the same run; memory after many calls; how soon it ends when its client has left.
+//! Measures the cost of the MCP server itself: calls of a tool that does nothing, over stdio and HTTP, compared with a
+//! minimal server of the same library in the same run; memory after many calls; the time to end after a disconnect.
 //!
 //! `cargo run --release --example mcp-bench [CALLS]`; the last figure needs the image `minimal`.
 
@@ -24,7 +24,7 @@ use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, Stream
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt as _};
 use serde_json::{Value, json};
 
-/// The library's server with one tool, which gives what ours gives.
+/// The library's server with one tool, which returns the same result as Snowglobe's.
 #[derive(Clone)]
 struct Bare;
 
@@ -73,7 +73,7 @@ async fn bare(kind: &str) -> anyhow::Result<()> {
     );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     eprintln!("serving MCP at http://{}/mcp", listener.local_addr()?);
-    // Without it every call takes 40 ms, which would flatter ours.
+    // Without it every call takes 40 ms, which would favour Snowglobe.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     axum::serve(listener, axum::Router::new().nest_service("/mcp", service)).await?;
     Ok(())
@@ -88,7 +88,7 @@ fn program() -> anyhow::Result<PathBuf> {
     Ok(beside.join("snowglobe"))
 }
 
-/// The command of one of the two servers.
+/// The command that starts one of the two servers.
 fn command(ours: bool, kind: &str, dir: &tempfile::TempDir) -> anyhow::Result<Command> {
     if !ours {
         let mut command = Command::new(std::env::current_exe()?);
@@ -189,7 +189,7 @@ impl Piped {
         Ok(Times(times))
     }
 
-    /// Calls a second with 32 of them under way.
+    /// Calls per second with 32 calls in progress.
     fn crowded(&mut self, calls: usize) -> anyhow::Result<f64> {
         let began = Instant::now();
         for start in (0..calls).step_by(32) {
@@ -215,7 +215,7 @@ impl Piped {
     }
 }
 
-/// One connection that is kept.
+/// A persistent connection.
 struct Http {
     child: Child,
     stream: BufReader<TcpStream>,
@@ -327,7 +327,7 @@ impl Http {
             let answer = self.ask(&message, modern)?;
             times.push(began.elapsed());
             anyhow::ensure!(answer.contains("there are no jobs"), "it answered {answer}");
-            // Ours names the sandbox it made; the next calls are to use it.
+            // Snowglobe names the sandbox it made; the next calls must use it.
             if let Some(start) = answer.find("sb-").filter(|_| modern && handle.is_none()) {
                 handle = Some(answer[start..start + 35].into());
             }
@@ -343,7 +343,7 @@ impl Drop for Http {
     }
 }
 
-/// How long it takes from the end of the client to the end of the server, while a command runs.
+/// The time from the end of the client to the end of the server, while a command runs.
 fn end(dir: &tempfile::TempDir) -> anyhow::Result<Duration> {
     let mut client = Piped::start(true, dir)?;
     let exec = |id: usize, command: &str| {

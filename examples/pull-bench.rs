@@ -1,9 +1,9 @@
-//! The figures of images: from a registry to the first prompt, cached and not, beside `skopeo copy` and `umoci unpack`
-//! of the same image in the same run; and what one more VM takes on the disk.
+//! Measures images: the time from a registry to the first prompt, with and without a cache, compared with `skopeo copy`
+//! and `umoci unpack` of the same image in the same run; and the disk space of one more VM.
 //!
 //!     cargo run --release --example pull-bench
 //!
-//! Needs root, for umoci's sake, and what `.ci/setup` installs.
+//! Needs root, because of umoci, and the packages that `.ci/setup` installs.
 #![allow(clippy::print_stdout, reason = "figures are for standard output")]
 #![allow(unreachable_pub, dead_code, reason = "shares modules with the tests")]
 
@@ -36,7 +36,7 @@ use home::tool;
 use layout::{Packed, noise};
 use registry::{Registry, Wish};
 
-/// How often each is measured; the best is shown, which a busy machine disturbs least.
+/// The number of measurements. The best is shown, since a busy machine affects it least.
 const ROUNDS: usize = 3;
 
 struct Bench {
@@ -96,7 +96,7 @@ fn best(mut work: impl FnMut() -> Duration) -> String {
     format!("{:>8.2} s", best.as_secs_f64())
 }
 
-/// Files of all sizes, half of whose content compresses.
+/// Files of all sizes; half of their content is compressible.
 fn userland(megabytes: usize) -> Vec<(Vec<u8>, Packed)> {
     let mut layers = vec![(layout::busybox(), Packed::Gzip)];
     for layer in 0..5usize {
@@ -208,7 +208,7 @@ fn main() {
     }
 }
 
-/// What each of three VMs beside each other adds.
+/// The disk space that each of three VMs in parallel adds.
 fn extra(bench: &Bench, data: &str, image: &str) {
     let dir = PathBuf::from(bench.path(data));
     let before = disk_use(&dir);
