@@ -1,4 +1,4 @@
-//! Any file or layout is an image or an error, whatever it claims, and nothing outside of it is read.
+//! Any file or layout is read as an image or gives an error; no file outside it is read.
 
 use std::fs;
 use std::io;
@@ -15,10 +15,10 @@ use tempfile::TempDir;
 use crate::image::{Image, Packing};
 use crate::tree;
 
-/// What lies beside the image.
+/// A file beside the image, which must not be read.
 const SECRET: &[u8] = b"what lies outside";
 
-/// Reads what it would unpack, then refuses it: no VM is started here.
+/// Reads the layers that a VM would unpack, then fails: this target starts no VM.
 struct Refuses;
 
 impl Unpacker for Refuses {
@@ -43,7 +43,7 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
         .expect("a runtime can be made")
 });
 
-/// A store, used for many plays, since it takes longer to make than to play.
+/// An image store for many inputs, since making it takes longer than one input.
 struct Place {
     dir: TempDir,
     store: ImageStore,
@@ -52,7 +52,7 @@ struct Place {
 
 static PLACE: Mutex<Option<Place>> = Mutex::new(None);
 
-/// After so many plays there is a new store.
+/// The number of inputs after which a new store is made.
 const PLAYS: u32 = 200;
 
 impl Place {
@@ -69,7 +69,7 @@ impl Place {
     }
 }
 
-/// The first byte says what it is taken for, the second how it is compressed.
+/// The first byte selects the image's format, the second its compression.
 pub(crate) fn play(bytes: &[u8]) {
     let [kind, packing, rest @ ..] = bytes else {
         return;

@@ -1,5 +1,5 @@
-//! Any text of a project's is a configuration or an error; and what counts of it without a person's consent stays
-//! within the user's bounds.
+//! Any text in a project's file is a configuration or an error; settings that apply without consent stay within the
+//! user's bounds.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Any message of a guest's kernel to the server of a share ends in an answer or an error, and touches nothing outside.
+//! Any message of a guest's kernel to a share's server gives an answer or an error, and touches no file outside the share.
 
 use std::fs::{self, File};
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::tree;
 
-// As the share's process has them.
+// The settings of the share's process.
 #[path = "../../runner/src/share/config.rs"]
 mod config;
 #[path = "../../runner/src/share/guard.rs"]
@@ -24,7 +24,7 @@ mod guard;
 struct Message {
     operation: u8,
     node: Node,
-    /// Where the header lies about its length.
+    /// A false length in the header.
     length: Option<u32>,
     body: Vec<Piece>,
     room: u16,
@@ -68,7 +68,7 @@ impl Piece {
     }
 }
 
-/// Where the parts of the queue lie in the guest's memory.
+/// The addresses of the queue's parts in the guest's memory.
 const DESCRIPTORS: u32 = 0x1000;
 const AVAILABLE: u32 = 0x2000;
 const USED: u32 = 0x3000;
@@ -78,11 +78,11 @@ const REPLY: u64 = 0x8_0000;
 /// The longest body.
 const LONGEST: usize = 0x1_0000;
 
-/// Descriptors go on, and the server writes to them.
+/// Descriptor flags: there is a next one; the server writes to it.
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 
-/// The operation that greets.
+/// The operation that starts a FUSE session.
 const INIT: u32 = 26;
 
 type Memory = GuestMemoryMmap<BitmapMmapRegion>;
@@ -96,7 +96,7 @@ fn put(bytes: &[u8], at: u64) {
         .expect("it is there");
 }
 
-/// A chain of a request and room for its answer.
+/// A descriptor chain: a request and room for its answer.
 fn chain(request: u32, room: u32) -> DescriptorChain<&'static Memory> {
     let mut table = Vec::new();
     let parts = [(REQUEST, request, NEXT, 1_u16), (REPLY, room, WRITE, 0)];
@@ -107,7 +107,7 @@ fn chain(request: u32, room: u32) -> DescriptorChain<&'static Memory> {
         table.extend_from_slice(&next.to_le_bytes());
     }
     put(&table, DESCRIPTORS.into());
-    // One chain is available, whose first descriptor is the first.
+    // One chain is available; it starts at the first descriptor.
     put(&[0, 0, 1, 0, 0, 0], AVAILABLE.into());
     let mut queue = Queue::new(2).expect("a queue can be made");
     queue.set_size(2);
@@ -157,7 +157,7 @@ fn send(server: &Server<guard::Guard>, message: &Message) {
         Node::Known(number) => u64::from(number % 8),
         Node::Any(number) => number,
     };
-    // Operations, and some beyond them.
+    // Valid operations, and some numbers above them.
     let operation = u32::from(message.operation % 56);
     ask(server, operation, node, message.length, &body, message.room);
 }

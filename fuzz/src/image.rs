@@ -1,4 +1,4 @@
-//! Saved images that are made up: parts whose digests hold, but where they are to lie.
+//! Generated saved images: digests of parts are correct, except where a part is meant to be wrong.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::tree::{self, Entry};
 
-/// How something is compressed.
+/// A compression.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub(crate) enum Packing {
     Plain,
@@ -63,7 +63,7 @@ pub(crate) struct Image {
     oci: bool,
     tag: Option<String>,
     kind: Option<String>,
-    /// Odd things that lie where parts would.
+    /// Unusual files in the places of parts.
     tricks: Vec<(u8, Trick)>,
 }
 
@@ -76,7 +76,7 @@ struct Layer {
     kind: Option<String>,
 }
 
-/// What is said of a part.
+/// The description of a part.
 #[derive(Arbitrary, Debug)]
 enum Lie {
     No,
@@ -94,7 +94,7 @@ struct Config {
     user: Option<String>,
     workdir: Option<String>,
     entrypoint: Option<Vec<String>>,
-    /// Another text in its place.
+    /// Another text in place of the description.
     text: Option<String>,
 }
 
@@ -125,7 +125,7 @@ fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// Adds a blob; gives what describes it.
+/// Adds a blob; returns its descriptor.
 fn blob(parts: &mut Parts, bytes: Vec<u8>, kind: &str, lie: &Lie) -> Value {
     let hex = digest(&bytes);
     let mut described =
@@ -147,7 +147,7 @@ fn name_of(described: &Value) -> String {
 }
 
 impl Image {
-    /// Its parts.
+    /// The parts of the image.
     fn parts(&self) -> Parts {
         let mut parts = Parts::new();
         let (mut layers, mut diff_ids) = (Vec::new(), Vec::new());
@@ -210,7 +210,7 @@ impl Image {
         json!({"schemaVersion": 2, "manifests": all})
     }
 
-    /// It as an archive.
+    /// The image as an archive.
     pub(crate) fn archive(&self) -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
         for (number, (name, bytes)) in self.parts().into_iter().enumerate() {
@@ -237,7 +237,7 @@ impl Image {
         archive.into_inner().expect("it can be written")
     }
 
-    /// It as a layout, in a new directory.
+    /// The image as a layout, in a new directory.
     pub(crate) fn lay(&self, dir: &Path) {
         fs::create_dir_all(dir.join("blobs/sha256")).expect("there is room");
         for (number, (name, bytes)) in self.parts().into_iter().enumerate() {
@@ -259,7 +259,7 @@ impl Image {
                     rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).map_err(Into::into)
                 }
             };
-            // Where two parts are the same, a directory may be there.
+            // If two parts have one name, the directory may already exist.
             let _ = made;
         }
     }

@@ -1,4 +1,4 @@
-//! Layers of any kind, as a building guest takes them, end in a result and touch nothing outside the root.
+//! Any layers, unpacked as in a building guest, give a result and touch no file outside the root.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The guest at the other end of the link, whatever it says: the host gets an answer or an error, in bounded memory,
-//! and a request never brings more than it asked for.
+//! A guest sends anything over the link: the host gets an answer or an error, in bounded memory, and an answer is never
+//! larger than its request allows.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -17,10 +17,10 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufRead
 #[path = "../../tests/integration/hostile/server.rs"]
 mod server;
 
-/// What may come beside what a request asks for.
+/// The bytes that an answer may have beyond the requested size.
 const BESIDE: usize = 64 << 10;
 
-/// How long a play takes at most. A guest that waits is no finding here: its deadlines are longer than that.
+/// The time limit of one input. A guest that waits is no finding: the host's deadlines are longer than this limit.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 #[derive(Arbitrary, Debug)]
@@ -29,7 +29,7 @@ struct Play {
     guest: Guests,
 }
 
-/// What the host asks for.
+/// The host's request.
 #[derive(Arbitrary, Debug)]
 enum Ask {
     Bytes(u16),
@@ -44,7 +44,7 @@ enum Ask {
 enum Guests {
     /// Bytes before and after the line that begins the link.
     Raw { before: Vec<u8>, after: Vec<u8> },
-    /// An SSH server that does as it pleases.
+    /// An SSH server with arbitrary behaviour.
     Server(Vec<Act>),
 }
 
@@ -121,7 +121,7 @@ async fn ask(stream: DuplexStream, ask: &Ask) -> Option<()> {
     Some(())
 }
 
-/// Takes what a stream brings.
+/// Collects the data of a stream.
 async fn take(stream: impl AsyncRead + Unpin) -> Option<()> {
     let mut stream = stream.take(1 << 20);
     tokio::io::copy(&mut stream, &mut tokio::io::sink())
@@ -237,6 +237,6 @@ async fn act(channel: Channel<Msg>, handle: Handle, acts: Vec<Act>) {
             }
         }
     }
-    // Else the host waits, which tells nothing.
+    // Otherwise the host would only wait.
     let _ = channel.close().await;
 }

@@ -1,7 +1,7 @@
-//! Fuzz targets, one a module, in one program: `SNOWGLOBE_FUZZ` names the one that is played.
+//! The fuzz targets in one program, a module for each; `SNOWGLOBE_FUZZ` selects the target.
 //!
-//! Each takes any bytes, calls what reads such in the product, and panics where a promise doesn't hold. Memory and time
-//! have bounds, too; `fuzz/run` says which.
+//! Each target takes any bytes, passes them to the product's code that reads such data, and panics if a promise is
+//! broken. `fuzz/run` has the bounds of memory and time.
 #![no_main]
 
 mod archive;
@@ -23,7 +23,7 @@ use landlock::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// A target: what it is called, and what plays one input.
+/// A target: its name, and the function that runs one input.
 type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: [Target; 7] = [
@@ -47,7 +47,7 @@ static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
 
 fuzz_target!(init: fence(), |bytes: &[u8]| TARGET(bytes));
 
-/// Whatever a target gets wrong, it changes files only where it plays and where the fuzzer keeps inputs: root may run it.
+/// A faulty target can change only its own files and the fuzzer's inputs, so root may run it.
 fn fence() {
     let own = std::env::var_os("SNOWGLOBE_FUZZ_OUT").unwrap_or_else(|| "target/fuzz".into());
     let temporary = std::env::temp_dir();
@@ -63,12 +63,12 @@ fn fence() {
     }
 }
 
-/// What the bytes stand for, where they stand for one.
+/// The value that the bytes generate, if they generate one.
 fn made<T: for<'a> Arbitrary<'a>>(bytes: &[u8]) -> Option<T> {
     T::arbitrary_take_rest(Unstructured::new(bytes)).ok()
 }
 
-/// An error's message is no longer than what was read explains, each character of it escaped twice.
+/// Checks that an error's message is no longer than the input with each character escaped twice.
 fn check_message(error: &(dyn std::error::Error + 'static), read: usize) {
     let said = snowglobe::describe(error);
     assert!(

@@ -1,4 +1,4 @@
-//! Any text is a reference or an error; what a reference says of itself means the same again.
+//! Any text is a reference or an error; the printed form of a reference is read as the same reference.
 
 use snowglobe::image::ImageRef;
 

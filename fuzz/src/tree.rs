@@ -1,14 +1,14 @@
-//! Tar archives: bytes as they are, bytes whose checksums are made to hold, or entries that are made up.
+//! Tar archives: raw bytes, bytes with corrected checksums, or generated entries.
 
 use arbitrary::Arbitrary;
 use tempfile::TempDir;
 
 const BLOCK: usize = 512;
 
-/// Where targets play: in memory.
+/// The directory for the targets' files: in memory.
 pub(crate) const PLACE: &str = "/dev/shm";
 
-/// A directory of one play's own.
+/// A directory for one input.
 pub(crate) fn directory() -> TempDir {
     tempfile::Builder::new()
         .prefix("snowglobe-fuzz-")
@@ -16,7 +16,7 @@ pub(crate) fn directory() -> TempDir {
         .expect("there is room")
 }
 
-/// The archives that the bytes stand for, to be taken one after the other.
+/// The archives that the bytes generate, to be unpacked in order.
 pub(crate) fn archives(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
     let (kind, rest) = bytes.split_first()?;
     Some(match kind % 3 {
@@ -29,7 +29,7 @@ pub(crate) fn archives(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
     })
 }
 
-/// The archive with a true checksum in each header.
+/// The archive with a correct checksum in each header.
 fn mended(mut archive: Vec<u8>) -> Vec<u8> {
     let mut at = 0;
     while let Some(block) = archive.get_mut(at..at + BLOCK) {
@@ -68,12 +68,12 @@ pub(crate) struct Entry {
     mode: u16,
     owner: u16,
     data: Vec<u8>,
-    /// What the header claims beyond the data that is there.
+    /// The size that the header claims beyond the real data.
     claimed: Option<u64>,
     pax: Vec<(u8, Vec<u8>)>,
 }
 
-/// Few names, so that entries meet.
+/// Few names, so that entries collide.
 #[derive(Arbitrary, Debug)]
 enum Part {
     A,

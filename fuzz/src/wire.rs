@@ -1,5 +1,5 @@
-//! Whatever comes over the link, or from the runner, is a message or an error; and a message means the same once it is
-//! written again.
+//! Any bytes from the link or the runner are a message or an error; a message that was read and written again means the
+//! same.
 
 use serde::{Serialize, de::DeserializeOwned};
 use snowglobe_init::boot::BootConfig;
@@ -7,7 +7,7 @@ use snowglobe_init::headers;
 use snowglobe_init::wire::{DirEntry, FoundLine, Report, Request, WireError};
 use snowglobe_runner::{Command, Event, VmSpec};
 
-/// The message that the bytes are, if they are one.
+/// The message in the bytes, if there is one.
 fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let message = serde_json::from_slice::<T>(bytes).ok()?;
     let written = serde_json::to_value(&message).expect("it can be written");
@@ -21,7 +21,7 @@ fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 
 pub(crate) fn play(bytes: &[u8]) {
     if let Some(Request::Exec(request)) = read(bytes) {
-        // However long a command may take, that can be waited for.
+        // Every time limit of a command must be a valid wait.
         let _ = snowglobe::guest::patience(&request);
     }
     read::<Report>(bytes);

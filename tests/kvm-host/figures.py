@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The figures of the engines on one emulated host: krun, qemu on KVM, and beside them microsandbox, where that is
+"""Measures the engines on one emulated host: krun, qemu on KVM, and microsandbox if it is
 installed (PyPI package `microsandbox`, in PYTHONPATH). Run in the emulated host:
 
     tests/kvm-host/run --limit 900 python3 tests/kvm-host/figures.py target/release/snowglobe
 
-Everything is measured in one run, since machines are noisy; the ratios are what to look at.
+Everything is measured in one run, since machines are noisy; compare the ratios.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes a copy of a qemu-system-x86_64 without a flaw in its emulation of AMD's virtualization.
+"""Writes a copy of qemu-system-x86_64 that lacks one flaw in the emulation of AMD's virtualization.
 
 usage: mend.py PROGRAM COPY
 
