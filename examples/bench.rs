@@ -4,7 +4,7 @@
 //! ```console
 //! $ make bench
 //! ```
-#![allow(clippy::print_stdout, reason = "what it does is for a person to read")]
+#![allow(clippy::print_stdout, reason = "a person reads its output")]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

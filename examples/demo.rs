@@ -7,7 +7,7 @@
 //! It is also an end-to-end check: an unexpected result ends it with a message and exit code 1. The
 //! workspace is a fresh temporary directory. `SNOWGLOBE_*` is passed on, except for variables that would change the
 //! workspace or the sandbox. An argument names another `mcp.json`.
-#![allow(clippy::print_stdout, reason = "what it does is for a person to read")]
+#![allow(clippy::print_stdout, reason = "a person reads its output")]
 
 #[path = "demo/show.rs"]
 mod show;

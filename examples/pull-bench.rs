@@ -4,7 +4,7 @@
 //!     cargo run --release --example pull-bench
 //!
 //! Needs root, because of umoci, and the packages that `.ci/setup` installs.
-#![allow(clippy::print_stdout, reason = "figures are for standard output")]
+#![allow(clippy::print_stdout, reason = "the figures are the output")]
 #![allow(unreachable_pub, dead_code, reason = "shares modules with the tests")]
 
 #[path = "../tests/integration/images/layout.rs"]

@@ -4,7 +4,7 @@
 //! hangs or does not start fails the test with the last lines of its console.
 #![allow(
     clippy::print_stdout,
-    reason = "what a host said tells why a test failed"
+    reason = "the host's output explains a failed test"
 )]
 
 use std::path::{Path, PathBuf};

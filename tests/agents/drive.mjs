@@ -1,6 +1,5 @@
-// A scripted model, and an agent that talks to it. The model makes the calls it is told to, one after the other, and
-// is done. Prints the tools it was offered, the conversation as the agent sent it at last, and what the agent said, as
-// one JSON line.
+// A scripted model, and an agent that talks to it. The model makes the given calls in order, then ends. Prints one JSON
+// line: the tools that the model was offered, the conversation as the agent last sent it, and the agent's output.
 
 import http from "node:http";
 import { spawn } from "node:child_process";

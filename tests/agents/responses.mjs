@@ -1,4 +1,4 @@
-// The Responses protocol as Codex speaks it: tools of an MCP server come in a namespace, which aimock does not know.
+// The Responses protocol as Codex uses it: an MCP server's tools are in a namespace, which aimock does not support.
 
 import http from "node:http";
 
@@ -8,8 +8,8 @@ const read = async (request) => {
   return JSON.parse(Buffer.concat(pieces));
 };
 
-// Starts a model that makes these calls one after the other; tells `saw` the tools, and `keep` each request. Answers
-// its address.
+// Starts a model that makes these calls in order; passes the tools to `saw`, and each request to `keep`. Returns its
+// address.
 export const start = async (saw, calls, keep) => {
   const server = http.createServer(async (request, answer) => {
     const asked = await read(request);

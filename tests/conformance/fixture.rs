@@ -2,7 +2,7 @@
 //! tools: the library's protocol, and [`snowglobe::mcp`]'s HTTP with its checks.
 #![expect(
     deprecated,
-    reason = "the suite tests what 2025-11-25 has and 2026-07-28 has not"
+    reason = "the suite tests features of 2025-11-25 that 2026-07-28 removed"
 )]
 
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //! done completely or not at all. No process stays, and after one call reported the loss the next call works.
 //!
 //! `make chaos` does a thousand rounds; SNOWGLOBE_CHAOS_SEED repeats one run's choices.
-#![allow(clippy::print_stdout, reason = "what was done tells why a test failed")]
+#![allow(clippy::print_stdout, reason = "the operations explain a failed test")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

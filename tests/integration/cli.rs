@@ -337,7 +337,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone
                 "{arguments:?}: {said}"
             );
         }
-        assert!(listener.accept().is_err(), "somebody talked to it");
+        assert!(listener.accept().is_err(), "a client connected to it");
         std::fs::remove_dir_all(&instance).unwrap();
     }
     // In the user's own directory, an entry whose name is no id is no instance.

@@ -2,7 +2,7 @@
 //! the power goes, the second checks which survived. Only data that was written out to the disk survives.
 #![allow(
     clippy::print_stdout,
-    reason = "what was saved is told to who cuts the power"
+    reason = "the process that cuts the power reads the saved names"
 )]
 
 use std::time::Duration;
