@@ -1,4 +1,4 @@
-//! Whether a spec can be run, found out before anything is started.
+//! Checks a spec before anything is started.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,19 +10,19 @@ use snowglobe_runner::{Disk, Engine, Share, VmSpec};
 use crate::error::StartError;
 use crate::share::STAGE as SHARE_STAGE;
 
-/// As many processors as the guest kernel knows.
+/// The guest kernel's maximum.
 const MAX_CPUS: u32 = 64;
 
-/// Less does not hold the kernel and init.
+/// The kernel and init need this much.
 const MIN_MEMORY_MIB: u32 = 128;
 
-/// A virtio-fs tag's length, by its specification.
+/// The maximum length of a tag in the virtio-fs specification.
 const MAX_TAG: usize = 36;
 
 /// The kernel's command line holds 2048 bytes, of which the machine needs some for its devices.
 const MAX_KERNEL_ARGS: usize = 1200;
 
-/// The machine has 7 places for devices, of which a serial port, random numbers and memory ballooning take three.
+/// The machine has 7 device slots; the serial port, the random number generator and the balloon take three.
 const MAX_DISKS_AND_SHARES: usize = 4;
 
 type Checked = Result<(), StartError>;
@@ -31,15 +31,15 @@ fn refuse(message: impl Into<String>) -> Checked {
     Err(StartError::new("spec", message))
 }
 
-/// Checks what the spec says, given how many descriptors were handed on. Pure.
-pub(crate) fn words(spec: &VmSpec, handed_on: usize) -> Checked {
+/// Checks the values of a spec; `passed` is the number of descriptors that the parent passed on. Pure.
+pub(crate) fn words(spec: &VmSpec, passed: usize) -> Checked {
     numbers(spec)?;
-    descriptors(spec, handed_on)?;
+    descriptors(spec, passed)?;
     names(spec)?;
     paths(spec)
 }
 
-/// Checks that what a spec names is there.
+/// Checks that the spec's files exist and can be used.
 pub(crate) fn files(spec: &VmSpec) -> Checked {
     kernel(&spec.kernel)?;
     readable("initramfs", &spec.initramfs)?;
@@ -48,19 +48,19 @@ pub(crate) fn files(spec: &VmSpec) -> Checked {
     match &spec.engine {
         Engine::Qemu { .. } if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
             "qemu",
-            "only x86-64 guests are built so far, and this host is of another kind",
+            "only x86-64 guests are built so far, and this host has another processor architecture",
         )),
         Engine::Krun if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
             "krun",
-            "only x86-64 guests are built so far, and this host is of another kind",
+            "only x86-64 guests are built so far, and this host has another processor architecture",
         )),
         Engine::Qemu { .. } | Engine::Krun => Ok(()),
     }
 }
 
-/// Checks that what the VM stands on is the user's own, so that nobody else can exchange it meanwhile; what is only
-/// read may be root's. What isn't there is not refused here. Shares are no part of this: a guest can do to them no more
-/// than the user may.
+/// Checks that the VM's files belong to the user, so that no other user can replace them meanwhile; read-only files may
+/// belong to root. A missing file is no error here. Shares are not checked: a guest can do to them only what the user
+/// may.
 pub(crate) fn owners(spec: &VmSpec) -> Checked {
     let directory = |path: &Path| path.parent().map(Path::to_owned);
     let written = spec.disks.iter().filter(|disk| !disk.read_only);
@@ -95,7 +95,7 @@ fn owner(what: &str, path: &Path, or_root: bool) -> Checked {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // Whose it is can't be told, which is not that it isn't there.
+        // Its owner is unknown: it may exist.
         Err(error) => return refuse(format!("{what} is {}: {error}", path.display())),
     };
     let us = rustix::process::geteuid().as_raw();
@@ -103,7 +103,7 @@ fn owner(what: &str, path: &Path, or_root: bool) -> Checked {
         return Ok(());
     }
     refuse(format!(
-        "{what} is {}, which belongs to user {} and not to user {us}, who runs this; \
+        "{what} is {}, which belongs to user {} and not to user {us}, who runs the VM; \
          use a file of your own, or chown it",
         path.display(),
         metadata.uid()
@@ -133,11 +133,11 @@ fn numbers(spec: &VmSpec) -> Checked {
 }
 
 /// The descriptors. Pure.
-fn descriptors(spec: &VmSpec, handed_on: usize) -> Checked {
+fn descriptors(spec: &VmSpec, passed: usize) -> Checked {
     let mut opened = spec.shares.iter().filter_map(|share| share.opened);
-    match opened.find(|opened| *opened >= handed_on) {
+    match opened.find(|opened| *opened >= passed) {
         Some(opened) => refuse(format!(
-            "a share is descriptor {opened} of those that were handed on, and {handed_on} were"
+            "a share is descriptor {opened} of those that the parent passed on, and it passed on {passed}"
         )),
         None => Ok(()),
     }
@@ -277,7 +277,7 @@ fn disk(disk: &Disk) -> Checked {
 fn share(share: &Share) -> Checked {
     let path = share.path.display();
     if share.opened.is_some() {
-        // It is what it is, wherever its path leads by now.
+        // The descriptor is used, whatever its path leads to now.
         return Ok(());
     }
     match std::fs::metadata(&share.path) {

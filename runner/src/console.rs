@@ -7,22 +7,22 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// How many lines are kept in memory.
+/// The number of lines kept in memory.
 const LINES: usize = 200;
 
-/// How many bytes of a line are kept.
+/// The number of bytes kept of a line.
 const LINE_BYTES: usize = 1000;
 
-/// How long the log file may grow; then its newer half is kept.
+/// The size of the log file at which its older half is removed.
 const LOG_BYTES: u64 = 1 << 20;
 
 /// The most pieces that are read of one stream before the others.
 const PIECES: usize = 16;
 
-/// How the kernel begins its last words.
+/// The start of the kernel's panic message.
 const PANIC: &str = "Kernel panic - not syncing: ";
 
-/// The last lines of a stream of bytes. Control characters are dropped: the lines end up on terminals.
+/// The last lines of a stream, without control characters, since terminals show them.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     done: VecDeque<String>,
@@ -31,7 +31,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Takes in more bytes.
+    /// Adds bytes.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
@@ -55,7 +55,7 @@ impl Lines {
         self.done.push_back(line);
     }
 
-    /// The last `count` lines, oldest first; an unfinished one counts too.
+    /// The last `count` lines, oldest first, including an unfinished one.
     pub(crate) fn last(&self, count: usize) -> Vec<String> {
         let unfinished = Some(clean(&self.current)).filter(|line| !line.is_empty());
         let all = self.done.len() + usize::from(unfinished.is_some());
@@ -88,7 +88,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Makes the file anew.
+    /// Creates the file, or empties it.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let file = File::options()
             .read(true)
@@ -100,7 +100,7 @@ impl Log {
         Ok(Self { file, length: 0 })
     }
 
-    /// Adds to the end.
+    /// Appends bytes.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.length + bytes.len() as u64 > LOG_BYTES {
             self.halve()?;

@@ -1,9 +1,8 @@
-//! What `snowglobe-runner` is told and what it answers.
+//! The protocol of `snowglobe-runner`.
 //!
-//! The runner is one process per VM. On standard input it takes one [`VmSpec`] as a line of JSON, then
-//! [`Command`]s, a line each; on standard output it writes [`Event`]s, a line each. When its standard
-//! input ends (the parent is gone, however it went) it kills the VM, removes what the spec lists in
-//! [`VmSpec::remove`] and exits.
+//! The runner is one process for each VM. On standard input it reads one [`VmSpec`] as a line of JSON, then
+//! [`Command`]s, a line each; on standard output it writes [`Event`]s, a line each. When its standard input ends (the
+//! parent has ended), it kills the VM, removes the files in [`VmSpec::remove`] and exits.
 
 pub mod socket;
 
@@ -11,8 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The argument, up to a number, that tells the runner how many descriptors it is handed on, from 3 on. Without it there
-/// are none.
+/// The runner's argument for the number of descriptors that it inherits, from 3 on. Without it there are none.
 pub const DESCRIPTORS: &str = "--descriptors=";
 
 /// Everything needed to start one VM.
@@ -23,7 +21,7 @@ pub struct VmSpec {
     pub name: String,
     /// Which engine runs it, and how.
     pub engine: Engine,
-    /// What to do where a fence can't be had.
+    /// Whether all fences are required.
     #[serde(default)]
     pub isolation: Isolation,
     /// Virtual processors, from 1.
@@ -34,7 +32,7 @@ pub struct VmSpec {
     pub kernel: PathBuf,
     /// The initramfs, a cpio archive (or several, joined).
     pub initramfs: PathBuf,
-    /// More kernel arguments, after the engine's own.
+    /// Kernel arguments that follow the engine's own.
     pub kernel_args: Vec<String>,
     /// The disks, in order: the first is `/dev/vda`.
     pub disks: Vec<Disk>,
@@ -42,19 +40,19 @@ pub struct VmSpec {
     pub shares: Vec<Share>,
     /// The unix socket on which the runner listens for the guest link: one connection at a time.
     pub link_socket: PathBuf,
-    /// The name of the virtio-serial port behind it (engines with virtio-serial).
+    /// The name of its virtio-serial port (engines with virtio-serial).
     pub link_name: String,
-    /// The vsock port behind it (engines with vsock).
+    /// Its vsock port (engines with vsock).
     pub link_port: u32,
     /// The file that receives the guest's console.
     pub console_log: PathBuf,
-    /// How large a disk's file may grow before the VM is ended; absent: as large as its disk. With krun the first disk's
-    /// file is looked at ten times a second, and may outgrow it by what the guest writes meanwhile.
+    /// The maximum size of a disk's file, at which the VM is ended; absent: the size of the disk. With krun the first
+    /// disk's file is checked up to ten times a second, and may exceed the bound by what the guest writes in between.
     #[serde(default)]
     pub max_layer_bytes: Option<u64>,
-    /// Files and directories to remove, with all they hold, when the VM has ended.
+    /// Files and directories (with their contents) to remove when the VM has ended.
     pub remove: Vec<PathBuf>,
-    /// What else to remove when the parent vanished: standard input ended with no [`Action::Stop`] before.
+    /// More of these, to remove only if the parent has ended: standard input ended without an [`Action::Stop`].
     #[serde(default)]
     pub remove_if_orphaned: Vec<PathBuf>,
 }
@@ -67,7 +65,7 @@ pub enum Engine {
     Qemu {
         /// The program.
         binary: PathBuf,
-        /// What executes the guest's instructions; decided beforehand, never left to qemu.
+        /// What executes the guest's instructions; qemu never chooses it.
         accel: Accel,
     },
     /// libkrun, in a process of the runner's own. It needs KVM.
@@ -82,32 +80,32 @@ pub enum Accel {
     Kvm,
     /// macOS's hardware virtualization.
     Hvf,
-    /// Translation: works everywhere, slower.
+    /// Translation: slower, but works everywhere.
     Tcg,
 }
 
-/// What to do where a fence around the VM's processes can't be had.
+/// Whether a VM starts where a fence around its processes does not hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
-    /// The VM is not started.
+    /// It does not start.
     Require,
-    /// It runs behind those that hold, and [`Event::Started`] names the others.
+    /// It starts, and [`Event::Started`] names the missing fences.
     #[default]
     Best,
 }
 
-/// A fence around a VM's processes, as it was tried on this host.
+/// The test of a fence around a VM's processes on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
-    /// What it is called.
+    /// The name of the fence.
     pub fence: String,
-    /// Why it does not hold; nothing where it does.
+    /// Why it does not hold; `None` where it does.
     pub lack: Option<String>,
 }
 
-/// The argument by which the runner tries each fence on this host: it prints a [`Trial`] each, a line of JSON.
+/// The argument with which the runner tests each fence on this host: it prints a [`Trial`] for each, a line of JSON.
 pub const TRY_FENCES: &str = "--try-fences";
 
 /// One disk.
@@ -120,7 +118,7 @@ pub struct Disk {
     pub format: DiskFormat,
     /// Whether the guest may only read it.
     pub read_only: bool,
-    /// The files beneath it, where its format has such: all of them, for whoever has to be let to read them.
+    /// All its backing files, which the engine must be allowed to read.
     #[serde(default)]
     pub backing: Vec<PathBuf>,
 }
@@ -129,7 +127,7 @@ pub struct Disk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskFormat {
-    /// Bytes as they are.
+    /// The plain bytes of the disk.
     Raw,
     /// QEMU's copy-on-write format; backing files are followed.
     Qcow2,
@@ -143,15 +141,15 @@ pub struct Share {
     pub tag: String,
     /// The host directory.
     pub path: PathBuf,
-    /// Which of the descriptors handed on to the runner ([`DESCRIPTORS`]) it is; absent: its path is looked up.
+    /// Its index in the descriptors that the runner inherits ([`DESCRIPTORS`]); absent: its path is opened.
     #[serde(default)]
     pub opened: Option<usize>,
-    /// The uid and gid in the guest that everything in it seems to belong to. On the host, what the guest makes
-    /// belongs to whoever runs the runner.
+    /// The uid and gid of all its files in the guest. On the host, files that the guest makes belong to the runner's
+    /// user.
     pub guest_id: u32,
 }
 
-/// What a running runner can be told.
+/// A command to a runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
@@ -161,32 +159,32 @@ pub struct Command {
     pub action: Action,
 }
 
-/// What to do.
+/// An action of a runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
-    /// Freeze the first disk as it is; what the guest holds back must have been flushed. `layer` is a file to make for
-    /// that, a qcow2 layer, and [`Answer::Frozen`] says which one it is in the end: an engine that can puts it on
-    /// the newest one and freezes that (then in [`VmSpec::remove`] it takes the place of the frozen one); another
-    /// copies the newest one to it. The frozen one belongs to whoever asked.
+    /// Freeze the first disk; the guest must have flushed its writes. `layer` is a qcow2 file to make for that. An engine
+    /// either adds it on top of the newest layer and freezes the latter (`layer` then replaces it in
+    /// [`VmSpec::remove`]), or copies the newest layer to it. [`Answer::Frozen`] names the frozen layer, which the
+    /// parent then owns.
     FreezeDisk {
         /// The file to make.
         layer: PathBuf,
     },
-    /// The last lines of the console.
+    /// Read the last lines of the console.
     Console {
-        /// How many lines at most.
+        /// The maximum number of lines.
         lines: usize,
     },
-    /// Have the engine's process stand still, whatever it or its guest does.
+    /// Stop the engine's process, without its cooperation.
     Pause,
-    /// Have it go on.
+    /// Let it continue.
     Resume,
-    /// Kill the VM and leave.
+    /// Kill the VM and exit.
     Stop,
 }
 
-/// What the runner says.
+/// A message of the runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -194,29 +192,29 @@ pub enum Event {
     Started {
         /// Its process id.
         pid: u32,
-        /// Which fences around the VM's processes do not hold, and why.
+        /// The fences around the VM's processes that do not hold, and why.
         #[serde(default)]
         lacks: Vec<String>,
     },
-    /// The VM could not be started; the runner leaves.
+    /// The VM did not start; the runner exits.
     Failed {
-        /// Where it got stuck, such as `workspace share` or `qemu`.
+        /// The step that failed, such as `workspace share` or `qemu`.
         stage: String,
-        /// Why.
+        /// Why it failed.
         message: String,
         /// The last lines of the console and of the engine's own messages.
         console: Vec<String>,
     },
-    /// The VM stands still, because the host can't take what it writes. It goes on by itself.
+    /// The VM is stalled: the host can't take what it writes. It continues by itself when there is room.
     Stalled {
-        /// What the host lacks.
+        /// The reason on the host.
         reason: String,
     },
-    /// A VM that was stalled goes on.
+    /// A stalled VM runs again.
     Resumed,
-    /// The VM ended; the runner leaves.
+    /// The VM ended; the runner exits.
     Exited {
-        /// Whether it ended by itself in an orderly way (power off).
+        /// Whether the guest powered off.
         clean: bool,
         /// How it ended, in words.
         reason: String,
@@ -227,12 +225,12 @@ pub enum Event {
     Reply {
         /// The command's id.
         id: u64,
-        /// What came of it.
+        /// Its result, or why it failed.
         result: Result<Answer, String>,
     },
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Answer {
@@ -240,7 +238,7 @@ pub enum Answer {
     Done,
     /// The first disk is frozen.
     Frozen {
-        /// The layer that is written no more.
+        /// The layer that the guest does not write to any more.
         layer: PathBuf,
     },
     /// Lines of the console.

@@ -1,4 +1,4 @@
-//! What a VM leaves behind, and has removed when it ends.
+//! The files that are removed when a VM ends.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub(crate) struct Removal {
 }
 
 impl Removal {
-    /// What to remove in any case, and what else when nobody is left who would.
+    /// Removes `always`, and `if_orphaned` too if the parent has ended.
     pub(crate) fn new(always: &[PathBuf], if_orphaned: &[PathBuf]) -> Self {
         Self {
             always: always.to_vec(),
@@ -21,14 +21,14 @@ impl Removal {
         }
     }
 
-    /// Has `path` removed too.
+    /// Adds a path to `always`.
     pub(crate) fn add(&mut self, path: &Path) {
         if self.keeps(path) {
             self.always.push(path.to_owned());
         }
     }
 
-    /// Has `new` removed in place of `old`, if that was to be.
+    /// Replaces `old` by `new`, if `old` is listed.
     pub(crate) fn replace(&mut self, old: &Path, new: &Path) {
         for path in self.always.iter_mut().chain(&mut self.if_orphaned) {
             if path == old {
@@ -37,12 +37,12 @@ impl Removal {
         }
     }
 
-    /// Whether `path` stays when the VM ends in order.
+    /// Whether `path` stays when the VM ends and the parent runs.
     pub(crate) fn keeps(&self, path: &Path) -> bool {
         !self.always.iter().any(|removed| path.starts_with(removed))
     }
 
-    /// Removes; what can't be is said on standard error.
+    /// Removes the files; warns about each failure.
     pub(crate) fn carry_out(&self, orphaned: bool) {
         let more = if orphaned {
             self.if_orphaned.as_slice()
@@ -57,7 +57,7 @@ impl Removal {
     }
 }
 
-/// Removes a file, or a directory with all it holds, or nothing.
+/// Removes a file, or a directory with its contents; a path that does not exist is fine.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let removed = match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),

@@ -1,4 +1,4 @@
-//! The streams to the parent: lines of JSON in, lines of JSON out, and warnings for a person.
+//! The streams to the parent: lines of JSON in, lines of JSON out, and warnings for the user.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,10 +9,10 @@ use snowglobe_runner::{Action, Answer, Command, Event};
 
 use crate::error::StartError;
 
-/// The longest line taken.
+/// The maximum length of a line.
 const MAX_LINE: usize = 4 << 20;
 
-/// Standard input, read piece by piece so that one can wait for other things meanwhile.
+/// Standard input, read piece by piece: the runner waits for other events too.
 #[derive(Debug, Default)]
 pub(crate) struct Input {
     buffer: Vec<u8>,
@@ -20,7 +20,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Reads once, waiting if there is nothing.
+    /// Reads once; waits for input.
     pub(crate) fn fill(&mut self) -> io::Result<()> {
         let mut piece = [0; 8192];
         match rustix::io::read(rustix::stdio::stdin(), &mut piece) {
@@ -35,18 +35,18 @@ impl Input {
         Ok(())
     }
 
-    /// Takes the next whole line that has come in.
+    /// Removes the next complete line.
     pub(crate) fn line(&mut self) -> Option<Vec<u8>> {
         let end = self.buffer.iter().position(|&byte| byte == b'\n')?;
         Some(self.buffer.drain(..=end).collect())
     }
 
-    /// Whether nothing will come any more.
+    /// Whether standard input has ended.
     pub(crate) fn ended(&self) -> bool {
         self.ended
     }
 
-    /// Whether standard input has ended by now with no order to stop before: the parent is gone. Takes what is left.
+    /// Whether standard input has ended without a command to stop: the parent has ended. Reads the remaining input.
     pub(crate) fn is_orphaned(&mut self) -> bool {
         let now = rustix::event::Timespec::default();
         while !self.ended {
@@ -57,9 +57,9 @@ impl Input {
             }
         }
         while let Some(line) = self.line() {
-            let order = serde_json::from_slice(&line);
+            let command = serde_json::from_slice(&line);
             if matches!(
-                order,
+                command,
                 Ok(Command {
                     action: Action::Stop,
                     ..
@@ -91,7 +91,7 @@ impl AsFd for Input {
     }
 }
 
-/// Tells the parent. A parent that does not listen any more is noticed by standard input.
+/// Sends the parent an event. Errors are ignored: the end of standard input shows that the parent has ended.
 pub(crate) fn say(event: &Event) {
     print(event);
 }
@@ -105,7 +105,7 @@ pub(crate) fn print(message: &impl serde::Serialize) {
     }
 }
 
-/// Warns the person behind the parent, which passes it on. A parent that is gone is no reason to leave anything undone.
+/// Writes a warning for the user to standard error, which the parent passes on. Errors are ignored.
 pub(crate) fn warn(what: std::fmt::Arguments<'_>) {
     let line = format!("snowglobe-runner: warning: {what}\n");
     io::stderr().write_all(line.as_bytes()).ok();

@@ -280,7 +280,7 @@ fn a_vm_stands_still_while_the_hosts_disk_is_full_and_goes_on_with_room() {
         layer: small.0.join("next"),
     });
     let why = frozen.unwrap_err();
-    assert!(why.contains("stands still"), "{why}");
+    assert!(why.contains("is stalled"), "{why}");
     fs::remove_file(&ballast).unwrap();
     assert_eq!(runner.event(), Event::Resumed);
     let (status, said) = guest.answer();

@@ -1,8 +1,8 @@
-//! Whether this host's KVM runs a guest, found out with the smallest one: two tiny programs, a few milliseconds.
+//! Tests whether this host's KVM runs a guest: two tiny programs, a few milliseconds.
 //!
-//! A KVM can be there and accept machines, and yet not run them: where the processor's own virtualization is missing
-//! beneath it, kernels die minutes into their boot. Such a one fails at the first `lock cmpxchg16b` of a kernel, or takes
-//! a hundred times as long for a loop in real mode.
+//! A KVM may accept machines and yet not run them: without the processor's own virtualization, kernels fail minutes into
+//! their boot. Such a KVM fails at a kernel's first `lock cmpxchg16b`, or is a hundred times slower at a loop in real
+//! mode.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use kvm_bindings::{kvm_segment, kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
-/// As long as the loop may take; where KVM works it takes less than a hundredth of that.
+/// The time limit for the loop; where KVM works, it takes less than a hundredth of that.
 const LIMIT: Duration = Duration::from_millis(50);
 
 const MEMORY: usize = 64 << 10;
@@ -35,17 +35,17 @@ const EXCHANGE: &[u8] = &[
 /// Why KVM can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
-    /// A call was refused.
+    /// KVM refused a call.
     #[error("{0}: {1}")]
     Refused(&'static str, kvm_ioctls::Error),
-    /// There is no memory for a guest.
+    /// There is no memory for the guest.
     #[error("give it memory: {0}")]
     Memory(String),
-    /// A guest does not do what a processor does.
-    #[error("{0} ended otherwise than on a processor: {1}")]
+    /// The guest behaves differently from a processor.
+    #[error("{0} ended differently from a real processor: {1}")]
     Wrong(&'static str, String),
-    /// A guest is too slow.
-    #[error("a loop of 65,535 rounds took {0:?}, as without a processor's help")]
+    /// The guest is too slow.
+    #[error("a loop of 65,535 rounds took {0:?}, as without hardware virtualization")]
     Slow(Duration),
 }
 
@@ -55,19 +55,19 @@ fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> ProbeError {
     move |error| ProbeError::Refused(what, error)
 }
 
-/// Probes; no error means that guests run here.
+/// Runs the test; succeeds where guests run.
 pub(crate) fn probe() -> Done {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
         .map_err(|error| ProbeError::Memory(error.to_string()))?;
     let kvm = Kvm::new().map_err(refused("open /dev/kvm"))?;
     let vm = kvm.create_vm().map_err(refused("make a machine"))?;
-    give(&vm, &memory)?;
-    // Where it fails, this one fails sooner.
+    set_memory(&vm, &memory)?;
+    // First the test that fails sooner.
     exchange(&vm, &memory)?;
     real_mode_loop(&vm, &memory)
 }
 
-fn give(vm: &VmFd, memory: &GuestMemoryMmap) -> Done {
+fn set_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> Done {
     let host = memory
         .get_host_address(GuestAddress(0))
         .map_err(|error| ProbeError::Memory(error.to_string()))?;
@@ -78,7 +78,7 @@ fn give(vm: &VmFd, memory: &GuestMemoryMmap) -> Done {
         memory_size: MEMORY as u64,
         userspace_addr: host as u64,
     };
-    // SAFETY: the mapping is of that size, and outlives the machine, which `probe` made after it and so drops before.
+    // SAFETY: the mapping has that size and outlives the machine: `probe` made it first and drops it last.
     unsafe { vm.set_user_memory_region(region) }.map_err(refused("give it memory"))
 }
 
@@ -88,7 +88,7 @@ fn put(memory: &GuestMemoryMmap, at: u64, bytes: &[u8]) -> Done {
         .map_err(|error| ProbeError::Memory(error.to_string()))
 }
 
-/// A processor that is about to run the code.
+/// A processor that is ready to run the code.
 fn processor(vm: &VmFd, id: u64, set: impl FnOnce(&mut kvm_sregs)) -> Result<VcpuFd, ProbeError> {
     let cpu = vm.create_vcpu(id).map_err(refused("make a processor"))?;
     let mut special = cpu.get_sregs().map_err(refused("read its registers"))?;
@@ -127,7 +127,7 @@ fn real_mode_loop(vm: &VmFd, memory: &GuestMemoryMmap) -> Done {
 
 fn exchange(vm: &VmFd, memory: &GuestMemoryMmap) -> Done {
     put(memory, CODE, EXCHANGE)?;
-    // Three tables, each naming the next, of which the last names a page of 2 MiB: present, writable.
+    // Three page tables, each pointing to the next; the last maps a page of 2 MiB, present and writable.
     for (at, entry) in [
         (TABLES, (TABLES + 0x1000) | 3),
         (TABLES + 0x1000, (TABLES + 0x2000) | 3),
@@ -155,7 +155,7 @@ fn exchange(vm: &VmFd, memory: &GuestMemoryMmap) -> Done {
         let data = segment(3, false);
         (special.ds, special.es, special.ss) = (data, data, data);
         special.cr3 = TABLES;
-        // Physical addresses of more than 32 bits; protection and paging; long mode, on and at work.
+        // Physical addresses of more than 32 bits; protection and paging; long mode, enabled and active.
         special.cr4 |= 1 << 5;
         special.cr0 |= 1 | 1 << 31;
         special.efer |= 1 << 8 | 1 << 10;

@@ -1,4 +1,4 @@
-//! How the file server serves a share.
+//! The configuration of the file server.
 
 use std::fs::File;
 use std::time::Duration;
@@ -6,28 +6,27 @@ use std::time::Duration;
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode};
 use virtiofsd::soft_idmap::cmdline::IdMap;
 
-/// Descriptors that the guest's open files must leave: one per memory region of the protocol, and some.
+/// Descriptors that stay free for the server itself: one for each memory region of the protocol, and some more.
 const OWN_FDS: u64 = 700;
 
-/// For how long the guest may believe what it has seen of a file, so for how long a change on the host may be
-/// overlooked.
-const BELIEVED_FOR: Duration = Duration::from_secs(1);
+/// The time for which the guest caches names and attributes, and so may miss a change on the host.
+const CACHED_FOR: Duration = Duration::from_secs(1);
 
-/// How a share is served from `root`, whose every file is `guest_id`'s in the guest.
+/// The configuration of a share at `root`, whose files belong to `guest_id` in the guest.
 pub(super) fn config(guest_id: u32, root: &str, proc_self_fd: File, open_files: u64) -> Config {
     Config {
         root_dir: root.to_owned(),
         proc_sfd_rawfd: Some(proc_self_fd),
         cache_policy: CachePolicy::Auto,
-        entry_timeout: BELIEVED_FOR,
-        attr_timeout: BELIEVED_FOR,
+        entry_timeout: CACHED_FOR,
+        attr_timeout: CACHED_FOR,
         readdirplus: true,
-        // The host may write to the same files; a guest that holds back its own writes would lose some of either.
+        // The host may write to the same files: a cache of the guest's writes would lose some of them.
         writeback: false,
         xattr: true,
-        // Spares a question to the host before every write.
+        // Saves a request to the host before every write.
         killpriv_v2: true,
-        // Handles need a capability that only root has, and reach out of the directory.
+        // File handles need a capability that only root has, and lead out of the directory.
         inode_file_handles: InodeFileHandlesMode::Never,
         announce_submounts: false,
         guest_fd_limit: open_files.saturating_sub(OWN_FDS).max(64),
@@ -37,9 +36,9 @@ pub(super) fn config(guest_id: u32, root: &str, proc_self_fd: File, open_files: 
     }
 }
 
-/// Every host id seems `guest_id` in the guest; every guest id is `host_id` here.
+/// Maps every host id to `guest_id`, and every guest id to `host_id`.
 fn squash(guest_id: u32, host_id: u32) -> Vec<IdMap> {
-    // All ids there are: the highest number means "none".
+    // All ids; the highest number means "none".
     let count = u32::MAX;
     vec![
         IdMap::SquashHost {

@@ -1,10 +1,9 @@
-//! What a guest may do to the files of a share.
+//! The rules for a guest's requests to a share.
 //!
-//! A guest's kernel is the guest's own: its requests are taken as an attacker's. On top of what file permissions
-//! allow to whoever runs the runner:
-//! - a name is one component: nothing climbs out of the directory by `..` or by `/`;
-//! - a place in a file is one that a file can have: the file server takes any other for a fault of its own;
-//! - ownership never changes: all seems to belong to one id, so to change it succeeds and does nothing;
+//! The guest controls its kernel, so each request may be an attack. Besides the permissions of the runner's user:
+//! - a name is one component: no `..` and no `/` leads out of the directory;
+//! - an offset is one that a file can have: the file server panics at others;
+//! - ownership never changes: all files belong to one id in the guest, so a change succeeds and does nothing;
 //! - nothing becomes setuid or setgid, no device node is made, and of extended attributes only `user.*` exist:
 //!   a file that the guest leaves has no power on the host beyond its contents.
 
@@ -25,13 +24,13 @@ use virtiofsd::passthrough::PassthroughFs;
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
 
-/// The file system, guarded.
+/// The file system behind these rules.
 pub(super) struct Guard {
     inner: PassthroughFs,
 }
 
 impl Guard {
-    /// Guards `inner`.
+    /// Puts `inner` behind the rules.
     pub(super) fn new(inner: PassthroughFs) -> Self {
         Self { inner }
     }
@@ -50,44 +49,44 @@ fn checked(name: &CStr) -> io::Result<&CStr> {
     }
 }
 
-/// A place in a file, which the kernel counts with a sign.
-fn place(offset: u64) -> io::Result<u64> {
+/// An offset in a file, for which the kernel uses a signed number.
+fn checked_offset(offset: u64) -> io::Result<u64> {
     match i64::try_from(offset) {
         Ok(_) => Ok(offset),
         Err(_) => Err(error(libc::EINVAL)),
     }
 }
 
-/// A mode without the bits that lend the owner's rights.
-fn harmless(mode: u32) -> u32 {
+/// A mode without setuid and setgid.
+fn without_setid(mode: u32) -> u32 {
     mode & !(libc::S_ISUID | libc::S_ISGID)
 }
 
-/// The type of what is to be made, if it is one that has no power on the host.
-fn makeable(mode: u32) -> io::Result<()> {
+/// Refuses device nodes and unknown file types.
+fn check_type(mode: u32) -> io::Result<()> {
     match mode & libc::S_IFMT {
         0 | libc::S_IFREG | libc::S_IFIFO | libc::S_IFSOCK => Ok(()),
         _ => Err(error(libc::EPERM)),
     }
 }
 
-/// Whether an extended attribute is one that programs attach for themselves.
-fn is_users(attribute: &[u8]) -> bool {
+/// Whether an extended attribute is in the namespace `user`.
+fn is_user_attribute(attribute: &[u8]) -> bool {
     attribute.starts_with(b"user.")
 }
 
-/// Changes of anything but the owner.
+/// A change of attributes without that of the owner.
 fn without_owner(valid: SetattrValid) -> SetattrValid {
     valid.difference(SetattrValid::UID | SetattrValid::GID)
 }
 
-/// The name under which a file has an ACL.
+/// The name of a file's ACL.
 const ACL: &[u8] = b"system.posix_acl_access\0";
 
-/// The name under which a directory has an ACL for what is made in it.
+/// The name of a directory's default ACL, for new files in it.
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default\0";
 
-/// The names among NUL-terminated ones that the guest may know: those that are [`is_users`], and whether there is an
+/// The names among NUL-terminated ones that the guest may know: those that are [`is_user_attribute`], and whether there is an
 /// ACL. That one has no value here, and can't be set: it tells a program in the guest that a copy would lack it.
 ///
 /// The inner file system counts the names of ACLs, `counted` bytes with them, but leaves them out.
@@ -96,15 +95,15 @@ fn listed(names: &[u8], counted: usize) -> Vec<u8> {
     let acl = left_out != 0 && left_out != DEFAULT_ACL.len();
     names
         .split_inclusive(|&byte| byte == 0)
-        .filter(|name| is_users(name))
+        .filter(|name| is_user_attribute(name))
         .chain(acl.then_some(ACL))
         .flatten()
         .copied()
         .collect()
 }
 
-/// Methods that ask the inner file system as they are asked.
-macro_rules! as_asked {
+/// Methods that pass a request on unchanged.
+macro_rules! pass_on {
     ($(fn $name:ident $(<$generic:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $answer:ty)?;)*) => {
         $(fn $name $(<$generic: $bound>)? (&self, $($arg: $ty),*) $(-> $answer)? {
             self.inner.$name($($arg),*)
@@ -117,7 +116,7 @@ impl FileSystem for Guard {
     type Handle = Handle;
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
 
-    as_asked! {
+    pass_on! {
         fn init(capable: FsOptions) -> io::Result<FsOptions>;
         fn destroy();
         fn forget(ctx: Context, inode: Inode, count: u64);
@@ -150,7 +149,7 @@ impl FileSystem for Guard {
         lock_owner: Option<u64>,
         flags: u32,
     ) -> io::Result<usize> {
-        place(offset.saturating_add(size.into()))?;
+        checked_offset(offset.saturating_add(size.into()))?;
         self.inner
             .read(ctx, inode, handle, w, size, offset, lock_owner, flags)
     }
@@ -168,7 +167,7 @@ impl FileSystem for Guard {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<usize> {
-        place(offset.saturating_add(size.into()))?;
+        checked_offset(offset.saturating_add(size.into()))?;
         self.inner.write(
             ctx,
             inode,
@@ -192,7 +191,7 @@ impl FileSystem for Guard {
         offset: u64,
         length: u64,
     ) -> io::Result<()> {
-        place(offset.saturating_add(length))?;
+        checked_offset(offset.saturating_add(length))?;
         self.inner
             .fallocate(ctx, inode, handle, mode, offset, length)
     }
@@ -209,9 +208,9 @@ impl FileSystem for Guard {
         len: u64,
         flags: u64,
     ) -> io::Result<usize> {
-        place(offset_in)?;
-        place(offset_out)?;
-        // More than any file has; the kernel copies what there is.
+        checked_offset(offset_in)?;
+        checked_offset(offset_out)?;
+        // No file is longer; the kernel copies what exists.
         let len = len.min(i64::MAX as u64 - offset_in.max(offset_out));
         self.inner.copyfilerange(
             ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags,
@@ -230,7 +229,7 @@ impl FileSystem for Guard {
         handle: Option<Handle>,
         valid: SetattrValid,
     ) -> io::Result<(Attr, Duration)> {
-        attr.mode = harmless(attr.mode);
+        attr.mode = without_setid(attr.mode);
         self.inner
             .setattr(ctx, inode, attr, handle, without_owner(valid))
     }
@@ -257,12 +256,12 @@ impl FileSystem for Guard {
         umask: u32,
         _: Extensions,
     ) -> io::Result<Entry> {
-        makeable(mode)?;
+        check_type(mode)?;
         self.inner.mknod(
             ctx,
             parent,
             checked(name)?,
-            harmless(mode),
+            without_setid(mode),
             rdev,
             umask,
             Extensions::default(),
@@ -282,7 +281,7 @@ impl FileSystem for Guard {
             ctx,
             parent,
             checked(name)?,
-            harmless(mode),
+            without_setid(mode),
             umask,
             Extensions::default(),
         )
@@ -299,7 +298,7 @@ impl FileSystem for Guard {
         umask: u32,
         _: Extensions,
     ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
-        let mode = harmless(mode);
+        let mode = without_setid(mode);
         self.inner.create(
             ctx,
             parent,
@@ -358,7 +357,7 @@ impl FileSystem for Guard {
         flags: u32,
         extra_flags: SetxattrFlags,
     ) -> io::Result<()> {
-        if !is_users(name.to_bytes()) {
+        if !is_user_attribute(name.to_bytes()) {
             return Err(error(libc::EOPNOTSUPP));
         }
         self.inner
@@ -372,7 +371,7 @@ impl FileSystem for Guard {
         name: &CStr,
         size: u32,
     ) -> io::Result<GetxattrReply> {
-        if !is_users(name.to_bytes()) {
+        if !is_user_attribute(name.to_bytes()) {
             return Err(error(libc::ENODATA));
         }
         self.inner.getxattr(ctx, inode, name, size)
@@ -394,7 +393,7 @@ impl FileSystem for Guard {
     }
 
     fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
-        if !is_users(name.to_bytes()) {
+        if !is_user_attribute(name.to_bytes()) {
             return Err(error(libc::ENODATA));
         }
         self.inner.removexattr(ctx, inode, name)
@@ -402,7 +401,7 @@ impl FileSystem for Guard {
 }
 
 impl SerializableFileSystem for Guard {
-    as_asked! {
+    pass_on! {
         fn prepare_serialization(cancel: Arc<AtomicBool>);
         fn serialize(state_pipe: File) -> io::Result<()>;
         fn deserialize_and_apply(state_pipe: File) -> io::Result<()>;
@@ -433,17 +432,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_has_no_power() {
-        assert_eq!(harmless(0o106_755), 0o100_755);
-        assert_eq!(harmless(0o041_777), 0o041_777);
+    fn new_files_have_no_privileges() {
+        assert_eq!(without_setid(0o106_755), 0o100_755);
+        assert_eq!(without_setid(0o041_777), 0o041_777);
         for kind in [libc::S_IFBLK, libc::S_IFCHR] {
-            assert!(makeable(kind | 0o600).is_err());
+            assert!(check_type(kind | 0o600).is_err());
         }
-        assert!(makeable(libc::S_IFIFO | 0o600).is_ok());
+        assert!(check_type(libc::S_IFIFO | 0o600).is_ok());
     }
 
     #[test]
-    fn only_users_attributes_exist() {
+    fn only_user_attributes_exist() {
         let names = b"user.a\0security.selinux\0user.b\0trusted.x\0";
         let all = names.len();
         assert_eq!(listed(names, all), b"user.a\0user.b\0");
@@ -452,11 +451,14 @@ mod tests {
         assert_eq!(listed(names, all + ACL.len()), with_acl);
         assert_eq!(listed(names, all + ACL.len() + DEFAULT_ACL.len()), with_acl);
         assert_eq!(listed(b"", 0), b"");
-        assert!(!is_users(b"security.capability") && !is_users(b"system.posix_acl_access"));
+        assert!(
+            !is_user_attribute(b"security.capability")
+                && !is_user_attribute(b"system.posix_acl_access")
+        );
     }
 
     #[test]
-    fn the_owner_stays() {
+    fn the_owner_never_changes() {
         let all = SetattrValid::all();
         let left = without_owner(all);
         assert!(!left.intersects(SetattrValid::UID | SetattrValid::GID));

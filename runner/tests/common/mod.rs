@@ -118,7 +118,7 @@ pub(crate) struct Vm {
     pub(crate) spec: VmSpec,
     /// The user who runs the runner, where it is not who runs the tests.
     pub(crate) user: Option<u32>,
-    /// What the runner is handed on.
+    /// The descriptors that the runner inherits.
     pub(crate) handed_on: Option<OwnedFd>,
     /// A command that becomes the runner, which is added to it.
     pub(crate) wrapper: Vec<String>,

@@ -1,9 +1,8 @@
-//! Every call of libkrun, and nothing else: what goes in is checked and owned here, what comes back is an error that
-//! names the call.
+//! Every call of libkrun, and nothing else. Arguments are checked and owned here; an error names the call.
 //!
-//! libkrun is linked into this program. Its interface is C's: numbers for errors, pointers for strings, and a
-//! configuration known by its number. [`Context`] is that number; it is used up by [`Context::enter`], which only
-//! comes back if the machine can't be built.
+//! libkrun is linked into this program. It has a C interface: numbers for errors, pointers for strings, and a number for
+//! a configuration. [`Context`] is that number; [`Context::enter`] consumes it, and returns only if the machine can't be
+//! built.
 
 use std::ffi::{CString, NulError};
 use std::io;
@@ -16,35 +15,35 @@ use snowglobe_runner::DiskFormat;
 /// `krun_set_kernel`'s number for an ELF file.
 const KERNEL_FORMAT_ELF: u32 = 1;
 
-/// `krun_add_virtiofs4`'s number for attributes that the guest asks for anew each time it wants them, without which
-/// a change on the host would be overlooked for five seconds.
-const NOT_BELIEVED: u32 = 1;
+/// `krun_add_virtiofs4`'s number for attributes that the guest does not cache; else it would miss changes on the host for
+/// five seconds.
+const UNCACHED: u32 = 1;
 
-/// What of virtio-vsock is passed on to the host's own sockets: nothing.
+/// No vsock traffic goes to the host's own sockets.
 const NO_SOCKET_IMPERSONATION: u32 = 0;
 
 /// `krun_add_disk3`'s number for flushes that reach the host's disk.
 const SYNC_RELAXED: u32 = 1;
 
-/// Why libkrun did not do something.
+/// A failed call of libkrun.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KrunError {
-    /// It said no.
+    /// libkrun reported an error.
     #[error("{call}{subject}: {source}")]
     Refused {
         /// The function.
         call: &'static str,
-        /// What it was called for, after a space.
+        /// The subject of the call, after a space.
         subject: String,
-        /// What its number means.
+        /// The meaning of its number.
         source: io::Error,
     },
-    /// A path or a name can't be said in C.
+    /// A path or a name is no C string.
     #[error("{call}: {what} holds a zero byte")]
     Zero {
         /// The function.
         call: &'static str,
-        /// What can't be said.
+        /// The path or name.
         what: String,
     },
 }
@@ -85,7 +84,7 @@ fn path(call: &'static str, path: &Path) -> Result<CString, KrunError> {
 }
 
 impl Context {
-    /// A machine with nothing in it: neither libkrun's own console nor its vsock.
+    /// An empty machine, without libkrun's implicit console and vsock.
     pub(super) fn new() -> Result<Self, KrunError> {
         let context = Self(checked("krun_create_ctx", "", krun::krun_create_ctx())?);
         checked(
@@ -164,19 +163,12 @@ impl Context {
         let (tag, shared) = (text(CALL, tag)?, path(CALL, directory)?);
         // SAFETY: the two strings end in a zero byte and live until the call is over, which copies them.
         let code = unsafe {
-            krun::krun_add_virtiofs4(
-                self.0,
-                tag.as_ptr(),
-                shared.as_ptr(),
-                0,
-                false,
-                NOT_BELIEVED,
-            )
+            krun::krun_add_virtiofs4(self.0, tag.as_ptr(), shared.as_ptr(), 0, false, UNCACHED)
         };
         checked(CALL, directory.display(), code).map(drop)
     }
 
-    /// Adds a vsock whose one port, on which the guest listens, is reached by a socket made at `socket`.
+    /// Adds a vsock device: libkrun makes `socket` for its one port, on which the guest listens.
     pub(super) fn add_vsock(&self, port: u32, socket: &Path) -> Outcome {
         const CALL: &str = "krun_add_vsock_port2";
         let code = krun::krun_add_vsock(self.0, NO_SOCKET_IMPERSONATION);
@@ -187,15 +179,15 @@ impl Context {
         checked(CALL, socket.display(), code).map(drop)
     }
 
-    /// Adds a serial port, from which nothing is read and whose output goes to `output`.
+    /// Adds a serial port without input; its output goes to `output`.
     pub(super) fn add_serial(&self, output: OwnedFd) -> Outcome {
-        // SAFETY: the descriptor is open, and from here on libkrun's alone: it closes it when the machine ends.
+        // SAFETY: the descriptor is open, and libkrun owns it from here on and closes it when the machine ends.
         let code =
             unsafe { krun::krun_add_serial_console_default(self.0, -1, output.into_raw_fd()) };
         checked("krun_add_serial_console_default", "", code).map(drop)
     }
 
-    /// Runs the machine in this process, which ends with it. Comes back only if the machine can't be built.
+    /// Runs the machine in this process, which ends with it. Returns only if the machine can't be built.
     pub(super) fn enter(self) -> KrunError {
         let code = krun::krun_start_enter(self.0);
         match checked("krun_start_enter", "", code) {
@@ -203,7 +195,7 @@ impl Context {
             Ok(_) => KrunError::Refused {
                 call: "krun_start_enter",
                 subject: String::new(),
-                source: io::Error::other("it came back and reported no error"),
+                source: io::Error::other("it returned without an error"),
             },
         }
     }

@@ -1,13 +1,13 @@
-//! The process that is the machine: it shuts itself off from the host, configures libkrun, and becomes the VM.
+//! The machine's process: it confines itself, configures libkrun, and becomes the VM.
 //!
-//! libkrun trusts its guest with whatever the process around it may do. So that is little:
+//! A guest that breaks out of libkrun can do what this process may do. So that is little:
 //! - its root directory holds the spec's files and directories, at their own paths, and nothing else;
-//! - in its user namespace the runner's user is the share's guest id, and there is no other: what belongs to the
-//!   user on the host belongs to that id in the guest, and the reverse;
-//! - it is alone in its PID namespace, so that it sees and signals no other process;
-//! - Landlock and a system call filter ([`crate::confine::calls`]) say the same again in their own ways.
+//! - in its user namespace the runner's user has the share's guest id, and no other id exists: files of the user on the
+//!   host belong to that id in the guest, and the reverse;
+//! - it is alone in its PID namespace, so it sees and signals no other process;
+//! - Landlock and a system call filter ([`crate::confine::calls`]) enforce the same independently.
 //!
-//! None of these can be done without: a host that refuses one gets an error that says what to change.
+//! On a host without these namespaces the machine does not start, and the error says what to change.
 
 use std::fs;
 use std::io;
@@ -27,32 +27,32 @@ use crate::confine::{missing, namespaces, order, process};
 use crate::engine::kernel_command_line;
 use crate::role;
 
-/// What virtualization is asked of.
+/// The device of the host's virtualization.
 const KVM: &str = "/dev/kvm";
 
-/// By which libkrun opens again what it has found.
+/// libkrun opens a file again by its descriptor here.
 const OWN_FILES: &str = "/proc/self/fd";
 
-/// Why the machine can't be.
+/// Why the machine can't be built.
 #[derive(Debug, thiserror::Error)]
 enum MachineError {
     /// The order is not understood.
     #[error("understand the order: {0}")]
     Order(#[from] serde_json::Error),
-    /// The host refuses what shuts the machine off.
+    /// The host refuses a step of the confinement.
     #[error("{operation}: {source}; {remedy}")]
     Isolation {
         operation: String,
         source: io::Error,
         remedy: &'static str,
     },
-    /// No fence of files.
+    /// There is no Landlock fence.
     #[error("enter a Landlock fence: {0}")]
     Fence(String),
-    /// No filter of system calls.
+    /// There is no system call filter.
     #[error("filter system calls: {0}")]
     Calls(#[from] FilterError),
-    /// libkrun refuses.
+    /// libkrun refuses a call.
     #[error(transparent)]
     Krun(#[from] KrunError),
 }
@@ -67,7 +67,7 @@ fn isolation(operation: impl Into<String>) -> impl FnOnce(io::Error) -> MachineE
     }
 }
 
-/// Becomes the machine; comes back only with an error.
+/// Becomes the machine; returns only on failure.
 pub(crate) fn run() -> ExitCode {
     process::print_warnings(role::KRUN);
     let error = match order::read::<Order>() {
@@ -81,24 +81,24 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// All up to the point from which only the guest decides.
+/// All steps before the guest runs.
 fn prepare(order: &Order) -> Result<Context, MachineError> {
-    // SAFETY: the runner gave this process the console's end as that number, and nothing else uses it.
+    // SAFETY: this process inherits the console at this number, and nothing else uses it.
     let console = unsafe { OwnedFd::from_raw_fd(CONSOLE_FD) };
     process::raise_open_files().map_err(isolation("raise the limit of open files"))?;
     let spec = &order.spec;
-    // SAFETY: the runner gave this process the socket as that number, and nothing else uses it.
+    // SAFETY: this process inherits the socket at this number, and nothing else uses it.
     let hand_over = unsafe { OwnedFd::from_raw_fd(HAND_OVER_FD) };
     if !namespaces::are_own() {
         let refused = io::Error::other("the kernel refuses it");
         return Err(isolation("enter a user namespace")(refused));
     }
-    // Where it is refused the host's is there, of which only this process's own files become part of its root.
+    // If this fails, the host's /proc stays, but only the directory of this process's descriptors gets into its root.
     if let Err(why) = namespaces::mount_own_proc() {
         missing::report(role::KRUN, &namespaces::without_own_proc(&why.into()));
     }
-    let socket = own_root(&places(order))?;
-    give(&hand_over, &socket).map_err(isolation("hand over the link's directory"))?;
+    let socket = enter_new_root(&places(order))?;
+    send(&hand_over, &socket).map_err(isolation("hand over the link's directory"))?;
     drop((hand_over, socket));
     drop_capabilities().map_err(isolation("drop capabilities"))?;
 
@@ -130,21 +130,21 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     Ok(context)
 }
 
-/// One thing that the machine finds at its own path.
+/// A file or directory of the host that the machine gets, at the same path.
 struct Place {
     path: PathBuf,
     right: Right,
-    /// Whether it is the working directory, whatever is at its path by now.
-    here: bool,
+    /// Whether it is the working directory; its path is not looked up again.
+    is_working_directory: bool,
 }
 
-/// What the machine needs of the host's files, what is within other places after these.
+/// The files of the host that the machine needs; a directory is before the places in it.
 fn places(order: &Order) -> Vec<Place> {
     let spec = &order.spec;
     let place = |path: &Path, right| Place {
         path: path.to_owned(),
         right,
-        here: false,
+        is_working_directory: false,
     };
     let mut places = vec![
         place(Path::new(KVM), Right::Device),
@@ -162,7 +162,7 @@ fn places(order: &Order) -> Vec<Place> {
         places.extend(disk.backing.iter().map(|path| place(path, Right::Read)));
     }
     places.extend(spec.shares.iter().enumerate().map(|(number, share)| Place {
-        here: number == 0,
+        is_working_directory: number == 0,
         ..place(&share.path, Right::All)
     }));
     places.sort_by(|a, b| a.path.cmp(&b.path));
@@ -177,16 +177,15 @@ fn fence(order: &Order) -> Fence {
         .fold(fence, |fence, place| fence.allow(&place.path, place.right))
 }
 
-/// Makes a root directory of the places and of one for the link's socket, and nothing else, this process's own; gives
-/// the latter.
-fn own_root(places: &[Place]) -> Result<OwnedFd, MachineError> {
+/// Makes a root directory for this process, with the places and a directory for the link's socket; gives the latter.
+fn enter_new_root(places: &[Place]) -> Result<OwnedFd, MachineError> {
     let step = |what: &str| isolation(what.to_owned());
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(|error| step("keep mounts to itself")(error.into()))?;
-    // Any directory will do to mount the new root on: nobody else sees it.
+    // Any directory will do: only this process sees the mount.
     let root = Path::new("/tmp");
     // The places may be below it, so they are opened before they are hidden.
     let opened = places
@@ -208,7 +207,7 @@ fn own_root(places: &[Place]) -> Result<OwnedFd, MachineError> {
     let enter = || -> rustix::io::Result<OwnedFd> {
         let link = root.join(SOCKET_DIRECTORY.trim_start_matches('/'));
         rustix::fs::mkdir(&link, rustix::fs::Mode::RWXU)?;
-        // Room for the socket and nothing else, whatever the guest does with it.
+        // Room for the socket only, whatever the guest does.
         rustix::mount::mount(
             "link",
             &link,
@@ -229,13 +228,13 @@ fn own_root(places: &[Place]) -> Result<OwnedFd, MachineError> {
     enter().map_err(|error| step("enter its root directory")(error.into()))
 }
 
-/// Gives the runner a descriptor.
-fn give(to: &OwnedFd, descriptor: &OwnedFd) -> io::Result<()> {
+/// Sends the runner a descriptor.
+fn send(to: &OwnedFd, descriptor: &OwnedFd) -> io::Result<()> {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let given = [std::os::fd::AsFd::as_fd(descriptor)];
-    ancillary.push(SendAncillaryMessage::ScmRights(&given));
+    let sent = [std::os::fd::AsFd::as_fd(descriptor)];
+    ancillary.push(SendAncillaryMessage::ScmRights(&sent));
     rustix::net::sendmsg(
         to,
         &[io::IoSlice::new(&[0])],
@@ -245,13 +244,13 @@ fn give(to: &OwnedFd, descriptor: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A mount of its own of a place.
+/// A separate mount of a place.
 fn open_tree(place: &Place) -> Result<OwnedFd, MachineError> {
     use rustix::mount::OpenTreeFlags;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
-    let path = match place.here {
+    let path = match place.is_working_directory {
         true => Path::new("."),
         false => &place.path,
     };
@@ -259,7 +258,7 @@ fn open_tree(place: &Place) -> Result<OwnedFd, MachineError> {
         .map_err(|error| isolation(format!("take {}", place.path.display()))(error.into()))
 }
 
-/// Puts a place into the new root, at its own path.
+/// Mounts a place in the new root, at the same path.
 fn attach(root: &Path, place: &Place, tree: &OwnedFd) -> Result<(), MachineError> {
     let failed = || isolation(format!("show {} to the machine", place.path.display()));
     let target = root.join(place.path.strip_prefix("/").unwrap_or(&place.path));
@@ -290,7 +289,7 @@ fn attach(root: &Path, place: &Place, tree: &OwnedFd) -> Result<(), MachineError
         let kept = rustix::fs::statvfs(&target)
             .map_err(|error| failed()(error.into()))?
             .f_flag;
-        // What the host's own mount forbids stays forbidden: a namespace may not ask for less.
+        // Keep the restrictions of the host's mount: a user namespace may not remove them.
         // The flags of a mount are all in the lower half.
         let kept = u32::try_from(kept.bits() & u64::from(u32::MAX)).unwrap_or_default();
         let flags = MountFlags::from_bits_truncate(kept)
@@ -306,8 +305,8 @@ fn attach(root: &Path, place: &Place, tree: &OwnedFd) -> Result<(), MachineError
     Ok(())
 }
 
-/// Leaves what makes libkrun try to be whoever in the guest asks, which the system call filter then lets succeed and do
-/// nothing: there is one user only.
+/// Keeps the capabilities of changing the user, without which libkrun would not try to. The system call filter then lets
+/// that succeed and do nothing: there is only one user.
 fn drop_capabilities() -> io::Result<()> {
     let kept = CapabilitySet::SETUID | CapabilitySet::SETGID;
     Ok(namespaces::keep_only(kept)?)

@@ -1,16 +1,15 @@
 //! The engine `krun`: libkrun in a process of its own, which is this program again, as `krun`.
 //!
-//! A process, not a thread, because libkrun ends the whole process with its guest, and because only a process can be
-//! shut off ([`machine`]). Its descriptors are the console, the socket by which it hands over a
-//! directory, and the three standard ones.
+//! It is a process, not a thread, because libkrun ends the whole process with its guest, and because only a process can
+//! be confined ([`machine`]). It inherits the console and a socket on which it sends a directory.
 //!
-//! The guest link is a vsock port, which libkrun offers on a socket of its own making. A guest that breaks out of libkrun
-//! can write where that socket is, so that is a tiny file system of the machine's own, and nothing of the host's: the
-//! machine hands its directory over, and the link's path is a symbolic link to there, through the runner's descriptor. The
-//! machine is ready once the socket is there: then the guest's kernel has found the device.
+//! The guest link is a vsock port, for which libkrun makes a socket. A guest that breaks out of libkrun can write to that
+//! socket's directory, so the directory is a tiny file system of the machine's own, and not on the host's disk: the
+//! machine sends the directory to the runner, and the link's path is a symbolic link through the runner's descriptor. The
+//! machine is ready once the socket exists: then the guest's kernel has found the device.
 //!
-//! libkrun can't put a new layer on a disk while the guest runs. So a disk is frozen by copying its newest layer
-//! while the whole process is stopped: what the guest has flushed is in the file by then.
+//! libkrun can't add a layer to a disk while the guest runs. So a freeze copies the newest layer while the whole process
+//! is stopped: what the guest has flushed is in the file by then.
 
 mod disk;
 mod ffi;
@@ -39,12 +38,10 @@ use crate::{role, share};
 #[derive(Debug)]
 pub(crate) struct Krun {
     process: Process,
-    /// Says that the socket's directory is handed over, then what becomes of that, and once the machine is ready, that
-    /// a copy is made.
+    /// Readable when there is news: first the socket's directory, then changes in it; later the end of a copy.
     control: OwnedFd,
-    /// Says nothing. While the machine only runs it is listened to instead, since the end of what `control` had to say
-    /// would be heard again and again.
-    silence: OwnedFd,
+    /// Never readable. It replaces `control` while the machine runs: a `control` at its end would always be readable.
+    never_readable: OwnedFd,
     /// The socket's directory.
     directory: Option<OwnedFd>,
     link: PathBuf,
@@ -57,22 +54,22 @@ pub(crate) struct Krun {
 enum Phase {
     /// The socket's directory is not known yet.
     Preparing,
-    /// The socket isn't there yet.
+    /// The socket does not exist yet.
     Starting,
     Running,
-    /// A copy of the newest layer is being made; the thread that makes it ends with what came of it.
+    /// A thread copies the newest layer.
     Copying(std::thread::JoinHandle<Result<(), String>>),
 }
 
 const STAGE: &str = "krun";
 
 impl Krun {
-    /// Starts the machine. The link's path must be free.
+    /// Starts the machine. Nothing may exist at the link's path.
     pub(crate) fn start(spec: &VmSpec, handed_on: &[OwnedFd]) -> Result<Self, StartError> {
         let failed = |what: &'static str| StartError::io(STAGE, what);
         let (control, hand_over) = socket_pair().map_err(failed("make a socket"))?;
         let order = Order { spec: spec.clone() };
-        let silence = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
+        let never_readable = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
             .map_err(|error| failed("make an event")(error.into()))?;
         let (console, theirs) = socket_pair().map_err(failed("make the console"))?;
         // In its user namespace the runner's user has the share's guest id, and no other id exists. Its working
@@ -96,7 +93,7 @@ impl Krun {
         Ok(Self {
             process: Process::new(started, console),
             control: control.into(),
-            silence,
+            never_readable,
             directory: None,
             link: spec.link_socket.clone(),
             phase: Phase::Preparing,
@@ -105,14 +102,14 @@ impl Krun {
         })
     }
 
-    /// By how much the newest layer may grow, where that has a bound. The kernel's own bound on files would be the
-    /// workspace's, too, which the same process writes.
+    /// The bytes by which the newest layer may grow, where it has a bound. A resource limit would also bound the files of
+    /// the workspace, which the same process writes.
     fn growth_left(&self) -> Option<u64> {
         let (top, most) = (self.top.as_ref()?, self.max_layer_bytes?);
         Some(most.saturating_sub(fs::metadata(top).ok()?.len()))
     }
 
-    /// The room where the newest layer is.
+    /// The room on the newest layer's file system.
     fn room(&self) -> Option<Room> {
         let stat = rustix::fs::statvfs(self.top.as_ref()?).ok()?;
         Some(Room {
@@ -121,8 +118,8 @@ impl Krun {
         })
     }
 
-    /// Takes the socket's directory, once it is handed over; gives whether it was.
-    fn take_directory(&mut self) -> io::Result<bool> {
+    /// Receives the socket's directory; gives whether it has come.
+    fn receive_directory(&mut self) -> io::Result<bool> {
         use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -138,12 +135,12 @@ impl Krun {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        let mut handed_over = ancillary.drain().filter_map(|message| match message {
+        let mut descriptors_sent = ancillary.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        let Some(directory) = handed_over.next() else {
-            // The machine has ended, which is noticed elsewhere.
+        let Some(directory) = descriptors_sent.next() else {
+            // The machine has ended, which is handled elsewhere.
             return Ok(false);
         };
         let runner = rustix::process::getpid().as_raw_nonzero();
@@ -156,7 +153,7 @@ impl Krun {
         Ok(true)
     }
 
-    /// Whether the socket is there; takes the news of its directory.
+    /// Whether the socket exists; reads the changes in its directory.
     fn socket_made(&self) -> io::Result<bool> {
         if let Some(directory) = &self.directory
             && rustix::fs::statat(directory, SOCKET, rustix::fs::AtFlags::empty()).is_ok()
@@ -181,7 +178,7 @@ impl Krun {
         }
     }
 
-    /// What came of the copy, once it is made.
+    /// The result of the copy, once it has ended.
     fn copied(&mut self) -> io::Result<Option<Notice>> {
         let mut byte = [0];
         match rustix::io::read(&self.control, &mut byte) {
@@ -219,13 +216,13 @@ impl Engine for Krun {
 
     fn control(&self) -> BorrowedFd<'_> {
         match self.phase {
-            Phase::Running => self.silence.as_fd(),
+            Phase::Running => self.never_readable.as_fd(),
             Phase::Preparing | Phase::Starting | Phase::Copying(_) => self.control.as_fd(),
         }
     }
 
     fn notices(&mut self) -> io::Result<Vec<Notice>> {
-        if matches!(self.phase, Phase::Preparing) && self.take_directory()? {
+        if matches!(self.phase, Phase::Preparing) && self.receive_directory()? {
             self.phase = Phase::Starting;
         }
         Ok(match self.phase {
@@ -252,7 +249,7 @@ impl Engine for Krun {
             socket_pair().map_err(|error| format!("make a socket: {error}"))?;
         let machine = self.process.child.pid();
         let (top, layer) = (top.clone(), layer.to_owned());
-        // This can take long, and the console and the parent want to be heard meanwhile.
+        // On a thread of its own: this can take long, and the console and the parent must not wait.
         let copy = std::thread::spawn(move || {
             let copied = while_stopped(machine, || copy(&top, &layer))
                 .map_err(|error| format!("copy {}: {error}", top.display()));
@@ -269,8 +266,8 @@ impl Engine for Krun {
         None
     }
 
-    /// libkrun hands a failed write to the guest, whose file system is lost with it. So the machine is stopped before
-    /// the host's disk is full, if that can be seen. And it bounds no file, so the layer is looked at.
+    /// libkrun passes a failed write to the guest, which then loses its file system. So the machine is stopped before the
+    /// host's disk is full, where that can be seen. libkrun does not bound the layer either, so its size is checked.
     fn check_disk(&mut self) -> io::Result<(Option<Notice>, Option<Duration>)> {
         let growth = match self.growth_left().map(check_interval) {
             None => SELDOM,
@@ -304,7 +301,7 @@ impl Engine for Krun {
     }
 
     fn guest_ended_it(&self) -> bool {
-        // It ends without an error only when the guest does.
+        // Its process ends without an error only when the guest ends it.
         true
     }
 
@@ -315,7 +312,7 @@ impl Engine for Krun {
             .filter_map(|line| line.strip_prefix("krun: "))
             .find(|line| !line.trim().is_empty());
         let Some(said) = said else {
-            return StartError::new(STAGE, "the machine ended without a word");
+            return StartError::new(STAGE, "the machine ended without a message");
         };
         let hint =
             if said.contains("VmFd") || said.contains("/dev/kvm") || said.contains("KvmContext") {

@@ -1,19 +1,19 @@
-//! The engine `qemu`: its command line, its process, and what it says.
+//! The engine `qemu`: its command line, its process, and its control protocol.
 //!
-//! The descriptors it inherits are, from 3 on: the control protocol, the console, the listening socket of the guest
-//! link, and a connection to each share's server. So it opens no socket, and the only paths it opens are those of
-//! the kernel, the initramfs and the disks.
+//! QEMU inherits these descriptors, from 3 on: the control protocol, the console, the listening socket of the guest
+//! link, and a connection to each share's server. So it opens no socket, and no files of the VM but the kernel, the
+//! initramfs and the disks.
 //!
-//! Every user of the host can read a command line, so no path of the VM's is on it. QEMU is told of these over its
-//! control protocol before it builds the machine:
+//! Every user of the host can read a command line, so it has no path of the VM. QEMU gets the paths over its control
+//! protocol before it builds the machine:
 //!
 //! ```text
 //! greeting --> negotiating --> building (a command at a time) --> running <--> switching
 //! ```
 //!
 //! Disks are written through the host's page cache and never flushed there while the VM runs: a crash of the *host*
-//! may cost what a running VM wrote, as it costs the VM. What outlives a VM is flushed by the runner: a layer when
-//! it is frozen, a kept disk when the VM ends.
+//! may lose what a running VM wrote, and loses the VM too. The runner flushes what outlives a VM: a layer when it is
+//! frozen, a kept disk when the VM ends.
 
 mod qmp;
 mod tsc;
@@ -43,24 +43,25 @@ const CONSOLE_FD: u32 = 4;
 const LINK_FD: u32 = 5;
 const FIRST_SHARE_FD: u32 = 6;
 
-/// The machine: no PCI, no firmware tables, nothing emulated that the guest kernel does not use.
+/// The machine: no PCI, no firmware tables, no device that the guest kernel does not use.
 const MACHINE: &str =
     "microvm,acpi=off,pcie=off,usb=off,rtc=on,x-option-roms=off,memory-backend=mem";
 
-/// What the machine can do without where KVM tells the guest the time. Translated, Linux waits for the timer for ever.
+/// Removes two devices with KVM, which has its own clock for the guest. Under translation, Linux would wait for that timer
+/// for ever.
 const WITHOUT_ON_KVM: &str = ",pit=off,pic=off";
 
-/// The machine's places for devices, in the order in which the guest finds what is in them. The one left out, 3, has
-/// interrupt 8, which is the clock's; with both of them there the guest's kernel does without the clock.
-const PLACES: [u8; 7] = [7, 6, 5, 4, 2, 1, 0];
+/// The machine's device slots, in the order in which the guest finds their devices. Slot 3 is left out: it shares
+/// interrupt 8 with the clock, and the guest's kernel would then ignore the clock.
+const SLOTS: [u8; 7] = [7, 6, 5, 4, 2, 1, 0];
 
-/// How long putting a layer on a disk may take.
+/// The time limit for adding a layer to a disk.
 const FREEZE_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a write beyond [`VmSpec::max_layer_bytes`] fails with.
+/// The error of a write beyond [`VmSpec::max_layer_bytes`].
 const TOO_LARGE: &str = "File too large";
 
-/// What the guest is forbidden to make QEMU do.
+/// QEMU's own system call filter.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// A running QEMU.
@@ -69,34 +70,34 @@ pub(crate) struct Qemu {
     process: Process,
     qmp: Qmp,
     phase: Phase,
-    /// What QEMU is to be told before the guest runs, in order.
-    orders: VecDeque<BuildOrder>,
-    /// The first disk's newest layer, as QEMU names it.
+    /// The remaining commands before the guest runs, in order.
+    build_commands: VecDeque<BuildCommand>,
+    /// QEMU's name of the first disk's newest layer.
     node: String,
     layers: u32,
     guest_ended_it: bool,
     binary: PathBuf,
 }
 
-/// What QEMU was asked last.
+/// The last command to QEMU, whose answer is awaited.
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing; its greeting is awaited.
+    /// None; its greeting is awaited.
     Greeting,
-    /// To take commands.
+    /// Accept commands.
     Negotiating(u64),
-    /// A part of the machine, at this stage; the last order has it built, and the guest runs.
+    /// Build a part of the machine, in this stage. After the last part the guest runs.
     Building(u64, &'static str),
-    /// Nothing; the guest runs.
+    /// None; the guest runs.
     Running,
-    /// To switch the first disk to a new layer of this name.
+    /// Switch the first disk to a new layer of this name.
     Switching(u64, String),
 }
 
-/// A command that makes a part of the machine.
+/// A command that builds a part of the machine.
 #[derive(Debug, PartialEq)]
-struct BuildOrder {
-    /// The stage named when QEMU refuses it.
+struct BuildCommand {
+    /// The stage of the error when QEMU refuses it.
     stage: &'static str,
     command: &'static str,
     arguments: Value,
@@ -156,7 +157,7 @@ impl Qemu {
             process: Process::new(started, console),
             qmp,
             phase: Phase::Greeting,
-            orders: build_orders(spec, khz).into(),
+            build_commands: build_commands(spec, khz).into(),
             node,
             layers: 0,
             guest_ended_it: false,
@@ -195,9 +196,9 @@ impl Qemu {
 }
 
 impl Qemu {
-    /// Gives the next order; after the last one the guest runs.
+    /// Sends the next command; after the last one the guest runs.
     fn build_next(&mut self) -> io::Result<Option<Notice>> {
-        let Some(order) = self.orders.pop_front() else {
+        let Some(order) = self.build_commands.pop_front() else {
             return Ok(Some(Notice::Ready));
         };
         let id = self.ask(order.command, order.arguments)?;
@@ -251,7 +252,7 @@ impl Engine for Qemu {
 
     fn freeze_disk(&mut self, layer: &Path) -> Result<(), String> {
         if self.phase != Phase::Running {
-            return Err("the VM is still starting, or another layer is being put on".into());
+            return Err("the VM is still starting, or another layer is being added".into());
         }
         let node = format!("disk0-{}", self.layers + 1);
         let arguments = json!({
@@ -287,21 +288,21 @@ impl Engine for Qemu {
     }
 }
 
-/// Bounds every file that QEMU writes, the guest's memory being one of them.
+/// Bounds the size of every file that QEMU writes. The guest's memory is such a file.
 fn bound_files(qemu: Pid, spec: &VmSpec) -> io::Result<()> {
     let Some(bytes) = spec.max_layer_bytes else {
         return Ok(());
     };
-    let most = Some(bytes.max(u64::from(spec.memory_mib) << 20));
+    let maximum = Some(bytes.max(u64::from(spec.memory_mib) << 20));
     let limit = Rlimit {
-        current: most,
-        maximum: most,
+        current: maximum,
+        maximum,
     };
     rustix::process::prlimit(Some(qemu), Resource::Fsize, limit)?;
     Ok(())
 }
 
-/// How QEMU is shut off: it has no use for capabilities but where only they open the files' directories.
+/// QEMU's user: unprivileged, unless root needs a capability to open the files.
 fn confinement(spec: &VmSpec) -> Confinement {
     let read = [&spec.kernel, &spec.initramfs]
         .into_iter()
@@ -321,16 +322,16 @@ fn confinement(spec: &VmSpec) -> Confinement {
     }
 }
 
-/// Where systems keep programs and their libraries; QEMU reads its firmware there, too.
+/// The directories of programs, libraries and QEMU's firmware.
 const PROGRAMS: &[&str] = &["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store"];
 
-/// What else a program reads when it starts.
-const START: &[&str] = &["/etc/ld.so.cache", "/etc/qemu", "/dev/urandom"];
+/// Other files that QEMU reads when it starts.
+const START_FILES: &[&str] = &["/etc/ld.so.cache", "/etc/qemu", "/dev/urandom"];
 
-/// On which QEMU tries the locks it will put on its disks' files.
+/// QEMU tests here whether the host supports file locks.
 const LOCK_PROBE: &str = "/dev/null";
 
-/// All that QEMU may open: programs and libraries, and what the spec names.
+/// The files that QEMU may open: programs and libraries, and the files of the spec.
 fn fence(spec: &VmSpec, binary: &Path, accel: Accel) -> Fence {
     let mut fence = Fence::default()
         .allow(&spec.kernel, Right::Read)
@@ -338,11 +339,11 @@ fn fence(spec: &VmSpec, binary: &Path, accel: Accel) -> Fence {
     for path in PROGRAMS {
         fence = fence.allow(path, Right::Run);
     }
-    for path in START {
+    for path in START_FILES {
         fence = fence.allow(path, Right::Read);
     }
     fence = fence.allow(LOCK_PROBE, Right::Write);
-    // One that is elsewhere has its libraries and firmware beside it.
+    // A QEMU in another directory has its libraries and firmware beside it.
     let home = binary.canonicalize().ok();
     if let Some(prefix) = home.as_deref().and_then(|path| path.parent()?.parent())
         && prefix.parent().is_some()
@@ -362,7 +363,7 @@ fn fence(spec: &VmSpec, binary: &Path, accel: Accel) -> Fence {
         for path in &disk.backing {
             fence = fence.allow(path, Right::Read);
         }
-        // New layers come beside the newest one.
+        // New layers are made beside the newest one.
         if let (false, DiskFormat::Qcow2, Some(directory)) =
             (disk.read_only, disk.format, disk.path.parent())
         {
@@ -380,13 +381,16 @@ fn cannot_run(binary: &Path, error: &io::Error) -> StartError {
     StartError::new("qemu", format!("run {}: {error}{hint}", binary.display()))
 }
 
-/// What QEMU's last words before it started mean.
+/// The error in the last message of a QEMU that did not start.
 fn explain(binary: &Path, messages: &[String]) -> StartError {
     let said = messages.iter().rev().find(|line| !line.trim().is_empty());
     let Some(said) = said else {
-        return StartError::new("qemu", format!("{} ended without a word", binary.display()));
+        return StartError::new(
+            "qemu",
+            format!("{} ended without a message", binary.display()),
+        );
     };
-    // "PROGRAM: WHAT": the program is known.
+    // Messages are "PROGRAM: MESSAGE".
     let said = said
         .split_once(": ")
         .map_or(said.as_str(), |(_, what)| what);
@@ -405,7 +409,7 @@ fn explain(binary: &Path, messages: &[String]) -> StartError {
     StartError::new("qemu", said)
 }
 
-/// What an order that QEMU refused means.
+/// The error of a command that QEMU refused.
 fn refusal(stage: &'static str, why: &str) -> StartError {
     match why.contains("Failed to get") && why.contains("lock") {
         true => StartError::new(
@@ -418,9 +422,9 @@ fn refusal(stage: &'static str, why: &str) -> StartError {
     }
 }
 
-/// All that names files of the host, and the guest's start as the last. Pure.
-fn build_orders(spec: &VmSpec, tsc_khz: Option<u64>) -> Vec<BuildOrder> {
-    let order = |stage, command, arguments| BuildOrder {
+/// The commands that name files of the host; the last one starts the guest. Pure.
+fn build_commands(spec: &VmSpec, tsc_khz: Option<u64>) -> Vec<BuildCommand> {
+    let order = |stage, command, arguments| BuildCommand {
         stage,
         command,
         arguments,
@@ -445,7 +449,7 @@ fn build_orders(spec: &VmSpec, tsc_khz: Option<u64>) -> Vec<BuildOrder> {
     orders
 }
 
-/// The whole command line, on which there is no path of the VM's. Pure.
+/// The command line, without paths of the VM. Pure.
 fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut arg = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
@@ -475,14 +479,14 @@ fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
     arg("-mon", &"chardev=qmp,mode=control");
     arg("-chardev", &format!("socket,id=console,fd={CONSOLE_FD}"));
     arg("-serial", &"chardev:console");
-    let mut places = PLACES.iter();
-    let mut place = || {
-        places
+    let mut slots = SLOTS.iter();
+    let mut slot = || {
+        slots
             .next()
-            .map(|place| format!(",bus=virtio-mmio-bus.{place}"))
+            .map(|slot| format!(",bus=virtio-mmio-bus.{slot}"))
             .unwrap_or_default()
     };
-    arg("-device", &format!("virtio-serial-device{}", place()));
+    arg("-device", &format!("virtio-serial-device{}", slot()));
     arg(
         "-chardev",
         &format!("socket,id=link,fd={LINK_FD},server=on,wait=off"),
@@ -492,18 +496,18 @@ fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
         &format!("virtserialport,chardev=link,name={}", spec.link_name),
     );
     arg("-object", &"rng-builtin,id=rng");
-    arg("-device", &format!("virtio-rng-device,rng=rng{}", place()));
+    arg("-device", &format!("virtio-rng-device,rng=rng{}", slot()));
     arg(
         "-device",
-        &format!("virtio-balloon-device,free-page-reporting=on{}", place()),
+        &format!("virtio-balloon-device,free-page-reporting=on{}", slot()),
     );
     for (number, disk) in spec.disks.iter().enumerate() {
         arg(
             "-device",
             &format!(
                 "virtio-blk-device,drive=disk{number}{}{}",
-                errors(disk),
-                place()
+                error_policy(disk),
+                slot()
             ),
         );
     }
@@ -514,7 +518,7 @@ fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
             &format!(
                 "vhost-user-fs-device,chardev=share{number},tag={},queue-size=1024{}",
                 share.tag,
-                place()
+                slot()
             ),
         );
     }
@@ -523,10 +527,10 @@ fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
     args
 }
 
-/// What a translated x86 guest needn't measure, since it is known: half of the kernel's boot.
+/// Clock rates that a guest under translation need not measure: measuring takes half of the kernel's boot.
 ///
-/// `noreplace-smp` keeps it from patching 8,000 lock prefixes away, which is dear to translate and gains nothing. QEMU's
-/// APIC timer counts nanoseconds. The delay loop counts the time stamp counter per tick, of which there are 250 a second.
+/// `noreplace-smp` keeps it from patching 8,000 lock prefixes, which is slow under translation and gains nothing. QEMU's
+/// APIC timer counts nanoseconds. The delay loop counts the time stamp counter in each of 250 ticks a second.
 fn known_clocks(tsc_khz: u64) -> String {
     format!(
         "noreplace-smp tsc=reliable tsc_early_khz={tsc_khz} lpj={} lapic_timer_khz=1000000",
@@ -534,8 +538,8 @@ fn known_clocks(tsc_khz: u64) -> String {
     )
 }
 
-/// What a failed write means: the guest stands still until it can be made, instead of losing its file system.
-fn errors(disk: &Disk) -> &'static str {
+/// After a failed write QEMU stops the guest, which would otherwise lose its file system.
+fn error_policy(disk: &Disk) -> &'static str {
     match disk.read_only {
         true => "",
         false => ",werror=stop,rerror=report",
@@ -642,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn every_device_has_its_place_and_none_the_clocks() {
+    fn every_device_has_a_slot_and_none_the_clocks() {
         let line = line(Accel::Tcg, None);
         let devices = line.lines().filter(|line| line.contains("-device,"));
         let mut places: Vec<_> = devices
@@ -663,25 +667,25 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_told_in_orders_and_are_on_no_command_line() {
+    fn paths_are_in_commands_and_not_on_the_command_line() {
         let args = arguments(&spec(), Accel::Tcg);
         let line: String = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         let paths = ["/k/a,b", "/i", "/d/\"a\",b", "/base", "/w", "/s", "/c"];
         assert!(!paths.iter().any(|path| line.contains(path)), "{line}");
-        let orders = build_orders(&spec(), None);
-        let told: Vec<_> = orders
+        let commands = build_commands(&spec(), None);
+        let sent: Vec<_> = commands
             .iter()
             .map(|order| (order.stage, order.command))
             .collect();
         let (set, add) = (("qemu", "qom-set"), ("disk", "blockdev-add"));
         let run = ("qemu", "x-exit-preconfig");
-        assert_eq!(told, [set, set, set, add, add, run]);
-        assert_eq!(orders[0].arguments["value"], "/k/a,b");
-        assert_eq!(orders[3].arguments["file"]["filename"], "/d/\"a\",b");
+        assert_eq!(sent, [set, set, set, add, add, run]);
+        assert_eq!(commands[0].arguments["value"], "/k/a,b");
+        assert_eq!(commands[3].arguments["file"]["filename"], "/d/\"a\",b");
     }
 
     #[test]
-    fn a_disk_that_is_only_read_is_never_written() {
+    fn a_read_only_disk_is_never_written() {
         let node = block_node(1, &spec().disks[1]);
         assert_eq!(node["read-only"], true);
         assert_eq!(node["cache"]["no-flush"], false);
@@ -689,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn last_words_become_a_stage_and_advice() {
+    fn a_last_message_becomes_a_stage_and_advice() {
         let words = |text: &str| explain(Path::new("/q"), &[format!("qemu-system-x86_64: {text}")]);
         let locked = refusal("disk", r#"Failed to get "write" lock"#);
         assert_eq!(locked.stage, "disk");
@@ -699,7 +703,7 @@ mod tests {
         assert_eq!(words("something new").message, "something new");
         assert_eq!(
             explain(Path::new("/q"), &[]).message,
-            "/q ended without a word"
+            "/q ended without a message"
         );
     }
 }

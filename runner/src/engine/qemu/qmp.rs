@@ -1,6 +1,6 @@
 //! QEMU's control protocol: lines of JSON over a stream, read without blocking.
 //!
-//! Commands are numbered, and answered in any order between events. Only what the runner needs is understood.
+//! Commands are numbered, and answered in any order between events. The runner understands only the messages that it needs.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,35 +9,35 @@ use std::os::unix::net::UnixStream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The longest message believed.
+/// The maximum length of a message.
 const MAX_MESSAGE: usize = 1 << 20;
 
-/// One thing QEMU said.
+/// A message of QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// It is there and speaks the protocol.
+    /// The first message.
     Greeting,
-    /// A command's answer.
+    /// The answer to a command.
     Answer {
         /// The command's number.
         id: u64,
-        /// What it gave, or why it failed.
+        /// Its result, or why it failed.
         result: Result<Value, String>,
     },
-    /// The machine stops, for this reason (such as `guest-shutdown`).
+    /// The machine stops, for this reason, such as `guest-shutdown`.
     Shutdown(String),
-    /// The disk could not be written, so the machine stands still.
+    /// A write to the disk failed, so QEMU has stopped the machine.
     BlockError {
-        /// What the system said.
+        /// The system's error.
         reason: String,
-        /// Whether room is what it lacks.
+        /// Whether the host's disk is full.
         no_space: bool,
     },
-    /// Something else.
+    /// Any other message.
     Other,
 }
 
-/// The client's end.
+/// A client of QEMU.
 #[derive(Debug)]
 pub(crate) struct Qmp {
     stream: UnixStream,
@@ -46,7 +46,7 @@ pub(crate) struct Qmp {
 }
 
 impl Qmp {
-    /// A client on `stream`, which it reads without blocking.
+    /// A client on `stream`, read without blocking.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self {
@@ -62,12 +62,12 @@ impl Qmp {
         self.next_id += 1;
         let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         line.push('\n');
-        // The commands are few and short: one that does not fit the socket's buffer means that QEMU is stuck.
+        // Commands are few and short: if one does not fit the socket's buffer, QEMU hangs.
         (&self.stream).write_all(line.as_bytes())?;
         Ok(id)
     }
 
-    /// Takes what has come in.
+    /// Reads the messages that have come in.
     pub(crate) fn receive(&mut self) -> io::Result<Vec<Message>> {
         let mut piece = [0; 4096];
         loop {
@@ -76,7 +76,7 @@ impl Qmp {
                 Ok(n) => self.buffer.extend_from_slice(&piece[..n]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A QEMU that was killed with commands unread resets the stream; what it said before counts.
+                // A killed QEMU with unread commands resets the stream; its earlier messages count.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
                 Err(error) => return Err(error),
             }

@@ -1,19 +1,19 @@
-//! How fast this machine's time stamp counter runs.
+//! The frequency of this host's time stamp counter.
 //!
-//! QEMU's translation hands the host's counter to the guest unchanged, and a guest that has to measure it
-//! against emulated timers hangs at times. So it is told.
+//! Under translation the guest reads the host's counter, and a guest that measures it against emulated timers sometimes
+//! hangs. So the kernel's command line tells it the frequency.
 
-/// The counter's rate in kHz; `None` where there is no such counter.
+/// The counter's frequency in kHz; `None` where there is no such counter.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn khz() -> Option<u64> {
     use std::time::{Duration, Instant};
 
-    // The reading with the least time around it: any interruption makes that longer.
+    // Of many readings, the one that took the least time: an interruption makes a reading longer.
     let reading = || {
         (0..200)
             .map(|_| {
                 let before = Instant::now();
-                // SAFETY: every x86-64 processor has the instruction, and Linux leaves it to all programs.
+                // SAFETY: every x86-64 processor has the instruction, and Linux allows it to all programs.
                 let ticks = unsafe { core::arch::x86_64::_rdtsc() };
                 let around = before.elapsed();
                 (around, before + around / 2, ticks)
@@ -26,11 +26,11 @@ pub(crate) fn khz() -> Option<u64> {
     let (end, last) = reading()?;
     let nanoseconds = u64::try_from((end - start).as_nanos()).ok()?;
     let ticks = last.checked_sub(first)?;
-    // Billions of ticks times a million fit 64 bits for a measurement this short, by far.
+    // The product fits 64 bits: the measurement is short.
     Some((ticks * 1_000_000 + nanoseconds / 2) / nanoseconds).filter(|&khz| khz > 0)
 }
 
-/// The counter's rate in kHz; `None` where there is no such counter.
+/// The counter's frequency in kHz; `None` where there is no such counter.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn khz() -> Option<u64> {
     None
