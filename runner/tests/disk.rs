@@ -252,7 +252,7 @@ impl Drop for Small {
 }
 
 #[test]
-fn a_vm_stands_still_while_the_hosts_disk_is_full_and_goes_on_with_room() {
+fn a_vm_stalls_while_the_hosts_disk_is_full_and_continues_with_room() {
     let mut vm = Vm::new();
     let small = Small::mount(vm.path("small"), 24);
     let (layer, ballast) = (small.0.join("layer"), small.0.join("ballast"));

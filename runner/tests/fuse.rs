@@ -549,7 +549,7 @@ fn no_count_of_a_guest_s_is_believed() {
 }
 
 #[test]
-fn a_message_that_is_none_harms_nobody() {
+fn an_invalid_message_does_no_harm() {
     let home = home();
     let share = home.path().join("share");
     let mut guest = Hostile::new(&share);

@@ -77,7 +77,7 @@ fn a_kernel_panic_is_named() {
 }
 
 #[test]
-fn stop_answers_when_all_is_gone() {
+fn stop_answers_when_everything_is_removed() {
     let mut vm = Vm::new();
     let (gone, kept) = (vm.file("gone"), vm.file("kept"));
     vm.spec.remove = vec![gone.clone()];
@@ -109,7 +109,7 @@ fn a_signal_ends_it_in_order() {
     }
 }
 
-/// The one who started the runner, as far as the runner can tell: who holds the other end of its input.
+/// The parent, as the runner sees it: the process that holds the other end of its input.
 #[test]
 fn nothing_is_left_when_the_parent_is_killed() {
     let mut vm = Vm::new();
@@ -232,7 +232,7 @@ fn the_engine_holds_no_more_than_it_needs() {
 }
 
 #[test]
-fn a_vm_that_is_paused_stands_still_and_can_go_on_or_be_stopped() {
+fn a_paused_vm_can_be_resumed_or_stopped() {
     let vm = Vm::new();
     let mut runner = vm.run();
     let Event::Started { pid, .. } = runner.event() else {

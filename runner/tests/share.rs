@@ -14,7 +14,7 @@ use common::{Guest, Runner, Vm};
 /// Nobody's number: the tests run as root have a runner of an ordinary user too.
 const ORDINARY: u32 = 65534;
 
-/// Every user who can run the runner here: who runs the tests, and an ordinary one too where that is root.
+/// The users that can run the runner here: the user of the tests, and an ordinary user too where that one is root.
 fn users() -> Vec<Option<u32>> {
     let root = rustix::process::geteuid().is_root();
     [None]
@@ -258,7 +258,7 @@ fn a_vm_whose_share_broke_ends_rather_than_hangs() {
 }
 
 #[test]
-fn a_share_that_was_handed_on_is_the_same_wherever_its_path_leads() {
+fn a_share_that_was_passed_on_is_the_same_wherever_its_path_leads() {
     for user in users() {
         let mut vm = Vm::new();
         vm.user = user;
@@ -266,7 +266,7 @@ fn a_share_that_was_handed_on_is_the_same_wherever_its_path_leads() {
         fs::write(shared.join("mine"), "mine").unwrap();
         fs::create_dir(&elsewhere).unwrap();
         fs::write(elsewhere.join("other"), "other").unwrap();
-        vm.handed_on = Some(fs::File::open(&shared).unwrap().into());
+        vm.passed = Some(fs::File::open(&shared).unwrap().into());
         vm.spec.shares[0].opened = Some(0);
         fs::rename(&shared, &moved).unwrap();
         symlink(&elsewhere, &shared).unwrap();

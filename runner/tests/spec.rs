@@ -109,7 +109,7 @@ fn a_disk_that_is_none_is_qemus_to_refuse() {
 }
 
 #[test]
-fn what_belongs_to_somebody_else_is_neither_written_nor_removed() {
+fn what_belongs_to_another_user_is_neither_written_nor_removed() {
     let root = rustix::process::geteuid().is_root();
     let theirs = |vm: &Vm| {
         if !root {
@@ -155,9 +155,9 @@ fn a_socket_in_use_is_not_taken_away() {
     );
     assert!(
         vm.spec.link_socket.exists(),
-        "somebody else's socket was removed"
+        "the socket of another process was removed"
     );
-    // Left behind by somebody who is gone, it is in nobody's way.
+    // A socket whose owner has ended is replaced.
     listener.take();
     let mut runner = vm.run();
     runner.started();

@@ -1,7 +1,7 @@
 //! What keeps the runner's processes apart from the host.
 //!
 //! ```text
-//! spawn       starts a child;  child: its end;  namespaces: where it runs;  order: what it is told
+//! spawn       starts a child;  child: its end;  namespaces: where it runs;  order: its task
 //! fence       Landlock;  calls: system call filters;  cgroup: a bound on memory and threads
 //! missing     how a child reports a fence that does not hold
 //! trial       whether the fences hold on this host

@@ -139,9 +139,9 @@ impl From<rustix::io::Errno> for SpawnError {
 mod report {
     /// A step in the namespaces failed.
     pub(super) const NAMESPACES: u8 = b'n';
-    /// It has no `/proc` of its own; it goes on without.
+    /// It has no `/proc` of its own; it continues without one.
     pub(super) const NO_PROC: u8 = b'p';
-    /// The parent is gone, the kernel refuses a fence, or the program can't be run.
+    /// The parent has ended, the kernel refuses a fence, or the program can't be run.
     pub(super) const OTHER: u8 = b'o';
 }
 

@@ -116,10 +116,10 @@ fn qemu() -> PathBuf {
 pub(crate) struct Vm {
     pub(crate) directory: TempDir,
     pub(crate) spec: VmSpec,
-    /// The user who runs the runner, where it is not who runs the tests.
+    /// The user of the runner, where it is not the user of the tests.
     pub(crate) user: Option<u32>,
     /// The descriptors that the runner inherits.
-    pub(crate) handed_on: Option<OwnedFd>,
+    pub(crate) passed: Option<OwnedFd>,
     /// A command that becomes the runner, which is added to it.
     pub(crate) wrapper: Vec<String>,
 }
@@ -161,7 +161,7 @@ impl Vm {
             directory,
             spec,
             user: None,
-            handed_on: None,
+            passed: None,
             wrapper: Vec::new(),
         }
     }
@@ -210,9 +210,9 @@ impl Vm {
         let mut command = Command::new(words.next().unwrap());
         command.args(words);
         command.stdin(input).stdout(Stdio::piped());
-        if let Some(handed_on) = &self.handed_on {
+        if let Some(passed) = &self.passed {
             let mapping = FdMapping {
-                parent_fd: handed_on.try_clone().unwrap(),
+                parent_fd: passed.try_clone().unwrap(),
                 child_fd: 3,
             };
             command.arg(format!("{DESCRIPTORS}1"));
@@ -383,7 +383,7 @@ impl Guest {
     }
 }
 
-/// A process whose end is waited for, whoever's child it is.
+/// Waits for the end of a process that need not be a child.
 pub(crate) struct Watched(Option<OwnedFd>);
 
 impl Watched {

@@ -65,7 +65,7 @@ const STAGE: &str = "krun";
 
 impl Krun {
     /// Starts the machine. Nothing may exist at the link's path.
-    pub(crate) fn start(spec: &VmSpec, handed_on: &[OwnedFd]) -> Result<Self, StartError> {
+    pub(crate) fn start(spec: &VmSpec, passed: &[OwnedFd]) -> Result<Self, StartError> {
         let failed = |what: &'static str| StartError::io(STAGE, what);
         let (control, hand_over) = socket_pair().map_err(failed("make a socket"))?;
         let order = Order { spec: spec.clone() };
@@ -76,7 +76,7 @@ impl Krun {
         // directory is the first share.
         let guest_id = spec.shares.first().map_or(0, |share| share.guest_id);
         let directory = match spec.shares.first() {
-            Some(first) => Some(share::directory(first, handed_on)?),
+            Some(first) => Some(share::directory(first, passed)?),
             None => None,
         };
         let started = spawn::spawn_self(
