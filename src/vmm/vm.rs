@@ -114,25 +114,33 @@ impl Vm {
             tokio::time::timeout(LAST_WORDS, passed_on).await.ok();
             gone_sender.send(true).ok();
         });
-        let (engine_pid, lacks) = match started.await {
-            Ok(Event::Started { pid, lacks }) => (pid, lacks),
+        let started = match started.await {
+            Ok(Event::Started { pid, lacks }) => Ok((pid, lacks)),
             Ok(Event::Failed {
                 stage,
                 message,
                 console,
-            }) => {
-                return Err(VmmError::Failed {
-                    stage,
-                    message,
-                    console,
-                });
-            }
-            Ok(_) | Err(_) => {
-                return Err(VmmError::Failed {
-                    stage: "runner".into(),
-                    message: "the runner ended before it had started the VM".into(),
-                    console: Vec::new(),
-                });
+            }) => Err(VmmError::Failed {
+                stage,
+                message,
+                console,
+            }),
+            Ok(_) | Err(_) => Err(VmmError::Failed {
+                stage: "runner".into(),
+                message: "the runner ended before it had started the VM".into(),
+                console: Vec::new(),
+            }),
+        };
+        let (engine_pid, lacks) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // What the runner printed is to be seen before the error, and its files are to be gone.
+                drop(stdin);
+                let mut gone = gone;
+                tokio::time::timeout(STOPPING, gone.wait_for(|gone| *gone))
+                    .await
+                    .ok();
+                return Err(error);
             }
         };
         Ok(Self {

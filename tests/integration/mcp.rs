@@ -524,10 +524,7 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     let console = resource(&format!("snowglobe://console?sandbox={handle}")).await;
     assert!(console.contains("snowglobe-init"), "{console}");
     let nowhere = resource("snowglobe://console").await;
-    assert!(
-        nowhere.contains("does not say in which sandbox"),
-        "{nowhere}"
-    );
+    assert!(nowhere.contains("does not name a sandbox"), "{nowhere}");
     let idle = async || {
         let until = Instant::now() + Duration::from_secs(20);
         let empty = async || {

@@ -321,7 +321,6 @@ pub async fn eventually(what: &str, seconds: u64, mut holds: impl FnMut() -> boo
 /// A small file system, unmounted on drop. Mounting it needs root.
 pub struct Small {
     pub path: PathBuf,
-    bytes: u64,
 }
 
 impl Small {
@@ -338,7 +337,6 @@ impl Small {
         .expect("a tmpfs can be mounted, which takes root");
         Self {
             path: path.to_owned(),
-            bytes,
         }
     }
 
@@ -346,10 +344,30 @@ impl Small {
         self.path.join("ballast")
     }
 
-    /// Fills the empty file system so that `free` bytes stay free.
+    /// How many bytes are free.
+    fn free(&self) -> u64 {
+        let room = rustix::fs::statvfs(&self.path).unwrap();
+        room.f_bavail * room.f_bsize
+    }
+
+    /// Waits until so many bytes are free: the files of a killed engine take room until it has exited.
+    pub fn wait_for_room(&self, bytes: u64) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.free() < bytes {
+            assert!(
+                Instant::now() < deadline,
+                "only {} bytes are free",
+                self.free()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Leaves so many bytes free.
     pub fn fill(&self, free: u64) {
         self.empty();
-        let ballast = vec![1; usize::try_from(self.bytes - free).unwrap()];
+        let ballast = self.free().saturating_sub(free);
+        let ballast = vec![1; usize::try_from(ballast).unwrap()];
         std::fs::write(self.ballast(), ballast).unwrap();
     }
 

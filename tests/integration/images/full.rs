@@ -53,6 +53,7 @@ fn an_image_that_finds_no_room_is_told_where_and_comes_once_there_is_some() {
     }
     // If the size is known and does not fit, nothing is started.
     home.works(&["image", "prune"]);
+    small.wait_for_room(299 * MIB);
     small.fill(200 * MIB);
     let minimal = minimal();
     for arguments in [
