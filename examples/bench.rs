@@ -4,6 +4,13 @@
 //! ```console
 //! $ make bench
 //! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "an example ends by panicking"
+)]
 #![allow(clippy::print_stdout, reason = "a person reads its output")]
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,13 @@
 //! It is also an end-to-end check: an unexpected result ends it with a message and exit code 1. The
 //! workspace is a fresh temporary directory. `SNOWGLOBE_*` is passed on, except for variables that would change the
 //! workspace or the sandbox. An argument names another `mcp.json`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "an example ends by panicking"
+)]
 #![allow(clippy::print_stdout, reason = "a person reads its output")]
 
 #[path = "demo/show.rs"]

@@ -2,7 +2,13 @@
 //! minimal server of the same library in the same run; memory after many calls; the time to end after a disconnect.
 //!
 //! `cargo run --release --example mcp-bench [CALLS]`; the last figure needs the image `minimal`.
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "an example ends by panicking"
+)]
 #![allow(clippy::print_stdout, reason = "the figures are the output")]
 
 use std::io::{BufRead, BufReader, Read, Write};

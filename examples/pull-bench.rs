@@ -4,6 +4,13 @@
 //!     cargo run --release --example pull-bench
 //!
 //! Needs root, because of umoci, and the packages that `.ci/setup` installs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "an example ends by panicking"
+)]
 #![allow(clippy::print_stdout, reason = "the figures are the output")]
 #![allow(unreachable_pub, dead_code, reason = "shares modules with the tests")]
 

@@ -17,6 +17,16 @@
 //! - [`image`]: root disks: references, registries, the store;
 //! - [`workspace`]: what `/workspace` is, and which host directories may be shared;
 //! - [`names`], `text`, [`shown`], [`progress`]: names, words, what is printed, what is said meanwhile.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::cast_possible_truncation,
+        clippy::let_underscore_must_use,
+        reason = "a test fails by panicking"
+    )
+)]
 #![forbid(unsafe_code)]
 // What is printed goes through `shown`.
 #![warn(clippy::print_stderr)]

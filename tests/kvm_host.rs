@@ -3,6 +3,13 @@
 //! Each test here boots one such host, runs test programs in it and passes their output on. A host that panics,
 //! hangs or does not start fails the test with the last lines of its console.
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
+#![allow(
     clippy::print_stdout,
     reason = "the host's output explains a failed test"
 )]

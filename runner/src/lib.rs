@@ -3,6 +3,16 @@
 //! The runner is one process for each VM. On standard input it reads one [`VmSpec`] as a line of JSON, then
 //! [`Command`]s, a line each; on standard output it writes [`Event`]s, a line each. When its standard input ends (the
 //! parent has ended), it kills the VM, removes the files in [`VmSpec::remove`] and exits.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::cast_possible_truncation,
+        clippy::let_underscore_must_use,
+        reason = "a test fails by panicking"
+    )
+)]
 
 pub mod socket;
 

@@ -15,6 +15,16 @@
 //! removal    the files that are removed when the VM ends
 //! stall      the VM while the host's disk is full
 //! ```
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::cast_possible_truncation,
+        clippy::let_underscore_must_use,
+        reason = "a test fails by panicking"
+    )
+)]
 
 mod check;
 mod confine;

@@ -1,4 +1,11 @@
 //! Disks, and switching the first one to a new layer while the guest writes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 

@@ -1,5 +1,12 @@
 //! The fences, in the processes of a running VM: each is made to do what its guest would have it do once it had taken
 //! it over, by a debugger's means, and must not get through.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 #![cfg(target_arch = "x86_64")]
 
 mod common;

@@ -1,5 +1,12 @@
 //! A guest whose kernel is hostile: raw FUSE messages to the server of a share, as a virtual machine would put them
 //! into its queue. The server runs here without its namespaces, so what holds is what it checks itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};

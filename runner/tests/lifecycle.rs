@@ -1,4 +1,11 @@
 //! How a VM starts and ends, and that nothing of it stays.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 

@@ -1,4 +1,11 @@
 //! Whether KVM works is found out by running guests on it. Run once more on the emulated host, where it does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 use std::process::Command;
 

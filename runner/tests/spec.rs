@@ -1,4 +1,11 @@
 //! What can't be run is refused, with the reason and where to look.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 

@@ -133,7 +133,7 @@ impl Store {
         };
         let made = make().map_err(io_error("make the directory", &path));
         let lock = made.inspect_err(|_| {
-            let _ = files::remove_dir(&path);
+            files::remove_dir(&path).ok();
         })?;
         Ok(VmDir {
             path,

@@ -197,9 +197,9 @@ pub struct Machine {
 impl Plan {
     /// Removes what the runner would have removed, were there one.
     fn give_up(&self) {
-        let _ = crate::files::remove_dir(&self.run_dir);
+        crate::files::remove_dir(&self.run_dir).ok();
         for path in &self.remove {
-            let _ = crate::files::remove_file(path);
+            crate::files::remove_file(path).ok();
         }
     }
 }

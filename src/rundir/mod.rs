@@ -220,7 +220,7 @@ impl Instance {
         };
         let lock = make().map_err(|source| {
             // What was made of it is of no use; a directory that is another's by its id's chance has no room for a lock.
-            let _ = fs::remove_dir_all(&dir);
+            fs::remove_dir_all(&dir).ok();
             fail(source)
         })?;
         Ok(Self {

@@ -285,10 +285,10 @@ fn pass_on(mut messages: std::io::PipeReader) -> oneshot::Receiver<()> {
         let mut shown = crate::shown::Shown::new(std::io::stderr());
         // Where nobody listens to this program any more, the runner must still get rid of its messages.
         if std::io::copy(&mut messages, &mut shown).is_err() {
-            let _ = std::io::copy(&mut messages, &mut std::io::sink());
+            std::io::copy(&mut messages, &mut std::io::sink()).ok();
         }
         drop(shown);
-        let _ = ended.send(());
+        ended.send(()).ok();
     });
     end
 }

@@ -4,6 +4,13 @@
 //!
 //! They take 1.3 GB, so they run by name: `make agents`. Each has its own home, an invalid key, and a network that has
 //! only the loopback.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../integration/common/mod.rs"]
 mod common;

@@ -1,5 +1,12 @@
 //! The official clients, as `.ci/clients` installs them, with a real VM behind the server: the SDKs of Python and
 //! TypeScript and the inspector, each on stdio and HTTP, each in both eras of the protocol.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../integration/common/mod.rs"]
 mod common;

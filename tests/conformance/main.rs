@@ -1,5 +1,12 @@
 //! The official conformance suite: all requirements of a revision, against a fixture behind the real HTTP; scenarios
 //! that need no fixed content, against the real server.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../integration/common/mod.rs"]
 mod common;

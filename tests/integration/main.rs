@@ -2,6 +2,13 @@
 //!
 //! Other test binaries need more than one machine has: real clients and agents, the protocol's own conformance
 //! suite, and an emulated host with KVM, which runs modules of this binary again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 mod chaos;
 mod cli;

@@ -19,6 +19,16 @@
 //! - `layers`: unpacking the layers of an image.
 //!
 //! The server is a library so that tests can run it over an in-memory stream, without a VM.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::cast_possible_truncation,
+        clippy::let_underscore_must_use,
+        reason = "a test fails by panicking"
+    )
+)]
 #![forbid(unsafe_code)]
 
 pub mod boot;

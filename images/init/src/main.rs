@@ -1,4 +1,14 @@
 //! PID 1 of every Snowglobe guest, and the program that it starts before every command.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::cast_possible_truncation,
+        clippy::let_underscore_must_use,
+        reason = "a test fails by panicking"
+    )
+)]
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};

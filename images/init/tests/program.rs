@@ -1,4 +1,11 @@
 //! The program as it is linked: what `.ci/rustc` is for.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 /// The number of so many bytes at `at`: an ELF file of 64 bits, little endian.
 fn number(elf: &[u8], at: usize, bytes: usize) -> usize {

@@ -1,4 +1,11 @@
 //! The guest's own server over an in-memory stream, with a real SSH client: everything that needs no VM.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

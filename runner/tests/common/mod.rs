@@ -2,7 +2,7 @@
 //! a guest made of busybox that runs what comes in on the link.
 
 // Each test program uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
