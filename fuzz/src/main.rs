@@ -2,6 +2,13 @@
 //!
 //! Each target takes any bytes, passes them to the product's code that reads such data, and panics if a promise is
 //! broken. `fuzz/run` has the bounds of memory and time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::let_underscore_must_use,
+    reason = "a finding is a panic"
+)]
 #![no_main]
 
 mod archive;

@@ -6,7 +6,7 @@
 //! - [`transport`]: how messages come in and go out;
 //! - [`server`]: the server of one client; it finds the tool or resource of a request;
 //! - [`tools`], [`resources`], [`prompts`]: what a client can use;
-//! - [`selector`] and [`pool`]: the sandbox that a call acts on;
+//! - [`selector`]: the sandbox that a call acts on;
 //! - [`confirm`], [`call`], [`notes`], [`refusal`]: the parts of every call;
 //! - [`output`], [`outcome`], [`records`], [`facts`]: what results are made of.
 //!
