@@ -174,7 +174,7 @@ fn absolute(module: &[String], path: &[String]) -> Vec<String> {
     at
 }
 
-/// The arrows from which a way leads back.
+/// The arrows that are part of a circle.
 fn in_circles<N: Ord + Clone>(arrows: &BTreeSet<(N, N)>) -> Vec<&(N, N)> {
     let mut next: BTreeMap<&N, Vec<&N>> = BTreeMap::new();
     for (from, to) in arrows {
