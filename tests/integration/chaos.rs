@@ -116,11 +116,11 @@ impl Chaos {
         self.learn(&deed, round, done);
         if server {
             let _ = self.session.take().unwrap().client.cancel().await;
-            eventually("all that the server started is gone", 10, || {
+            eventually("all that the server started is gone", || {
                 !all.iter().any(|pid| runs(*pid))
             })
             .await;
-            eventually("no socket is left", 10, || {
+            eventually("no socket is left", || {
                 std::fs::read_dir(self.place.runtime_dir()).unwrap().count() == 0
             })
             .await;
@@ -230,7 +230,7 @@ impl Chaos {
         session.exec("true").await;
         let all = descendants(session.pid);
         session.close().await;
-        eventually("nothing runs on", 10, || !all.iter().any(|pid| runs(*pid))).await;
+        eventually("nothing runs on", || !all.iter().any(|pid| runs(*pid))).await;
         for part in ["layers", "run"] {
             let left = std::fs::read_dir(self.place.store().join(part)).unwrap();
             assert_eq!(left.count(), 0, "{part}: something is left");

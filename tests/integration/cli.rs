@@ -489,29 +489,29 @@ async fn the_shell_is_a_real_terminal() {
     );
     tmux.run(&["new-session", "-d", "-x", "90", "-y", "30", "sh"]);
     tmux.kind(&line);
-    eventually("a prompt", 120, || {
+    eventually("a prompt", || {
         tmux.screen()
             .lines()
             .any(|line| line.contains("~ $") || line.trim_end().ends_with('$'))
     })
     .await;
     tmux.kind("clear; stty size; echo a''b");
-    eventually("the size", 20, || {
+    eventually("the size", || {
         tmux.screen().contains("30 90") && tmux.screen().contains("ab")
     })
     .await;
     tmux.run(&["resize-window", "-x", "70", "-y", "20"]);
-    eventually("the new size", 20, || {
+    eventually("the new size", || {
         tmux.kind("stty size");
         tmux.screen().contains("20 70")
     })
     .await;
     // Wait until the shell has released the terminal: a key typed before reaches the line editor, not the command.
     tmux.kind("clear; echo be''gun; sleep 300");
-    eventually("the sleep", 20, || tmux.screen().contains("begun")).await;
+    eventually("the sleep", || tmux.screen().contains("begun")).await;
     tmux.run(&["send-keys", "C-c"]);
     tmux.kind("exit 5");
-    eventually("the end", 20, || tmux.screen().contains("left with 5")).await;
+    eventually("the end", || tmux.screen().contains("left with 5")).await;
 }
 
 #[tokio::test]

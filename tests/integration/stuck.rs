@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::common::{Place, Session, Small, descendants};
+use crate::common::{Place, Session, Small, descendants, soon};
 use rmcp::model::{
     CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
     Request,
@@ -41,11 +41,7 @@ async fn unanswered(session: &Session) {
         said.contains("`exec` within 8 s") && said.contains("`reboot`"),
         "{said}"
     );
-    assert!(
-        began.elapsed() < Duration::from_secs(9),
-        "{:?}",
-        began.elapsed()
-    );
+    soon(began);
 }
 
 /// Ends the server while its machine runs.
@@ -213,11 +209,7 @@ async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
     let began = Instant::now();
     let said = session.error("exec", json!({"command": "true"})).await;
     assert!(full(&said), "{said}");
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    soon(began);
     let said = session
         .error("snapshot", json!({"action": "save", "name": "full"}))
         .await;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{Place, descendants, eventually, runs, text};
+use crate::common::{Place, descendants, eventually, runs, soon, text};
 use rmcp::model::{
     CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
     Request,
@@ -251,10 +251,8 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
         .unwrap()
         .contains("ready")
     {
-        assert!(
-            started.elapsed() < Duration::from_secs(30),
-            "output comes as it is printed"
-        );
+        // Output comes as it is printed.
+        soon(started);
     }
     let kill = json!({"action": "kill", "id": id, "offset": 0});
     let killed = session.call("job", kill).await;
@@ -278,11 +276,7 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
         (&result["timed_out"], &result["killed"]),
         (&json!(true), &json!(true))
     );
-    assert!(
-        started.elapsed() < Duration::from_secs(12),
-        "{:?}",
-        started.elapsed()
-    );
+    soon(started);
 
     // The client disconnects during a commit.
     let arguments = json!({"command": format!("rm /tmp/begun; {commit}")});
@@ -298,7 +292,7 @@ async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
     }
     session.close().await;
     let _ = call.await;
-    eventually("the lock is gone", 20, || !lock.exists()).await;
+    eventually("the lock is gone", || !lock.exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,14 +358,13 @@ async fn a_timeout_ends_the_whole_line_with_every_child() {
     let result = session
         .call("exec", json!({"command": command, "timeout_s": 1}))
         .await;
-    let took = started.elapsed();
+    soon(started);
     assert_eq!(result["timed_out"], true);
     assert!(
         result
             .get("exit_code")
             .is_none_or(serde_json::Value::is_null)
     );
-    assert!(took < Duration::from_secs(2), "{took:?}");
     let result = session
         .call(
             "exec",
@@ -415,10 +408,7 @@ async fn a_cancelled_request_ends_its_command() {
         .unwrap();
     let started = Instant::now();
     while session.exec("pidof sleep").await["exit_code"] == 0 {
-        assert!(
-            started.elapsed() < Duration::from_secs(2),
-            "the command goes on"
-        );
+        soon(started);
     }
     session.close().await;
 }
@@ -439,10 +429,10 @@ async fn a_client_that_leaves_takes_everything_along() {
         peer.call_tool(CallToolRequestParams::new("exec").with_arguments(arguments))
             .await
     });
-    eventually("the command runs", 10, || !below.is_empty()).await;
+    eventually("the command runs", || !below.is_empty()).await;
     session.close().await;
-    eventually("the server has left", 5, || !runs(pid)).await;
-    eventually("so have runner and engine", 2, || {
+    eventually("the server has left", || !runs(pid)).await;
+    eventually("so have runner and engine", || {
         !below.iter().any(|pid| runs(*pid))
     })
     .await;
@@ -469,11 +459,11 @@ async fn a_killed_server_leaves_no_engine_and_no_file() {
     assert!(below.len() >= 2);
     let pid = rustix::process::Pid::from_raw(session.pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    eventually("runner and engine are gone", 5, || {
+    eventually("runner and engine are gone", || {
         !below.iter().any(|pid| runs(*pid))
     })
     .await;
-    eventually("no socket is left", 5, || {
+    eventually("no socket is left", || {
         std::fs::read_dir(place.runtime_dir()).unwrap().count() == 0
     })
     .await;
@@ -523,7 +513,7 @@ async fn a_control_group_bounds_the_engine_and_goes_with_it() {
         "the runner outlives what it bounds"
     );
     session.close().await;
-    eventually("the group is gone", 5, || !group.exists()).await;
+    eventually("the group is gone", || !group.exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,10 @@ use snowglobe_init::wire::{
 
 mod support;
 
+/// Within this time comes what is to come soon. Machines are shared, so it is long; what goes wrong takes several times
+/// as long.
+const SOON: Duration = Duration::from_mins(1);
+
 struct AnyServer;
 
 impl client::Handler for AnyServer {
@@ -280,11 +284,7 @@ async fn a_timeout_ends_every_process_in_time() {
     let started = Instant::now();
     let (_, report) = run(&handle, request).await;
     assert_eq!(report.outcome, Outcome::TimedOut);
-    assert!(
-        started.elapsed() < Duration::from_millis(1300),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < SOON);
     assert!(!mark.exists());
 }
 
@@ -297,11 +297,12 @@ async fn a_command_whose_time_is_up_can_put_its_things_away() {
         "touch lock; trap 'echo cleaning; rm lock; exit 0' TERM; while :; do sleep 0.02; done";
     let mut request = shell(line);
     request.timeout_ms = Some(300);
+    let started = Instant::now();
     let (answer, report) = run(&handle, request.clone()).await;
     assert_eq!((report.outcome, report.killed), (Outcome::TimedOut, false));
     assert_eq!(answer.stdout, b"cleaning\n");
     assert!(!lock.exists());
-    assert!(report.duration_ms < 1500, "{} ms", report.duration_ms);
+    assert!(started.elapsed() < SOON);
 
     // What takes no notice, or stands still, is ended all the same.
     for line in [
@@ -312,8 +313,7 @@ async fn a_command_whose_time_is_up_can_put_its_things_away() {
         let (_, report) = run(&handle, request.clone()).await;
         assert_eq!(report.outcome, Outcome::TimedOut);
         assert_eq!(report.killed, line.contains("deaf"));
-        let most = wire::STOP_GRACE.as_millis() as u64 + 1300;
-        assert!(report.duration_ms < most, "{} ms", report.duration_ms);
+        assert!(started.elapsed() < SOON);
     }
 
     // The same for a job that is killed, and for one whose machine goes.
@@ -489,12 +489,12 @@ async fn what_a_command_leaves_behind_does_not_hold_it_up() {
     let world = world();
     let handle = world.control().await;
     let started = Instant::now();
-    let (answer, report) = run(&handle, shell("(sleep 5; echo late) & echo early")).await;
+    let (answer, report) = run(&handle, shell("(sleep 300; echo late) & echo early")).await;
     assert_eq!(
         (answer.stdout, report.outcome),
         (b"early\n".to_vec(), Outcome::Exited { code: 0 })
     );
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < SOON);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -658,16 +658,16 @@ async fn a_page_comes_at_once_whatever_the_file_is() {
     let world = world();
     let handle = world.control().await;
     let path = |name: &str| world.workspace.join(name);
-    // It grows as fast as it can be written, until the test is over.
+    // It grows faster than it can be read, until the test is over.
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (grows, of_thread) = (path("grows"), stop.clone());
     let writer = std::thread::spawn(move || {
-        let mut file = std::fs::File::create(grows).unwrap();
-        let block = "y\n".repeat(32 << 10);
-        let mut written = 0;
-        while !of_thread.load(std::sync::atomic::Ordering::Relaxed) && written < 2 << 30 {
-            std::io::Write::write_all(&mut file, block.as_bytes()).unwrap();
-            written += block.len();
+        std::fs::write(&grows, "y\n".repeat(32 << 10)).unwrap();
+        let file = std::fs::File::options().write(true).open(&grows).unwrap();
+        let mut len = 1 << 20;
+        while !of_thread.load(std::sync::atomic::Ordering::Relaxed) && len < 8 << 40 {
+            file.set_len(len).unwrap();
+            len += 1 << 20;
         }
     });
     while std::fs::metadata(path("grows")).map_or(0, |meta| meta.len()) == 0 {
@@ -675,16 +675,15 @@ async fn a_page_comes_at_once_whatever_the_file_is() {
     }
     let started = Instant::now();
     let answer = ask(&handle, read("grows", 1, 3), b"").await;
-    let took = started.elapsed();
+    assert!(started.elapsed() < SOON);
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     writer.join().unwrap();
     assert_eq!(answer.stdout, b"y\ny\ny\n");
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    // 10 GB, nearly all of it a hole in the second line.
+    // 8 TB, nearly all of it a hole in the second line.
     let sparse = std::fs::File::create(path("sparse")).unwrap();
     let head = format!("one\n{}", "x".repeat(70_000));
     std::io::Write::write_all(&mut &sparse, head.as_bytes()).unwrap();
-    sparse.set_len(10 << 30).unwrap();
+    sparse.set_len(8 << 40).unwrap();
     let started = Instant::now();
     let answer = ask(&handle, read("sparse", 1, 10), b"").await;
     assert_eq!(answer.stdout, b"one\n");
@@ -706,11 +705,7 @@ async fn a_page_comes_at_once_whatever_the_file_is() {
         "{:?}",
         answer.report
     );
-    assert!(
-        started.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < SOON);
     // The kernel's own files have no size.
     let answer = ask(&handle, read("/proc/cpuinfo", 1, 2), b"").await;
     assert_eq!(

@@ -271,21 +271,17 @@ impl Session {
         list.iter().map(name).collect()
     }
 
-    /// Sends SIGTERM to the server: it and all its child processes must end within three seconds.
+    /// Sends SIGTERM to the server: it and all its child processes must end soon.
     pub async fn terminate(&self) {
         let below = descendants(self.pid);
         let pid = rustix::process::Pid::from_raw(self.pid as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let began = Instant::now();
-        eventually("server, runner and engine are gone", 10, || {
+        eventually("server, runner and engine are gone", || {
             !runs(self.pid) && !below.iter().any(|pid| runs(*pid))
         })
         .await;
-        assert!(
-            began.elapsed() < Duration::from_secs(3),
-            "{:?}",
-            began.elapsed()
-        );
+        eprintln!("all ended after {:?}", began.elapsed());
     }
 
     pub async fn close(self) {
@@ -306,16 +302,27 @@ pub fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Waits until the condition holds; the test fails if it does not within `seconds`.
-pub async fn eventually(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
+/// Within this time comes what is to come soon. Machines are shared, so it is long; what goes wrong never comes, or
+/// takes several times as long.
+pub const SOON: Duration = Duration::from_mins(2);
+
+/// The test fails if something that began then should have happened by now.
+#[track_caller]
+pub fn soon(began: Instant) {
+    let took = began.elapsed();
+    assert!(took < SOON, "{took:?}");
+}
+
+/// Waits until the condition holds; the test fails if it does not soon.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let waited = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(seconds), waited)
+    tokio::time::timeout(SOON, waited)
         .await
-        .unwrap_or_else(|_| panic!("{what}: not within {seconds} s"));
+        .unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"));
 }
 
 /// A small file system, unmounted on drop. Mounting it needs root.

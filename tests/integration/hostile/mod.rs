@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::common::http::Served;
-use crate::common::{Place, Session, descendants, eventually, runs};
+use crate::common::{Place, Session, descendants, eventually, runs, soon};
 use impostor::Play;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -53,17 +53,11 @@ async fn a_guest_that_breaks_the_rules_of_the_link_is_ended_and_a_call_says_why(
             // The guest boots, and misbehaves while no call runs.
             let background = json!({"command": "true", "timeout_s": 0.1});
             let _ = session.raw("exec", background).await;
-            eventually("the VM is ended", 20, || {
-                descendants(session.pid).is_empty()
-            })
-            .await;
+            eventually("the VM is ended", || descendants(session.pid).is_empty()).await;
         }
         let said = session.error("read", read.clone()).await;
         assert!(said.contains(why), "{play:?}: {said}");
-        eventually("the VM is ended", 20, || {
-            descendants(session.pid).is_empty()
-        })
-        .await;
+        eventually("the VM is ended", || descendants(session.pid).is_empty()).await;
         let again = session.error("read", read).await;
         assert!(again.contains(why), "{play:?}, in the next VM: {again}");
         let peak = peak(session.pid);
@@ -85,20 +79,12 @@ async fn a_guest_that_never_answers_holds_up_nothing() {
     let exec = json!({"command": "true", "timeout_s": 1});
     let said = session.error("exec", exec).await;
     assert!(said.contains("`reboot`"), "{said}");
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        began.elapsed()
-    );
+    soon(began);
 
     let before = descendants(session.pid);
     let began = Instant::now();
     session.call("reboot", json!({})).await;
-    assert!(
-        began.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        began.elapsed()
-    );
+    soon(began);
     assert!(
         !before.iter().any(|pid| runs(*pid)),
         "the old VM still runs"
@@ -163,7 +149,7 @@ async fn idle_sandboxes_whose_guests_do_not_answer_are_stopped_side_by_side() {
         assert!(said.contains("within 5 s"), "{said}");
     }
     // Asking a guest for its jobs takes 40 s; one guest after the other would take two minutes.
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_secs(100);
     while !served
         .request("GET", "/healthz", &[], "")
         .await
@@ -181,13 +167,6 @@ async fn idle_sandboxes_whose_guests_do_not_answer_are_stopped_side_by_side() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let began = Instant::now();
     assert!(served.server.wait().await.unwrap().success());
-    eventually("all VMs are gone", 10, || {
-        !below.iter().any(|pid| runs(*pid))
-    })
-    .await;
-    assert!(
-        began.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        began.elapsed()
-    );
+    eventually("all VMs are gone", || !below.iter().any(|pid| runs(*pid))).await;
+    soon(began);
 }

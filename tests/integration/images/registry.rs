@@ -186,6 +186,49 @@ fn certify(dir: &Path) {
     );
 }
 
+/// A proxy for a registry, its host. `ask` sees what a client sends before the registry does. Every connection has a
+/// `pass` of its own: it sees what the registry answers, and cuts the connection by saying no.
+pub(crate) fn proxy<Pass>(
+    registry: &Registry,
+    ask: impl Fn(&[u8]) + Clone + Send + 'static,
+    pass: impl Fn() -> Pass + Send + 'static,
+) -> String
+where
+    Pass: FnMut(&[u8]) -> bool + Send + 'static,
+{
+    fn copy(mut from: &TcpStream, mut to: &TcpStream, mut sees: impl FnMut(&[u8]) -> bool) {
+        let mut buffer = [0; 8192];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            if !sees(&buffer[..n]) || to.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let to = registry.host.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = TcpStream::connect(&to).unwrap();
+            let ends = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let (ask, pass) = (ask.clone(), pass());
+            std::thread::spawn(move || {
+                copy(&ends.0, &ends.1, |request| {
+                    ask(request);
+                    true
+                });
+                let _ = ends.1.shutdown(std::net::Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                copy(&server, &client, pass);
+                let _ = client.shutdown(std::net::Shutdown::Both);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    host
+}
+
 /// A proxy for a registry that cuts each connection after a number of answer bytes.
 pub(crate) struct Cutter {
     pub(crate) host: String,
@@ -195,40 +238,24 @@ pub(crate) struct Cutter {
 
 impl Cutter {
     pub(crate) fn before(registry: &Registry, after: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = format!("localhost:{}", listener.local_addr().unwrap().port());
         let (bytes, cuts) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
-        let (counted, cut, to) = (bytes.clone(), cuts.clone(), registry.host.clone());
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let server = TcpStream::connect(&to).unwrap();
-                let (mut from_client, mut to_server) =
-                    (client.try_clone().unwrap(), server.try_clone().unwrap());
-                std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from_client, &mut to_server);
-                    let _ = to_server.shutdown(std::net::Shutdown::Write);
-                });
-                let (counted, cut) = (counted.clone(), cut.clone());
-                std::thread::spawn(move || {
-                    let (mut server, mut client) = (server, client);
-                    let mut left = after;
-                    let mut buffer = [0; 8192];
-                    while let Ok(n @ 1..) = server.read(&mut buffer) {
-                        if n as u64 > left {
-                            cut.fetch_add(1, Ordering::SeqCst);
-                            break;
-                        }
-                        left -= n as u64;
-                        counted.fetch_add(n as u64, Ordering::SeqCst);
-                        if client.write_all(&buffer[..n]).is_err() {
-                            break;
-                        }
-                    }
-                    let _ = client.shutdown(std::net::Shutdown::Both);
-                    let _ = server.shutdown(std::net::Shutdown::Both);
-                });
-            }
-        });
+        let (counted, cut) = (bytes.clone(), cuts.clone());
+        let host = proxy(
+            registry,
+            |_| (),
+            move || {
+                let (counted, cut, mut left) = (counted.clone(), cut.clone(), after);
+                move |answer| {
+                    let Some(rest) = left.checked_sub(answer.len() as u64) else {
+                        cut.fetch_add(1, Ordering::SeqCst);
+                        return false;
+                    };
+                    left = rest;
+                    counted.fetch_add(answer.len() as u64, Ordering::SeqCst);
+                    true
+                }
+            },
+        );
         Self { host, bytes, cuts }
     }
 }
