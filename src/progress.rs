@@ -1,9 +1,10 @@
 //! Progress of long operations, for the caller that waits.
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 /// One step of a long operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// What is being done, for a person: a lowercase fragment such as `booting the VM`.
     pub message: String,

@@ -82,6 +82,15 @@ pub enum Engine {
     Krun,
 }
 
+impl std::fmt::Display for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Qemu { accel, .. } => write!(f, "qemu ({accel})"),
+            Self::Krun => f.write_str("krun"),
+        }
+    }
+}
+
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,6 +101,16 @@ pub enum Accel {
     Hvf,
     /// Translation: slower, but works everywhere.
     Tcg,
+}
+
+impl std::fmt::Display for Accel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Hvf => "hvf",
+            Self::Tcg => "tcg",
+        })
+    }
 }
 
 /// Whether a VM starts where a fence around its processes does not hold.

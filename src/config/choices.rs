@@ -1,9 +1,9 @@
 //! The keys that hold one of a few words.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Whether a person is asked before what cannot be undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Confirm {
     /// Nobody is asked.
@@ -16,7 +16,7 @@ pub enum Confirm {
 }
 
 /// Which engine runs the VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineChoice {
     /// The best one this host can run.
@@ -29,7 +29,7 @@ pub enum EngineChoice {
 }
 
 /// What executes the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum AccelChoice {
     /// Hardware virtualization where it truly works, else translation.
@@ -44,7 +44,7 @@ pub enum AccelChoice {
 }
 
 /// What to do if a fence around the VM's processes is not available.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum IsolationChoice {
     /// Start no VM.

@@ -1,6 +1,6 @@
 //! The configuration's keys: one table.
 //!
-//! A line of it is a key with its help text, its type, what it may hold and who may set it. From it come the layer
+//! A line of it is a key with its help text, its type, what it may hold, who may set it and when it counts. From it come the layer
 //! [`Raw`] (which is also the flags of every subcommand that runs a sandbox), the keys that files and the environment
 //! may set, and the ranges. To add a key: a line here, its place in `resolve.rs`, a line in README.md.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 use crate::image::Registries;
@@ -21,6 +21,17 @@ pub(super) enum SetBy {
     User,
     /// The project's file, too.
     Project,
+}
+
+/// When a key counts for a sandbox that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Applies {
+    /// When the sandbox starts; a client that joins it later can't change it.
+    Start,
+    /// For each client or call anew.
+    Call,
+    /// It says which sandbox is meant.
+    Which,
 }
 
 /// What a key holds.
@@ -42,6 +53,7 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) set_by: SetBy,
+    pub(super) applies: Applies,
 }
 
 /// The key of that name.
@@ -50,31 +62,32 @@ pub(super) fn key(name: &str) -> Option<&'static Key> {
 }
 
 macro_rules! keys {
-    ($($(#[$help:meta])* $key:ident: $type:ty, $value:literal, $kind:expr, $set_by:ident;)*) => {
+    ($($(#[$help:meta])* $key:ident: $type:ty, $value:literal, $kind:expr, $set_by:ident, $applies:ident;)*) => {
         /// One layer of the configuration: what it sets, nothing resolved.
-        #[derive(Debug, Clone, Default, PartialEq, Deserialize, Args)]
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
         #[serde(deny_unknown_fields)]
         pub struct Raw {
             $(
                 $(#[$help])*
                 #[arg(long, value_name = $value)]
+                #[serde(skip_serializing_if = "Option::is_none")]
                 pub $key: Option<$type>,
             )*
             /// How registries are reached: mirrors, http, ca.
             #[arg(skip)]
-            #[serde(default)]
+            #[serde(default, skip_serializing_if = "Registries::is_empty")]
             pub registries: Registries,
             /// Environment of every command, NAME=VALUE; may be repeated
             #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
-            #[serde(default, deserialize_with = "variables")]
+            #[serde(default, deserialize_with = "variables", serialize_with = "as_table", skip_serializing_if = "Vec::is_empty")]
             pub env: Vec<(String, String)>,
         }
 
         /// Every key.
         pub(super) const KEYS: &[Key] = &[
-            $(Key { name: stringify!($key), kind: $kind, set_by: SetBy::$set_by },)*
-            Key { name: "registries", kind: Kind::Table, set_by: SetBy::User },
-            Key { name: "env", kind: Kind::Table, set_by: SetBy::Project },
+            $(Key { name: stringify!($key), kind: $kind, set_by: SetBy::$set_by, applies: Applies::$applies },)*
+            Key { name: "registries", kind: Kind::Table, set_by: SetBy::User, applies: Applies::Start },
+            Key { name: "env", kind: Kind::Table, set_by: SetBy::Project, applies: Applies::Call },
         ];
 
         impl Raw {
@@ -103,47 +116,49 @@ macro_rules! keys {
 
 keys! {
     /// Image the sandbox runs: a name of `snowglobe image ls`, or any reference, such as python:3.12-slim [default: debian]
-    image: String, "IMAGE", Kind::Text, Project;
+    image: String, "IMAGE", Kind::Text, Project, Start;
     /// Virtual processors [default: as many as the host has, 4 at most]
-    cpus: u32, "N", Kind::Number(1, 64), Project;
+    cpus: u32, "N", Kind::Number(1, 64), Project, Start;
     /// Memory in MiB [default: 2048]
-    memory_mib: u32, "MIB", Kind::Number(128, 1 << 20), Project;
+    memory_mib: u32, "MIB", Kind::Number(128, 1 << 20), Project, Start;
     /// How much of its disk the sandbox may fill, in GiB [default: 16]
-    disk_gib: u32, "GIB", Kind::Number(1, 60), Project;
+    disk_gib: u32, "GIB", Kind::Number(1, 60), Project, Start;
     /// Open files allowed per command in the sandbox [default: 65536]
-    nofile: u64, "N", Kind::Number(64, 1 << 20), Project;
-    /// Host directory that is /workspace in the sandbox [default: the working directory]
-    workspace: PathBuf, "DIR", Kind::Text, User;
+    nofile: u64, "N", Kind::Number(64, 1 << 20), Project, Start;
+    /// Host directory that is /workspace in the sandbox [default: the repository's root, or the working directory]
+    workspace: PathBuf, "DIR", Kind::Text, User, Which;
     /// How /workspace is made: `mount` shares the host directory, `none` gives an empty one [default: mount]
-    workspace_mode: Mode, "MODE", Kind::Text, Project;
+    workspace_mode: Mode, "MODE", Kind::Text, Project, Start;
     /// Snapshot the sandbox starts from, instead of the clean image
-    snapshot: String, "NAME", Kind::Text, User;
+    snapshot: String, "NAME", Kind::Text, User, Start;
     /// Name of the sandbox, whose snapshots it shares [default: made from the workspace's path]
-    name: String, "NAME", Kind::Text, User;
+    name: String, "NAME", Kind::Text, User, Which;
     /// Engine: `auto`, `krun` or `qemu` [default: auto]
-    engine: EngineChoice, "ENGINE", Kind::Text, User;
+    engine: EngineChoice, "ENGINE", Kind::Text, User, Start;
     /// What qemu runs on: `auto`, `kvm`, `hvf` or `tcg` [default: auto]
-    accel: AccelChoice, "ACCEL", Kind::Text, User;
+    accel: AccelChoice, "ACCEL", Kind::Text, User, Start;
     /// If a fence around the VM is not available on this host: `require` starts no VM, `best` starts it and says so [default: best]
-    isolation: IsolationChoice, "HOW", Kind::Text, User;
+    isolation: IsolationChoice, "HOW", Kind::Text, User, Start;
     /// The qemu program [default: qemu-system-ARCH in PATH]
-    qemu: PathBuf, "PROGRAM", Kind::Text, User;
+    qemu: PathBuf, "PROGRAM", Kind::Text, User, Start;
     /// Seconds a boot may take [default: 60]
-    boot_timeout_s: u64, "SECONDS", Kind::Number(1, 3600), Project;
+    boot_timeout_s: u64, "SECONDS", Kind::Number(1, 3600), Project, Start;
     /// Seconds a command may run if the call sets no limit [default: 120]
-    exec_timeout_s: u64, "SECONDS", Kind::Number(1, 86_400), Project;
+    exec_timeout_s: u64, "SECONDS", Kind::Number(1, 86_400), Project, Call;
     /// Seconds after which a call becomes a background job, if the client takes no progress messages [default: 50]
-    background_after_s: u64, "SECONDS", Kind::Number(1, 86_400), Project;
+    background_after_s: u64, "SECONDS", Kind::Number(1, 86_400), Project, Start;
     /// Whether a person confirms restoring, deleting and rebooting: `never`, `ask` where the client can, `require` [default: never]
-    confirm: Confirm, "WHEN", Kind::Text, User;
+    confirm: Confirm, "WHEN", Kind::Text, User, Start;
     /// Whether commits in the sandbox get the name and e-mail address of your git configuration [default: true]
-    git_identity: bool, "BOOL", Kind::Boolean, User;
+    git_identity: bool, "BOOL", Kind::Boolean, User, Start;
+    /// Seconds after which a sandbox that nothing uses is stopped; 0: never [default: 3600]
+    idle_stop_s: u64, "SECONDS", Kind::Number(0, 31_536_000), User, Start;
     /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
-    data_dir: PathBuf, "DIR", Kind::Text, User;
+    data_dir: PathBuf, "DIR", Kind::Text, User, Which;
     /// What images may take on this disk, in GiB; beyond it, the pulled images that were not used for longest are removed [default: 100]
-    image_store_gib: u32, "GIB", Kind::Number(1, 1 << 20), User;
+    image_store_gib: u32, "GIB", Kind::Number(1, 1 << 20), User, Start;
     /// What the snapshots of a sandbox may take on this disk, in GiB [default: 50]
-    snapshot_gib: u32, "GIB", Kind::Number(1, 1 << 20), User;
+    snapshot_gib: u32, "GIB", Kind::Number(1, 1 << 20), User, Start;
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {
@@ -157,4 +172,11 @@ fn variables<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(String, S
     Ok(BTreeMap::<String, String>::deserialize(from)?
         .into_iter()
         .collect())
+}
+
+fn as_table<S: serde::Serializer>(
+    variables: &[(String, String)],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_map(variables.iter().map(|(name, value)| (name, value)))
 }

@@ -51,8 +51,8 @@ impl Sources {
 /// All layers except the project's, and the directories that they set.
 pub(super) struct Layers {
     pub(super) user: Raw,
-    /// The environment and the flags, which are laid over the project's file.
-    pub(super) over: Raw,
+    pub(super) env: Raw,
+    pub(super) flags: Raw,
     pub(super) dirs: Dirs,
 }
 
@@ -60,9 +60,19 @@ impl Layers {
     pub(super) fn read(sources: &Sources) -> Result<Self, ConfigError> {
         let user = sources.user_file.as_deref().map(read_user);
         let user = user.transpose()?.unwrap_or_default();
-        let over = read_env(&sources.env)?.under(sources.flags.clone());
-        let dirs = Dirs::resolve(&user, &over, &sources.env)?;
-        Ok(Self { user, over, dirs })
+        let (env, flags) = (read_env(&sources.env)?, sources.flags.clone());
+        let dirs = Dirs::resolve(&user, &env.clone().under(flags.clone()), &sources.env)?;
+        Ok(Self {
+            user,
+            env,
+            flags,
+            dirs,
+        })
+    }
+
+    /// The environment and the flags, which are laid over the project's file.
+    pub(super) fn over(&self) -> Raw {
+        self.env.clone().under(self.flags.clone())
     }
 }
 

@@ -20,6 +20,7 @@ mod layers;
 mod project;
 mod resolve;
 mod resolved;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -31,11 +32,15 @@ pub use keys::Raw;
 pub use layers::Sources;
 pub use project::{PROJECT_FILE, ProjectFile, find as find_project};
 pub use resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
+pub use settings::{Difference, Origin, Setting, differences};
+
+use std::path::{Path, PathBuf};
 
 use crate::image::{ImageRef, ImageStore};
 use consent::{Bounds, excess};
 use keys::SetBy;
 use layers::Layers;
+use settings::Origins;
 
 /// The names of all keys, and whether a project's file may set each.
 pub fn key_names() -> impl Iterator<Item = (&'static str, bool)> {
@@ -57,17 +62,33 @@ impl Config {
 
     /// Reads every layer and resolves them.
     pub fn load(sources: Sources) -> Result<Self, ConfigError> {
-        let Layers { user, over, dirs } = Layers::read(&sources)?;
-        let mut raw = user.clone();
+        let layers = Layers::read(&sources)?;
+        let (dirs, over) = (&layers.dirs, layers.over());
+        let mut origins = Origins::default();
+        if let Some(path) = &sources.user_file {
+            origins.add(&layers.user, |_| Origin::UserFile(path.clone()));
+        }
+        let root = project::root(&sources.cwd, dirs.home.as_deref());
+        let mut raw = layers.user.clone();
         let mut ignored = None;
-        if let Some(file) = project::find(&sources.cwd, dirs.home.as_deref())? {
-            match granted(&file, &user, &over, &dirs)? {
-                Ok(project) => raw = raw.under(project),
+        if let Some(file) = project::find(&root, dirs.home.as_deref())? {
+            match granted(&file, &layers.user, &over, dirs)? {
+                Ok(project) => {
+                    origins.add(&project, |_| Origin::ProjectFile(file.path.clone()));
+                    raw = raw.under(project);
+                }
                 Err(refused) => ignored = Some(refused),
             }
         }
-        let config = resolve::resolve(raw.under(over), &sources.cwd, dirs)?;
-        Ok(Self { ignored, ..config })
+        origins.add(&layers.env, |key| {
+            Origin::Environment(format!("SNOWGLOBE_{}", key.to_uppercase()))
+        });
+        origins.add(&layers.flags, |_| Origin::Flag);
+        let mut config = resolve::resolve(raw.under(over), &root, dirs.clone())?;
+        config.ignored = ignored;
+        config.settings = origins.settings(&config);
+        config.subdirectory = below(&sources.cwd, &config.sandbox.project_dir);
+        Ok(config)
     }
 
     /// Checks that the workspace may be shared. Only what starts a sandbox needs that; all else works anywhere.
@@ -77,6 +98,14 @@ impl Config {
         let home = dirs.home.as_deref();
         Ok(spec.workspace.check(spec.project_named, home, &own)?)
     }
+}
+
+/// Where a directory is below another; empty if it is not.
+fn below(cwd: &Path, above: &Path) -> PathBuf {
+    let cwd = cwd.canonicalize().unwrap_or_default();
+    cwd.strip_prefix(above)
+        .map(Path::to_owned)
+        .unwrap_or_default()
 }
 
 /// The project's layer, if it counts.

@@ -29,6 +29,33 @@ pub struct ProjectFile {
     pub text: String,
 }
 
+/// The project that `cwd` is in: the root of its repository, or the nearest directory there that has a project's file;
+/// `cwd` itself outside of repositories. The search ends where that for the project's file does, so no other user can
+/// widen what a sandbox shares.
+pub(super) fn root(cwd: &Path, home: Option<&Path>) -> PathBuf {
+    let Ok(start) = stat(cwd) else {
+        return cwd.to_owned();
+    };
+    let inside = |dir: &&Path| {
+        *dir == cwd || (home != Some(*dir) && stat(*dir).is_ok_and(|seen| continues(&start, &seen)))
+    };
+    let mut nearest = None;
+    for dir in cwd.ancestors().take_while(inside) {
+        if nearest.is_none() && dir.join(PROJECT_FILE).symlink_metadata().is_ok() {
+            nearest = Some(dir);
+        }
+        if is_repository(dir) {
+            return nearest.unwrap_or(dir).to_owned();
+        }
+    }
+    cwd.to_owned()
+}
+
+/// Whether a directory is a repository's root. In a worktree `.git` is a file.
+fn is_repository(dir: &Path) -> bool {
+    dir.join(".git").symlink_metadata().is_ok()
+}
+
 /// Looks for the project's file from `cwd` upwards; the search ends before `home`.
 pub fn find(cwd: &Path, home: Option<&Path>) -> Result<Option<ProjectFile>, ConfigError> {
     let unreadable = |path: &Path, errno: Errno| ConfigError::Unreadable {
@@ -47,8 +74,7 @@ pub fn find(cwd: &Path, home: Option<&Path>) -> Result<Option<ProjectFile>, Conf
         if let Some(text) = read(&path)? {
             return Ok(Some(ProjectFile { path, text }));
         }
-        // In a worktree `.git` is a file.
-        if dir.join(".git").symlink_metadata().is_ok() {
+        if is_repository(dir) {
             return Ok(None);
         }
     }
@@ -126,6 +152,31 @@ mod tests {
         find(cwd, None)
             .map(|file| file.map(|file| file.path))
             .map_err(|error| crate::describe(&error))
+    }
+
+    #[test]
+    fn a_project_is_the_repository_or_what_is_nearer() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
+        let deep = top.join("repository/part/deep");
+        fs::create_dir_all(&deep).unwrap();
+        let of = |cwd: &Path| root(cwd, None).strip_prefix(&top).unwrap().to_owned();
+        assert_eq!(of(&deep), Path::new("repository/part/deep"));
+        fs::write(top.join(PROJECT_FILE), "").unwrap();
+        assert_eq!(
+            of(&deep),
+            Path::new("repository/part/deep"),
+            "no file widens the share"
+        );
+        fs::create_dir(top.join("repository/.git")).unwrap();
+        assert_eq!(of(&deep), Path::new("repository"));
+        assert_eq!(of(&top.join("repository")), Path::new("repository"));
+        fs::write(top.join("repository/part").join(PROJECT_FILE), "").unwrap();
+        assert_eq!(of(&deep), Path::new("repository/part"));
+        let home = top.join("repository");
+        assert_eq!(root(&deep, Some(&home)), deep, "home is no project");
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(root(&deep, None), deep, "others may write there");
     }
 
     /// `outer/repository/inner`, with a project's file in `outer`.

@@ -1,6 +1,6 @@
 //! From the layers to the configuration: defaults, ranges, the workspace.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub(super) fn resolve(raw: Raw, cwd: &Path, dirs: Dirs) -> Result<Config, Config
         sandbox: sandbox(raw, cwd)?,
         calls,
         ignored: None,
+        settings: Vec::new(),
+        subdirectory: PathBuf::new(),
     })
 }
 
@@ -99,6 +101,8 @@ fn sandbox(raw: Raw, cwd: &Path) -> Result<SandboxSpec, ConfigError> {
         workspace,
         exec_timeout: seconds("exec_timeout_s", raw.exec_timeout_s.unwrap_or(120))?,
         git_identity: raw.git_identity.unwrap_or(true),
+        idle_stop: Some(seconds("idle_stop_s", raw.idle_stop_s.unwrap_or(3600))?)
+            .filter(|time| !time.is_zero()),
         env: raw.env,
     })
 }

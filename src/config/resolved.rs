@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 use super::consent::Ignored;
 use super::dirs::Dirs;
+use super::settings::Setting;
 use crate::image::Registries;
 use crate::names::{SandboxName, SnapshotName};
 use crate::workspace::Workspace;
@@ -58,6 +59,8 @@ pub struct SandboxSpec {
     pub workspace: Workspace,
     /// How long a command may run if its caller sets no limit.
     pub exec_timeout: Duration,
+    /// How long it is kept while nothing uses it; none: for ever.
+    pub idle_stop: Option<Duration>,
     /// Whether the guest's git gets the user's name and e-mail address.
     pub git_identity: bool,
     /// Environment of every command.
@@ -84,4 +87,8 @@ pub struct Config {
     pub calls: CallPolicy,
     /// The project's file, if it does not count.
     pub ignored: Option<Ignored>,
+    /// Every key's value, and where it comes from.
+    pub settings: Vec<Setting>,
+    /// Where the working directory is below the sandbox's directory; empty: it is that directory, or not below it.
+    pub subdirectory: PathBuf,
 }

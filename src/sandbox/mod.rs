@@ -52,7 +52,7 @@ pub use snowglobe_init::wire::{
     SearchReport, SearchRequest, Status, Stdin, User, lines,
 };
 use state::{Published, State};
-pub use view::{Console, weaker_fences};
+pub use view::{Console, History, weaker_fences};
 
 /// Where the workspace is in the guest.
 pub const WORKSPACE: &str = "/workspace";

@@ -45,6 +45,7 @@ impl Sandbox {
                 self.read_ahead.forget();
                 if let Some(old) = old {
                     old.replaced.set(what).ok();
+                    self.view.replaced(what);
                     old.machine.stop().await;
                 }
                 Ok(())

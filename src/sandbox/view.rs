@@ -22,6 +22,20 @@ struct Facts {
     log: Option<PathBuf>,
     trouble: Option<String>,
     lacks: Vec<String>,
+    history: History,
+}
+
+/// The machines that a sandbox has had.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// How many.
+    pub generation: u64,
+    /// The newest one's engine, such as `qemu (tcg)`.
+    pub engine: Option<String>,
+    /// When the newest one had booted.
+    pub since: Option<jiff::Timestamp>,
+    /// Why the one before it ended, or the newest one itself: `rebooted`, or how it died.
+    pub last_end: Option<String>,
 }
 
 impl View {
@@ -49,15 +63,26 @@ impl View {
         booted
     }
 
-    /// These fences are missing around the machine.
-    pub(super) fn fenced(&self, lacks: &[String]) {
-        self.facts().lacks = lacks.to_vec();
+    /// A machine runs on this engine, without these fences.
+    pub(super) fn runs(&self, engine: String, lacks: &[String]) {
+        let mut facts = self.facts();
+        facts.lacks = lacks.to_vec();
+        facts.history.generation += 1;
+        facts.history.engine = Some(engine);
+        facts.history.since = Some(jiff::Timestamp::now());
+    }
+
+    /// Another machine took the place of the one that ran.
+    pub(super) fn replaced(&self, what: &str) {
+        self.facts().history.last_end = Some(what.to_owned());
     }
 
     /// The machine ended.
     pub(super) fn died(&self, how: &str) {
         self.changed();
-        self.facts().trouble = Some(format!("the VM ended: {how}"));
+        let mut facts = self.facts();
+        facts.trouble = Some(format!("the VM ended: {how}"));
+        facts.history.last_end = Some(format!("ended: {how}"));
     }
 }
 
@@ -88,6 +113,21 @@ impl Sandbox {
     /// The fences that are missing around the newest machine, and why.
     pub fn lacks(&self) -> Vec<String> {
         self.view.facts().lacks.clone()
+    }
+
+    /// The machines that it has had.
+    pub fn history(&self) -> History {
+        self.view.facts().history.clone()
+    }
+
+    /// Whether a machine runs now; this never waits for a boot.
+    pub fn is_running(&self) -> bool {
+        self.published.running().is_some()
+    }
+
+    /// Whether the machine is being changed now: booted, replaced or stopped.
+    pub fn is_changing(&self) -> bool {
+        self.state.try_lock().is_err()
     }
 
     /// The console, also while the machine boots.

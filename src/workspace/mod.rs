@@ -6,13 +6,13 @@ mod shareable;
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use dir::SharedDir;
 pub use listing::{Name, Names, Stamp};
 
 /// How `/workspace` is made, as the configuration has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// The host directory itself, by virtio-fs.

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The settings of registries by host. A registry without settings is reached over TLS, by its own name.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Registries(pub BTreeMap<String, RegistrySettings>);
 
 /// The settings of a registry.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegistrySettings {
     /// Hosts that are asked before the registry itself, in this order.
@@ -23,6 +23,11 @@ pub struct RegistrySettings {
 }
 
 impl Registries {
+    /// Whether no registry has settings.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The settings of a host.
     pub(super) fn of(&self, host: &str) -> RegistrySettings {
         self.0.get(host).cloned().unwrap_or_default()
