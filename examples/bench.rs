@@ -48,7 +48,7 @@ async fn main() -> anyhow::Result<()> {
         .canonicalize()?;
     let mut command = tokio::process::Command::new(program);
     command
-        .arg("serve")
+        .args(["serve", "--rm"])
         .current_dir(&workspace)
         .env("SNOWGLOBE_RUNTIME_DIR", &runtime)
         .env("SNOWGLOBE_CPUS", "1");

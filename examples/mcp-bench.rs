@@ -103,7 +103,7 @@ fn command(ours: bool, kind: &str, dir: &tempfile::TempDir) -> anyhow::Result<Co
     }
     let mut command = Command::new(program()?);
     command
-        .arg("serve")
+        .args(["serve", "--rm"])
         .current_dir(dir.path())
         .env("SNOWGLOBE_RUNTIME_DIR", dir.path().join("run"))
         .env("SNOWGLOBE_NAME", "mcp-bench")

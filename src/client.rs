@@ -1,74 +1,135 @@
-//! Joining a sandbox that another process of the same user runs.
+//! Joining the sandbox that another process of the same user keeps, and starting that process.
+
+mod error;
+mod start;
 
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::Config;
-use crate::guest::{self, Guest, GuestError, Identity, KeyError};
-use crate::rundir::{self, RunDirError, Running};
+use tokio::net::UnixStream;
 
-/// How long the sandbox may take to boot once it is joined.
-const BOOT: Duration = Duration::from_secs(120);
+use crate::config::{Config, Difference, Origin, differences};
+use crate::control::{Answer, Ask, Messages, Status, send};
+use crate::guest::{self, Guest, Identity};
+use crate::progress::Progress;
+use crate::rundir::{self, Running};
+pub(crate) use error::ClientError;
+pub(crate) use start::{Started, log, start_or_join};
 
-/// How often to look whether it has.
-const POLL: Duration = Duration::from_millis(100);
+/// How long the process may take to answer a question about its status, which waits for nothing but the guest's jobs.
+const ANSWER: Duration = Duration::from_secs(5);
 
-/// Why a running sandbox cannot be joined.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
-    /// The directories of running sandboxes.
-    #[error(transparent)]
-    RunDir(#[from] RunDirError),
-    /// A file in its directory.
-    #[error("read {file} of the running sandbox {id}")]
-    File {
-        /// The file's name.
-        file: &'static str,
-        /// The sandbox's id.
-        id: rundir::Id,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A key in its directory.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// The connection.
-    #[error(transparent)]
-    Guest(#[from] GuestError),
-    /// It did not boot.
-    #[error("join the running sandbox {id}: it did not boot within {seconds} s")]
-    NotBooted {
-        /// The sandbox's id.
-        id: rundir::Id,
-        /// How long it had.
-        seconds: u64,
-    },
-}
+/// How long it may take to stop its sandbox; after that it is killed.
+const STOPPING: Duration = Duration::from_secs(10);
 
-/// The newest running sandbox of that name and directory.
+/// How long the process may take to be gone once it was killed.
+const GONE: Duration = Duration::from_secs(5);
+
+/// The newest sandbox of that name and directory that a process keeps.
 pub(crate) fn find(config: &Config) -> Result<Option<Running>, ClientError> {
     let running = rundir::running(&config.host.dirs.runtime)?;
     let (name, directory) = (config.sandbox.name.as_str(), &config.sandbox.project_dir);
-    Ok(running
-        .into_iter()
-        .find(|running| running.info.name == name && running.info.workspace == *directory))
+    let data = |running: &Running| {
+        let of = |settings: &[crate::config::Setting]| {
+            let found = settings.iter().find(|setting| setting.key == "data_dir");
+            found.map(|found| found.value.clone())
+        };
+        of(&running.info.settings) == of(&config.settings)
+    };
+    Ok(running.into_iter().find(|running| {
+        running.is_kept()
+            && running.info.name == name
+            && running.info.workspace == *directory
+            && data(running)
+    }))
 }
 
-/// Logs in to the guest of a running sandbox, which boots if it has not yet.
+/// Checks that a sandbox is what this client asks for by flags and environment. Gives what its files say otherwise: that
+/// counts once the sandbox is started anew.
+pub(crate) fn check(config: &Config, running: &Running) -> Result<Vec<Difference>, ClientError> {
+    let (named, of_files): (Vec<_>, Vec<_>) = differences(&config.settings, &running.info.settings)
+        .into_iter()
+        .partition(|differs| matches!(differs.asked.origin, Origin::Flag | Origin::Environment(_)));
+    match named.into_iter().next() {
+        Some(difference) => Err(ClientError::Differs {
+            directory: running.info.workspace.clone(),
+            difference: Box::new(difference),
+        }),
+        None => Ok(of_files
+            .into_iter()
+            .filter(|differs| differs.asked.origin != Origin::Default)
+            .collect()),
+    }
+}
+
+/// Boots a kept sandbox's machine unless it runs; gives the fences that are missing around a machine that this booted.
+pub(crate) async fn boot(
+    running: &Running,
+    started: bool,
+    progress: &Progress,
+) -> Result<Vec<String>, ClientError> {
+    let (from, mut to) = connect(&running.control_socket()).await?.into_split();
+    let lost = |source| ClientError::Talk {
+        id: running.id.clone(),
+        source,
+    };
+    send(&mut to, &Ask::Boot { started }).await.map_err(lost)?;
+    let mut answers = Messages::new(from);
+    loop {
+        match answers.next().await.map_err(lost)? {
+            Some(Answer::Step(step)) => progress.step(step),
+            Some(Answer::Booted { lacks }) => return Ok(lacks),
+            Some(Answer::Failed { error }) => return Err(ClientError::Failed { error }),
+            Some(Answer::Status(_)) | None => {
+                return Err(ClientError::Ended {
+                    id: running.id.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// How a kept sandbox is.
+pub(crate) async fn status(running: &Running) -> Result<Status, ClientError> {
+    let asked = async {
+        let (from, mut to) = connect(&running.control_socket()).await?.into_split();
+        let lost = |source| ClientError::Talk {
+            id: running.id.clone(),
+            source,
+        };
+        send(&mut to, &Ask::Status).await.map_err(lost)?;
+        match Messages::new(from).next().await.map_err(lost)? {
+            Some(Answer::Status(status)) => Ok(status),
+            _ => Err(ClientError::Ended {
+                id: running.id.clone(),
+            }),
+        }
+    };
+    tokio::time::timeout(ANSWER, asked)
+        .await
+        .unwrap_or_else(|_| {
+            Err(ClientError::Silent {
+                id: running.id.clone(),
+                pid: running.info.pid,
+                seconds: ANSWER.as_secs(),
+            })
+        })
+}
+
+/// Logs in to the guest of a machine that has booted.
 pub(crate) async fn join(running: &Running) -> Result<Guest, ClientError> {
+    let identity = identity(running)?;
     let stream = connect(&running.ssh_socket()).await?;
-    // The first connection makes the guest boot, and only then its host key is known.
-    let identity = identity(running).await?;
     Ok(Guest::login(stream, &identity, "snowglobe").await?)
 }
 
 /// A stream to a socket of a running sandbox.
-pub(crate) async fn connect(socket: &Path) -> Result<tokio::net::UnixStream, ClientError> {
+pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
     Ok(guest::connect(socket).await?)
 }
 
-/// The keys of the VM that runs, once there is one.
-async fn identity(running: &Running) -> Result<Identity, ClientError> {
+/// The keys of the machine that runs.
+fn identity(running: &Running) -> Result<Identity, ClientError> {
     let read = |file| {
         let text = running.read(file);
         text.map_err(|source| ClientError::File {
@@ -77,15 +138,62 @@ async fn identity(running: &Running) -> Result<Identity, ClientError> {
             source,
         })
     };
-    let deadline = tokio::time::Instant::now() + BOOT;
-    while tokio::time::Instant::now() < deadline {
-        if let Some((_, host_key)) = read("known_hosts")?.trim().split_once(' ') {
-            return Ok(Identity::decode(&read("control_ed25519")?, host_key)?);
-        }
-        tokio::time::sleep(POLL).await;
+    let known = read("known_hosts")?;
+    let Some((_, host_key)) = known.trim().split_once(' ') else {
+        return Err(ClientError::Ended {
+            id: running.id.clone(),
+        });
+    };
+    Ok(Identity::decode(&read("control_ed25519")?, host_key)?)
+}
+
+/// Stops a sandbox: its commands get their time to end. A process that does not do so is killed, and its machine ends
+/// with it.
+pub(crate) async fn stop(running: &Running) -> Result<(), ClientError> {
+    let deadline = tokio::time::Instant::now() + STOPPING;
+    if running.is_kept() {
+        let asked = async {
+            let (mut from, mut to) = connect(&running.control_socket()).await?.into_split();
+            if send(&mut to, &Ask::Stop).await.is_ok() {
+                // The end of the connection is the answer.
+                drop(tokio::io::copy(&mut from, &mut tokio::io::sink()).await);
+            }
+            Ok::<_, ClientError>(())
+        };
+        drop(tokio::time::timeout_at(deadline, asked).await);
+    } else {
+        signal(running, rustix::process::Signal::TERM);
     }
-    Err(ClientError::NotBooted {
-        id: running.id.clone(),
-        seconds: BOOT.as_secs(),
-    })
+    if !gone(running, deadline).await {
+        signal(running, rustix::process::Signal::KILL);
+        if !gone(running, tokio::time::Instant::now() + GONE).await {
+            return Err(ClientError::Silent {
+                id: running.id.clone(),
+                pid: running.info.pid,
+                seconds: (STOPPING + GONE).as_secs(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Sends a signal to a sandbox's process, while its lock shows that it lives.
+fn signal(running: &Running, signal: rustix::process::Signal) {
+    let pid = i32::try_from(running.info.pid).ok();
+    if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw)
+        && running.lives()
+        && let Err(error) = rustix::process::kill_process(pid, signal)
+    {
+        tracing::warn!(%error, pid = running.info.pid, "the sandbox's process could not be ended");
+    }
+}
+
+/// Waits for the end of a sandbox's process.
+async fn gone(running: &Running, deadline: tokio::time::Instant) -> bool {
+    let ended = async {
+        while running.lives() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout_at(deadline, ended).await.is_ok()
 }

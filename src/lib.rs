@@ -3,7 +3,9 @@
 //! The map of the code, each part above the parts that it uses:
 //!
 //! - [`cli`]: one file per subcommand;
-//! - `client`: joining a sandbox that another process runs;
+//! - `client`: joining the sandbox that a process keeps, and starting that process;
+//! - `keeper`: that process;
+//! - `control`: what the two say to each other;
 //! - [`mcp`]: the MCP server: its tools, resources and transports;
 //! - [`doctor`]: what works on this host;
 //! - `fleet`: all sandboxes of one process, by handle;
@@ -35,12 +37,14 @@ mod blocking;
 pub mod cli;
 mod client;
 pub mod config;
+mod control;
 pub mod disk;
 pub mod doctor;
 mod files;
 mod fleet;
 pub mod guest;
 pub mod image;
+mod keeper;
 pub mod machine;
 pub mod mcp;
 pub mod names;

@@ -17,6 +17,18 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// A time in seconds: `5s`, `3m 2s`, `2h 5m`.
+pub fn time(seconds: u64) -> String {
+    // From an hour on seconds, and from a day on minutes, are of no interest.
+    let unit = match seconds {
+        0..3600 => 1,
+        3600..86_400 => 60,
+        _ => 3600,
+    };
+    let rounded = i64::try_from(seconds / unit * unit).unwrap_or(i64::MAX);
+    format!("{:#}", jiff::SignedDuration::from_secs(rounded))
+}
+
 /// A size: `1 byte`, `12,345 bytes`, `1.5 MiB`, `64 GiB`. The units are those of the configuration's keys. A small size
 /// is exact, since models compare the sizes of files.
 pub fn size(bytes: u64) -> String {

@@ -45,6 +45,19 @@ fn program(command: &str) -> anyhow::Result<PathBuf> {
         })
 }
 
+/// Stops the sandbox of `workspace`, which stays when its client leaves.
+pub(crate) fn stop(workspace: &Path) -> anyhow::Result<()> {
+    let status = std::process::Command::new(program("snowglobe")?)
+        .arg("stop")
+        .current_dir(workspace)
+        .env_remove("SNOWGLOBE_WORKSPACE")
+        .env_remove("SNOWGLOBE_NAME")
+        .status()
+        .context("stopping the sandbox")?;
+    anyhow::ensure!(status.success(), "`snowglobe stop` failed");
+    Ok(())
+}
+
 /// Starts it in `workspace`, what it has to say going to `log`.
 pub(crate) fn start(
     workspace: &Path,

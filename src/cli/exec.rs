@@ -13,7 +13,7 @@ use crate::config::Raw;
 use crate::guest::Output;
 use crate::sandbox::{Exec as Request, Limit, Outcome, Program, Stdin};
 
-/// Run one command in the running sandbox of this workspace, or in a new one that is removed afterwards.
+/// Run one command in this project's sandbox, which is started if it does not run, and stays.
 #[derive(Debug, Args)]
 pub(super) struct Exec {
     /// Run as root instead of sandbox
@@ -28,9 +28,9 @@ pub(super) struct Exec {
     /// End the command and everything it started after this many seconds; 0: never [default: exec_timeout_s]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<f64>,
-    /// Always boot a new sandbox
-    #[arg(long)]
-    fresh: bool,
+    /// Run it in a new sandbox, which is removed afterwards
+    #[arg(long, alias = "fresh")]
+    rm: bool,
     #[command(flatten)]
     config: Box<Raw>,
     /// The command and its arguments; a single word is a shell line
@@ -50,13 +50,14 @@ impl Exec {
             Err(argv) => Program::Argv(argv),
         };
         let limit = limit(self.timeout)?;
-        let config = load_to_share(*self.config)?;
+        let flags = *self.config;
+        let config = load_to_share(flags.clone())?;
         let stdin = match self.no_stdin || is_null(std::io::stdin()) {
             true => Stdin::Null,
             false => Stdin::Input,
         };
         let request = Request {
-            cwd: self.cwd,
+            cwd: self.cwd.or_else(|| attach::directory(&config)),
             user: attach::user(self.root),
             stdin,
             limit,
@@ -64,7 +65,10 @@ impl Exec {
         }
         .request(&config.sandbox);
         let (steps, shown) = progress::show();
-        let attached = attach::guest(config, self.fresh, &steps).await;
+        let attached = match self.rm {
+            true => attach::own(config, &steps).await,
+            false => attach::kept(&config, &flags, &steps).await,
+        };
         shown.finish();
         let attached = attached?;
         attached.tell_lacks();

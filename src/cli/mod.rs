@@ -12,14 +12,20 @@ macro_rules! tell {
 
 mod allow;
 mod attach;
+mod config;
 mod doctor;
 mod exec;
 mod image;
+mod keep;
+mod logs;
+mod ls;
 mod progress;
 mod serve;
 mod shell;
 mod snapshot;
 mod ssh;
+mod start;
+mod stop;
 
 use std::process::ExitCode;
 
@@ -47,6 +53,18 @@ enum Sub {
     Exec(exec::Exec),
     /// Open an interactive shell in the sandbox
     Shell(shell::Shell),
+    /// Start this project's sandbox
+    Start(start::Start),
+    /// Stop sandboxes
+    Stop(stop::Stop),
+    /// List the sandboxes that run
+    Ls(ls::Ls),
+    /// Show this project's sandbox
+    Status(ls::ShowStatus),
+    /// Show the log of this project's sandbox, or its console
+    Logs(logs::Logs),
+    /// Show the effective configuration
+    Config(config::ShowConfig),
     /// Import, build, list and remove images
     Image(image::Image),
     /// Save, list, restore and delete snapshots
@@ -60,12 +78,18 @@ enum Sub {
     /// Carry one SSH connection to a running sandbox (used by `ssh-config`)
     #[command(hide = true)]
     SshProxy(ssh::SshProxy),
+    /// Keep a sandbox for other programs of this user (what other subcommands start)
+    #[command(hide = true)]
+    Keep(keep::Keep),
     /// Print a completion script for your shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
 }
+
+/// The exit status where Snowglobe itself failed.
+const OURS: u8 = 125;
 
 /// The result of a subcommand: an exit code of its own, or an error that main prints.
 type Done = anyhow::Result<ExitCode>;
@@ -89,6 +113,13 @@ pub fn run() -> Done {
             Sub::Doctor(doctor) => doctor.run().await,
             Sub::SshConfig(config) => config.run(),
             Sub::SshProxy(proxy) => proxy.run().await,
+            Sub::Keep(keep) => keep.run().await,
+            Sub::Start(start) => start.run().await,
+            Sub::Stop(stop) => stop.run().await,
+            Sub::Ls(ls) => ls.run().await,
+            Sub::Status(status) => status.run().await,
+            Sub::Logs(logs) => logs.run().await,
+            Sub::Config(config) => config.run(),
             Sub::Completions { shell } => {
                 clap_complete::generate(
                     shell,

@@ -5,20 +5,19 @@ use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 
-use snowglobe_runner::socket::Address;
-use tokio::net::UnixListener;
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-use super::Done;
+use super::{Done, attach};
+use crate::client;
 use crate::config::{Config, Raw};
 use crate::progress::Progress;
-use crate::rundir::{RunDirError, RuntimeDir};
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::rundir::RuntimeDir;
+use crate::sandbox::Sandbox;
 use crate::{mcp, vmm};
 
 /// Arguments of `snowglobe serve`.
@@ -27,6 +26,9 @@ pub(super) struct Serve {
     /// Serve streamable HTTP at http://ADDRESS/mcp instead, or on a unix socket that only you can open; TLS is left to a proxy
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
     http: Option<mcp::ListenAddress>,
+    /// Serve a sandbox of its own, which is removed when the client leaves
+    #[arg(long, alias = "fresh", conflicts_with = "http")]
+    rm: bool,
     #[command(flatten)]
     over_http: OverHttp,
     #[command(flatten)]
@@ -69,10 +71,12 @@ struct OverHttp {
 
 impl Serve {
     pub(super) async fn run(self) -> Done {
-        let config = super::load_to_share(*self.config)?;
+        let flags = *self.config;
+        let config = super::load_to_share(flags.clone())?;
         match self.http {
             Some(address) => http(config, address, self.over_http).await,
-            None => stdio(config).await,
+            None if self.rm => own(config).await,
+            None => joined(config, &flags).await,
         }
     }
 }
@@ -167,18 +171,37 @@ fn token(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-async fn stdio(config: Config) -> Done {
+/// Serves a sandbox of this process alone, which ends with its client.
+async fn own(config: Config) -> Done {
     announce(&config);
     let sandbox = Sandbox::new(config)?;
-    let closing = CancellationToken::new();
-    listen(&sandbox, &closing)?;
     let served = tokio::select! {
         served = mcp::serve_stdio(sandbox.clone()) => served.map_err(anyhow::Error::from),
         _ = terminated() => Ok(()),
     };
-    closing.cancel();
     sandbox.stop().await;
     served?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Connects standard input and output with the project's sandbox, which stays when the client leaves.
+async fn joined(config: Config, flags: &Raw) -> Done {
+    announce(&config);
+    let (running, _) = attach::start_or_join(&config, flags, &Progress::none()).await?;
+    let stream = client::connect(&running.mcp_socket()).await?;
+    let (mut from, mut to) = stream.into_split();
+    tokio::spawn(async move {
+        // An error means that the other side has ended, which the copy below sees, too.
+        drop(tokio::io::copy(&mut tokio::io::stdin(), &mut to).await);
+        drop(to.shutdown().await);
+    });
+    let mut stdout = tokio::io::stdout();
+    let copied = tokio::select! {
+        copied = tokio::io::copy(&mut from, &mut stdout) => copied,
+        _ = terminated() => return Ok(ExitCode::SUCCESS),
+    };
+    let flushed = stdout.flush().await;
+    copied.and(flushed.map(|()| 0))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -199,52 +222,6 @@ fn announce(config: &Config) {
         Ok(_) => {}
         // The server starts nevertheless: the client shows the error at the first call, where a person reads it.
         Err(error) => tracing::warn!("failed to {error}"),
-    }
-}
-
-/// Lets other programs of this host join the sandbox: `ssh` and `snowglobe` itself.
-pub(super) fn listen(
-    sandbox: &Arc<Sandbox>,
-    closing: &CancellationToken,
-) -> Result<(), RunDirError> {
-    let bind = |name: &str| {
-        let path = sandbox.instance().dir.join(name);
-        let bound = Address::of(&path).and_then(|address| UnixListener::bind(address.path()));
-        bound.map_err(|source| RunDirError::File {
-            operation: "listen on",
-            path,
-            source,
-        })
-    };
-    let (ssh, mcp) = (bind("ssh.sock")?, bind("mcp.sock")?);
-    let (sandbox, closing) = (sandbox.clone(), closing.clone());
-    tokio::spawn(async move {
-        loop {
-            let sandbox = sandbox.clone();
-            tokio::select! {
-                Ok((stream, _)) = ssh.accept() => drop(tokio::spawn(carry(sandbox, stream))),
-                Ok((stream, _)) = mcp.accept() => drop(tokio::spawn(async move {
-                    if let Err(error) = mcp::serve_stream(stream, sandbox).await {
-                        tracing::debug!(%error, "a local MCP session ended");
-                    }
-                })),
-                () = closing.cancelled() => break,
-            }
-        }
-    });
-    Ok(())
-}
-
-async fn carry(sandbox: Arc<Sandbox>, mut stream: tokio::net::UnixStream) {
-    let carried = async {
-        let guest = sandbox.guest(&Progress::none()).await?;
-        let mut channel = guest.attach().await?;
-        // An error means that one side has ended, which ends the session like any other end.
-        drop(tokio::io::copy_bidirectional(&mut stream, &mut channel).await);
-        Ok::<(), SandboxError>(())
-    };
-    if let Err(error) = carried.await {
-        tracing::warn!("failed to {error}");
     }
 }
 

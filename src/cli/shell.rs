@@ -1,26 +1,34 @@
 //! `snowglobe shell`: the sandbox's login shell on this terminal.
 
 use std::io::{IsTerminal, Write};
+use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use clap::Args;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, attach, load_to_share, progress};
+use super::attach::{self, Attached, Host};
+use super::{Done, load_to_share, progress};
 use crate::config::Raw;
 use crate::guest::Output;
+use crate::progress::Progress;
+use crate::rundir::Running;
 use crate::sandbox::{Exec, Limit, Program, PtySize, Stdin};
+use crate::{client, shown};
 
-/// Open a shell in the running sandbox of this workspace, or in a new one that is removed after the shell.
+/// Open a shell in this project's sandbox, which is started if it does not run, and stays.
 #[derive(Debug, Args)]
 pub(super) struct Shell {
     /// Log in as root instead of sandbox
     #[arg(long)]
     root: bool,
-    /// Always boot a new sandbox
-    #[arg(long)]
-    fresh: bool,
+    /// Open it in a new sandbox, which is removed after the shell
+    #[arg(long, alias = "fresh")]
+    rm: bool,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -42,10 +50,12 @@ impl Shell {
             std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
             "open a shell: standard input and output are no terminal; use `snowglobe exec` in scripts"
         );
-        let config = load_to_share(*self.config)?;
+        let flags = *self.config;
+        let config = load_to_share(flags.clone())?;
         let (cols, rows) = crossterm::terminal::size().unwrap_or((80, 24));
         let request = Exec {
             user: attach::user(self.root),
+            cwd: attach::directory(&config),
             stdin: Stdin::Input,
             limit: Limit::Never,
             pty: Some(PtySize {
@@ -57,32 +67,79 @@ impl Shell {
         }
         .request(&config.sandbox);
         let (steps, shown) = progress::show();
-        let attached = attach::guest(config, self.fresh, &steps).await;
+        let attached = match self.rm {
+            true => attach::own(config, &steps).await,
+            false => attach::kept(&config, &flags, &steps).await,
+        };
         shown.finish();
-        let attached = attached?;
+        let mut attached = attached?;
         attached.tell_lacks();
         crossterm::terminal::enable_raw_mode()?;
         let raw = RawMode;
-        let resizes = resizes()?;
-        let mut show = |output| {
-            let (Output::Stdout(data) | Output::Stderr(data)) = output;
-            let mut out = std::io::stdout().lock();
-            // A terminal that is gone ends the shell by SIGHUP.
-            drop(out.write_all(&data).and_then(|()| out.flush()));
+        let input = Input(Arc::new(Mutex::new(tokio::io::stdin())));
+        let ran = loop {
+            let ran = attached
+                .guest
+                .run(
+                    request.clone(),
+                    input.clone(),
+                    &mut show,
+                    &CancellationToken::new(),
+                    Some(resizes()?),
+                )
+                .await;
+            // Another machine took the place of the shell's, or its machine ended: the shell goes on in the new one.
+            match (&ran, &attached.host) {
+                (Err(error), Host::Kept(running)) if error.is_lost() && running.lives() => {
+                    attached = reattached(running).await?;
+                }
+                _ => break ran,
+            }
         };
-        let ran = attached
-            .guest
-            .run(
-                request,
-                tokio::io::stdin(),
-                &mut show,
-                &CancellationToken::new(),
-                Some(resizes),
-            )
-            .await;
         drop(raw);
+        if ran.is_err() && matches!(&attached.host, Host::Kept(running) if !running.lives()) {
+            say!("the sandbox was stopped");
+        }
         attached.close().await;
         Ok(ExitCode::from(ran?.ended()?.outcome.exit_status()))
+    }
+}
+
+fn show(output: Output) {
+    let (Output::Stdout(data) | Output::Stderr(data)) = output;
+    let mut out = std::io::stdout().lock();
+    // A terminal that is gone ends the shell by SIGHUP.
+    drop(out.write_all(&data).and_then(|()| out.flush()));
+}
+
+/// Says on the raw terminal what became of the shell's machine, and connects to the new one.
+async fn reattached(running: &Running) -> anyhow::Result<Attached> {
+    let status = client::status(running).await?;
+    let what = match status.last_end {
+        Some(what) => format!("the sandbox was {what}"),
+        None => "the connection to the sandbox broke".to_owned(),
+    };
+    let told = format!(
+        "\r\n[{}; this is a new shell in it]\r\n",
+        shown::line(&what)
+    );
+    show(Output::Stdout(told.into()));
+    client::boot(running, false, &Progress::none()).await?;
+    Ok(Attached::to(running.clone(), client::join(running).await?))
+}
+
+/// Standard input, which one shell after the other reads. A read that waits for the terminal goes on for the next.
+#[derive(Clone)]
+struct Input(Arc<Mutex<tokio::io::Stdin>>);
+
+impl AsyncRead for Input {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let mut stdin = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(&mut *stdin).poll_read(context, buffer)
     }
 }
 

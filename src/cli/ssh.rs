@@ -133,6 +133,7 @@ mod tests {
                 pid: 1,
                 image: "i".into(),
                 started: jiff::Timestamp::UNIX_EPOCH,
+                settings: Vec::new(),
             },
         }
     }

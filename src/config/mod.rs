@@ -20,6 +20,7 @@ mod layers;
 mod project;
 mod resolve;
 mod resolved;
+mod setting;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,8 @@ pub use keys::Raw;
 pub use layers::Sources;
 pub use project::{PROJECT_FILE, ProjectFile, find as find_project};
 pub use resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
-pub use settings::{Difference, Origin, Setting, differences};
+pub use setting::{Origin, Setting};
+pub use settings::{Difference, differences, lasting};
 
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 use super::consent::Ignored;
 use super::dirs::Dirs;
-use super::settings::Setting;
+use super::setting::Setting;
 use crate::image::Registries;
 use crate::names::{SandboxName, SnapshotName};
 use crate::workspace::Workspace;

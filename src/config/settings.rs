@@ -1,41 +1,13 @@
 //! The effective settings, one by one: each key's value, and where it comes from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::keys::{Applies, KEYS, Raw, key};
 use super::resolved::{Config, HostConfig, SandboxSpec};
+use super::setting::{Origin, Setting};
 use crate::workspace::{Mode, Workspace};
-
-/// Where a value comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Origin {
-    /// Nothing sets it.
-    Default,
-    /// The user's file, at this path.
-    UserFile(PathBuf),
-    /// The project's file, at this path.
-    ProjectFile(PathBuf),
-    /// The environment variable of that name.
-    Environment(String),
-    /// A flag.
-    Flag,
-}
-
-/// One key's effective value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Setting {
-    /// The key.
-    pub key: String,
-    /// Its value, `null` for none.
-    pub value: Value,
-    /// Where it comes from.
-    pub origin: Origin,
-}
 
 /// Where each key that a layer sets comes from. Later layers count more.
 #[derive(Debug, Default)]
@@ -125,6 +97,13 @@ fn of_sandbox(spec: &SandboxSpec) -> BTreeMap<&'static str, Value> {
             json!(spec.env.iter().cloned().collect::<BTreeMap<_, _>>()),
         ),
     ])
+}
+
+/// The settings that a sandbox has from its start to its end.
+pub fn lasting(settings: &[Setting]) -> Vec<Setting> {
+    let lasts = |name: &str| key(name).is_some_and(|key| key.applies != Applies::Call);
+    let lasting = settings.iter().filter(|setting| lasts(&setting.key));
+    lasting.cloned().collect()
 }
 
 /// A setting that a client asks for and that the running sandbox has otherwise.

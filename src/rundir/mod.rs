@@ -5,6 +5,7 @@
 //! <runtime>/<instance>/instance.json   the sandbox's name, workspace, image and process (mode 0600, as every file here)
 //!                     /ssh.sock        each connection is an SSH session in the guest
 //!                     /mcp.sock        each connection is an MCP session with the same sandbox
+//!                     /control.sock    questions to the process that keeps the sandbox ([`crate::control`])
 //!                     /id_ed25519      the key that logs in as `root` or `sandbox`
 //!                     /control_ed25519 the key by which `snowglobe` itself joins; written anew at each boot
 //!                     /known_hosts     the guest's host key; written anew at each boot
@@ -24,6 +25,7 @@ use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Setting;
 use crate::guest::{KeyError, VmKeys};
 use crate::names::SandboxName;
 use crate::{presence, private};
@@ -50,6 +52,15 @@ pub enum RunDirError {
 
 /// The host name under which the user's ssh knows the guest.
 pub const SSH_HOST: &str = "snowglobe";
+
+/// The socket for SSH sessions.
+pub(crate) const SSH_SOCKET: &str = "ssh.sock";
+
+/// The socket for MCP sessions.
+pub(crate) const MCP_SOCKET: &str = "mcp.sock";
+
+/// The socket for questions to the process that keeps the sandbox. The others are there before it.
+pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 
 /// How much of a file of an instance is read, in bytes.
 const LONGEST_FILE: u64 = 64 << 10;
@@ -108,6 +119,9 @@ pub struct Info {
     pub image: String,
     /// When it started.
     pub started: jiff::Timestamp,
+    /// The settings that it was started with.
+    #[serde(default)]
+    pub settings: Vec<Setting>,
 }
 
 /// A running sandbox seen from another process.
@@ -124,12 +138,27 @@ pub struct Running {
 impl Running {
     /// The socket for SSH sessions.
     pub fn ssh_socket(&self) -> PathBuf {
-        self.dir.join("ssh.sock")
+        self.dir.join(SSH_SOCKET)
     }
 
     /// The socket for MCP sessions.
     pub fn mcp_socket(&self) -> PathBuf {
-        self.dir.join("mcp.sock")
+        self.dir.join(MCP_SOCKET)
+    }
+
+    /// The socket for questions.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join(CONTROL_SOCKET)
+    }
+
+    /// Whether a process keeps it for others to join; else it belongs to one client alone.
+    pub fn is_kept(&self) -> bool {
+        self.control_socket().symlink_metadata().is_ok()
+    }
+
+    /// Whether its process lives.
+    pub fn lives(&self) -> bool {
+        presence::is_held(&self.dir.join(LOCK)).unwrap_or(true)
     }
 
     /// The text of a file in its directory.
@@ -149,7 +178,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// What a sandbox that starts says about itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct About<'a> {
     /// The sandbox's name.
     pub name: &'a SandboxName,
@@ -157,6 +186,8 @@ pub struct About<'a> {
     pub workspace: &'a Path,
     /// The image it runs.
     pub image: &'a str,
+    /// The settings that it starts with.
+    pub settings: Vec<Setting>,
 }
 
 /// The directory of this process's own sandbox.
@@ -204,6 +235,7 @@ impl Instance {
                 pid: std::process::id(),
                 image: about.image.to_owned(),
                 started: jiff::Timestamp::now(),
+                settings: about.settings,
             };
             private_file(
                 &dir.join("id_ed25519"),

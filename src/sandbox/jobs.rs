@@ -21,6 +21,21 @@ impl Sandbox {
         }
     }
 
+    /// How many jobs run.
+    pub async fn running_jobs(self: &Arc<Self>) -> Result<usize, SandboxError> {
+        let jobs = self.jobs(&Progress::none()).await?;
+        Ok(jobs.iter().filter(|job| job.outcome.is_none()).count())
+    }
+
+    /// Whether jobs run. A guest that does not answer counts as idle; one that is paused because the host's disk is full
+    /// does not, since it will go on.
+    pub async fn is_busy(self: &Arc<Self>) -> bool {
+        match self.running_jobs().await {
+            Ok(jobs) => jobs > 0,
+            Err(error) => matches!(error, SandboxError::Stalled(_)),
+        }
+    }
+
     /// Reads, writes to, waits for or kills a job; also gives the output that was asked for.
     pub async fn job(
         self: &Arc<Self>,

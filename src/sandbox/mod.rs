@@ -36,7 +36,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::disk::Store;
 pub use crate::guest::Output;
 use crate::rundir::{self, Instance};
@@ -94,6 +94,7 @@ impl Sandbox {
                 name: &config.sandbox.name,
                 workspace: &config.sandbox.project_dir,
                 image: &config.sandbox.image,
+                settings: config::lasting(&config.settings),
             },
         )?;
         Ok(Arc::new(Self {

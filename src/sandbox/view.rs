@@ -140,6 +140,11 @@ impl Sandbox {
         }
     }
 
+    /// The file of the newest machine's console.
+    pub fn console_log(&self) -> Option<PathBuf> {
+        self.view.facts().log.clone()
+    }
+
     /// A stamp that changes when the console does.
     pub fn console_stamp(&self) -> (u64, bool) {
         let facts = self.view.facts();

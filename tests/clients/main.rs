@@ -40,6 +40,7 @@ fn stdio(place: &Place, mode: &str) -> Value {
     let command = json!([
         PROGRAM,
         "serve",
+        "--rm",
         "--workspace",
         place.workspace,
         "--confirm",

@@ -10,7 +10,7 @@ use serde_json::json;
 async fn exec_boots_runs_and_leaves_with_the_commands_status() {
     let place = Place::new("minimal");
     let (code, out, err) = place
-        .run(&["exec", "--", "echo out; echo err >&2; exit 42"])
+        .run(&["exec", "--rm", "--", "echo out; echo err >&2; exit 42"])
         .await;
     assert_eq!((code, out.as_str()), (42, "out\n"), "{err}");
     assert!(
@@ -18,10 +18,12 @@ async fn exec_boots_runs_and_leaves_with_the_commands_status() {
         "{err}"
     );
     let (code, _, err) = place
-        .run(&["exec", "--timeout", "1", "--", "sleep 60"])
+        .run(&["exec", "--rm", "--timeout", "1", "--", "sleep 60"])
         .await;
     assert_eq!(code, 124, "{err}");
-    let (code, _, err) = place.run(&["exec", "--", "no-such-program", "x"]).await;
+    let (code, _, err) = place
+        .run(&["exec", "--rm", "--", "no-such-program", "x"])
+        .await;
     assert_eq!(code, 125);
     assert!(err.contains("no-such-program"), "{err}");
     assert_eq!(
@@ -40,7 +42,7 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
         "exec_timeout_s = 2\nworkspace_mode = 'none'\n[env]\nFROM_FILE = 'yes'",
     )
     .unwrap();
-    let session = place.serve().await;
+    let session = place.serve_kept().await;
     session.exec("true").await;
     let shell = |script: &str| {
         let mut shell = place.command(&[]);
@@ -112,6 +114,8 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
         "{err}{output:?}"
     );
     session.close().await;
+    let (code, _, err) = place.run(&["stop"]).await;
+    assert_eq!(code, 0, "{err}");
     assert_eq!(place.runtime_dir().read_dir().unwrap().count(), 0);
 }
 
@@ -199,6 +203,7 @@ async fn a_tar_becomes_an_image_and_garbage_does_not() {
     let (code, out, err) = place
         .run(&[
             "exec",
+            "--rm",
             "--image",
             &name,
             "--",
@@ -215,7 +220,7 @@ async fn a_tar_becomes_an_image_and_garbage_does_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_users_own_ssh_attaches_to_the_running_sandbox() {
     let place = Place::new("minimal");
-    let session = place.serve().await;
+    let session = place.serve_kept().await;
     session.exec("echo from-mcp >/tmp/seen").await;
     let (code, config, err) = place.run(&["ssh-config"]).await;
     assert_eq!(code, 0, "{err}");
@@ -510,6 +515,20 @@ async fn the_shell_is_a_real_terminal() {
     tmux.kind("clear; echo be''gun; sleep 300");
     eventually("the sleep", || tmux.screen().contains("begun")).await;
     tmux.run(&["send-keys", "C-c"]);
+    // The shell goes on in the machine that takes the place of its own.
+    for arguments in [
+        ["snapshot", "save", "good"],
+        ["snapshot", "restore", "good"],
+    ] {
+        let (code, _, err) = place.run(&arguments).await;
+        assert_eq!(code, 0, "{err}");
+    }
+    eventually("a new shell", || {
+        let screen = tmux.screen();
+        screen.contains("restored to a snapshot; this is a new shell")
+            && screen.trim_end().ends_with('$')
+    })
+    .await;
     tmux.kind("exit 5");
     eventually("the end", || tmux.screen().contains("left with 5")).await;
 }
@@ -527,7 +546,7 @@ printf 'snowglobe-runner: warning: \033]0;title\007\302\233 was said\n' >&2
 printf '{"event":"failed","stage":"here","message":"no reason","console":[]}\n'
 "#;
     crate::common::executable(&script, said);
-    let mut command = place.command(&["exec", "true"]);
+    let mut command = place.command(&["exec", "--rm", "true"]);
     command
         .env("SNOWGLOBE_LIBEXEC", &libexec)
         .env("SNOWGLOBE_ENGINE", "qemu");

@@ -52,7 +52,7 @@ fn what_skopeo_pushed_boots_with_and_without_the_registry() {
     registry.fill(&layout, "team/app:1", None);
     let image = format!("{}/team/app:1", registry.host);
     let output = home
-        .command(&["exec", "--image", &image, "--root", "--", LOOK])
+        .command(&["exec", "--rm", "--image", &image, "--root", "--", LOOK])
         .output()
         .unwrap();
     let said = home::said(&output);
@@ -72,12 +72,13 @@ fn what_skopeo_pushed_boots_with_and_without_the_registry() {
     );
     registry.stop();
     assert_eq!(
-        home.works(&["exec", "--image", &image, "--root", "--", LOOK]),
+        home.works(&["exec", "--rm", "--image", &image, "--root", "--", LOOK]),
         SEEN
     );
     // Without a host directory, commands start in the image's working directory.
     let session = home.works(&[
         "exec",
+        "--rm",
         "--image",
         &image,
         "--workspace-mode",
@@ -88,6 +89,7 @@ fn what_skopeo_pushed_boots_with_and_without_the_registry() {
     assert_eq!(session, "ok\n");
     let said = home.fails(&[
         "exec",
+        "--rm",
         "--image",
         &image.replace("app:1", "other"),
         "--",
@@ -449,10 +451,10 @@ fn the_images_own_user_runs_commands_and_owns_the_workspace() {
         layout::write(&dir, &layers, json!({"Env": ["PATH=/bin"], "User": user}));
         let image = format!("oci:{}", dir.display());
         let line = format!("id; touch made-{n} && stat -c %u made-{n}");
-        let out = home.works(&["exec", "--image", &image, "--", &line]);
+        let out = home.works(&["exec", "--rm", "--image", &image, "--", &line]);
         assert!(out.starts_with(expected), "{user}: {out}");
         assert!(home.path(format!("workspace/made-{n}")).exists());
-        let root = home.works(&["exec", "--image", &image, "--root", "--", "id"]);
+        let root = home.works(&["exec", "--rm", "--image", &image, "--root", "--", "id"]);
         assert!(root.starts_with("uid=0(root)"), "{root}");
     }
     assert_eq!(home.files("disks").len(), 2, "one disk for all three");
@@ -487,6 +489,7 @@ fn a_userland_of_musl_runs() {
     let image = format!("tar:{archive}");
     let (code, said) = home.run(&[
         "exec",
+        "--rm",
         "--image",
         &image,
         "--",
@@ -498,7 +501,7 @@ fn a_userland_of_musl_runs() {
         "{code} {said}"
     );
     // The image has no shell, and the error says so.
-    let said = home.fails(&["exec", "--image", &image, "--", "echo hi"]);
+    let said = home.fails(&["exec", "--rm", "--image", &image, "--", "echo hi"]);
     assert!(said.contains("/bin/sh"), "{said}");
 }
 
@@ -508,7 +511,8 @@ async fn an_image_with_nothing_in_it_can_be_read_and_written() {
     let dir = home.path("layout");
     layout::write(&dir, &[], json!({}));
     let image = format!("oci:{}", dir.display());
-    let mut command = tokio::process::Command::from(home.command(&["serve", "--image", &image]));
+    let mut command =
+        tokio::process::Command::from(home.command(&["serve", "--rm", "--image", &image]));
     command
         .kill_on_drop(true)
         .stdin(std::process::Stdio::piped());
@@ -575,7 +579,8 @@ async fn the_first_call_pulls_and_the_client_is_told() {
         move || told.any(&["asking", "pulling"])
     };
     let image = format!("{}/app:1", waits(&registry, pull_is_told));
-    let mut command = tokio::process::Command::from(home.command(&["serve", "--image", &image]));
+    let mut command =
+        tokio::process::Command::from(home.command(&["serve", "--rm", "--image", &image]));
     command.kill_on_drop(true);
     let process = rmcp::transport::TokioChildProcess::new(command).unwrap();
     let client = told.clone().serve(process).await.unwrap();
@@ -649,6 +654,7 @@ fn hostile_layers_end_in_errors_that_say_why() {
     let said = home
         .run(&[
             "exec",
+            "--rm",
             "--image",
             &format!("oci:{}", home.path("links").display()),
             "--",

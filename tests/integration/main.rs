@@ -16,6 +16,7 @@ mod common;
 mod hostile;
 mod house;
 mod images;
+mod kept;
 mod mcp;
 mod papers;
 mod power;

@@ -168,7 +168,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_takes_long_becomes_a_job_where_nobody_hears_of_it() {
     let place = Place::new("minimal");
-    let mut command = place.command(&["serve"]);
+    let mut command = place.command(&["serve", "--rm"]);
     command.env("SNOWGLOBE_BACKGROUND_AFTER_S", "2");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut server = command.spawn().unwrap();
@@ -709,7 +709,7 @@ async fn long_output_jobs_files_and_the_console_are_resources() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jobs_output_is_told_when_it_grows() {
     let place = Place::new("minimal");
-    let mut server = place.command(&["serve"]);
+    let mut server = place.command(&["serve", "--rm"]);
     let mut server = server
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -899,8 +899,10 @@ async fn a_missing_fence_is_in_the_first_result_or_fatal() {
     let (code, _, said) = place.run(&["exec", "true"]).await;
     assert!(code == 0 && !said.contains("without"), "{said}");
     session.close().await;
+    let (code, _, said) = place.run(&["stop"]).await;
+    assert_eq!(code, 0, "{said}");
 
-    let alone = place.command(&["exec", "echo", "out"]);
+    let alone = place.command(&["exec", "--rm", "echo", "out"]);
     let alone = without_namespaces(&alone)
         .stdin(Stdio::null())
         .output()
@@ -923,7 +925,7 @@ async fn a_missing_fence_is_in_the_first_result_or_fatal() {
         assert_eq!(lines.count(), 1, "{lack}: {said}");
     }
 
-    let mut required = place.command(&["serve"]);
+    let mut required = place.command(&["serve", "--rm"]);
     required.env("SNOWGLOBE_ISOLATION", "require");
     let session = crate::common::Session::over(without_namespaces(&required)).await;
     let error = session.error("exec", json!({"command": "true"})).await;

@@ -130,7 +130,7 @@ async fn a_command_finds_what_any_linux_machine_has() {
         "[user]\n\tname = \"A \\\"B\\\" # é\"\n\temail = a@b.example\n",
     )
     .unwrap();
-    let mut server = place.command(&["serve"]);
+    let mut server = place.command(&["serve", "--rm"]);
     server.env("GIT_CONFIG_GLOBAL", &host);
     let session = crate::common::Session::over(server).await;
 
@@ -210,7 +210,7 @@ async fn a_command_finds_what_any_linux_machine_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
     let place = Place::new("debian");
-    let mut server = place.command(&["serve"]);
+    let mut server = place.command(&["serve", "--rm"]);
     server.env("SNOWGLOBE_GIT_IDENTITY", "false");
     let session = crate::common::Session::over(server).await;
     let nobody = "git config --get user.email";

@@ -41,7 +41,7 @@ class Server:
             "SNOWGLOBE_RUNTIME_DIR": str(directory),
         }
         self.process = subprocess.Popen(
-            [program, "serve"],
+            [program, "serve", "--rm"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

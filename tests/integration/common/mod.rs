@@ -145,15 +145,14 @@ impl Place {
         command
     }
 
-    /// Starts the server and connects to it.
+    /// Starts a server with a sandbox of its own, and connects to it.
     pub async fn serve(&self) -> Session {
-        let (process, _stderr) = TokioChildProcess::builder(self.command(&["serve"]))
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let pid = process.id().unwrap();
-        let client = ().serve(process).await.unwrap();
-        Session { client, pid }
+        Session::over(self.command(&["serve", "--rm"])).await
+    }
+
+    /// Connects to the place's sandbox, which stays.
+    pub async fn serve_kept(&self) -> Session {
+        Session::over(self.command(&["serve"])).await
     }
 
     /// Runs the program to its end.
@@ -175,6 +174,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // Whatever a test left running, also one that failed.
+        let mut stop = self.command(&["stop", "--all"]).into_std();
+        let _ = stop.stdout(Stdio::null()).stderr(Stdio::null()).status();
         let _ = std::fs::remove_dir_all(self.store());
     }
 }

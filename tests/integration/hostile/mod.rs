@@ -22,7 +22,7 @@ fn plays_the_guest() {
 }
 
 async fn serve(place: &Place, play: Play) -> Session {
-    let mut server = place.command(&["serve"]);
+    let mut server = place.command(&["serve", "--rm"]);
     let libexec = impostor::libexec(place.dir.path(), "hostile::plays_the_guest", play);
     server.env("SNOWGLOBE_LIBEXEC", libexec);
     Session::over(server).await

@@ -70,6 +70,7 @@ fn an_image_that_finds_no_room_is_told_where_and_comes_once_there_is_some() {
     home.works(&["image", "import", "large", &on_the_disk]);
     let size = home.works(&[
         "exec",
+        "--rm",
         "--image",
         "large",
         "--",
@@ -122,6 +123,13 @@ fn a_part_of_the_store_that_is_full_is_told_and_nothing_half_stays() {
         }
     }
     home.works(&["image", "pull", &image]);
-    let size = home.works(&["exec", "--image", &image, "--", "/bin/busybox wc -c </data"]);
+    let size = home.works(&[
+        "exec",
+        "--rm",
+        "--image",
+        &image,
+        "--",
+        "/bin/busybox wc -c </data",
+    ]);
     assert_eq!(size.trim(), "3000000");
 }

@@ -80,7 +80,7 @@ fn kill_at_any_moment(home: &Home, way: &Way<'_>, points: u32) {
         home.works(&["image", "ls"]);
         if point % 6 == 5 {
             home.works(way.arguments);
-            let seen = home.works(&["exec", "--image", way.image, "--", way.look]);
+            let seen = home.works(&["exec", "--rm", "--image", way.image, "--", way.look]);
             assert_eq!(seen, way.seen);
             home.works(&["image", "rm", way.image]);
             for part in ["names", "disks", "blobs/sha256", "partial", "building"] {
@@ -184,7 +184,14 @@ fn what_runs_is_not_removed_and_room_is_made_by_the_rest() {
         home.works(&["image", "pull", &images[n as usize]]);
     }
     let mut running = home
-        .command(&["exec", "--image", &images[0], "--", "echo up; sleep 60"])
+        .command(&[
+            "exec",
+            "--rm",
+            "--image",
+            &images[0],
+            "--",
+            "echo up; sleep 60",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -1,0 +1,79 @@
+//! `snowglobe logs`: what a sandbox's process said, and its machine's console.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Done, load, serve};
+use crate::config::Raw;
+use crate::{client, shown};
+
+/// How much of a log's end is shown, in bytes.
+const SHOWN: u64 = 256 << 10;
+
+/// How often a followed log is read.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Show the log of this project's sandbox, also after its end.
+#[derive(Debug, Args)]
+pub(super) struct Logs {
+    /// Show the machine's console instead; the sandbox must run
+    #[arg(long)]
+    console: bool,
+    /// Go on with what is added, until ctrl-C
+    #[arg(short, long)]
+    follow: bool,
+    #[command(flatten)]
+    config: Box<Raw>,
+}
+
+impl Logs {
+    pub(super) async fn run(self) -> Done {
+        let config = load(*self.config)?;
+        let directory = config.sandbox.project_dir.display();
+        let path = match self.console {
+            false => client::log(&config.host.dirs.data, &config.sandbox.name),
+            true => {
+                let running = client::find(&config)?;
+                let running = running.ok_or_else(|| {
+                    anyhow::anyhow!("show the console: no sandbox runs for {directory}")
+                })?;
+                client::status(&running).await?.console.ok_or_else(|| {
+                    anyhow::anyhow!(
+                        "show the console: the sandbox of {directory} has not booted yet"
+                    )
+                })?
+            }
+        };
+        let mut file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                say!("no sandbox has run for {directory} yet");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context(format!("read {}", path.display())));
+            }
+        };
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(SHOWN)))?;
+        let mut out = shown::out();
+        let ended = serve::terminated();
+        tokio::pin!(ended);
+        loop {
+            let mut bytes = Vec::new();
+            (&mut file).take(SHOWN).read_to_end(&mut bytes)?;
+            out.write_all(&bytes)?;
+            out.flush()?;
+            if !self.follow {
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                signal = &mut ended => return Ok(ExitCode::from(128 + signal)),
+            }
+        }
+    }
+}

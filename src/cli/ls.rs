@@ -1,0 +1,251 @@
+//! `snowglobe ls` and `snowglobe status`: which sandboxes run. Looking changes nothing.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Done, load};
+use crate::config::{Raw, Setting};
+use crate::control::{MachineStatus, Status};
+use crate::rundir::{self, Running};
+use crate::text::{size, time};
+use crate::{client, shown};
+
+/// List the sandboxes that run.
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: Box<Raw>,
+}
+
+/// Show this project's sandbox: whether it runs, since when, on what, and what uses it.
+#[derive(Debug, Args)]
+pub(super) struct ShowStatus {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: Box<Raw>,
+}
+
+/// A sandbox that runs.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    name: String,
+    directory: String,
+    pid: u32,
+    started: jiff::Timestamp,
+    image: String,
+    cpus: Option<u64>,
+    memory_mib: Option<u64>,
+    snapshot: Option<String>,
+    workspace_mode: Option<String>,
+    /// Whether it stays when its client leaves.
+    kept: bool,
+    /// None for one that is its client's alone, and for one that does not answer.
+    status: Option<Status>,
+    /// Why the status is missing.
+    problem: Option<String>,
+}
+
+async fn row(running: &Running) -> Row {
+    let kept = running.is_kept();
+    let (status, problem) = match kept {
+        true => match client::status(running).await {
+            Ok(status) => (Some(status), None),
+            Err(error) => (None, Some(format!("failed to {}", crate::describe(&error)))),
+        },
+        false => (None, None),
+    };
+    let info = &running.info;
+    let setting = |name: &str| {
+        let of = |setting: &&Setting| setting.key == name;
+        info.settings.iter().find(of).map(|setting| &setting.value)
+    };
+    let text = |name| {
+        setting(name)
+            .and_then(|value| value.as_str())
+            .map(str::to_owned)
+    };
+    Row {
+        id: running.id.to_string(),
+        name: info.name.clone(),
+        directory: info.workspace.display().to_string(),
+        pid: info.pid,
+        started: info.started,
+        image: info.image.clone(),
+        cpus: setting("cpus").and_then(serde_json::Value::as_u64),
+        memory_mib: setting("memory_mib").and_then(serde_json::Value::as_u64),
+        snapshot: text("snapshot"),
+        workspace_mode: text("workspace_mode"),
+        kept,
+        status,
+        problem,
+    }
+}
+
+impl Row {
+    fn state(&self) -> &'static str {
+        match &self.status {
+            Some(status) => match status.machine {
+                MachineStatus::Running { .. } => "running",
+                MachineStatus::Changing => "booting",
+                MachineStatus::Off => "off",
+            },
+            None if self.kept => "no answer",
+            None => "private",
+        }
+    }
+
+    fn age(&self) -> String {
+        time(seconds_since(self.started))
+    }
+
+    fn memory(&self) -> String {
+        self.memory_mib
+            .map_or_else(|| "-".to_owned(), |mib| size(mib << 20))
+    }
+}
+
+fn seconds_since(then: jiff::Timestamp) -> u64 {
+    u64::try_from(jiff::Timestamp::now().duration_since(then).as_secs()).unwrap_or(0)
+}
+
+impl Ls {
+    pub(super) async fn run(self) -> Done {
+        let config = load(*self.config)?;
+        let running = rundir::running(&config.host.dirs.runtime)?;
+        let rows = futures_util::future::join_all(running.iter().map(row)).await;
+        let mut out = shown::out();
+        if self.json {
+            writeln!(out, "{}", shown::json(&rows)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if rows.is_empty() {
+            say!("no sandbox runs");
+            return Ok(ExitCode::SUCCESS);
+        }
+        writeln!(
+            out,
+            "{:<8}  {:<9}  {:>8}  {:<12}  {:>9}  {:>4}  IMAGE, DIRECTORY",
+            "ID", "STATE", "AGE", "ENGINE", "MEMORY", "JOBS"
+        )?;
+        for row in rows {
+            let (engine, jobs) = match &row.status {
+                Some(Status {
+                    machine: MachineStatus::Running { engine, .. },
+                    jobs,
+                    ..
+                }) => (engine.clone(), jobs.map(|jobs| jobs.to_string())),
+                _ => ("-".to_owned(), None),
+            };
+            writeln!(
+                out,
+                "{:<8}  {:<9}  {:>8}  {engine:<12}  {:>9}  {:>4}  {}, {}",
+                row.id,
+                row.state(),
+                row.age(),
+                row.memory(),
+                jobs.unwrap_or_else(|| "-".to_owned()),
+                shown::line(&row.image),
+                shown::line(&row.directory),
+            )?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl ShowStatus {
+    pub(super) async fn run(self) -> Done {
+        let config = load(*self.config)?;
+        let mut out = shown::out();
+        let Some(running) = client::find(&config)? else {
+            if self.json {
+                writeln!(out, "null")?;
+            } else {
+                say!(
+                    "no sandbox runs for {}; `snowglobe start` starts it, and so does whatever uses it",
+                    config.sandbox.project_dir.display()
+                );
+            }
+            return Ok(ExitCode::SUCCESS);
+        };
+        let row = row(&running).await;
+        if self.json {
+            writeln!(out, "{}", shown::json(&row)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        for (name, value) in row.facts() {
+            writeln!(out, "{name:<10} {}", shown::line(&value))?;
+        }
+        for differs in client::check(&config, &running).unwrap_or_default() {
+            say!("{}", super::attach::outdated(&differs));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Row {
+    /// What a person wants to know, line by line.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = vec![
+            ("sandbox", format!("{} ({})", self.name, self.id)),
+            ("directory", self.directory.clone()),
+            ("image", self.image.clone()),
+        ];
+        if let Some(snapshot) = &self.snapshot {
+            facts.push(("snapshot", snapshot.clone()));
+        }
+        if let Some(cpus) = self.cpus {
+            facts.push((
+                "machine",
+                format!("{cpus} cpus, {} of memory", self.memory()),
+            ));
+        }
+        if let Some(mode) = &self.workspace_mode {
+            facts.push(("workspace", mode.clone()));
+        }
+        facts.push(("network", "none".to_owned()));
+        facts.push(("process", format!("{}, for {}", self.pid, self.age())));
+        match &self.status {
+            Some(status) => facts.extend(of_status(status)),
+            None => facts.push((
+                "state",
+                self.problem
+                    .clone()
+                    .unwrap_or_else(|| self.state().to_owned()),
+            )),
+        }
+        facts
+    }
+}
+
+fn of_status(status: &Status) -> Vec<(&'static str, String)> {
+    let state = match &status.machine {
+        MachineStatus::Running { engine, since } => {
+            format!("running on {engine} for {}", time(seconds_since(*since)))
+        }
+        MachineStatus::Changing => "booting".to_owned(),
+        MachineStatus::Off => "off; it boots when it is used".to_owned(),
+    };
+    let mut facts = vec![("state", state)];
+    if let Some(end) = &status.last_end {
+        facts.push(("before", end.clone()));
+    }
+    let jobs = match status.jobs {
+        Some(jobs) => jobs.to_string(),
+        None => "unknown: the guest does not answer".to_owned(),
+    };
+    facts.push(("jobs", jobs));
+    facts.push(("clients", status.clients.to_string()));
+    if let Some(seconds) = status.stops_in_s {
+        facts.push(("stops", format!("in {}, unless it is used", time(seconds))));
+    }
+    facts
+}

@@ -1,0 +1,132 @@
+//! Answers to what other programs ask on the control socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::sync::CancellationToken;
+
+use super::uses::Uses;
+use crate::control::{Answer, Ask, MachineStatus, Messages, Status, send};
+use crate::progress::Progress;
+use crate::sandbox::Sandbox;
+
+/// How long the guest may take to say which jobs run.
+const JOBS: Duration = Duration::from_secs(2);
+
+/// What is needed to answer one client.
+pub(super) struct Answering {
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) uses: Arc<Uses>,
+    pub(super) idle_stop: Option<Duration>,
+    pub(super) ending: CancellationToken,
+}
+
+impl Answering {
+    /// Answers each question of a client until it leaves.
+    pub(super) async fn answer(self, stream: UnixStream) {
+        let (from, mut to) = stream.into_split();
+        let mut questions = Messages::new(from);
+        loop {
+            let answered = match questions.next().await {
+                Ok(Some(Ask::Status)) => {
+                    let status = self.status().await;
+                    send(&mut to, &Answer::Status(status)).await
+                }
+                Ok(Some(Ask::Boot { started })) => {
+                    self.boot(started, &mut questions, &mut to).await
+                }
+                Ok(Some(Ask::Stop)) => {
+                    self.ending.cancel();
+                    // The process's end closes the connection.
+                    return std::future::pending().await;
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    let error = format!("understand the question: {error}");
+                    drop(send(&mut to, &Answer::Failed { error }).await);
+                    return;
+                }
+            };
+            if answered.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn boot(
+        &self,
+        started: bool,
+        questions: &mut Messages<OwnedReadHalf>,
+        to: &mut OwnedWriteHalf,
+    ) -> std::io::Result<()> {
+        let used = self.uses.begin();
+        let before = self.sandbox.history().generation;
+        let (progress, mut steps) = Progress::channel();
+        let booted = self.sandbox.guest(&progress);
+        tokio::pin!(booted);
+        let answer = loop {
+            tokio::select! {
+                biased;
+                Some(step) = steps.recv() => send(to, &Answer::Step(step)).await?,
+                booted = &mut booted => break match booted {
+                    Ok(_) => Answer::Booted {
+                        lacks: match self.sandbox.history().generation == before {
+                            true => Vec::new(),
+                            false => self.sandbox.lacks(),
+                        },
+                    },
+                    Err(error) => Answer::Failed { error: crate::describe(&error) },
+                },
+                // The client asks nothing meanwhile: it left, or does not keep to the protocol.
+                _ = questions.next::<Ask>() => {
+                    drop(used);
+                    if started && self.uses.count() == 0 {
+                        tracing::info!("the client left before the machine had booted: the sandbox is stopped");
+                        self.ending.cancel();
+                    }
+                    return Err(std::io::ErrorKind::ConnectionAborted.into());
+                }
+            }
+        };
+        while let Ok(step) = steps.try_recv() {
+            send(to, &Answer::Step(step)).await?;
+        }
+        let failed = matches!(answer, Answer::Failed { .. });
+        let sent = send(to, &answer).await;
+        drop(used);
+        if started && failed && self.uses.count() == 0 {
+            self.ending.cancel();
+        }
+        sent
+    }
+
+    async fn status(&self) -> Status {
+        let history = self.sandbox.history();
+        let running = self.sandbox.is_running();
+        let machine = match (history.engine, history.since) {
+            (Some(engine), Some(since)) if running => MachineStatus::Running { engine, since },
+            _ if self.sandbox.is_changing() => MachineStatus::Changing,
+            _ => MachineStatus::Off,
+        };
+        let jobs = match running {
+            true => tokio::time::timeout(JOBS, self.sandbox.running_jobs())
+                .await
+                .ok()
+                .and_then(Result::ok),
+            false => Some(0),
+        };
+        let idle = self.uses.idle();
+        let stops_in = self.idle_stop.zip(idle.filter(|_| jobs == Some(0)));
+        Status {
+            machine,
+            generation: history.generation,
+            last_end: history.last_end,
+            console: self.sandbox.console_log(),
+            clients: self.uses.count(),
+            jobs,
+            stops_in_s: stops_in.map(|(limit, idle)| limit.saturating_sub(idle).as_secs()),
+        }
+    }
+}
