@@ -54,7 +54,7 @@ deny:
 # Runs each fuzz target for a minute, or for FUZZ_S seconds: `make fuzz FUZZ_S=14400`.
 FUZZ_S ?= 60
 fuzz: setup
-	fuzz/run $(FUZZ_S)
+	tests/fuzz/run $(FUZZ_S)
 
 build: setup compile
 

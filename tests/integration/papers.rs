@@ -117,7 +117,7 @@ fn every_test_that_a_promise_names_is_there() {
         }
     }
     assert!(tests > 30, "only {tests} tests are named");
-    let list = include_str!("../../fuzz/run");
+    let list = include_str!("../fuzz/run");
     let list = list.split("targets=(").nth(1).unwrap();
     let played = list.split(')').next().unwrap().split(' ').collect();
     assert_eq!(

@@ -14,9 +14,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::tree;
 
 // The settings of the share's process.
-#[path = "../../runner/src/share/config.rs"]
+#[path = "../../../runner/src/share/config.rs"]
 mod config;
-#[path = "../../runner/src/share/guard.rs"]
+#[path = "../../../runner/src/share/guard.rs"]
 mod guard;
 
 /// A message: its header, with few operations and few inodes, and a body of names and numbers.

@@ -14,7 +14,7 @@ use snowglobe_init::wire::{
 };
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
-#[path = "../../tests/integration/hostile/server.rs"]
+#[path = "../../integration/hostile/server.rs"]
 mod server;
 
 /// The bytes that an answer may have beyond the requested size.

@@ -1,7 +1,7 @@
 //! The fuzz targets in one program, a module for each; `SNOWGLOBE_FUZZ` selects the target.
 //!
 //! Each target takes any bytes, passes them to the product's code that reads such data, and panics if a promise is
-//! broken. `fuzz/run` has the bounds of memory and time.
+//! broken. `tests/fuzz/run` has the bounds of memory and time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
