@@ -26,6 +26,9 @@ const OTHERS: Duration = Duration::from_secs(60);
 /// The longest message of a process that could not start, in bytes.
 const LONGEST: u64 = 64 << 10;
 
+/// The variable that says what is logged; nobody but `logs` shows the log, so it has more than a terminal gets.
+const LOG: &str = "SNOWGLOBE_LOG";
+
 /// From this size on, in bytes, a log is set aside when the sandbox starts.
 const LONGEST_LOG: u64 = 1 << 20;
 
@@ -107,6 +110,7 @@ async fn spawn(config: &Config, flags: &Raw) -> Result<String, ClientError> {
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
     let mut child = tokio::process::Command::new(program)
         .arg("keep")
+        .env(LOG, std::env::var_os(LOG).unwrap_or("snowglobe=info".into()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)

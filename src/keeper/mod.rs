@@ -179,7 +179,7 @@ async fn carry_ssh(sandbox: Arc<Sandbox>, mut stream: UnixStream) {
 }
 
 async fn serve_mcp(sandbox: Arc<Sandbox>, stream: UnixStream) {
-    if let Err(error) = mcp::serve_stream(stream, sandbox).await {
+    if let Err(error) = mcp::serve_kept(stream, sandbox).await {
         tracing::debug!(%error, "an MCP session ended");
     }
 }

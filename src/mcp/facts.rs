@@ -13,6 +13,8 @@ pub(crate) struct Facts {
     pub(crate) workspace: Workspace,
     /// How long a command may run that sets no time limit.
     pub(crate) exec_timeout: Duration,
+    /// Whether the sandbox is there before and after this client's session, and others may use it meanwhile.
+    pub(crate) kept: bool,
 }
 
 /// Where the files of `/workspace` are.
@@ -33,6 +35,7 @@ impl Facts {
                 workspace::Workspace::None => Workspace::OwnDisk,
             },
             exec_timeout: config.sandbox.exec_timeout,
+            kept: false,
         }
     }
 }

@@ -32,6 +32,10 @@ pub(crate) fn instructions(facts: &Facts) -> String {
              snapshots stay"
         }
     };
+    let kept = match facts.kept {
+        true => " It stays when you leave and may have been used before: `reboot` for a clean start.",
+        false => "",
+    };
     format!(
         "\
 Snowglobe is a computer of your own: a private Linux microVM. {boundary}
@@ -48,7 +52,7 @@ is broken. {snapshots}
 - There is no network: do not try to download or to install from package registries; use what is installed.
 
 Long output is shortened to its head and tail; the result names a file in the VM with all of it, to be searched \
-with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the first call that needs it."
+with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the first call that needs it.{kept}"
     )
 }
 
@@ -61,12 +65,15 @@ mod tests {
     #[test]
     fn instructions_fit_what_clients_show_and_promise_what_there_is() {
         for workspace in [Workspace::Shared, Workspace::OwnDisk] {
-            let facts = Facts {
+            let facts = |kept| Facts {
                 workspace,
                 exec_timeout: Duration::from_secs(1),
+                kept,
             };
-            let text = instructions(&facts);
-            assert!(text.len() < 2048, "{workspace:?}: {}", text.len());
+            let kept = instructions(&facts(true));
+            assert!(kept.len() < 2048, "{workspace:?}: {}", kept.len());
+            let text = instructions(&facts(false));
+            assert!(kept.contains("used before") && !text.contains("used before"));
             let shared = workspace == Workspace::Shared;
             assert_eq!(text.contains("shared with the host. Treat"), shared);
             assert_eq!(text.contains("Nothing is shared"), !shared);

@@ -54,4 +54,5 @@ mod tests;
 pub use crate::fleet::Limits;
 pub use transport::bind::ListenAddress;
 pub use transport::http::{HttpError, HttpOptions, Listening, listen};
+pub(crate) use transport::stdio::serve_kept;
 pub use transport::stdio::{ServeError, serve, serve_stdio, serve_stream};

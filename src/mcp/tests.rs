@@ -269,6 +269,7 @@ fn parameters_and_results_have_the_names_that_clients_know() {
     let facts = facts::Facts {
         workspace: facts::Workspace::Shared,
         exec_timeout: std::time::Duration::from_secs(5),
+        kept: false,
     };
     let listings: Vec<Tool> = tools::table(&facts)
         .iter()

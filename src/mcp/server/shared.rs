@@ -25,14 +25,26 @@ pub(crate) struct Shared {
 impl Shared {
     /// For sandboxes of this configuration; `pooled`: whether calls may name a sandbox.
     pub(crate) fn new(config: &Config, pooled: bool) -> Arc<Self> {
-        let facts = Facts::of(config);
-        let mut tools = table(&facts);
+        Self::of(&Facts::of(config), config, pooled)
+    }
+
+    /// For a sandbox that stays when the client leaves.
+    pub(crate) fn kept(config: &Config) -> Arc<Self> {
+        let facts = Facts {
+            kept: true,
+            ..Facts::of(config)
+        };
+        Self::of(&facts, config, false)
+    }
+
+    fn of(facts: &Facts, config: &Config, pooled: bool) -> Arc<Self> {
+        let mut tools = table(facts);
         if pooled {
             tools = tools.into_iter().map(Entry::with_handle).collect();
         }
         Arc::new(Self {
             tools,
-            info: info(&facts),
+            info: info(facts),
             confirmation: Confirmation::new(config.calls.confirm),
             metrics: Arc::new(Metrics::new()),
         })

@@ -110,6 +110,7 @@ pub(crate) mod tests {
     pub(crate) const SHARED: Facts = Facts {
         workspace: Workspace::Shared,
         exec_timeout: Duration::from_secs(60),
+        kept: false,
     };
 
     /// Facts of a sandbox that shares nothing.

@@ -49,11 +49,34 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
+    let shared = Shared::new(sandbox.config(), false);
+    serve_with(shared, input, output, sandbox).await
+}
+
+/// Serves one of the clients of a sandbox that stays when they leave. See [`serve_stdio`].
+pub(crate) async fn serve_kept<S>(stream: S, sandbox: Arc<Sandbox>) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (input, output) = tokio::io::split(stream);
+    let shared = Shared::kept(sandbox.config());
+    serve_with(shared, input, output, sandbox).await
+}
+
+async fn serve_with<R, W>(
+    shared: Arc<Shared>,
+    input: R,
+    output: W,
+    sandbox: Arc<Sandbox>,
+) -> Result<(), ServeError>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
     let disconnected = CancellationToken::new();
     // Cancels running calls when this future is dropped.
     let _disconnect = disconnected.clone().drop_guard();
     let connection = Connection::new(input, output, disconnected.clone());
-    let shared = Shared::new(sandbox.config(), false);
     let server = Server::new(shared, Selector::single(sandbox), Some(disconnected));
     serve_connection(server, connection).await
 }
