@@ -64,7 +64,12 @@ pub(super) async fn kept(
     flags: &Raw,
     progress: &Progress,
 ) -> anyhow::Result<Attached> {
-    let (running, started) = start_or_join(config, flags, progress).await?;
+    // The environment that a command is given is not that of the commands after it.
+    let lasting = Raw {
+        env: Vec::new(),
+        ..flags.clone()
+    };
+    let (running, started) = start_or_join(config, &lasting, progress).await?;
     let lacks = client::boot(&running, started, progress).await?;
     let guest = client::join(&running).await?;
     Ok(Attached {

@@ -110,7 +110,10 @@ async fn spawn(config: &Config, flags: &Raw) -> Result<String, ClientError> {
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
     let mut child = tokio::process::Command::new(program)
         .arg("keep")
-        .env(LOG, std::env::var_os(LOG).unwrap_or("snowglobe=info".into()))
+        .env(
+            LOG,
+            std::env::var_os(LOG).unwrap_or("snowglobe=info".into()),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)

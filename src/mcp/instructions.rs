@@ -33,7 +33,9 @@ pub(crate) fn instructions(facts: &Facts) -> String {
         }
     };
     let kept = match facts.kept {
-        true => " It stays when you leave and may have been used before: `reboot` for a clean start.",
+        true => {
+            " It stays when you leave and may have been used before: `reboot` for a clean start."
+        }
         false => "",
     };
     format!(

@@ -34,7 +34,13 @@ async fn a_sandbox_stays_until_it_is_stopped_whoever_leaves() {
         "{out}{err}"
     );
     assert_eq!(status(&place).await, Value::Null);
-    exec(&place, &["--", "echo first >/tmp/mark"]).await;
+    let out = exec(
+        &place,
+        &["--env", "ONCE=1", "--", "echo first >/tmp/mark; echo $ONCE"],
+    )
+    .await;
+    assert_eq!(out, "1\n");
+    assert_eq!(exec(&place, &["--", "echo $ONCE"]).await, "\n");
     assert_eq!(exec(&place, &["--", "cat", "/tmp/mark"]).await, "first\n");
     let seen = status(&place).await;
     assert_eq!(seen["status"]["machine"]["state"], "running", "{seen}");
