@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
-use snowglobe_runner::{Accel, Engine, Trial};
+use snowglobe_runner::{Accel, EngineSpec, Trial};
 
 use crate::config::{AccelChoice, Config, EngineChoice, IsolationChoice};
 use crate::image::{HUB, ImageError, ImageRef, login_problem};
@@ -147,10 +147,10 @@ fn fences(config: &Config) -> Vec<Check> {
             "control group" => "fence bounds",
             _ => "fences",
         };
-        let Some(lack) = trial.lack else {
+        let Some(failure) = trial.failure else {
             return Check::ok(name, "holds, as tried in a child");
         };
-        let found = format!("does not hold: {lack}");
+        let found = format!("does not hold: {failure}");
         let remedy = remedy(name);
         match config.host.isolation {
             IsolationChoice::Require => Check::problem(name, found, remedy),
@@ -188,7 +188,7 @@ async fn engine(config: &Config, host: &Host) -> Vec<Check> {
         }
     };
     let why = match (config.host.engine, config.host.accel) {
-        (EngineChoice::Auto, AccelChoice::Auto) if engine == Engine::Krun => {
+        (EngineChoice::Auto, AccelChoice::Auto) if engine == EngineSpec::Krun => {
             "chosen since hardware virtualization works"
         }
         (EngineChoice::Auto, AccelChoice::Auto) => "chosen since it runs without KVM",
@@ -197,8 +197,8 @@ async fn engine(config: &Config, host: &Host) -> Vec<Check> {
     };
     let can = vmm::capabilities(&engine);
     let chosen = match &engine {
-        Engine::Krun => Check::ok("engine krun", format!("libkrun, on KVM; {why}")),
-        Engine::Qemu { binary, accel } => {
+        EngineSpec::Krun => Check::ok("engine krun", format!("libkrun, on KVM; {why}")),
+        EngineSpec::Qemu { binary, accel } => {
             let version = version(binary)
                 .await
                 .unwrap_or_else(|| "unknown version".into());

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use snowglobe_runner::{Disk, Engine, Share, VmSpec};
+use snowglobe_runner::{Disk, EngineSpec, Share, VmSpec};
 
 use crate::error::StartError;
 use crate::share::STAGE as SHARE_STAGE;
@@ -46,15 +46,15 @@ pub(crate) fn files(spec: &VmSpec) -> Checked {
     spec.disks.iter().try_for_each(disk)?;
     spec.shares.iter().try_for_each(share)?;
     match &spec.engine {
-        Engine::Qemu { .. } if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
+        EngineSpec::Qemu { .. } if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
             "qemu",
             "only x86-64 guests are built so far, and this host has another processor architecture",
         )),
-        Engine::Krun if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
+        EngineSpec::Krun if std::env::consts::ARCH != "x86_64" => Err(StartError::new(
             "krun",
             "only x86-64 guests are built so far, and this host has another processor architecture",
         )),
-        Engine::Qemu { .. } | Engine::Krun => Ok(()),
+        EngineSpec::Qemu { .. } | EngineSpec::Krun => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The protocol of `snowglobe-runner`.
 //!
 //! The runner is one process for each VM. On standard input it reads one [`VmSpec`] as a line of JSON, then
-//! [`Command`]s, a line each; on standard output it writes [`Event`]s, a line each. When its standard input ends (the
+//! [`VmRequest`]s, a line each; on standard output it writes [`Event`]s, a line each. When its standard input ends (the
 //! parent has ended), it kills the VM, removes the files in [`VmSpec::remove`] and exits.
 #![cfg_attr(
     test,
@@ -30,7 +30,7 @@ pub struct VmSpec {
     /// A name for messages and the process list, `[A-Za-z0-9._-]`.
     pub name: String,
     /// Which engine runs it, and how.
-    pub engine: Engine,
+    pub engine: EngineSpec,
     /// Whether all fences are required.
     #[serde(default)]
     pub isolation: Isolation,
@@ -70,7 +70,7 @@ pub struct VmSpec {
 /// Which engine runs the VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Engine {
+pub enum EngineSpec {
     /// A `qemu-system-*` process.
     Qemu {
         /// The program.
@@ -82,7 +82,7 @@ pub enum Engine {
     Krun,
 }
 
-impl std::fmt::Display for Engine {
+impl std::fmt::Display for EngineSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Qemu { accel, .. } => write!(f, "qemu ({accel})"),
@@ -131,7 +131,7 @@ pub struct Trial {
     /// The name of the fence.
     pub fence: String,
     /// Why it does not hold; `None` where it does.
-    pub lack: Option<String>,
+    pub failure: Option<String>,
 }
 
 /// The argument with which the runner tests each fence on this host: it prints a [`Trial`] for each, a line of JSON.
@@ -178,10 +178,10 @@ pub struct Share {
     pub guest_id: u32,
 }
 
-/// A command to a runner.
+/// A request to a runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Command {
+pub struct VmRequest {
     /// Repeated in the [`Event::Reply`].
     pub id: u64,
     /// What to do.
@@ -223,7 +223,7 @@ pub enum Event {
         pid: u32,
         /// The fences around the VM's processes that do not hold, and why.
         #[serde(default)]
-        lacks: Vec<String>,
+        missing_fences: Vec<String>,
     },
     /// The VM did not start; the runner exits.
     Failed {
@@ -250,16 +250,16 @@ pub enum Event {
         /// The last lines of the console and of the engine's own messages.
         console: Vec<String>,
     },
-    /// The answer to a command.
+    /// The answer to a request.
     Reply {
-        /// The command's id.
+        /// The request's id.
         id: u64,
         /// Its result, or why it failed.
         result: Result<Answer, String>,
     },
 }
 
-/// The result of a command.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Answer {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags};
-use snowglobe_runner::{Action, Answer, Command, Event};
+use snowglobe_runner::{Action, Answer, Event, VmRequest};
 
 use crate::error::StartError;
 
@@ -46,7 +46,7 @@ impl Input {
         self.ended
     }
 
-    /// Whether standard input has ended without a command to stop: the parent has ended. Reads the remaining input.
+    /// Whether standard input has ended without a request to stop: the parent has ended. Reads the remaining input.
     pub(crate) fn is_orphaned(&mut self) -> bool {
         let now = rustix::event::Timespec::default();
         while !self.ended {
@@ -57,10 +57,10 @@ impl Input {
             }
         }
         while let Some(line) = self.line() {
-            let command = serde_json::from_slice(&line);
+            let request = serde_json::from_slice(&line);
             if matches!(
-                command,
-                Ok(Command {
+                request,
+                Ok(VmRequest {
                     action: Action::Stop,
                     ..
                 })
@@ -111,7 +111,7 @@ pub(crate) fn warn(what: std::fmt::Arguments<'_>) {
     io::stderr().write_all(line.as_bytes()).ok();
 }
 
-/// Answers a command.
+/// Answers a request.
 pub(crate) fn reply(id: u64, result: Result<Answer, String>) {
     say(&Event::Reply { id, result });
 }

@@ -16,7 +16,7 @@ use std::process::Command;
 
 use common::Vm;
 use rustix::mount::{MountFlags, UnmountFlags};
-use snowglobe_runner::{Action, Answer, Disk, DiskFormat, Engine, Event};
+use snowglobe_runner::{Action, Answer, Disk, DiskFormat, EngineSpec, Event};
 
 const SIZE: u64 = 64 << 20;
 
@@ -82,7 +82,7 @@ fn disks_keep_their_order_and_the_read_only_one_its_contents() {
             .0,
         0
     );
-    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
     assert!(contents(&vm, &first).starts_with(b"mark\n"));
     assert!(fs::read(&base).unwrap().iter().all(|byte| *byte == 0));
 }
@@ -109,7 +109,7 @@ fn layers_are_switched_while_the_guest_writes() {
         guest.run(wait_for_more);
         let next = vm.path(&format!("layer-{n}"));
         assert_eq!(
-            runner.order(Action::FreezeDisk {
+            runner.request(Action::FreezeDisk {
                 layer: next.clone()
             }),
             Ok(Answer::Frozen {
@@ -125,7 +125,7 @@ fn layers_are_switched_while_the_guest_writes() {
     let newest = frozen.pop().unwrap();
     let kept = vm.path("kept");
     fs::hard_link(&newest, &kept).unwrap();
-    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
 
     assert!(
         !newest.exists(),
@@ -159,7 +159,7 @@ fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
     let (mut runner, mut guest, _) = vm.boot();
     let mut refuse = |overlay: PathBuf| {
         let error = runner
-            .order(Action::FreezeDisk {
+            .request(Action::FreezeDisk {
                 layer: overlay.clone(),
             })
             .unwrap_err();
@@ -173,7 +173,7 @@ fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
     guest.run("echo still | dd of=/dev/vda conv=notrunc,fsync 2> /dev/null");
     let good = vm.path("good");
     assert_eq!(
-        runner.order(Action::FreezeDisk {
+        runner.request(Action::FreezeDisk {
             layer: good.clone()
         }),
         Ok(Answer::Frozen {
@@ -181,7 +181,7 @@ fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
         })
     );
     guest.run("echo newer | dd of=/dev/vda conv=notrunc,fsync 2> /dev/null");
-    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
     assert!(contents(&vm, &first).starts_with(b"still\n"));
     assert!(contents(&vm, &good).starts_with(b"newer\n"));
 }
@@ -194,7 +194,7 @@ fn without_a_disk_there_is_nothing_to_switch() {
     let overlay = vm.path("layer");
     assert!(
         runner
-            .order(Action::FreezeDisk {
+            .request(Action::FreezeDisk {
                 layer: overlay.clone()
             })
             .is_err()
@@ -220,7 +220,7 @@ fn what_the_guest_frees_is_freed_on_the_host() {
             freed
         );
         if layer == &first {
-            let switched = runner.order(Action::FreezeDisk {
+            let switched = runner.request(Action::FreezeDisk {
                 layer: next.clone(),
             });
             let frozen = first.clone();
@@ -283,7 +283,7 @@ fn a_vm_stalls_while_the_hosts_disk_is_full_and_continues_with_room() {
         Event::Stalled { reason } => assert_eq!(reason, "the host's disk is full"),
         other => panic!("{other:?}"),
     }
-    let frozen = runner.order(Action::FreezeDisk {
+    let frozen = runner.request(Action::FreezeDisk {
         layer: small.0.join("next"),
     });
     let why = frozen.unwrap_err();
@@ -293,7 +293,7 @@ fn a_vm_stalls_while_the_hosts_disk_is_full_and_continues_with_room() {
     let (status, said) = guest.answer();
     assert_eq!(status, 0, "{said}");
     guest.run("echo 3 >/proc/sys/vm/drop_caches; head -c 16777216 /dev/vda | cmp - /wanted");
-    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
     check(&layer);
 }
 
@@ -332,7 +332,7 @@ fn a_layer_that_has_grown_as_far_as_it_may_ends_the_vm() {
 fn a_layer_of_krun_is_bounded_and_a_copy_of_it_is_nobody_elses() {
     let with = |argument: &str, most| {
         let mut vm = Vm::new();
-        vm.spec.engine = Engine::Krun;
+        vm.spec.engine = EngineSpec::Krun;
         vm.spec.kernel_args = vec![argument.into()];
         let layer = vm.path("layer");
         let made = Command::new("qemu-img")
@@ -354,7 +354,7 @@ fn a_layer_of_krun_is_bounded_and_a_copy_of_it_is_nobody_elses() {
     };
     let (vm, mut runner, _) = with("without-a-link", 1 << 30);
     let copy = vm.path("copy");
-    let frozen = runner.order(Action::FreezeDisk {
+    let frozen = runner.request(Action::FreezeDisk {
         layer: copy.clone(),
     });
     assert_eq!(
@@ -365,7 +365,7 @@ fn a_layer_of_krun_is_bounded_and_a_copy_of_it_is_nobody_elses() {
     );
     let mode = fs::metadata(&copy).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "others may use the copy");
-    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
 
     let most = 8 << 20;
     // The guest has no link, and writes 4 GB.

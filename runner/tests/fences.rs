@@ -17,7 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use common::{Vm, share_servers};
-use snowglobe_runner::{Action, Answer, Disk, DiskFormat, Engine, Event, Isolation, Trial};
+use snowglobe_runner::{Action, Answer, Disk, DiskFormat, EngineSpec, Event, Isolation, Trial};
 
 /// A thread of another process, which makes system calls for this one. What it did goes on when this is dropped.
 struct Puppet {
@@ -238,7 +238,7 @@ fn no_command_line_names_a_file_of_the_vm() {
     }];
     let (mut runner, _guest, engine) = vm.boot();
     let next = vm.path("next");
-    let switched = runner.order(Action::FreezeDisk {
+    let switched = runner.request(Action::FreezeDisk {
         layer: next.clone(),
     });
     assert_eq!(switched, Ok(Answer::Frozen { layer }));
@@ -261,7 +261,7 @@ fn no_command_line_names_a_file_of_the_vm() {
             }
         }
     }
-    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
     engine.ended();
 }
 
@@ -334,7 +334,7 @@ fn a_machine_of_libkrun_s_is_behind_its_fences() {
     let shared = vm.share();
     fs::write(shared.join("shared"), "shared").unwrap();
     let outside = vm.file("outside").to_str().unwrap().to_owned();
-    vm.spec.engine = Engine::Krun;
+    vm.spec.engine = EngineSpec::Krun;
     vm.spec.kernel_args = vec!["without-a-link".into()];
     let runner = vm.run();
     let event = runner.event();
@@ -390,7 +390,7 @@ fn a_fence_that_is_missing_is_named_or_fatal() {
         (vm, runner, event)
     };
     let (_vm, runner, event) = started(Isolation::Best);
-    let Event::Started { lacks, .. } = event else {
+    let Event::Started { missing_fences, .. } = event else {
         panic!("{event:?}");
     };
     for fence in [
@@ -398,8 +398,8 @@ fn a_fence_that_is_missing_is_named_or_fatal() {
         "a root directory of its own",
     ] {
         assert!(
-            lacks.iter().any(|lack| lack.contains(fence)),
-            "{fence}: {lacks:?}"
+            missing_fences.iter().any(|missing| missing.contains(fence)),
+            "{fence}: {missing_fences:?}"
         );
     }
     // It runs behind the others.
@@ -429,12 +429,12 @@ fn a_fence_that_is_missing_is_named_or_fatal() {
     let trials = trials(&tried);
     assert!(
         trials[0]
-            .lack
+            .failure
             .as_ref()
-            .is_some_and(|lack| lack.contains("the kernel refuses them")),
+            .is_some_and(|failure| failure.contains("the kernel refuses them")),
         "{trials:?}"
     );
-    assert_eq!(trials[4].lack, None);
+    assert_eq!(trials[4].failure, None);
 }
 
 fn trials(tried: &std::process::Output) -> Vec<Trial> {
@@ -470,6 +470,6 @@ fn the_fences_are_tried_one_by_one() {
     let trials = trials(&tried);
     // Whether a host has control groups, and which Landlock, is its own affair.
     for place in [0, 1, 2, 4] {
-        assert_eq!(trials[place].lack, None, "{}", trials[place].fence);
+        assert_eq!(trials[place].failure, None, "{}", trials[place].fence);
     }
 }

@@ -33,7 +33,7 @@ fn a_guest_boots_talks_and_powers_off() {
     assert_eq!(socket.permissions().mode() & 0o077, 0, "others can connect");
     assert_eq!(guest.run("nproc"), "2\n");
     assert!(guest.run("cat /proc/cmdline").contains(" said=this"));
-    match runner.order(Action::Console { lines: 3 }) {
+    match runner.request(Action::Console { lines: 3 }) {
         Ok(Answer::Console { lines }) => {
             assert!(
                 lines.len() <= 3 && lines.iter().any(|l| l == "guest is up"),
@@ -91,7 +91,7 @@ fn stop_answers_when_everything_is_removed() {
     vm.spec.remove_if_orphaned = vec![kept.clone()];
     vm.share();
     let (mut runner, _guest, engine) = vm.boot();
-    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
     assert!(!gone.exists() && kept.exists());
     engine.ended();
     assert!(runner.end().success());
@@ -206,7 +206,7 @@ fn nonsense_on_the_input_does_not_end_it() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(runner.order(Action::Console { lines: 1 }).is_ok());
+    assert!(runner.request(Action::Console { lines: 1 }).is_ok());
 }
 
 #[test]
@@ -251,16 +251,16 @@ fn a_paused_vm_can_be_resumed_or_stopped() {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(')').unwrap().1.trim().starts_with('T')
     };
-    assert_eq!(runner.order(Action::Pause), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Pause), Ok(Answer::Done));
     guest.send("echo here");
     while !is_stopped() {
         std::thread::yield_now();
     }
-    assert_eq!(runner.order(Action::Resume), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Resume), Ok(Answer::Done));
     assert_eq!(guest.answer(), (0, "here\n".into()));
     assert!(!is_stopped());
-    assert_eq!(runner.order(Action::Pause), Ok(Answer::Done));
-    assert_eq!(runner.order(Action::Stop), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Pause), Ok(Answer::Done));
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
     assert!(runner.end().success());
     assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
 }

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use common::Vm;
-use snowglobe_runner::{Accel, Disk, DiskFormat, Engine};
+use snowglobe_runner::{Accel, Disk, DiskFormat, EngineSpec};
 
 /// The failure of a VM whose spec was changed so.
 fn failure(change: impl FnOnce(&mut Vm)) -> (String, String) {
@@ -51,7 +51,7 @@ fn what_is_missing_is_named() {
             vm.spec.shares[0].path = vm.path("missing");
         }),
         ("qemu", |vm| {
-            vm.spec.engine = Engine::Qemu {
+            vm.spec.engine = EngineSpec::Qemu {
                 binary: vm.path("missing"),
                 accel: Accel::Tcg,
             };
@@ -68,7 +68,7 @@ fn what_is_missing_is_named() {
 #[test]
 fn a_missing_qemu_comes_with_its_package() {
     let (_, message) = failure(|vm| {
-        vm.spec.engine = Engine::Qemu {
+        vm.spec.engine = EngineSpec::Qemu {
             binary: "no-such-qemu".into(),
             accel: Accel::Tcg,
         };
@@ -168,7 +168,7 @@ fn a_socket_in_use_is_not_taken_away() {
     listener.take();
     let mut runner = vm.run();
     runner.started();
-    assert!(runner.order(snowglobe_runner::Action::Stop).is_ok());
+    assert!(runner.request(snowglobe_runner::Action::Stop).is_ok());
     assert!(!vm.spec.link_socket.exists());
 }
 

@@ -209,7 +209,7 @@ async fn joined(config: Config, flags: &Raw) -> Done {
 fn announce(config: &Config) {
     let host = vmm::host::Host::detect(&config.host.dirs.cache);
     match vmm::choose(&config.host, &host) {
-        Ok(snowglobe_runner::Engine::Qemu {
+        Ok(snowglobe_runner::EngineSpec::Qemu {
             accel: snowglobe_runner::Accel::Tcg,
             ..
         }) => {

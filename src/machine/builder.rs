@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use snowglobe_init::boot::BUILD_ROOT;
 use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
-use snowglobe_runner::{Accel, DiskFormat, Engine};
+use snowglobe_runner::{Accel, DiskFormat, EngineSpec};
 
 use super::feed::{Feed, Pieces};
 use super::{Machine, MachineError, Parts, Plan};
@@ -177,7 +177,7 @@ impl Unpacker for VmUnpacker<'_> {
     /// The host's own if the hardware runs the guest. If nothing can run it, the choice does not matter yet.
     fn processor(&self) -> Processor {
         match vmm::choose(self.host, &Host::detect(&self.host.dirs.cache)) {
-            Ok(Engine::Qemu {
+            Ok(EngineSpec::Qemu {
                 accel: Accel::Tcg, ..
             }) => Processor::translated(),
             Ok(_) | Err(_) => Processor::host(),

@@ -16,7 +16,7 @@ use snowglobe_init::boot::{
     BootConfig, GitIdentity, ImageUser, Link, Root, STAGE_PREFIX, Workspace,
 };
 use snowglobe_init::wire::Request;
-use snowglobe_runner::{Disk, DiskFormat, Engine, Isolation, Share, VmSpec};
+use snowglobe_runner::{Disk, DiskFormat, EngineSpec, Isolation, Share, VmSpec};
 
 use crate::config::HostConfig;
 use crate::guest::{self, Guest, GuestError, KeyError, VmKeys};
@@ -108,7 +108,7 @@ pub struct Parts {
     /// The guest kernel.
     pub kernel: PathBuf,
     /// What runs the VM.
-    pub engine: Engine,
+    pub engine: EngineSpec,
     /// What to do if a fence is not available.
     pub isolation: Isolation,
 }
@@ -330,12 +330,12 @@ fn untrusted(violation: &guest::Violation) -> String {
 }
 
 /// The device that carries the guest link.
-fn link(engine: &Engine) -> Link {
+fn link(engine: &EngineSpec) -> Link {
     match engine {
-        Engine::Qemu { .. } => Link::VirtioSerial {
+        EngineSpec::Qemu { .. } => Link::VirtioSerial {
             name: LINK_NAME.into(),
         },
-        Engine::Krun => Link::Vsock { port: LINK_PORT },
+        EngineSpec::Krun => Link::Vsock { port: LINK_PORT },
     }
 }
 
@@ -387,7 +387,7 @@ fn stage(console: &[String]) -> String {
 
 async fn too_slow(vm: &Vm, timeout: Duration) -> MachineError {
     let lines = match vm
-        .command(snowglobe_runner::Action::Console { lines: 60 })
+        .request(snowglobe_runner::Action::Console { lines: 60 })
         .await
     {
         Ok(snowglobe_runner::Answer::Console { lines }) => lines,

@@ -131,7 +131,8 @@ impl Sandbox {
             timeout: host.boot_timeout,
         };
         let machine = Machine::boot(&parts, plan, progress).await?;
-        self.view.runs(parts.engine.to_string(), &machine.vm.lacks);
+        self.view
+            .runs(parts.engine.to_string(), &machine.vm.missing_fences);
         if let Err(error) = self.instance.set_keys(&machine.keys) {
             // Its files have to be gone when the caller hears of it.
             machine.stop().await;

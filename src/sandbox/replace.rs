@@ -105,14 +105,14 @@ async fn pause(live: &Live) {
     if !matches!(tokio::time::timeout(FREEZE, asked).await, Ok(Ok(_))) {
         tracing::warn!("the guest did not write its caches before it was paused");
     }
-    if let Err(error) = live.machine.vm.command(Action::Pause).await {
+    if let Err(error) = live.machine.vm.request(Action::Pause).await {
         tracing::warn!(%error, "the VM could not be paused");
     }
 }
 
 /// Lets a paused machine go on.
 async fn resume(live: &Live) {
-    if let Err(error) = live.machine.vm.command(Action::Resume).await {
+    if let Err(error) = live.machine.vm.request(Action::Resume).await {
         tracing::warn!(%error, "the VM could not be resumed");
     }
     let thawed = async {

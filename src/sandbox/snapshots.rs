@@ -99,7 +99,7 @@ impl Sandbox {
         let freeze = Action::FreezeDisk {
             layer: layer.clone(),
         };
-        let (frozen, now) = match live.machine.vm.command(freeze).await? {
+        let (frozen, now) = match live.machine.vm.request(freeze).await? {
             Answer::Frozen { layer: frozen } if frozen == layer => {
                 let mut copied = before.clone();
                 copied.pop();

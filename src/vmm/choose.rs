@@ -1,6 +1,6 @@
 //! Which engine runs a VM, and what each can do.
 
-use snowglobe_runner::Engine;
+use snowglobe_runner::EngineSpec;
 
 use super::capabilities::Capabilities;
 use super::error::VmmError;
@@ -9,15 +9,15 @@ use super::{krun, qemu};
 use crate::config::{AccelChoice, EngineChoice, HostConfig};
 
 /// What an engine can do.
-pub fn capabilities(engine: &Engine) -> Capabilities {
+pub fn capabilities(engine: &EngineSpec) -> Capabilities {
     match engine {
-        Engine::Krun => krun::CAPABILITIES,
-        Engine::Qemu { .. } => qemu::CAPABILITIES,
+        EngineSpec::Krun => krun::CAPABILITIES,
+        EngineSpec::Qemu { .. } => qemu::CAPABILITIES,
     }
 }
 
 /// The engine to run, decided before anything is started: `krun` if hardware virtualization works, else `qemu`.
-pub fn choose(config: &HostConfig, host: &Host) -> Result<Engine, VmmError> {
+pub fn choose(config: &HostConfig, host: &Host) -> Result<EngineSpec, VmmError> {
     let qemu = || qemu::engine(config.qemu.as_deref(), config.accel, host);
     match config.engine {
         EngineChoice::Krun => krun::engine(host),

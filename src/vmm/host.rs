@@ -136,7 +136,7 @@ pub fn fences() -> Vec<Trial> {
             trials.unwrap_or_else(|_| {
                 vec![Trial {
                     fence: "fences".into(),
-                    lack: Some(format!("they could not be tried: {said}")),
+                    failure: Some(format!("they could not be tried: {said}")),
                 }]
             })
         }

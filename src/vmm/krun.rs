@@ -1,6 +1,6 @@
 //! The engine `krun`: libkrun, which is linked into the runner.
 
-use snowglobe_runner::Engine;
+use snowglobe_runner::EngineSpec;
 
 use super::capabilities::Capabilities;
 use super::error::VmmError;
@@ -15,9 +15,9 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
 };
 
 /// What the runner is told; an error says what is missing.
-pub(super) fn engine(host: &Host) -> Result<Engine, VmmError> {
+pub(super) fn engine(host: &Host) -> Result<EngineSpec, VmmError> {
     match host.kvm.problem() {
-        None => Ok(Engine::Krun),
+        None => Ok(EngineSpec::Krun),
         Some(problem) => Err(VmmError::NoEngine(format!(
             "engine = \"krun\" was asked for, but {problem}"
         ))),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use snowglobe_runner::{Accel, Engine};
+use snowglobe_runner::{Accel, EngineSpec};
 
 use super::capabilities::Capabilities;
 use super::error::VmmError;
@@ -29,7 +29,7 @@ pub(super) fn engine(
     program: Option<&Path>,
     accel: AccelChoice,
     host: &Host,
-) -> Result<Engine, VmmError> {
+) -> Result<EngineSpec, VmmError> {
     let binary = match program {
         Some(path) if path.components().count() > 1 => {
             path.is_file().then(|| path.to_owned()).ok_or_else(|| {
@@ -69,7 +69,7 @@ pub(super) fn engine(
         AccelChoice::Auto if host.kvm.problem().is_none() => Accel::Kvm,
         AccelChoice::Auto => Accel::Tcg,
     };
-    Ok(Engine::Qemu { binary, accel })
+    Ok(EngineSpec::Qemu { binary, accel })
 }
 
 /// The program of that name in PATH.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use snowglobe_runner::{Action, Answer, Command, DESCRIPTORS, Event, VmSpec};
+use snowglobe_runner::{Action, Answer, DESCRIPTORS, Event, VmRequest, VmSpec};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,10 +27,10 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long the runner may take to end a VM and remove its files; after that it is killed, and the VM with it.
 const STOPPING: Duration = Duration::from_secs(10);
 
-/// How long the runner's last messages may take to be shown.
+/// The time limit for showing the runner's last messages.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long a VM may stand still for want of room before callers are told.
+/// How long a VM may be stalled before calls report it.
 const STALL: Duration = Duration::from_secs(1);
 
 /// A VM, running or ended.
@@ -42,7 +42,7 @@ pub struct Vm {
     end: watch::Receiver<Option<VmEnd>>,
     gone: watch::Receiver<bool>,
     stalled: watch::Receiver<Option<String>>,
-    /// Why this process ended it, if it did.
+    /// Why this process ended the VM, if it did.
     because: OnceLock<String>,
     kill: CancellationToken,
     /// The runner's process id.
@@ -50,7 +50,7 @@ pub struct Vm {
     /// The engine's process id.
     pub engine_pid: u32,
     /// The fences that are missing around its processes, and why.
-    pub lacks: Vec<String>,
+    pub missing_fences: Vec<String>,
 }
 
 impl Vm {
@@ -115,7 +115,10 @@ impl Vm {
             gone_sender.send(true).ok();
         });
         let started = match started.await {
-            Ok(Event::Started { pid, lacks }) => Ok((pid, lacks)),
+            Ok(Event::Started {
+                pid,
+                missing_fences,
+            }) => Ok((pid, missing_fences)),
             Ok(Event::Failed {
                 stage,
                 message,
@@ -131,10 +134,10 @@ impl Vm {
                 console: Vec::new(),
             }),
         };
-        let (engine_pid, lacks) = match started {
+        let (engine_pid, missing_fences) = match started {
             Ok(started) => started,
             Err(error) => {
-                // What the runner printed is to be seen before the error, and its files are to be gone.
+                // Before the error is returned, the runner's messages are shown and its files are removed.
                 drop(stdin);
                 let mut gone = gone;
                 tokio::time::timeout(STOPPING, gone.wait_for(|gone| *gone))
@@ -154,12 +157,12 @@ impl Vm {
             kill,
             runner_pid,
             engine_pid,
-            lacks,
+            missing_fences,
         })
     }
 
-    /// Sends the runner a command. Quick ones have a deadline.
-    pub async fn command(&self, action: Action) -> Result<Answer, VmmError> {
+    /// Sends the runner a request. Quick ones have a deadline.
+    pub async fn request(&self, action: Action) -> Result<Answer, VmmError> {
         let answer = match &action {
             // The runner bounds the engine's part of it; the host's disk may take any time.
             Action::FreezeDisk { .. } => return self.send(action).await,
@@ -174,15 +177,15 @@ impl Vm {
 
     async fn send(&self, action: Action) -> Result<Answer, VmmError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let command = line(&Command { id, action });
-        let command = command.map_err(|error| VmmError::Refused(error.to_string()))?;
+        let request = line(&VmRequest { id, action });
+        let request = request.map_err(|error| VmmError::Refused(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
         lock(&self.replies).insert(id, sender);
         if self.end().is_none()
             && let Some(stdin) = self.stdin.lock().await.as_mut()
         {
-            // If the write fails the runner is gone: then the reply's sender is dropped, which is the answer.
-            stdin.write_all(&command).await.ok();
+            // If the write fails, the runner has ended; that drops the reply's sender, and the receiver below reports it.
+            stdin.write_all(&request).await.ok();
         } else {
             lock(&self.replies).remove(&id);
         }
@@ -193,7 +196,7 @@ impl Vm {
         }
     }
 
-    /// How it ended, if it has.
+    /// How the VM ended, if it has.
     pub fn end(&self) -> Option<VmEnd> {
         self.end.borrow().clone().map(|end| self.explained(end))
     }
@@ -208,7 +211,7 @@ impl Vm {
         }
     }
 
-    /// Waits until it has ended.
+    /// Waits until the VM has ended.
     pub async fn ended(&self) -> VmEnd {
         let mut end = self.end.clone();
         let end = match end.wait_for(Option::is_some).await {
@@ -218,7 +221,7 @@ impl Vm {
         self.explained(end)
     }
 
-    /// Waits until the VM has stood still for [`STALL`] for want of the host's resources; gives the reason.
+    /// Waits until the VM has been stalled for [`STALL`] because the host lacks resources; returns the reason.
     pub async fn stalled(&self) -> String {
         let mut stalled = self.stalled.clone();
         loop {
@@ -238,13 +241,13 @@ impl Vm {
     /// runner has [`STOPPING`] for it.
     pub async fn stop(&self) {
         let mut gone = self.gone.clone();
-        let stop = Command {
+        let stop = VmRequest {
             id: 0,
             action: Action::Stop,
         };
         let stopped = async {
             if let Some(mut stdin) = self.stdin.lock().await.take() {
-                // Send the command instead of only closing the pipe: after a parent that vanished the runner removes more files.
+                // Closing the pipe alone would mean that the parent has ended, and the runner would remove more files.
                 if let Ok(stop) = line(&stop) {
                     stdin.write_all(&stop).await.ok();
                 }
@@ -277,13 +280,13 @@ fn line<T: serde::Serialize>(message: &T) -> std::io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Shows what the runner has to say for a person, as all that this program prints. By a thread, since writing to a
-/// terminal can take any time. Gives when there is no more.
+/// Copies the runner's messages for the user to standard error, in the form of this program's own messages. A thread
+/// does it, since writing to a terminal can block. The receiver resolves when the messages have ended.
 fn pass_on(mut messages: std::io::PipeReader) -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
         let mut shown = crate::shown::Shown::new(std::io::stderr());
-        // Where nobody listens to this program any more, the runner must still get rid of its messages.
+        // If standard error is closed, keep reading: the runner would block on a full pipe.
         if std::io::copy(&mut messages, &mut shown).is_err() {
             std::io::copy(&mut messages, &mut std::io::sink()).ok();
         }
@@ -311,11 +314,11 @@ async fn listen(
                 }
             }
             Ok(Event::Stalled { reason }) => {
-                tracing::warn!("the VM stands still: {reason}");
+                tracing::warn!("the VM is stalled: {reason}");
                 stalled.send_replace(Some(reason));
             }
             Ok(Event::Resumed) => {
-                tracing::info!("the VM goes on");
+                tracing::info!("the VM continues");
                 stalled.send_replace(None);
             }
             Ok(Event::Exited {

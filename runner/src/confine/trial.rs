@@ -87,10 +87,10 @@ fn trials() -> io::Result<Vec<Trial>> {
     Ok(trials)
 }
 
-fn trial(fence: &str, lack: Option<impl std::fmt::Display>) -> Trial {
+fn trial(fence: &str, failure: Option<impl std::fmt::Display>) -> Trial {
     Trial {
         fence: fence.into(),
-        lack: lack.map(|lack| lack.to_string()),
+        failure: failure.map(|failure| failure.to_string()),
     }
 }
 

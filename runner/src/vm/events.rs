@@ -43,7 +43,7 @@ impl Vm {
                 self.started = Some(Instant::now());
                 say(&Event::Started {
                     pid: self.engine.process().child.id(),
-                    lacks: self.missing_fences.clone(),
+                    missing_fences: self.missing_fences.clone(),
                 });
             }
             Notice::Frozen(result) => self.frozen(result, removal),

@@ -57,7 +57,7 @@ impl Vm {
             (Ok(Frozen::Copy), _) => layer,
             (Ok(Frozen::Below), None) => return,
         };
-        // On a thread of its own: this can take long, and the parent's commands must not wait.
+        // On a thread of its own: this can take long, and the parent's requests must not wait.
         std::thread::spawn(move || {
             let flushed = flush(&frozen).map_err(|error| {
                 format!(

@@ -10,13 +10,13 @@
 //! the VM (a command, the parent's end, a signal, the engine's end, a failed server of a share) is an [`End`] that the
 //! loop returns; nothing else stops it.
 //!
-//! `events` handles the engine, the shares and a stalled disk, `commands` the parent, `freeze` the disk, `finish` the end.
+//! `events` handles the engine, the shares and a stalled disk, `requests` the parent, `freeze` the disk, `finish` the end.
 
-mod commands;
 mod events;
 mod finish;
 mod freeze;
 mod link;
+mod requests;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use snowglobe_runner::{Engine as Chosen, Isolation, Share, VmSpec};
+use snowglobe_runner::{EngineSpec, Isolation, Share, VmSpec};
 
 use crate::check;
 use crate::confine::calls::Calls;
@@ -184,11 +184,11 @@ impl Vm {
         ))?;
         let mut shares = Vec::new();
         let engine: Result<Box<dyn Engine>, StartError> = match &spec.engine {
-            Chosen::Qemu { binary, accel } => serve(&spec.shares, passed, &mut shares)
+            EngineSpec::Qemu { binary, accel } => serve(&spec.shares, passed, &mut shares)
                 .and_then(|connections| qemu::Qemu::start(spec, binary, *accel, link, connections))
                 .map(|engine| Box::new(engine) as _),
             // libkrun serves the shares and makes the socket itself.
-            Chosen::Krun => link::free(link, &spec.link_socket)
+            EngineSpec::Krun => link::free(link, &spec.link_socket)
                 .and_then(|()| krun::Krun::start(spec, passed))
                 .map(|engine| Box::new(engine) as _),
         };

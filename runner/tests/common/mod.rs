@@ -20,7 +20,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use snowglobe_runner::{
-    Accel, Action, Answer, Command as Order, DESCRIPTORS, Engine, Event, Isolation, Share, VmSpec,
+    Accel, Action, Answer, DESCRIPTORS, EngineSpec, Event, Isolation, Share, VmRequest, VmSpec,
 };
 use tempfile::TempDir;
 
@@ -137,7 +137,7 @@ impl Vm {
                 .to_str()
                 .unwrap()
                 .into(),
-            engine: Engine::Qemu {
+            engine: EngineSpec::Qemu {
                 binary: qemu(),
                 accel: Accel::Tcg,
             },
@@ -239,7 +239,7 @@ impl Vm {
             input: None,
             events,
             link: self.spec.link_socket.clone(),
-            orders: 0,
+            requests: 0,
         }
     }
 
@@ -259,7 +259,7 @@ pub(crate) struct Runner {
     pub(crate) input: Option<ChildStdin>,
     events: Receiver<Event>,
     link: PathBuf,
-    orders: u64,
+    requests: u64,
 }
 
 impl Runner {
@@ -310,16 +310,16 @@ impl Runner {
         Guest { link }
     }
 
-    pub(crate) fn order(&mut self, action: Action) -> Result<Answer, String> {
-        self.orders += 1;
-        let order = Order {
-            id: self.orders,
+    pub(crate) fn request(&mut self, action: Action) -> Result<Answer, String> {
+        self.requests += 1;
+        let request = VmRequest {
+            id: self.requests,
             action,
         };
-        let order = serde_json::to_string(&order).unwrap();
-        writeln!(self.input.as_mut().unwrap(), "{order}").unwrap();
+        let request = serde_json::to_string(&request).unwrap();
+        writeln!(self.input.as_mut().unwrap(), "{request}").unwrap();
         match self.event() {
-            Event::Reply { id, result } if id == self.orders => result,
+            Event::Reply { id, result } if id == self.requests => result,
             other => panic!("{other:?}"),
         }
     }

@@ -5,7 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use snowglobe_init::boot::BootConfig;
 use snowglobe_init::headers;
 use snowglobe_init::wire::{DirEntry, FoundLine, Report, Request, WireError};
-use snowglobe_runner::{Command, Event, VmSpec};
+use snowglobe_runner::{Event, VmRequest, VmSpec};
 
 /// The message in the bytes, if there is one.
 fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
@@ -30,7 +30,7 @@ pub(crate) fn play(bytes: &[u8]) {
     read::<FoundLine>(bytes);
     read::<BootConfig>(bytes);
     read::<VmSpec>(bytes);
-    read::<Command>(bytes);
+    read::<VmRequest>(bytes);
     read::<Event>(bytes);
     for record in headers::pax(bytes) {
         let Ok((key, value)) = record else { break };

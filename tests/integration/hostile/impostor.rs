@@ -15,7 +15,7 @@ use russh::server::{Config, Msg};
 use russh::{Channel, ChannelMsg, SshId};
 use snowglobe_init::boot::{BOOT_CONFIG_PATH, BootConfig};
 use snowglobe_init::wire::{EXT_REPORT, Report, Request, VERSION};
-use snowglobe_runner::{Action, Answer, Command, Event, VmSpec};
+use snowglobe_runner::{Action, Answer, Event, VmRequest, VmSpec};
 use tokio::io::AsyncWriteExt;
 
 use super::server::Server;
@@ -83,23 +83,23 @@ fn say(event: &Event) {
 /// Plays the runner and its guest until the parent closes standard input.
 pub(crate) fn play() {
     let number: usize = std::env::var(VARIABLE).unwrap().parse().unwrap();
-    let mut orders = std::io::stdin().lock().lines().map_while(Result::ok);
-    let spec: VmSpec = serde_json::from_str(&orders.next().unwrap()).unwrap();
+    let mut lines = std::io::stdin().lock().lines().map_while(Result::ok);
+    let spec: VmSpec = serde_json::from_str(&lines.next().unwrap()).unwrap();
     let key = PrivateKey::from_openssh(boot_config(&spec.initramfs).host_key).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let listener = snowglobe_runner::socket::bind(&spec.link_socket).unwrap();
     runtime.spawn(serve(listener, key, PLAYS[number]));
     say(&Event::Started {
         pid: std::process::id(),
-        lacks: Vec::new(),
+        missing_fences: Vec::new(),
     });
-    for order in orders {
-        let order: Command = serde_json::from_str(&order).unwrap();
-        if order.action == Action::Stop {
+    for line in lines {
+        let request: VmRequest = serde_json::from_str(&line).unwrap();
+        if request.action == Action::Stop {
             break;
         }
         say(&Event::Reply {
-            id: order.id,
+            id: request.id,
             result: Ok(Answer::Done),
         });
     }

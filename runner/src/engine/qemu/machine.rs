@@ -181,7 +181,7 @@ fn block_node(number: usize, disk: &Disk) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use snowglobe_runner::{Engine, Share};
+    use snowglobe_runner::{EngineSpec, Share};
 
     use super::*;
 
@@ -189,7 +189,7 @@ mod tests {
         VmSpec {
             isolation: snowglobe_runner::Isolation::Best,
             name: "test".into(),
-            engine: Engine::Qemu {
+            engine: EngineSpec::Qemu {
                 binary: "/usr/bin/qemu".into(),
                 accel: Accel::Tcg,
             },

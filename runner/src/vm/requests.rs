@@ -1,24 +1,24 @@
-//! The parent's commands.
+//! The parent's requests.
 
 use rustix::process::Signal;
-use snowglobe_runner::{Action, Answer, Command};
+use snowglobe_runner::{Action, Answer, VmRequest};
 
 use super::{End, Vm};
 use crate::talk::{Input, reply, warn};
 
 impl Vm {
-    /// Carries out the commands that have come in.
+    /// Carries out the requests that have arrived.
     pub(super) fn handle_parent(&mut self, input: &mut Input) -> Option<End> {
         if let Err(error) = input.fill() {
-            return Some(End::Failed("runner", format!("read commands: {error}")));
+            return Some(End::Failed("runner", format!("read requests: {error}")));
         }
         while let Some(line) = input.line() {
             match serde_json::from_slice(&line) {
-                Ok(Command {
+                Ok(VmRequest {
                     id,
                     action: Action::Stop,
                 }) => return Some(End::Stopped(id)),
-                Ok(Command {
+                Ok(VmRequest {
                     id,
                     action: Action::Console { lines },
                 }) => {
@@ -29,7 +29,7 @@ impl Vm {
                         }),
                     );
                 }
-                Ok(Command {
+                Ok(VmRequest {
                     id,
                     action: action @ (Action::Pause | Action::Resume),
                 }) => {
@@ -45,7 +45,7 @@ impl Vm {
                             .map_err(|error| format!("signal the engine: {error}")),
                     );
                 }
-                Ok(Command {
+                Ok(VmRequest {
                     id,
                     action: Action::FreezeDisk { layer },
                 }) => {
@@ -53,9 +53,9 @@ impl Vm {
                         reply(id, Err(format!("freeze the disk: {why}")));
                     }
                 }
-                Err(error) => match command_id(&line) {
-                    Some(id) => reply(id, Err(format!("understand the command: {error}"))),
-                    None => warn(format_args!("a command was not understood: {error}")),
+                Err(error) => match request_id(&line) {
+                    Some(id) => reply(id, Err(format!("understand the request: {error}"))),
+                    None => warn(format_args!("a request was not understood: {error}")),
                 },
             }
         }
@@ -63,8 +63,8 @@ impl Vm {
     }
 }
 
-/// The id of a command that is otherwise not understood, so that it gets an answer.
-fn command_id(line: &[u8]) -> Option<u64> {
+/// The id of a request that is otherwise not understood, so that the request gets an answer.
+fn request_id(line: &[u8]) -> Option<u64> {
     let value: serde_json::Value = serde_json::from_slice(line).ok()?;
     value.get("id")?.as_u64()
 }
