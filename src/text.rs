@@ -92,6 +92,47 @@ fn abbreviates(short: &str, long: &str) -> bool {
             .all(|wanted| letters.any(|letter| letter == wanted))
 }
 
+/// Whether `text` is this many hexadecimal digits, in lower case.
+pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    text.len() == digits && text.bytes().all(is_digit)
+}
+
+/// Implements the conversions by which serde reads and writes a type as its text, and checks it. The type's `FromStr`
+/// has the rule, its `Display` the text.
+macro_rules! serde_as_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = <$name as ::std::str::FromStr>::Err;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
+
+/// Implements what all newtypes over a checked text have: `Display`, and [`serde_as_text`].
+macro_rules! checked_text {
+    ($name:ident) => {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        $crate::text::serde_as_text!($name);
+    };
+}
+
+pub(crate) use {checked_text, serde_as_text};
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -144,6 +185,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn hexadecimal_digits_are_counted_and_in_lower_case(text in "[0-9a-fA-Fg ]{0,9}|[0-9a-f]{8}", digits in 0..10_usize) {
+            let read = u64::from_str_radix(&format!("1{text}"), 16);
+            let same = read.is_ok_and(|number| format!("{number:x}") == format!("1{text}"));
+            prop_assert_eq!(is_hex(&text, digits), same && text.len() == digits);
+        }
+
         #[test]
         fn a_known_name_is_nearest_to_itself(names in prop::collection::btree_set("[a-z_]{1,12}", 1..8), at in any::<prop::sample::Index>()) {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();

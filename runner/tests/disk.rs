@@ -24,25 +24,13 @@ const SIZE: u64 = 64 << 20;
 fn layered(vm: &mut Vm) -> (PathBuf, PathBuf) {
     let (base, first) = (vm.path("base"), vm.path("layer-0,\"quoted\""));
     fs::File::create(&base).unwrap().set_len(SIZE).unwrap();
-    let made = Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-        .args([&base, &first])
-        .status();
-    assert!(made.unwrap().success());
-    vm.spec.disks = vec![
-        Disk {
-            path: first.clone(),
-            format: DiskFormat::Qcow2,
-            read_only: false,
-            backing: vec![base.clone()],
-        },
-        Disk {
-            path: base.clone(),
-            format: DiskFormat::Raw,
-            read_only: true,
-            backing: Vec::new(),
-        },
-    ];
+    vm.add_layer(&first, SIZE, Some(&base));
+    vm.spec.disks.push(Disk {
+        path: base.clone(),
+        format: DiskFormat::Raw,
+        read_only: true,
+        backing: Vec::new(),
+    });
     (base, first)
 }
 
@@ -263,19 +251,8 @@ fn a_vm_stalls_while_the_hosts_disk_is_full_and_continues_with_room() {
     let mut vm = Vm::new();
     let small = Small::mount(vm.path("small"), 24);
     let (layer, ballast) = (small.0.join("layer"), small.0.join("ballast"));
-    let made = Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2"])
-        .arg(&layer)
-        .arg(SIZE.to_string())
-        .status();
-    assert!(made.unwrap().success());
+    vm.add_layer(&layer, SIZE, None);
     fs::write(&ballast, vec![1; 16 << 20]).unwrap();
-    vm.spec.disks = vec![Disk {
-        path: layer.clone(),
-        format: DiskFormat::Qcow2,
-        read_only: false,
-        backing: Vec::new(),
-    }];
     let (mut runner, mut guest, _) = vm.boot();
     // 16 MiB that are no zeroes, where there are 8.
     guest.send("yes 0123456789abcdef | head -c 16777216 >/wanted; dd if=/wanted of=/dev/vda bs=65536 conv=fsync 2>&1");
@@ -301,18 +278,7 @@ fn a_vm_stalls_while_the_hosts_disk_is_full_and_continues_with_room() {
 fn a_layer_that_has_grown_as_far_as_it_may_ends_the_vm() {
     let mut vm = Vm::new();
     let layer = vm.path("layer");
-    let made = Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2"])
-        .arg(&layer)
-        .arg((1_u64 << 30).to_string())
-        .status();
-    assert!(made.unwrap().success());
-    vm.spec.disks = vec![Disk {
-        path: layer.clone(),
-        format: DiskFormat::Qcow2,
-        read_only: false,
-        backing: Vec::new(),
-    }];
+    vm.add_layer(&layer, 1 << 30, None);
     // The guest's memory is a file of the engine's, too.
     let most = u64::from(vm.spec.memory_mib) << 20;
     vm.spec.max_layer_bytes = Some(1 << 20);
@@ -335,18 +301,7 @@ fn a_layer_of_krun_is_bounded_and_a_copy_of_it_is_nobody_elses() {
         vm.spec.engine = EngineSpec::Krun;
         vm.spec.kernel_args = vec![argument.into()];
         let layer = vm.path("layer");
-        let made = Command::new("qemu-img")
-            .args(["create", "-q", "-f", "qcow2"])
-            .arg(&layer)
-            .arg((4_u64 << 30).to_string())
-            .status();
-        assert!(made.unwrap().success());
-        vm.spec.disks = vec![Disk {
-            path: layer.clone(),
-            format: DiskFormat::Qcow2,
-            read_only: false,
-            backing: Vec::new(),
-        }];
+        vm.add_layer(&layer, 4 << 30, None);
         vm.spec.max_layer_bytes = Some(most);
         let runner = vm.run();
         runner.started();

@@ -17,7 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use common::{Vm, share_servers};
-use snowglobe_runner::{Action, Answer, Disk, DiskFormat, EngineSpec, Event, Isolation, Trial};
+use snowglobe_runner::{Action, Answer, EngineSpec, Event, Isolation, Trial};
 
 /// A thread of another process, which makes system calls for this one. What it did goes on when this is dropped.
 struct Puppet {
@@ -225,17 +225,7 @@ fn no_command_line_names_a_file_of_the_vm() {
     vm.share();
     let (base, layer) = (vm.path("base"), vm.path("layer"));
     fs::File::create(&base).unwrap().set_len(1 << 20).unwrap();
-    let made = Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-        .args([&base, &layer])
-        .status();
-    assert!(made.unwrap().success());
-    vm.spec.disks = vec![Disk {
-        path: layer.clone(),
-        format: DiskFormat::Qcow2,
-        read_only: false,
-        backing: vec![base],
-    }];
+    vm.add_layer(&layer, 1 << 20, Some(&base));
     let (mut runner, _guest, engine) = vm.boot();
     let next = vm.path("next");
     let switched = runner.request(Action::FreezeDisk {

@@ -1,9 +1,10 @@
 //! Names of images. Pure.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::text::checked_text;
 
 /// The name of an image: `[a-z0-9][a-z0-9._-]{0,63}`. Such a name is also a safe file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,25 +43,7 @@ impl FromStr for ImageName {
     }
 }
 
-impl fmt::Display for ImageName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<ImageName> for String {
-    fn from(name: ImageName) -> Self {
-        name.0
-    }
-}
-
-impl TryFrom<String> for ImageName {
-    type Error = NameError;
-
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
+checked_text!(ImageName);
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::digest::Digest;
 use crate::image::name::ImageName;
+use crate::text::serde_as_text;
 
 /// The registry of references that name none: the hub.
 pub(crate) const HUB: &str = "docker.io";
@@ -327,19 +328,7 @@ impl fmt::Display for RegistryRef {
     }
 }
 
-impl From<RegistryRef> for String {
-    fn from(reference: RegistryRef) -> Self {
-        reference.to_string()
-    }
-}
-
-impl TryFrom<String> for RegistryRef {
-    type Error = RefError;
-
-    fn try_from(text: String) -> Result<Self, RefError> {
-        text.parse()
-    }
-}
+serde_as_text!(RegistryRef);
 
 #[cfg(test)]
 mod tests {

@@ -90,8 +90,7 @@ impl FromStr for Id {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        match text.len() == 8 && text.bytes().all(digit) {
+        match crate::text::is_hex(text, 8) {
             true => Ok(Self(text.to_owned())),
             false => Err(format!(
                 "{text:?} is no instance's id: expected eight hexadecimal digits, as `snowglobe ssh-config` prints them"

@@ -1,16 +1,21 @@
 //! The tools' promises, tested over MCP with a real VM.
 
+#[path = "../../images/init/tests/common/acl.rs"]
+mod access;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{Place, descendants, eventually, runs, soon, text};
 use rmcp::model::{
     CallToolRequestParams, CancelledNotification, CancelledNotificationParam, ClientRequest,
     Request,
 };
 use rmcp::service::PeerRequestOptions;
 use serde_json::json;
+
+use self::access::{ACL, acl};
+use crate::common::{Place, descendants, eventually, runs, soon, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_exit_code_comes_back_as_it_is() {
@@ -673,28 +678,10 @@ async fn files_are_read_and_written() {
     session.close().await;
 }
 
-/// An ACL that lets user 1234 read, in the kernel's format.
-fn access_list() -> Vec<u8> {
-    let mut list = 2_u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in [
-        (1_u16, 6_u16, u32::MAX),
-        (2, 4, 1234),
-        (4, 4, u32::MAX),
-        (16, 4, u32::MAX),
-        (32, 4, u32::MAX),
-    ] {
-        list.extend(tag.to_le_bytes());
-        list.extend(permissions.to_le_bytes());
-        list.extend(id.to_le_bytes());
-    }
-    list
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     const NOTE: &str = "user.note";
-    const LIST: &str = "system.posix_acl_access";
     let place = Place::new("minimal");
     let at = |name: &str| place.workspace.join(name);
     let attribute = |name: &str, attribute: &str| {
@@ -713,7 +700,7 @@ async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
     std::fs::hard_link(at("linked"), at("other name")).unwrap();
     std::fs::set_permissions(at("script"), PermissionsExt::from_mode(0o755)).unwrap();
     give("noted", NOTE, b"kept");
-    give("listed", LIST, &access_list());
+    give("listed", ACL, &acl());
     let decomposed = "re\u{301}sume\u{301} 3\u{202f}PM.txt";
     std::fs::write(at(decomposed), "old\n").unwrap();
     let long = "ä".repeat(116) + ".rs";
@@ -737,7 +724,7 @@ async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
     assert_eq!(at("linked").metadata().unwrap().nlink(), 2);
     assert_eq!(at("script").metadata().unwrap().mode() & 0o777, 0o755);
     assert_eq!(attribute("noted", NOTE), b"kept");
-    assert_eq!(attribute("listed", LIST), access_list());
+    assert_eq!(attribute("listed", ACL), acl());
     // Also a write.
     for name in ["linked", "listed", "noted"] {
         session
@@ -749,7 +736,7 @@ async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
         "all new\n"
     );
     assert_eq!(attribute("noted", NOTE), b"kept");
-    assert_eq!(attribute("listed", LIST), access_list());
+    assert_eq!(attribute("listed", ACL), acl());
 
     // Under the spellings that a model types.
     for (typed, real) in [

@@ -20,7 +20,8 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use snowglobe_runner::{
-    Accel, Action, Answer, DESCRIPTORS, EngineSpec, Event, Isolation, Share, VmRequest, VmSpec,
+    Accel, Action, Answer, DESCRIPTORS, Disk, DiskFormat, EngineSpec, Event, Isolation, Share,
+    VmRequest, VmSpec,
 };
 use tempfile::TempDir;
 
@@ -188,6 +189,23 @@ impl Vm {
             guest_id: 1000,
         });
         path
+    }
+
+    /// Makes a qcow2 layer, over `base` if there is one, and adds it to the VM's disks.
+    pub(crate) fn add_layer(&mut self, layer: &Path, bytes: u64, base: Option<&Path>) {
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2"]);
+        if let Some(base) = base {
+            create.args(["-F", "raw", "-b"]).arg(base);
+        }
+        let made = create.arg(layer).arg(bytes.to_string()).status();
+        assert!(made.unwrap().success(), "qemu-img made no layer");
+        self.spec.disks.push(Disk {
+            path: layer.to_owned(),
+            format: DiskFormat::Qcow2,
+            read_only: false,
+            backing: base.map(Path::to_owned).into_iter().collect(),
+        });
     }
 
     /// Start a runner, with a pipe of this process as its input.

@@ -1,10 +1,11 @@
 //! The ids of root disks. Pure.
 
-use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::text::{checked_text, is_hex};
 
 /// The id of a disk: 32 hexadecimal digits, never given twice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,33 +42,14 @@ impl FromStr for DiskId {
     type Err = DiskIdError;
 
     fn from_str(id: &str) -> Result<Self, DiskIdError> {
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        match id.len() == 32 && id.bytes().all(is_digit) {
+        match is_hex(id, 32) {
             true => Ok(Self(id.to_owned())),
             false => Err(DiskIdError(id.to_owned())),
         }
     }
 }
 
-impl fmt::Display for DiskId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<DiskId> for String {
-    fn from(id: DiskId) -> Self {
-        id.0
-    }
-}
-
-impl TryFrom<String> for DiskId {
-    type Error = DiskIdError;
-
-    fn try_from(text: String) -> Result<Self, DiskIdError> {
-        text.parse()
-    }
-}
+checked_text!(DiskId);
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,13 @@
+#[path = "../../../tests/common/acl.rs"]
+mod access;
+
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use self::access::{ACL, acl};
 use super::attributes::attribute;
 use super::*;
 
@@ -13,23 +17,6 @@ fn set_attribute(path: &Path, name: &str, value: &[u8]) {
 
 fn value(path: &Path, name: &str) -> Result<Vec<u8>, Errno> {
     attribute(&File::open(path).unwrap(), name.as_bytes())
-}
-
-/// `user::rw-, user:1234:r--, group::r--, mask::r--, other::r--`, as the kernel keeps it.
-fn acl() -> Vec<u8> {
-    let mut acl = 2_u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in [
-        (1_u16, 6_u16, u32::MAX),
-        (2, 4, 1234),
-        (4, 4, u32::MAX),
-        (16, 4, u32::MAX),
-        (32, 4, u32::MAX),
-    ] {
-        acl.extend(tag.to_le_bytes());
-        acl.extend(permissions.to_le_bytes());
-        acl.extend(id.to_le_bytes());
-    }
-    acl
 }
 
 #[test]
@@ -43,9 +30,9 @@ fn what_a_file_has_besides_its_content_stays() {
     assert_eq!(fs::read(&file).unwrap(), b"new");
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o4750);
     assert_eq!(value(&file, "user.note").unwrap(), b"kept");
-    set_attribute(&file, "system.posix_acl_access", &acl());
+    set_attribute(&file, ACL, &acl());
     assert_eq!(replace(&file, b"newer", None), Ok(None));
-    assert_eq!(value(&file, "system.posix_acl_access").unwrap(), acl());
+    assert_eq!(value(&file, ACL).unwrap(), acl());
 }
 
 #[test]
@@ -55,7 +42,7 @@ fn a_directorys_default_acl_is_for_new_files_only() {
     fs::write(&file, "old").unwrap();
     set_attribute(dir.path(), "system.posix_acl_default", &acl());
     assert_eq!(replace(&file, b"new", None), Ok(None));
-    assert!(value(&file, "system.posix_acl_access").is_err());
+    assert!(value(&file, ACL).is_err());
 }
 
 #[test]
