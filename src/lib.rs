@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(describe(&path), format!("{text}; {ROOM}"));
         let deep = Outer("import it", Outer("write /data/x", full().into()).into());
         assert_eq!(describe(&deep), format!("import it: {text}; {ROOM}"));
-        // As a kind, where somebody has put the path to it.
+        // An error of this kind whose message has the path already.
         let told = std::io::Error::new(full().kind(), "write /data/x: no space");
         assert!(describe(&Outer("import it", told.into())).ends_with(ROOM));
         let says = Outer("import: make room with prune", full().into());

@@ -98,8 +98,8 @@ fn the_tools_hold_on_krun() {
 }
 
 #[test]
-fn a_machine_of_krun_is_shut_off_and_stands_still_while_the_disk_is_full() {
-    let tests = "--include-ignored stuck::a_machine_of_krun stuck::a_full_disk no_command_line";
+fn a_krun_vm_is_isolated_and_stalls_while_the_disk_is_full() {
+    let tests = "--include-ignored stuck::a_krun_vm stuck::a_full_host_disk no_command_line";
     on_a_kvm_host(
         400,
         &[("SNOWGLOBE_ENGINE", "krun")],

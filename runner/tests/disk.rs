@@ -117,7 +117,7 @@ fn layers_are_switched_while_the_guest_writes() {
 
     assert!(
         !newest.exists(),
-        "the newest layer took the first one's place among what is removed"
+        "the runner must remove the newest layer in place of the first"
     );
     for (layer, then) in frozen.iter().zip(&froze) {
         check(layer);
@@ -275,7 +275,7 @@ fn a_vm_stalls_while_the_hosts_disk_is_full_and_continues_with_room() {
 }
 
 #[test]
-fn a_layer_that_has_grown_as_far_as_it_may_ends_the_vm() {
+fn a_layer_that_reaches_its_maximum_size_ends_the_vm() {
     let mut vm = Vm::new();
     let layer = vm.path("layer");
     vm.add_layer(&layer, 1 << 30, None);
@@ -295,7 +295,7 @@ fn a_layer_that_has_grown_as_far_as_it_may_ends_the_vm() {
 /// The same by an engine whose files the kernel does not bound.
 #[test]
 #[ignore = "needs the engine krun; tests/kvm_host.rs runs it there"]
-fn a_layer_of_krun_is_bounded_and_a_copy_of_it_is_nobody_elses() {
+fn a_krun_layer_is_bounded_and_its_copy_is_private() {
     let with = |argument: &str, most| {
         let mut vm = Vm::new();
         vm.spec.engine = EngineSpec::Krun;

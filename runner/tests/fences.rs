@@ -82,7 +82,11 @@ impl Puppet {
         // It waits in a call, so what is before its next instruction makes one.
         registers.rip -= 2;
         let code = self.trace(libc::PTRACE_PEEKTEXT, registers.rip, 0).unwrap() as u64;
-        assert_eq!(code & 0xffff, SYSCALL, "it does not wait in a system call");
+        assert_eq!(
+            code & 0xffff,
+            SYSCALL,
+            "the process is not in a system call"
+        );
         registers.rax = number as u64;
         registers.orig_rax = u64::MAX;
         let [first, second, third, fourth] = arguments;
@@ -319,7 +323,7 @@ fn every_process_of_a_vm_is_behind_its_fences() {
 
 #[test]
 #[ignore = "needs a KVM that works: tests/kvm_host.rs runs it on an emulated host"]
-fn a_machine_of_libkrun_s_is_behind_its_fences() {
+fn a_krun_vm_is_behind_its_fences() {
     let mut vm = Vm::new();
     let shared = vm.share();
     fs::write(shared.join("shared"), "shared").unwrap();

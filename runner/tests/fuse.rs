@@ -425,7 +425,7 @@ fn no_name_leads_out_of_the_share_by_any_operation() {
 }
 
 #[test]
-fn what_is_another_s_or_gone_is_refused() {
+fn handles_and_inodes_that_do_not_belong_together_or_are_gone_are_refused() {
     let home = home();
     let mut guest = Hostile::new(&home.path().join("share"));
     let [one, two] = ["one", "two"].map(|name| guest.lookup(name).unwrap());
@@ -466,13 +466,13 @@ fn what_is_another_s_or_gone_is_refused() {
     assert_eq!(
         guest.read(one, first, 100).unwrap(),
         b"share/one",
-        "others are still known"
+        "the other inodes must stay known"
     );
     unharmed(home.path());
 }
 
 #[test]
-fn no_count_of_a_guest_s_is_believed() {
+fn no_count_from_a_guest_is_trusted() {
     let home = home();
     let share = home.path().join("share");
     let mut guest = Hostile::new(&share);

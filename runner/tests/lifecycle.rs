@@ -99,7 +99,7 @@ fn stop_answers_when_everything_is_removed() {
 }
 
 #[test]
-fn a_signal_ends_it_in_order() {
+fn a_signal_ends_the_vm_and_removes_its_files() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut vm = Vm::new();
         let (gone, kept) = (vm.file("gone"), vm.file("kept"));
@@ -188,7 +188,7 @@ fn a_vm_that_fails_to_start_is_an_orphan_too() {
 }
 
 #[test]
-fn nonsense_on_the_input_does_not_end_it() {
+fn invalid_requests_do_not_end_the_runner() {
     let vm = Vm::new();
     let mut runner = vm.run();
     runner.started();
@@ -210,7 +210,7 @@ fn nonsense_on_the_input_does_not_end_it() {
 }
 
 #[test]
-fn the_engine_holds_no_more_than_it_needs() {
+fn the_engine_has_no_privileges_environment_or_files_that_it_does_not_need() {
     let vm = Vm::new();
     let runner = vm.run();
     let Event::Started { pid, .. } = runner.event() else {

@@ -10,7 +10,7 @@
 use std::process::Command;
 
 #[test]
-fn kvm_works_where_hardware_is_behind_it_and_only_there() {
+fn the_probe_of_kvm_succeeds_only_with_hardware_behind_it() {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let backed = processor
         .split_whitespace()

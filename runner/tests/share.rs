@@ -124,7 +124,7 @@ fn ownership_is_the_guest_users_inside_and_the_runners_outside() {
 }
 
 #[test]
-fn nothing_that_could_rule_the_host_can_be_made() {
+fn no_device_and_no_setuid_file_can_be_made() {
     for user in users() {
         let mut vm = Vm::new();
         vm.user = user;
@@ -143,7 +143,7 @@ fn nothing_that_could_rule_the_host_can_be_made() {
 }
 
 #[test]
-fn links_lead_nowhere_outside() {
+fn links_do_not_lead_outside_the_share() {
     for user in users() {
         let mut vm = Vm::new();
         vm.user = user;
@@ -179,7 +179,7 @@ fn links_lead_nowhere_outside() {
 }
 
 #[test]
-fn a_directory_that_the_host_swaps_for_a_link_leads_nowhere_outside() {
+fn a_directory_that_the_host_replaces_by_a_link_does_not_lead_outside() {
     let mut vm = Vm::new();
     let shared = vm.share();
     fs::create_dir(vm.path("outside")).unwrap();
@@ -265,7 +265,7 @@ fn a_vm_whose_share_broke_ends_rather_than_hangs() {
 }
 
 #[test]
-fn a_share_that_was_passed_on_is_the_same_wherever_its_path_leads() {
+fn an_inherited_share_is_served_wherever_its_path_leads() {
     for user in users() {
         let mut vm = Vm::new();
         vm.user = user;

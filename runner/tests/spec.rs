@@ -31,7 +31,7 @@ fn failure(change: impl FnOnce(&mut Vm)) -> (String, String) {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn a_missing_file_is_named() {
     for (stage, change) in [
         (
             "kernel",
@@ -102,7 +102,7 @@ fn numbers_and_names_have_bounds() {
 }
 
 #[test]
-fn a_disk_that_is_none_is_qemus_to_refuse() {
+fn qemu_refuses_a_file_that_is_no_disk() {
     let (stage, message) = failure(|vm| {
         vm.spec.disks = vec![Disk {
             path: vm.file("text"),
@@ -173,7 +173,7 @@ fn a_socket_in_use_is_not_taken_away() {
 }
 
 #[test]
-fn what_is_no_spec_is_refused() {
+fn input_that_is_no_spec_is_refused() {
     use std::io::Write;
     for line in ["", "{}", "nonsense", "{\"name\":\"x\",\"unknown\":1}"] {
         let vm = Vm::new();

@@ -14,12 +14,12 @@ use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 use crate::image::Registries;
 use crate::workspace::Mode;
 
-/// Who may set a key.
+/// Where a key may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SetBy {
-    /// The user's file, the environment, flags.
+    /// In the user's file, the environment and flags.
     User,
-    /// The project's file, too.
+    /// Also in the project's file.
     Project,
 }
 

@@ -109,7 +109,7 @@ fn snapshots_take_no_more_than_they_may_those_of_sessions_included() {
 }
 
 #[test]
-fn nobody_else_can_enter() {
+fn no_other_user_can_enter() {
     let (dir, store, _base) = store();
     let run = store.new_vm().unwrap();
     let all = dir.path().join("sandboxes");

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_nobody_answers_ends_before_its_client_gives_up() {
+    fn a_read_without_an_answer_ends_before_its_client_gives_up() {
         let want = ReadWant::Lines {
             offset: 1,
             limit: 2000,

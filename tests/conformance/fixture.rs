@@ -49,7 +49,7 @@ impl Fixture {
         };
         match tokio::time::timeout(Duration::from_secs(1), listened).await {
             Ok(()) => said("the list has changed"),
-            Err(_) => CallToolResult::error(vec![ContentBlock::text("nobody listens")]),
+            Err(_) => CallToolResult::error(vec![ContentBlock::text("no client listens")]),
         }
     }
 

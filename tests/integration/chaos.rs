@@ -201,7 +201,7 @@ impl Chaos {
             let now = std::fs::read_to_string(self.place.workspace.join("file")).unwrap();
             assert!(
                 self.known.written.contains(&now),
-                "the workspace's file is none that was written: {} bytes",
+                "the workspace's file has content that was never written: {} bytes",
                 now.len()
             );
             self.known.written = vec![now];

@@ -7,7 +7,7 @@ use crate::common::{Place, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exec_boots_runs_and_leaves_with_the_commands_status() {
+async fn exec_boots_runs_and_exits_with_the_commands_status() {
     let place = Place::new("minimal");
     let (code, out, err) = place
         .run(&["exec", "--rm", "--", "echo out; echo err >&2; exit 42"])
@@ -120,7 +120,7 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_not_work_says_why_before_anything_boots() {
+async fn what_cannot_work_fails_with_the_reason_before_a_boot() {
     let place = Place::new("minimal");
     let (code, _, err) = place
         .run(&["exec", "--image", "no-such-image", "--", "true"])
@@ -282,7 +282,7 @@ async fn the_users_own_ssh_attaches_to_the_running_sandbox() {
 
 /// Snowglobe trusts the owner of the runtime directory, so each reader and writer checks it first.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_subcommand_refuses_a_runtime_directory_that_is_not_ones_own_alone() {
+async fn every_subcommand_refuses_a_runtime_directory_that_is_not_private() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     let place = Place::new("minimal");
     let at = |name: &str| place.dir.path().join(name);
@@ -534,7 +534,7 @@ async fn the_shell_is_a_real_terminal() {
 }
 
 #[tokio::test]
-async fn what_the_runner_has_to_say_does_nothing_to_a_terminal() {
+async fn the_runners_messages_cannot_control_a_terminal() {
     let place = Place::new("minimal");
     let libexec = place.dir.path().join("libexec");
     std::fs::create_dir(&libexec).unwrap();

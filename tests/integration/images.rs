@@ -151,7 +151,7 @@ fn our_own_pushes_are_what_others_pull() {
 }
 
 #[test]
-fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
+fn logins_are_those_of_docker_and_a_wrong_one_is_reported() {
     let home = Home::new();
     let (layout, _) = three_layers(&home);
     let login = Some(("someone", "secret"));
@@ -225,7 +225,7 @@ fn logins_are_docker_s_own_and_a_wrong_one_is_said() {
 }
 
 #[test]
-fn tls_is_trusted_only_where_somebody_vouches_for_it() {
+fn tls_is_trusted_only_with_a_known_authority() {
     let home = Home::new();
     let (layout, _) = three_layers(&home);
     let registry = Registry::start(&Wish {
@@ -253,7 +253,7 @@ fn tls_is_trusted_only_where_somebody_vouches_for_it() {
 }
 
 #[test]
-fn a_download_that_breaks_off_goes_on_where_it_was() {
+fn an_interrupted_download_is_resumed() {
     let home = Home::new();
     let (layout, _) = three_layers(&home);
     let registry = Registry::start(&Wish::default());
@@ -276,7 +276,7 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_wrong_blob_never_reaches_the_store_and_another_host_may_have_it_right() {
+fn a_wrong_blob_is_never_stored_and_is_fetched_from_another_host() {
     let home = Home::new();
     let (layout, digests) = three_layers(&home);
     let (wrong, right) = (
@@ -390,7 +390,7 @@ fn bearer_tokens_are_fetched_and_limits_explained() {
 }
 
 #[test]
-fn of_several_processes_each_gets_the_image_and_it_is_made_once() {
+fn several_processes_get_an_image_that_is_made_once() {
     let home = Home::new();
     let (layout, _) = three_layers(&home);
     let registry = Registry::start(&Wish::default());
@@ -506,7 +506,7 @@ fn a_userland_of_musl_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_with_nothing_in_it_can_be_read_and_written() {
+async fn files_of_an_empty_image_can_be_read_and_written() {
     let home = Home::new();
     let dir = home.path("layout");
     layout::write(&dir, &[], json!({}));

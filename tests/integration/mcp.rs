@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
+async fn a_job_runs_beside_other_calls_takes_input_and_ends_with_all_its_processes() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     let list = json!({"action": "list"});
@@ -18,7 +18,7 @@ async fn a_job_runs_beside_other_calls_takes_input_and_dies_whole() {
     assert!(
         place.runtime_dir().read_dir().is_ok()
             && crate::common::descendants(session.pid).is_empty(),
-        "asking for jobs boots nothing"
+        "listing the jobs must not boot the VM"
     );
     let line = "echo ready; while read line; do echo \"got $line\"; done; exit 4";
     let started = session
@@ -74,7 +74,7 @@ fn note<'a>(result: &'a Value, begin: &str) -> &'a str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
+async fn output_is_shown_as_on_a_terminal_and_arguments_are_read_as_they_were_meant() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     // A title without an end, then an error, then a progress bar.
@@ -166,7 +166,7 @@ async fn output_is_what_a_terminal_shows_and_arguments_are_what_was_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_takes_long_becomes_a_job_where_nobody_hears_of_it() {
+async fn a_long_call_becomes_a_job_if_its_client_gets_no_progress() {
     let place = Place::new("minimal");
     let mut command = place.command(&["serve", "--rm"]);
     command.env("SNOWGLOBE_BACKGROUND_AFTER_S", "2");
@@ -232,7 +232,7 @@ async fn files_are_edited_and_searched_in_an_image_without_tools() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http_lets_in_who_may_and_nobody_else() {
+async fn http_serves_only_requests_with_the_token_from_allowed_origins() {
     let served = serve_http(&[]).await;
     let bearer = served.bearer();
     let bearer = ("Authorization", bearer.as_str());
@@ -372,7 +372,7 @@ async fn kept_answer(stream: &mut BufReader<tokio::net::TcpStream>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_without_the_token_keep_nobody_from_being_served() {
+async fn clients_without_the_token_do_not_block_those_with_it() {
     let served = serve_http(&["--metrics"]).await;
     let bearer = served.bearer();
     let token = [("Authorization", bearer.as_str())];
@@ -385,7 +385,7 @@ async fn peers_without_the_token_keep_nobody_from_being_served() {
     // The flood has begun: a client without the token is refused, if it is accepted at all.
     let until = Instant::now() + Duration::from_secs(30);
     while !served.is_refused().await {
-        assert!(Instant::now() < until, "the flood is refused");
+        assert!(Instant::now() < until, "the flood was not refused");
     }
     // Once on a kept connection, which the flood can't close, and once on a new one. The client retries if a new
     // connection was closed before an answer: on such a busy machine its request may come too late.
@@ -428,7 +428,7 @@ async fn peers_without_the_token_keep_nobody_from_being_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_of_ones_own_needs_no_token() {
+async fn a_private_socket_needs_no_token() {
     let place = Place::new("minimal");
     let path = place.dir.path().join("mcp.sock");
     let at = format!("unix:{}", path.display());
@@ -471,7 +471,7 @@ async fn a_socket_of_ones_own_needs_no_token() {
         .status();
     assert!(kill.await.unwrap().success());
     server.wait().await.unwrap();
-    assert!(!path.exists(), "the socket goes with its server");
+    assert!(!path.exists(), "the socket must be removed with its server");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -532,7 +532,7 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
             health.1.contains("sandboxes 0")
         };
         while !empty().await {
-            assert!(Instant::now() < until, "an idle sandbox is stopped");
+            assert!(Instant::now() < until, "the idle sandbox was not stopped");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -701,13 +701,13 @@ async fn long_output_jobs_files_and_the_console_are_resources() {
     let gone = session.client.read_resource(again).await;
     assert!(
         gone.unwrap_err().to_string().contains("job"),
-        "a job ends with its machine"
+        "a job must end with its VM"
     );
     session.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_jobs_output_is_told_when_it_grows() {
+async fn a_subscriber_is_notified_when_a_jobs_output_grows() {
     let place = Place::new("minimal");
     let mut server = place.command(&["serve", "--rm"]);
     let mut server = server
@@ -822,7 +822,7 @@ async fn the_older_transport_and_the_metrics_are_served() {
     assert!(done.contains("20000"), "{done}");
     assert!(
         !done.contains("resource_link"),
-        "such a client knows no links: {done}"
+        "a client of the older protocol must get no links: {done}"
     );
     let (status, metrics) = served.request("GET", "/metrics", &[bearer], "").await;
     assert_eq!(status, 200);
@@ -842,7 +842,10 @@ async fn the_older_transport_and_the_metrics_are_served() {
         .1
         .contains("sandboxes 0")
     {
-        assert!(Instant::now() < until, "the sandbox goes with its stream");
+        assert!(
+            Instant::now() < until,
+            "the sandbox must stop when its stream ends"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(served.request("POST", &path, &[bearer], "{}").await.0, 404);

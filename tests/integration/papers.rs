@@ -90,7 +90,7 @@ fn sources(dir: &Path, all: &mut String) {
 }
 
 #[test]
-fn every_test_that_a_promise_names_is_there() {
+fn every_test_that_a_promise_names_exists() {
     let mut all = String::new();
     for dir in ["src", "tests", "runner", "images/init"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut all);
@@ -113,7 +113,10 @@ fn every_test_that_a_promise_names_is_there() {
                 .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
         if is_test {
             tests += 1;
-            assert!(all.contains(&format!("fn {test}(")), "there is no {name}");
+            assert!(
+                all.contains(&format!("fn {test}(")),
+                "SECURITY.md names {name}, which does not exist"
+            );
         }
     }
     assert!(tests > 30, "only {tests} tests are named");
@@ -122,7 +125,7 @@ fn every_test_that_a_promise_names_is_there() {
     let played = list.split(')').next().unwrap().split(' ').collect();
     assert_eq!(
         targets, played,
-        "those that CI plays are those that are named"
+        "SECURITY.md must name the targets that tests/fuzz/run runs, and no others"
     );
 }
 

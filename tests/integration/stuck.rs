@@ -66,7 +66,7 @@ fn engine(session: &Session) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_or_an_engine_that_is_stuck_is_rebooted_and_stopped_as_any_other() {
+async fn a_stuck_guest_or_engine_can_be_rebooted_and_stopped() {
     let place = Place::new("debian");
     let session = place.serve().await;
     session.exec("echo kept >kept").await;
@@ -108,15 +108,18 @@ async fn give_up(session: &Session) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_nobody_wants_any_more_is_no_offence_and_a_stopped_engine_goes_with_its_server()
-{
+async fn unread_output_ends_no_vm_and_a_stopped_engine_ends_with_its_server() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     let boot = "cat /proc/sys/kernel/random/boot_id";
     let first = session.stdout(boot).await;
     for _ in 0..4 {
         give_up(&session).await;
-        assert_eq!(session.stdout(boot).await, first, "it is another machine");
+        assert_eq!(
+            session.stdout(boot).await,
+            first,
+            "the machine was rebooted"
+        );
         // A client that joined through the server's link, and is killed.
         let mut joined = place.command(&["exec", "yes"]);
         let mut joined = joined.stdout(Stdio::piped()).spawn().unwrap();
@@ -124,7 +127,11 @@ async fn output_that_nobody_wants_any_more_is_no_offence_and_a_stopped_engine_go
         let mut out = joined.stdout.take().unwrap();
         out.read_exact(&mut some).await.unwrap();
         joined.kill().await.unwrap();
-        assert_eq!(session.stdout(boot).await, first, "it is another machine");
+        assert_eq!(
+            session.stdout(boot).await,
+            first,
+            "the machine was rebooted"
+        );
     }
     kill_process(pid(engine(&session)), Signal::STOP).unwrap();
     terminate(&session).await;
@@ -185,7 +192,7 @@ fn full(said: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_of_the_hosts_is_named_and_the_sandbox_goes_on_with_room() {
+async fn a_full_host_disk_is_named_and_the_sandbox_continues_once_there_is_room() {
     let place = Place::new("minimal");
     let layers = place.store().join("layers");
     std::fs::create_dir_all(&layers).unwrap();
@@ -242,7 +249,7 @@ fn names_room(said: &str, dir: &Path) -> bool {
 
 /// Mounts a small file system for the snapshots' records, which needs root.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_whose_record_finds_no_room_is_not_there_and_is_saved_once_there_is_some() {
+async fn a_snapshot_without_room_for_its_record_fails_and_can_be_saved_later() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     session.exec("echo first >/var/tmp/mark; sync").await;
@@ -273,7 +280,7 @@ async fn a_snapshot_whose_record_finds_no_room_is_not_there_and_is_saved_once_th
 
 /// Mounts small file systems for a machine's directories, which needs root.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_boot_that_finds_no_room_says_where_leaves_nothing_and_works_once_there_is_some() {
+async fn a_boot_without_room_names_the_place_leaves_no_files_and_works_later() {
     let place = Place::new("minimal");
     let runtime = place.runtime_dir();
     let small = Small::mount(&runtime, 1 << 20);
@@ -314,7 +321,7 @@ async fn a_boot_that_finds_no_room_says_where_leaves_nothing_and_works_once_ther
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_workspace_is_the_directory_that_it_was_at_the_start() {
+async fn the_workspace_stays_the_directory_that_was_opened_at_the_start() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     let (moved, elsewhere) = (
@@ -339,7 +346,7 @@ async fn the_workspace_is_the_directory_that_it_was_at_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the engine krun; tests/kvm_host.rs runs it there"]
-async fn a_machine_of_krun_has_nothing_of_the_runtime_directory() {
+async fn a_krun_vm_has_no_file_of_the_runtime_directory() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     session.exec("true").await;
@@ -348,7 +355,7 @@ async fn a_machine_of_krun_has_nothing_of_the_runtime_directory() {
         .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok())
         .filter(|mounts| mounts.contains(" /snowglobe-link "))
         .collect();
-    assert_eq!(mounts.len(), 1, "one process is the machine");
+    assert_eq!(mounts.len(), 1, "exactly one process must be the VM");
     let runtime = place.runtime_dir();
     assert!(
         !mounts[0].contains(runtime.to_str().unwrap()),

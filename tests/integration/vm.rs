@@ -71,7 +71,7 @@ async fn a_plain_line_is_run_as_the_shell_would_run_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_get_what_was_given_and_give_it_back_unchanged() {
+async fn input_and_output_of_commands_pass_unchanged() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     let hard = "it's \"quoted\" $dollar `tick` \\back\nsecond line\théllo wörld 世界";
@@ -213,16 +213,16 @@ async fn a_command_finds_what_any_linux_machine_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_time_is_up_leaves_the_workspace_in_order() {
+async fn a_command_that_times_out_can_clean_up_the_workspace() {
     let place = Place::new("debian");
     let mut server = place.command(&["serve", "--rm"]);
     server.env("SNOWGLOBE_GIT_IDENTITY", "false");
     let session = crate::common::Session::over(server).await;
-    let nobody = "git config --get user.email";
+    let email = "git config --get user.email";
     assert_eq!(
-        session.exec(nobody).await["exit_code"],
+        session.exec(email).await["exit_code"],
         1,
-        "it is switched off"
+        "the git identity is switched off"
     );
     session
         .stdout("git init -q . && git config user.name n && git config user.email e && touch a && git add a && git commit -qm a")
@@ -419,12 +419,12 @@ async fn a_cancelled_request_ends_its_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_takes_everything_along() {
+async fn every_process_ends_when_its_client_disconnects() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     session.exec("true").await;
     let (pid, below) = (session.pid, descendants(session.pid));
-    assert!(below.len() >= 2, "runner and engine run");
+    assert!(below.len() >= 2, "the runner and the engine must run");
     let arguments = json!({"command": "sleep 300"})
         .as_object()
         .cloned()
@@ -490,7 +490,7 @@ async fn a_killed_server_leaves_no_engine_and_no_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a host with unified control groups; tests/kvm_host.rs runs it on one"]
-async fn a_control_group_bounds_the_engine_and_goes_with_it() {
+async fn a_control_group_bounds_the_engine_and_is_removed_with_it() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     session.exec("true").await;
@@ -515,7 +515,7 @@ async fn a_control_group_bounds_the_engine_and_goes_with_it() {
     assert!(!started.is_empty() && started.iter().all(|pid| held.contains(pid)));
     assert!(
         !held.contains(&runner),
-        "the runner outlives what it bounds"
+        "the runner must not be in the group that it bounds"
     );
     session.close().await;
     eventually("the group is gone", || !group.exists()).await;
@@ -679,7 +679,7 @@ async fn files_are_read_and_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
+async fn an_edited_file_of_the_workspace_keeps_its_mode_links_and_attributes() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     const NOTE: &str = "user.note";
     let place = Place::new("minimal");
@@ -755,7 +755,10 @@ async fn a_changed_file_of_the_workspace_keeps_what_it_has() {
         assert!(now.contains("newer"), "{typed}: {now}");
     }
     let many = std::fs::read_dir(&place.workspace).unwrap().count();
-    assert_eq!(many, 8, "a file was made beside what was meant");
+    assert_eq!(
+        many, 8,
+        "a file was made under another spelling of its name"
+    );
 
     // Two calls append to one file at once, while a program has it open.
     std::fs::write(at("log"), "").unwrap();
@@ -939,7 +942,7 @@ async fn a_dead_vm_is_a_clear_error_and_the_next_call_boots() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn running_out_of_memory_has_a_name() {
+async fn a_command_that_runs_out_of_memory_is_reported_as_such() {
     let place = Place::new("minimal");
     let session = place.serve().await;
     // Each doubling of a shell variable takes memory that can't be reclaimed.

@@ -15,7 +15,7 @@ meanwhile, that bit is lost. If it was the timer's, the processor halts for ever
 copy sets and clears the bit atomically.
 
 A flaw whose code is not found exactly once stays, with a message. Status 1 and no copy if that is so for both; then the
-program is one that nobody has looked at.
+version of QEMU is one that this script does not know.
 """
 
 import pathlib

@@ -289,7 +289,7 @@ async fn a_timeout_ends_every_process_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_time_is_up_can_put_its_things_away() {
+async fn a_command_that_times_out_can_clean_up() {
     let world = world();
     let handle = world.control().await;
     let lock = world.workspace.join("lock");
@@ -338,7 +338,11 @@ async fn a_command_whose_time_is_up_can_put_its_things_away() {
         assert!(said.contains("cleaning\n"), "{said}");
     }
     let (_, report) = run(&handle, shell("sleep 60")).await;
-    assert_eq!(report.outcome, Outcome::Cancelled, "the machine goes");
+    assert_eq!(
+        report.outcome,
+        Outcome::Cancelled,
+        "a machine that shuts down cancels its commands"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -485,7 +489,7 @@ async fn thirty_two_at_once_all_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_command_leaves_behind_does_not_hold_it_up() {
+async fn background_processes_do_not_delay_the_end_of_a_command() {
     let world = world();
     let handle = world.control().await;
     let started = Instant::now();
@@ -601,7 +605,7 @@ async fn content_that_ends_early_leaves_the_old_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reading_tells_kinds_apart() {
+async fn a_read_reports_the_kind_of_content() {
     let world = world();
     let handle = world.control().await;
     std::fs::write(world.workspace.join("p.png"), b"\x89PNG\r\n\x1a\nrest").unwrap();
@@ -912,7 +916,7 @@ async fn paths_and_names_mean_the_same_to_every_tool() {
 
 /// Nothing of several additions is lost, whatever else is written meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn additions_go_to_the_file_itself() {
+async fn appended_content_goes_to_the_file_itself() {
     let world = world();
     let handle = world.control().await;
     let log = world.workspace.join("log");
@@ -931,7 +935,11 @@ async fn additions_go_to_the_file_itself() {
             .all(|answer| matches!(answer.report, Some(Report::Write { bytes: 5, .. })))
     );
     let text = std::io::read_to_string(&open).unwrap();
-    assert_eq!(text.lines().count(), 21, "who has it open sees it");
+    assert_eq!(
+        text.lines().count(),
+        21,
+        "a process that has the file open must see the addition"
+    );
     let refused = error(ask(&handle, write("log", 100, true), b"cut").await);
     assert!(refused.message.contains("after 3 of 100"), "{refused}");
     assert_eq!(std::fs::read_to_string(&log).unwrap().len(), text.len());
@@ -946,7 +954,7 @@ async fn additions_go_to_the_file_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_allow_what_they_are_for() {
+async fn each_key_allows_only_its_own_requests() {
     let world = world();
     assert!(
         world.connect("root", &key()).await.is_none(),
@@ -964,7 +972,7 @@ async fn keys_allow_what_they_are_for() {
         .unwrap();
     assert!(
         matches!(channel.wait().await, Some(ChannelMsg::Failure)),
-        "a login does not control"
+        "a login key must not send control requests"
     );
     let mut channel = login.channel_open_session().await.unwrap();
     channel.exec(true, "exit 7").await.unwrap();
@@ -978,7 +986,7 @@ async fn keys_allow_what_they_are_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_runs_inside_the_session() {
+async fn a_session_can_be_opened_inside_another_session() {
     let world = world();
     let outer = world.control().await;
     let channel = outer
@@ -1001,7 +1009,7 @@ async fn a_session_runs_inside_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_no_input_holds_up_nobody() {
+async fn a_command_that_reads_no_input_does_not_block_others() {
     let world = world();
     let handle = world.control().await;
     let command = send(&handle, &Request::Exec(shell("sleep 300")), b"").await;
@@ -1032,7 +1040,7 @@ async fn what_takes_no_input_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_read_that_is_given_up_leaves_nothing_waiting() {
+async fn a_cancelled_large_read_blocks_nothing() {
     let world = world();
     let handle = world.control().await;
     let file = std::fs::File::create(world.workspace.join("large")).unwrap();
@@ -1173,7 +1181,10 @@ async fn a_command_that_takes_long_becomes_a_job_with_all_its_output() {
     request.detach = Some(Detach::After(300));
     let (seen, report) = job(&handle, Request::Exec(request.clone()), b"").await;
     assert_eq!(seen, b"early\n");
-    assert!(!report.job.takes_input, "its input was given whole");
+    assert!(
+        !report.job.takes_input,
+        "the whole input was given at the start"
+    );
     std::fs::write(world.workspace.join("go"), "").unwrap();
     let (_, ended) = job(&handle, of_job(&report.job.id, WAIT), b"").await;
     assert_eq!(ended.job.outcome, Some(Outcome::Exited { code: 0 }));

@@ -12,7 +12,8 @@ for port in /sys/class/virtio-ports/*; do
     [ "$(cat $port/name)" = test ] && link=/dev/${port##*/}
 done
 echo "guest is up"
-# A port that nobody is connected to reads as ended. It can be open once at a time, so one descriptor does for both.
+# Without a connection, a read from the port returns the end. Only one descriptor at a time may have the port open, so
+# one serves both directions.
 while [ -n "$link" ]; do
     while read -r line; do
         eval "$line"

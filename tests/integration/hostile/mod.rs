@@ -156,7 +156,10 @@ async fn idle_sandboxes_whose_guests_do_not_answer_are_stopped_side_by_side() {
         .1
         .contains("sandboxes 0")
     {
-        assert!(Instant::now() < until, "the idle ones are not stopped");
+        assert!(
+            Instant::now() < until,
+            "the idle sandboxes were not stopped"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     tokio::join!(call(&served), call(&served), call(&served));

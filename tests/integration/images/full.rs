@@ -37,7 +37,7 @@ fn names_room(said: &str, dir: &Path) -> bool {
 }
 
 #[test]
-fn an_image_that_finds_no_room_is_told_where_and_comes_once_there_is_some() {
+fn an_image_without_room_fails_with_the_place_and_is_made_later() {
     let home = Home::new();
     let images = home.path("data/images");
     for dir in ["data", "data/images"] {
@@ -88,7 +88,7 @@ pub(crate) fn minimal() -> String {
 }
 
 #[test]
-fn a_part_of_the_store_that_is_full_is_told_and_nothing_half_stays() {
+fn a_full_part_of_the_store_is_named_and_no_partial_file_stays() {
     let home = Home::new();
     let registry = Registry::start(&Wish::default());
     let dir = home.path("layout");

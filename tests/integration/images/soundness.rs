@@ -14,7 +14,11 @@ const POINTS: u32 = 24;
 pub(crate) fn assert_sound(home: &Home) {
     for hex in home.files("blobs/sha256") {
         let bytes = std::fs::read(home.path(format!("data/images/blobs/sha256/{hex}"))).unwrap();
-        assert_eq!(digest(&bytes)[7..], hex, "a blob is not what its name says");
+        assert_eq!(
+            digest(&bytes)[7..],
+            hex,
+            "a blob's content does not match its name"
+        );
     }
     for file in home.files("names") {
         let text = std::fs::read(home.path(format!("data/images/names/{file}"))).unwrap();
@@ -39,10 +43,7 @@ pub(crate) fn assert_sound(home: &Home) {
 pub(crate) fn assert_nothing_runs(home: &Home) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::fs::read_dir(home.path("runtime")).unwrap().count() > 0 {
-        assert!(
-            Instant::now() < deadline,
-            "something is left of a VM that was killed"
-        );
+        assert!(Instant::now() < deadline, "a killed VM left files behind");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -122,7 +123,7 @@ fn five_layers(home: &Home) -> String {
 }
 
 #[test]
-fn killed_at_any_moment_it_stays_sound() {
+fn killed_at_any_moment_of_a_pull_the_store_stays_sound() {
     let home = Home::new();
     let registry = Registry::start(&Wish::default());
     registry.fill(&five_layers(&home), "app:1", None);
@@ -137,7 +138,7 @@ fn killed_at_any_moment_it_stays_sound() {
 }
 
 #[test]
-fn killed_at_any_moment_of_an_import_it_stays_sound() {
+fn killed_at_any_moment_of_an_import_the_store_stays_sound() {
     let home = Home::new();
     let layout = five_layers(&home);
     let way = Way {
@@ -150,7 +151,7 @@ fn killed_at_any_moment_of_an_import_it_stays_sound() {
 }
 
 #[test]
-fn killed_at_any_moment_of_a_build_it_stays_sound() {
+fn killed_at_any_moment_of_a_build_the_store_stays_sound() {
     let home = Home::new();
     let archive = super::full::minimal();
     let way = Way {
@@ -163,7 +164,7 @@ fn killed_at_any_moment_of_a_build_it_stays_sound() {
 }
 
 #[test]
-fn what_runs_is_not_removed_and_room_is_made_by_the_rest() {
+fn a_running_image_is_not_removed_and_the_other_images_make_room() {
     let home = Home::new();
     let registry = Registry::start(&Wish::default());
     let mut images = Vec::new();

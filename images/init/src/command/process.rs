@@ -284,7 +284,7 @@ impl Process {
         }
         let killed = self.populated();
         self.kill();
-        // A process that hangs in the kernel ends later, without anybody waiting for it.
+        // A process that hangs in a system call ends later; do not wait for it.
         tokio::time::timeout(LONGEST_KILL, &mut self.exit)
             .await
             .ok();

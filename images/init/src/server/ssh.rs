@@ -43,7 +43,7 @@ fn config(server: &Server) -> Arc<Config> {
         auth_rejection_time: Duration::from_millis(10),
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: vec![server.host_key.clone()],
-        // New keys every 64 GiB: far below the keys' limit, and rare enough that nobody notices the pause.
+        // New keys every 64 GiB: far below the keys' limit, and so rarely that the pause does not matter.
         limits: russh::Limits {
             rekey_write_limit: 64 << 30,
             rekey_read_limit: 64 << 30,

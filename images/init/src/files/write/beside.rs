@@ -140,9 +140,10 @@ pub(super) fn beside(
         }
         Err(e) if old.is_none() => Err(Unfit::Failed(e)),
         Err(e) => match e.kind() {
-            io::ErrorKind::PermissionDenied => {
-                Err(Unfit::Because("its directory lets nobody replace it", e))
-            }
+            io::ErrorKind::PermissionDenied => Err(Unfit::Because(
+                "its directory does not allow replacing it",
+                e,
+            )),
             io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices => {
                 Err(Unfit::Because("it is a mount point", e))
             }
