@@ -111,5 +111,4 @@ fn is_saved_compressed(layer: &LayerSource) -> Result<bool, ImportError> {
 }
 
 #[cfg(test)]
-#[path = "archive_tests.rs"]
 mod tests;
