@@ -177,7 +177,7 @@ fn a_host_that_fails_is_told_from_a_program_that_does() {
     for (line, status, said) in [
         ("exit 3", 3, ""),
         ("echo c >/proc/sysrq-trigger", HOST_FAILED, "panicked"),
-        // Nothing else runs on its one processor any more.
+        // The host's only processor runs nothing else from then on.
         (
             "echo -1 >/proc/sys/kernel/sched_rt_runtime_us; exec chrt -f 99 bash -c 'while :; do :; done'",
             HOST_FAILED,

@@ -19,7 +19,7 @@ use std::process::Command;
 use common::{Vm, share_servers};
 use snowglobe_runner::{Action, Answer, EngineSpec, Event, Isolation, Trial};
 
-/// A thread of another process, which makes system calls for this one. What it did goes on when this is dropped.
+/// A thread of another process, which makes system calls for this one. When this is dropped, the thread continues what it was doing.
 struct Puppet {
     process: i32,
     registers: libc::user_regs_struct,
@@ -462,7 +462,7 @@ fn the_fences_are_tried_one_by_one() {
         .output()
         .unwrap();
     let trials = trials(&tried);
-    // Whether a host has control groups, and which Landlock, is its own affair.
+    // Control groups and the version of Landlock depend on the host, so they are not checked.
     for place in [0, 1, 2, 4] {
         assert_eq!(trials[place].failure, None, "{}", trials[place].fence);
     }

@@ -41,7 +41,7 @@ const QUEUE: usize = 64;
 /// How often a silent guest is pinged.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// How long an answer to a ping may take: longer than an engine stands still while its disk is copied.
+/// How long an answer to a ping may take: longer than an engine is paused while its disk is copied.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(600);
 
 /// How long disconnecting may take.

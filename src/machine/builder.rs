@@ -84,7 +84,7 @@ impl<'a> VmUnpacker<'a> {
         // Layers are decompressed while the guest boots and unpacks earlier ones.
         let pieces = feed.start(layers);
         let machine = Machine::boot(&parts, plan, progress).await?;
-        // A VM that stands still would be waited for until there is room: whoever waits can make it.
+        // A stalled VM would wait until there is room on the host: fail instead, so that the user can make room.
         let filled = tokio::select! {
             filled = self.apply(&machine, layers, pieces, progress) => filled,
             reason = machine.vm.stalled() => Err(MachineError::File {

@@ -46,7 +46,7 @@ pub enum VmmError {
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmEnd {
-    /// Whether by itself and in order.
+    /// Whether the guest powered off by itself.
     pub clean: bool,
     /// How, in words.
     pub reason: String,

@@ -25,8 +25,8 @@ use snowglobe_init::wire::{
 
 mod support;
 
-/// Within this time comes what is to come soon. Machines are shared, so it is long; what goes wrong takes several times
-/// as long.
+/// The time limit for events that should happen soon. It is long, since machines are shared; a failure takes several
+/// times as long.
 const SOON: Duration = Duration::from_secs(60);
 
 struct AnyServer;
@@ -304,7 +304,7 @@ async fn a_command_that_times_out_can_clean_up() {
     assert!(!lock.exists());
     assert!(started.elapsed() < SOON);
 
-    // What takes no notice, or stands still, is ended all the same.
+    // A command that ignores the signal, or is stopped, is killed.
     for line in [
         "trap '' TERM; echo deaf; while :; do sleep 0.05; done",
         "kill -STOP $$",

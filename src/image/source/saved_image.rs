@@ -101,7 +101,7 @@ impl SavedImage {
         }
     }
 
-    /// The saved image in an archive; `None` if the archive is none.
+    /// The saved image in an archive; `None` if the archive contains none.
     pub(crate) fn archive(whole: &FileSlice) -> Result<Option<Self>, ImportError> {
         let mut start = [0; 262];
         // Files that are no tar archive are recognized without reading them whole.

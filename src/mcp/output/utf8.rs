@@ -1,6 +1,6 @@
 //! Cutting UTF-8 between characters. Pure.
 
-/// The bytes without a character at their end of which only a part is there.
+/// The bytes without an incomplete character at their end.
 pub(crate) fn whole_at_end(bytes: &[u8]) -> &[u8] {
     for back in 1..=bytes.len().min(3) {
         let start = bytes.len() - back;
@@ -16,7 +16,7 @@ pub(crate) fn whole_at_end(bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// The bytes without a character at their start of which only a part is there.
+/// The bytes without an incomplete character at their start.
 pub(crate) fn whole_at_start(bytes: &[u8]) -> &[u8] {
     let rest = bytes
         .iter()

@@ -125,7 +125,7 @@ pub(crate) fn add_client_headers(method: &Method, headers: &mut HeaderMap) {
     }
 }
 
-/// An origin as browsers write it; the error says why it is none. The port `*` stands for every port.
+/// Reads an origin as browsers write it; the error says what is wrong. The port `*` stands for every port.
 pub(crate) fn parse(text: &str) -> Result<String, String> {
     let origin = text.trim().trim_end_matches('/').to_lowercase();
     if origin == "null" {

@@ -304,8 +304,8 @@ pub fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Within this time comes what is to come soon. Machines are shared, so it is long; what goes wrong never comes, or
-/// takes several times as long.
+/// The time limit for events that should happen soon. It is long, since machines are shared; a failure takes several
+/// times as long, or for ever.
 pub const SOON: Duration = Duration::from_secs(120);
 
 /// The test fails if something that began then should have happened by now.

@@ -1,4 +1,4 @@
-//! How VMs and their servers end, and how calls come by a new VM.
+//! How VMs and their servers end, and how the next call gets a new VM.
 
 use std::path::Path;
 

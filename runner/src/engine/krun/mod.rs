@@ -253,7 +253,7 @@ impl Engine for Krun {
         let copy = std::thread::spawn(move || {
             let copied = while_stopped(machine, || copy(&top, &layer))
                 .map_err(|error| format!("copy {}: {error}", top.display()));
-            // It fails only when the runner does not wait any more.
+            // It fails only if the runner has stopped waiting.
             theirs.write_all(&[0]).ok();
             copied
         });
