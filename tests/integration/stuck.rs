@@ -288,7 +288,7 @@ async fn a_boot_without_room_names_the_place_leaves_no_files_and_works_later() {
     // Each file in the running sandbox's directory needs a page.
     for free in (0..6).map(|pages| pages << 12) {
         small.fill(free);
-        let (code, _, said) = place.run(&["exec", "true"]).await;
+        let (code, _, said) = place.run(&["exec", "--rm", "true"]).await;
         let left: Vec<_> = std::fs::read_dir(&runtime).unwrap().collect();
         assert_eq!(left.len(), 1, "{free}: {left:?}");
         if code != 0 {
@@ -298,7 +298,7 @@ async fn a_boot_without_room_names_the_place_leaves_no_files_and_works_later() {
     }
     assert!((3..6).contains(&failed), "{failed} boots found no room");
     small.empty();
-    let (code, _, said) = place.run(&["exec", "true"]).await;
+    let (code, _, said) = place.run(&["exec", "--rm", "true"]).await;
     assert_eq!(code, 0, "{said}");
     drop(small);
 

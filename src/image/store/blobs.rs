@@ -74,14 +74,13 @@ impl Blobs {
         Some(self.path(digest).metadata().ok()?.len())
     }
 
-    /// Writes a small blob.
-    pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest, FileError> {
+    /// Writes a small blob. A process that is killed meanwhile leaves nothing among the whole blobs.
+    pub(crate) fn put(&self, mut bytes: &[u8]) -> Result<Digest, FileError> {
         let digest = Digest::of(bytes);
-        let path = self.path(&digest);
-        if self.size(&digest) != Some(bytes.len() as u64) {
-            crate::files::replace(&path, bytes).map_err(file_error("write", &path))?;
+        match self.size(&digest) == Some(bytes.len() as u64) {
+            true => Ok(digest),
+            false => Ok(self.put_stream(&mut bytes)?.0),
         }
-        Ok(digest)
     }
 
     /// Reads a manifest or a configuration, and checks its digest again. Larger blobs are refused.

@@ -113,7 +113,7 @@ async fn a_control_group_bounds_the_engine_and_is_removed_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_with_another_host_key_is_refused() {
     let place = Place::new("minimal");
-    let session = place.serve().await;
+    let session = place.serve_kept().await;
     session.exec("true").await;
     let joined = place.run(&["exec", "--", "echo", "joined"]).await;
     assert_eq!((joined.0, joined.1.as_str()), (0, "joined\n"), "{joined:?}");
@@ -139,6 +139,8 @@ async fn a_guest_with_another_host_key_is_refused() {
     let (status, out, err) = place.run(&["exec", "--", "echo", "joined"]).await;
     assert_eq!((status, out.as_str()), (125, ""), "{err}");
     session.close().await;
+    let (code, _, err) = place.run(&["stop"]).await;
+    assert_eq!(code, 0, "{err}");
     assert!(!instance.exists(), "keys are left behind");
 }
 
