@@ -23,6 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::UnshareFlags;
 use serde::Serialize;
 
+use super::calls::{Calls, Filters};
 use super::child::Child;
 use super::namespaces::{self, Confinement, IdMaps};
 use super::{fence, order};
@@ -55,6 +56,8 @@ pub(crate) enum Program<'a> {
 pub(crate) struct Inherited {
     /// A Landlock fence.
     pub(crate) fence: Option<OwnedFd>,
+    /// The system calls that it may make, from its start on; one is the call that starts a program.
+    pub(crate) calls: Option<Calls>,
     /// Its working directory, if not the root.
     pub(crate) directory: Option<OwnedFd>,
     /// Its descriptors 3, 4, …
@@ -87,7 +90,8 @@ pub(crate) fn spawn(
         Err(SpawnError::Namespaces(why)) => {
             prepared.in_namespaces = false;
             let mut started = prepared.start().map_err(SpawnError::into_io)?;
-            started.missing_fences = vec![format!("namespaces: the kernel refuses them ({why})")];
+            let without = format!("namespaces: the kernel refuses them ({why})");
+            started.missing_fences.insert(0, without);
             Ok(started)
         }
         started => started.map_err(SpawnError::into_io),
@@ -141,6 +145,8 @@ mod report {
     pub(super) const NAMESPACES: u8 = b'n';
     /// It has no `/proc` of its own; it continues without one.
     pub(super) const NO_PROC: u8 = b'p';
+    /// The kernel refuses its system call filter; it continues without one.
+    pub(super) const NO_FILTER: u8 = b'f';
     /// The parent has ended, the kernel refuses a fence, or the program can't be run.
     pub(super) const OTHER: u8 = b'o';
 }
@@ -155,6 +161,7 @@ struct Prepared {
     in_namespaces: bool,
     id_maps: Option<IdMaps>,
     fence: Option<OwnedFd>,
+    filters: Option<Filters>,
     directory: Option<OwnedFd>,
     null: OwnedFd,
     input: Option<OwnedFd>,
@@ -171,6 +178,7 @@ impl Prepared {
     ) -> io::Result<Self> {
         let Inherited {
             fence,
+            calls,
             directory,
             fds,
             input,
@@ -201,6 +209,10 @@ impl Prepared {
             in_namespaces: true,
             id_maps: confinement.id_maps(),
             fence: fence.map(|fence| move_up(fence.as_fd())).transpose()?,
+            filters: calls
+                .map(|calls| calls.filters())
+                .transpose()
+                .map_err(io::Error::other)?,
             directory: directory
                 .map(|directory| move_up(directory.as_fd()))
                 .transpose()?,
@@ -220,7 +232,7 @@ impl Prepared {
         })
     }
 
-    fn start(&self) -> Result<Started, SpawnError> {
+    fn start(&mut self) -> Result<Started, SpawnError> {
         let first = 3 + RawFd::try_from(self.fds.len()).unwrap_or(RawFd::MAX);
         let pipe = || -> rustix::io::Result<_> {
             let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
@@ -291,6 +303,9 @@ impl Prepared {
                 report::NO_PROC => {
                     missing_fences.push(namespaces::without_own_proc(&error));
                 }
+                report::NO_FILTER => {
+                    missing_fences.push(format!("a filter of system calls: {error}"));
+                }
                 _ => return Err(SpawnError::Other(error)),
             }
         }
@@ -298,7 +313,7 @@ impl Prepared {
     }
 
     /// In the child: all that it does until it becomes its program. Allocates nothing.
-    fn child(&self, args: &[*const libc::c_char], messages: RawFd, report: &OwnedFd) -> ! {
+    fn child(&mut self, args: &[*const libc::c_char], messages: RawFd, report: &OwnedFd) -> ! {
         let say = |kind: u8, error: rustix::io::Errno| {
             let [a, b, c, d] = error.raw_os_error().to_ne_bytes();
             rustix::io::write(report, &[kind, a, b, c, d]).ok();
@@ -309,7 +324,12 @@ impl Prepared {
             say(report::NAMESPACES, error);
         } else {
             match self.confine(messages) {
-                Ok(()) => say(report::OTHER, self.execute(args)),
+                Ok(()) => {
+                    if let Some(Err(error)) = self.filters.as_mut().map(Filters::install) {
+                        say(report::NO_FILTER, error);
+                    }
+                    say(report::OTHER, self.execute(args));
+                }
                 Err(error) => say(report::OTHER, error),
             }
         }
@@ -387,20 +407,21 @@ impl Prepared {
     /// In the child: becomes the program; returns only on failure.
     fn execute(&self, args: &[*const libc::c_char]) -> rustix::io::Errno {
         let environment: [*const libc::c_char; 1] = [std::ptr::null()];
-        let (directory, path, flags) = match &self.exe {
-            Some(exe) => (exe.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH),
-            None => (libc::AT_FDCWD, self.path.as_ptr(), 0),
-        };
+        let (args, environment) = (args.as_ptr(), environment.as_ptr());
         // SAFETY: the strings end in a zero byte, the lists in a null pointer, and all live until the call is over.
         unsafe {
-            libc::syscall(
-                libc::SYS_execveat,
-                directory,
-                path,
-                args.as_ptr(),
-                environment.as_ptr(),
-                flags,
-            )
+            match &self.exe {
+                Some(exe) => libc::syscall(
+                    libc::SYS_execveat,
+                    exe.as_raw_fd(),
+                    c"".as_ptr(),
+                    args,
+                    environment,
+                    libc::AT_EMPTY_PATH,
+                ),
+                // The one call to start programs that QEMU's filters allow.
+                None => libc::syscall(libc::SYS_execve, self.path.as_ptr(), args, environment),
+            }
         };
         rustix::io::Errno::from_io_error(&io::Error::last_os_error())
             .unwrap_or(rustix::io::Errno::NOEXEC)

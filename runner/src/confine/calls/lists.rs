@@ -138,9 +138,78 @@ pub(super) const MACHINE: &[i64] = &[
     libc::SYS_timerfd_settime,
 ];
 
-/// Calls whose flags or modes are in memory, where no filter sees them. They fail as unknown to the kernel, so libraries
-/// use the older calls.
-pub(super) const UNKNOWN: &[i64] = &[libc::SYS_clone3, libc::SYS_openat2];
+/// QEMU, besides these. No file has another mode than that of its opening, and no socket has a name.
+pub(super) const QEMU: &[i64] = &[
+    // Becoming QEMU: the dynamic linker and the C library start. QEMU's own filter refuses `execve` before the guest runs.
+    libc::SYS_execve,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_getcwd,
+    libc::SYS_getpgid,
+    libc::SYS_getppid,
+    libc::SYS_readlinkat,
+    libc::SYS_set_tid_address,
+    libc::SYS_sysinfo,
+    libc::SYS_uname,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_getpgrp,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    // Signals to itself: its main loop reads them, and a virtual processor's thread is woken by one.
+    libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_signalfd4,
+    // The guest's memory.
+    libc::SYS_get_mempolicy,
+    libc::SYS_mbind,
+    libc::SYS_memfd_create,
+    libc::SYS_set_mempolicy,
+    // Disks and their layers, and the firmware.
+    libc::SYS_copy_file_range,
+    libc::SYS_fadvise64,
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_getdents64,
+    libc::SYS_statfs,
+    libc::SYS_sync_file_range,
+    libc::SYS_unlinkat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    // The sockets that it inherits: it listens on that of the guest link.
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_listen,
+    libc::SYS_setsockopt,
+];
+
+/// What QEMU asks about itself (capabilities, by a library) and sets for itself: how precise timers are, a message before
+/// broken memory is used, and what a filter of its own needs.
+pub(super) const QEMU_PRCTL: &[i32] = &[
+    libc::PR_CAPBSET_READ,
+    libc::PR_SET_TIMERSLACK,
+    libc::PR_MCE_KILL,
+    libc::PR_SET_NO_NEW_PRIVS,
+];
+
+/// What QEMU asks of the files that it makes: whether the file system takes hints about their growth.
+pub(super) const QEMU_IOCTL: &[u64] = &[FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR];
+
+const FS_IOC_FSGETXATTR: u64 = 0x801c_581f;
+const FS_IOC_FSSETXATTR: u64 = 0x401c_5820;
+
+/// Calls whose flags or modes are in memory, where no filter sees them, or whose work no filter sees. They fail as unknown
+/// to the kernel, so libraries use the older calls.
+pub(super) const UNKNOWN: &[i64] = &[
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_openat2,
+];
 
 /// Calls that succeed and do nothing in a krun machine.
 pub(super) const WITHOUT_EFFECT: &[i64] = &[

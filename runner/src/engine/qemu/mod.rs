@@ -36,6 +36,7 @@ use self::files::{bound_files, confinement, fence};
 use self::machine::{BuildCommand, arguments, build_commands};
 use self::qmp::{Message, Qmp};
 use super::{Engine, Frozen, Notice, Process, socket_pair};
+use crate::confine::calls::Calls;
 use crate::confine::spawn::{self, Inherited, Program};
 use crate::error::StartError;
 
@@ -103,6 +104,7 @@ impl Qemu {
             confinement(spec),
             Inherited {
                 fence,
+                calls: Some(Calls::of_qemu()),
                 fds,
                 ..Inherited::default()
             },
