@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::state::IsStopped;
 use crate::disk::StoreError;
 use crate::guest::GuestError;
 use crate::machine::MachineError;
@@ -70,6 +71,12 @@ pub enum SandboxError {
     /// A thread that worked on the disk ended early.
     #[error("finish the work on the sandbox's disk")]
     Task(#[source] std::io::Error),
+}
+
+impl From<IsStopped> for SandboxError {
+    fn from(_: IsStopped) -> Self {
+        Self::Stopped
+    }
 }
 
 impl From<GuestError> for SandboxError {

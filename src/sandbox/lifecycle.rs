@@ -7,7 +7,7 @@ use std::time::Duration;
 use snowglobe_runner::DiskFormat;
 use tokio::sync::OwnedMutexGuard;
 
-use super::state::{Live, StartPoint, State};
+use super::state::{Event, Live, StartPoint, State};
 use super::{Sandbox, SandboxError, WORKSPACE, git, images};
 use crate::guest::{Guest, GuestError};
 use crate::machine::{CONSOLE_LOG, Machine, MachineError, Parts, Plan};
@@ -18,10 +18,23 @@ use crate::vmm;
 const END_GRACE: Duration = Duration::from_secs(2);
 
 impl Sandbox {
-    /// Changes the state and publishes it; gives the old one.
-    pub(super) fn set(&self, state: &mut State, new: State) -> State {
-        self.published.set(&new);
-        std::mem::replace(state, new)
+    /// Changes the state by the result of a boot: a machine that is up takes the place of the old one.
+    pub(super) fn booted(
+        &self,
+        state: &mut State,
+        booted: Result<Live, SandboxError>,
+    ) -> Result<Arc<Live>, SandboxError> {
+        match self.view.booted(booted) {
+            Ok(live) => {
+                let live = Arc::new(live);
+                self.published.change(state, Event::Booted(live.clone()))?;
+                Ok(live)
+            }
+            Err(error) => {
+                self.published.change(state, Event::Failed)?;
+                Err(error)
+            }
+        }
     }
 
     /// The running machine; boots one when there is none.
@@ -45,7 +58,7 @@ impl Sandbox {
                 let Some(end) = live.machine.vm.end() else {
                     return Ok(live);
                 };
-                sandbox.set(&mut state, State::Off);
+                sandbox.published.change(&mut state, Event::Ended)?;
                 if !live.told.load(Ordering::Relaxed) {
                     return Err(sandbox.died(&live, &end));
                 }
@@ -56,12 +69,10 @@ impl Sandbox {
                 .snapshot
                 .clone()
                 .map_or(StartPoint::Clean, StartPoint::Configured);
-            let live = tokio::select! {
-                live = sandbox.boot(from, &progress) => Arc::new(sandbox.view.booted(live)?),
-                () = sandbox.stopping.cancelled() => return Err(SandboxError::Stopped),
-            };
-            sandbox.set(&mut state, State::Running(live.clone()));
-            Ok(live)
+            tokio::select! {
+                live = sandbox.boot(from, &progress) => sandbox.booted(&mut state, live),
+                () = sandbox.stopping.cancelled() => Err(SandboxError::Stopped),
+            }
         });
         boot.await.unwrap_or(Err(SandboxError::Stopped))
     }

@@ -9,6 +9,9 @@
 //!   any ──▶ Stopped      stop(): for good
 //! ```
 //!
+//! Each arrow is an event of [`state::Event`]; the state after an event is a pure function of both, and no event leads
+//! out of Stopped. The machine of the newest state is published ([`state::Published`]).
+//!
 //! Invariants: [`Sandbox`] is the only owner; no other part keeps a copy of its state. A change of the VM holds the
 //! state's lock for as long as it takes; commands only borrow the machine, so they run side by side, and end when the
 //! machine does. A change gives the lock up when the sandbox is stopped, and every wait for the guest under it has a

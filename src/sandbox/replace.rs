@@ -6,7 +6,7 @@ use std::time::Duration;
 use snowglobe_init::wire::Request;
 use snowglobe_runner::Action;
 
-use super::state::{Live, StartPoint, State};
+use super::state::{Event, Live, StartPoint, State};
 use super::{STOP_GRACE, Sandbox, SandboxError};
 use crate::machine::CONSOLE_LOG;
 use crate::progress::Progress;
@@ -37,11 +37,14 @@ impl Sandbox {
             if let Some(live) = &old {
                 pause(live).await;
             }
-            self.view.booted(self.boot(from, progress).await)
+            self.boot(from, progress).await
         };
-        match self.unless_stopped(booting).await {
-            Ok(live) => {
-                self.set(&mut state, State::Running(Arc::new(live)));
+        let booted = match self.unless_stopped(booting).await {
+            Err(SandboxError::Stopped) => return Err(SandboxError::Stopped),
+            booted => self.booted(&mut state, booted),
+        };
+        match booted {
+            Ok(_) => {
                 self.read_ahead.forget();
                 if let Some(old) = old {
                     old.replaced.set(what).ok();
@@ -50,11 +53,13 @@ impl Sandbox {
                 }
                 Ok(())
             }
-            Err(SandboxError::Stopped) => Err(SandboxError::Stopped),
             Err(error) => {
                 if let Some(live) = &old {
                     self.view.booting(live.vm_dir.path().join(CONSOLE_LOG));
-                    self.instance.set_keys(&live.machine.keys)?;
+                    // In any case the old machine goes on; without its keys only other programs can't join it.
+                    if let Err(error) = self.instance.set_keys(&live.machine.keys) {
+                        tracing::warn!(%error, "the keys of the sandbox were not written");
+                    }
                     self.stopping.run_until_cancelled(resume(live)).await;
                 }
                 Err(error)
@@ -66,9 +71,9 @@ impl Sandbox {
     pub async fn stop(&self) {
         self.stopping.cancel();
         let mut state = self.state.lock().await;
-        let old = self.set(&mut state, State::Stopped);
+        let old = self.published.change(&mut state, Event::Stop);
         drop(state);
-        if let State::Running(live) = old {
+        if let Ok(Some(live)) = old {
             end_commands(&live).await;
             live.machine.stop().await;
         }

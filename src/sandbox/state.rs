@@ -1,7 +1,7 @@
-//! The states of a sandbox's VM.
+//! The states of a sandbox's VM, and the events that change them.
 //!
 //! A lock guards the state for as long as a change takes, a boot included. Whether a machine runs can be known without
-//! that lock, since each change is published ([`Published`]).
+//! that lock: the only way to change the state also publishes it ([`Published::change`]).
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -30,13 +30,44 @@ pub(super) struct Live {
 
 /// The sandbox's VM.
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum State<M = Live> {
     /// None; the next call that needs a guest boots one.
     Off,
     /// One that was booted. It may have ended since ([`Live::runs`]).
-    Running(Arc<Live>),
+    Running(Arc<M>),
     /// None, for good.
     Stopped,
+}
+
+/// What happens to the VM.
+#[derive(Debug)]
+pub(super) enum Event<M = Live> {
+    /// A new machine is up. It takes the place of the old one, if there is one.
+    Booted(Arc<M>),
+    /// A new machine did not come up.
+    Failed,
+    /// The machine was found to have ended by itself.
+    Ended,
+    /// The sandbox is stopped.
+    Stop,
+}
+
+/// The sandbox is stopped, so nothing else can happen to it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct IsStopped;
+
+impl<M> State<M> {
+    /// The state after an event. Pure.
+    fn after(&self, event: Event<M>) -> Result<Self, IsStopped> {
+        match (self, event) {
+            (_, Event::Stop) => Ok(Self::Stopped),
+            (Self::Stopped, _) => Err(IsStopped),
+            (Self::Off | Self::Running(_), Event::Booted(new)) => Ok(Self::Running(new)),
+            (Self::Running(old), Event::Failed) => Ok(Self::Running(old.clone())),
+            (Self::Off, Event::Failed) => Ok(Self::Off),
+            (Self::Off | Self::Running(_), Event::Ended) => Ok(Self::Off),
+        }
+    }
 }
 
 impl Live {
@@ -58,27 +89,45 @@ impl Live {
     }
 }
 
-/// The machine that runs, for readers that must not wait for a boot.
+/// The machine of the state, for readers that must not wait for a boot.
 #[derive(Debug)]
-pub(super) struct Published(watch::Sender<Weak<Live>>);
+pub(super) struct Published<M = Live>(watch::Sender<Weak<M>>);
 
-impl Published {
+impl<M> Published<M> {
+    /// What is published of a sandbox that is off.
     pub(super) fn new() -> Self {
         Self(watch::Sender::new(Weak::new()))
     }
 
-    /// Publishes a state; called at every change.
-    pub(super) fn set(&self, state: &State) {
-        self.0.send_replace(match state {
-            State::Running(live) => Arc::downgrade(live),
+    /// Changes the state by an event, and publishes it. Gives the machine that is no longer the sandbox's.
+    pub(super) fn change(
+        &self,
+        state: &mut State<M>,
+        event: Event<M>,
+    ) -> Result<Option<Arc<M>>, IsStopped> {
+        let new = state.after(event)?;
+        self.0.send_replace(match &new {
+            State::Running(machine) => Arc::downgrade(machine),
             State::Off | State::Stopped => Weak::new(),
         });
+        let old = std::mem::replace(state, new);
+        Ok(match (old, &*state) {
+            (State::Running(old), State::Running(new)) if Arc::ptr_eq(&old, new) => None,
+            (State::Running(old), _) => Some(old),
+            (State::Off | State::Stopped, _) => None,
+        })
     }
 
+    /// The machine of the state.
+    fn machine(&self) -> Option<Arc<M>> {
+        self.0.borrow().upgrade()
+    }
+}
+
+impl Published {
     /// The machine, if one runs.
     pub(super) fn running(&self) -> Option<Arc<Live>> {
-        let live = self.0.borrow().upgrade()?;
-        live.runs().then_some(live)
+        self.machine().filter(|live| live.runs())
     }
 }
 
@@ -91,4 +140,71 @@ pub(super) enum StartPoint {
     Configured(SnapshotName),
     /// A snapshot of the sandbox's own.
     Snapshot(SnapshotName),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the sandbox's tasks do to its state.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Step {
+        /// A boot, a restore or a reboot, and whether the new machine comes up.
+        Boot(bool),
+        Die,
+        Stop,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => any::<bool>().prop_map(Step::Boot),
+            2 => Just(Step::Die),
+            1 => Just(Step::Stop),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn one_machine_at_most_is_owned_and_published_and_none_after_the_end(
+            steps in prop::collection::vec(step(), 0..24)
+        ) {
+            let (mut state, published) = (State::Off, Published::new());
+            let mut made: Vec<Weak<usize>> = Vec::new();
+            let (mut owned, mut stopped) = (None, false);
+            for (number, step) in steps.into_iter().enumerate() {
+                let event = match step {
+                    Step::Boot(true) => {
+                        let machine = Arc::new(number);
+                        made.push(Arc::downgrade(&machine));
+                        Event::Booted(machine)
+                    }
+                    Step::Boot(false) => Event::Failed,
+                    Step::Die => Event::Ended,
+                    Step::Stop => Event::Stop,
+                };
+                let old = published.change(&mut state, event);
+                let expected = match (stopped, step) {
+                    (true, Step::Stop) => Ok(None),
+                    (true, _) => Err(IsStopped),
+                    // The old machine goes on.
+                    (false, Step::Boot(false)) => Ok(None),
+                    (false, Step::Boot(true)) => Ok(owned.replace(number)),
+                    (false, Step::Die | Step::Stop) => Ok(owned.take()),
+                };
+                prop_assert_eq!(old.map(|old| old.map(|old| *old)), expected);
+                stopped |= step == Step::Stop;
+                let now = match &state {
+                    State::Running(machine) => Some(**machine),
+                    State::Off | State::Stopped => None,
+                };
+                prop_assert_eq!(now, owned);
+                prop_assert_eq!(published.machine().map(|machine| *machine), owned);
+                prop_assert_eq!(matches!(state, State::Stopped), stopped);
+                let alive = made.iter().filter(|machine| machine.strong_count() > 0).count();
+                prop_assert_eq!(alive, usize::from(owned.is_some()));
+            }
+        }
+    }
 }
