@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{Done, load, progress};
-use crate::config::{Config, Raw};
+use crate::config::{HostConfig, Raw};
 use crate::image::{
     ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, SaveTarget,
 };
@@ -100,16 +100,18 @@ impl Image {
         match self.action {
             Action::Pull { references } => {
                 for reference in references {
-                    pull(&config, &store, &reference).await?;
+                    pull(&config.host, &store, &reference).await?;
                 }
             }
-            Action::Push { image, to } => push(&config, &store, &image, &to).await?,
-            Action::Import { name, archive } => import(&config, &store, &name, &archive).await?,
+            Action::Push { image, to } => push(&config.host, &store, &image, &to).await?,
+            Action::Import { name, archive } => {
+                import(&config.host, &store, &name, &archive).await?
+            }
             Action::Build {
                 recipe,
                 force,
                 archive,
-            } => build(&config, &store, &recipe, force, archive.as_deref()).await?,
+            } => build(&config.host, &store, &recipe, force, archive.as_deref()).await?,
             Action::Ls { json } => show::list(&store, json)?,
             Action::Inspect { image } => show::inspect(&store, &key(&store, &image)?)?,
             Action::Save { image, target } => save(&store, &image, &target).await?,
@@ -148,13 +150,13 @@ async fn with_progress<T>(
     }
 }
 
-async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::Result<()> {
+async fn pull(host: &HostConfig, store: &ImageStore, reference: &str) -> anyhow::Result<()> {
     let reference: ImageRef = reference.parse()?;
     let before = store.find(&store.resolve(&reference)?)?;
-    let unpacker = VmUnpacker::new(&config.host);
+    let unpacker = VmUnpacker::new(host);
     let image = with_progress(async |steps| {
         store
-            .pull(&reference, &config.host.registries, &unpacker, steps)
+            .pull(&reference, &host.registries, &unpacker, steps)
             .await
     })
     .await?;
@@ -162,10 +164,10 @@ async fn pull(config: &Config, store: &ImageStore, reference: &str) -> anyhow::R
         say!("{} is up to date", image.record.key);
         return Ok(());
     }
-    finish(config, store, &image)
+    finish(host, store, &image)
 }
 
-async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> anyhow::Result<()> {
+async fn push(host: &HostConfig, store: &ImageStore, image: &str, to: &str) -> anyhow::Result<()> {
     let to = match to.parse()? {
         ImageRef::Registry(to) => to,
         other => anyhow::bail!(
@@ -177,10 +179,7 @@ async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> any
     let image = store.require(&key)?;
     with_progress(async |steps| {
         let content = &image.record.content;
-        let push = config
-            .host
-            .registries
-            .push(content, store.blobs(), &to, steps);
+        let push = host.registries.push(content, store.blobs(), &to, steps);
         Ok(push.await?)
     })
     .await?;
@@ -189,13 +188,13 @@ async fn push(config: &Config, store: &ImageStore, image: &str, to: &str) -> any
 }
 
 async fn import(
-    config: &Config,
+    host: &HostConfig,
     store: &ImageStore,
     name: &str,
     archive: &str,
 ) -> anyhow::Result<()> {
     let name: ImageName = name.parse()?;
-    let unpacker = VmUnpacker::new(&config.host);
+    let unpacker = VmUnpacker::new(host);
     let image = with_progress(async |steps| match archive.parse::<ImageRef>() {
         Ok(reference) if reference.is_host_path() => {
             store
@@ -208,18 +207,18 @@ async fn import(
                 .await
         }
     });
-    finish(config, store, &image.await?)
+    finish(host, store, &image.await?)
 }
 
 async fn build(
-    config: &Config,
+    host: &HostConfig,
     store: &ImageStore,
     recipe: &str,
     force: bool,
     archive: Option<&Path>,
 ) -> anyhow::Result<()> {
     let recipe = Recipe::find(&recipe.parse()?)?;
-    let unpacker = VmUnpacker::new(&config.host);
+    let unpacker = VmUnpacker::new(host);
     let image = with_progress(async |steps| {
         if force {
             store.build_recipe(recipe, archive, &unpacker, steps).await
@@ -227,17 +226,17 @@ async fn build(
             store.ensure_recipe(recipe, archive, &unpacker, steps).await
         }
     });
-    finish(config, store, &image.await?)
+    finish(host, store, &image.await?)
 }
 
-fn finish(config: &Config, store: &ImageStore, image: &ImageInfo) -> anyhow::Result<()> {
+fn finish(host: &HostConfig, store: &ImageStore, image: &ImageInfo) -> anyhow::Result<()> {
     say!(
         "image {} is ready ({} on disk)",
         image.record.key,
         size(image.disk.bytes)
     );
     for gone in store
-        .make_room(config.host.image_store_bytes, &image.record.key)?
+        .make_room(host.image_store_bytes, &image.record.key)?
         .images
     {
         say!("removed {gone} to make room (image_store_gib)");
