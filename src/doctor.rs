@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 use snowglobe_runner::{Accel, EngineSpec, Trial};
 
-use crate::config::{AccelChoice, Config, EngineChoice, IsolationChoice};
+use crate::blocking::blocking;
+use crate::config::{AccelChoice, Config, EngineChoice, HostConfig, IsolationChoice};
 use crate::image::{HUB, ImageError, ImageRef, login_problem};
 use crate::rundir::RuntimeDir;
 use crate::sandbox::image_store;
@@ -60,6 +61,12 @@ impl Check {
 
 /// Runs all checks.
 pub async fn checks(config: &Config) -> Vec<Check> {
+    let (config, login) = (config.clone(), login_problem(HUB).await);
+    blocking(move || all(&config, login)).await
+}
+
+/// All checks: they start programs and look at the disk. `login`: what is wrong with the logins that are kept. Blocks.
+fn all(config: &Config, login: Option<String>) -> Vec<Check> {
     let host = Host::probe(&config.host.dirs.cache);
     let mut checks = vec![match host.kvm.problem() {
         None => Check::ok("kvm", "hardware virtualization works"),
@@ -71,7 +78,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
             Check::note("kvm", found, remedy)
         }
     }];
-    checks.extend(engine(config, &host).await);
+    checks.extend(engine(&config.host, &host));
     for (name, found) in [
         ("runner", artefacts::runner()),
         ("init", artefacts::init()),
@@ -87,7 +94,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         });
     }
     checks.push(image(config));
-    checks.push(match login_problem(HUB).await {
+    checks.push(match login {
         None => Check::ok("logins", "what is kept for registries can be read"),
         Some(trouble) => Check::note(
             "logins",
@@ -104,7 +111,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
             "remove it if it is not yours, or choose another place",
         ),
     });
-    checks.extend(fences(config));
+    checks.extend(fences(&config.host));
     checks
 }
 
@@ -136,7 +143,7 @@ pub fn works(checks: &[Check]) -> bool {
 }
 
 /// Tries each fence around a VM's processes. A missing one is a problem if all are required.
-fn fences(config: &Config) -> Vec<Check> {
+fn fences(host: &HostConfig) -> Vec<Check> {
     let check = |trial: Trial| {
         let name = match trial.fence.as_str() {
             "processes" => "fence processes",
@@ -152,7 +159,7 @@ fn fences(config: &Config) -> Vec<Check> {
         };
         let found = format!("does not hold: {failure}");
         let remedy = remedy(name);
-        match config.host.isolation {
+        match host.isolation {
             IsolationChoice::Require => Check::problem(name, found, remedy),
             IsolationChoice::Best => Check::note(name, found, remedy),
         }
@@ -176,8 +183,8 @@ fn remedy(name: &str) -> &'static str {
     }
 }
 
-async fn engine(config: &Config, host: &Host) -> Vec<Check> {
-    let engine = match vmm::choose(&config.host, host) {
+fn engine(config: &HostConfig, host: &Host) -> Vec<Check> {
+    let engine = match vmm::choose(config, host) {
         Ok(engine) => engine,
         Err(error) => {
             return vec![Check::problem(
@@ -187,7 +194,7 @@ async fn engine(config: &Config, host: &Host) -> Vec<Check> {
             )];
         }
     };
-    let why = match (config.host.engine, config.host.accel) {
+    let why = match (config.engine, config.accel) {
         (EngineChoice::Auto, AccelChoice::Auto) if engine == EngineSpec::Krun => {
             "chosen since hardware virtualization works"
         }
@@ -199,9 +206,7 @@ async fn engine(config: &Config, host: &Host) -> Vec<Check> {
     let chosen = match &engine {
         EngineSpec::Krun => Check::ok("engine krun", format!("libkrun, on KVM; {why}")),
         EngineSpec::Qemu { binary, accel } => {
-            let version = version(binary)
-                .await
-                .unwrap_or_else(|| "unknown version".into());
+            let version = version(binary).unwrap_or_else(|| "unknown version".into());
             let how = match accel {
                 Accel::Kvm => "on KVM",
                 Accel::Hvf => "on HVF",
@@ -216,12 +221,9 @@ async fn engine(config: &Config, host: &Host) -> Vec<Check> {
     vec![chosen, Check::ok("engine's traits", can.to_string())]
 }
 
-async fn version(program: &Path) -> Option<String> {
-    let output = tokio::process::Command::new(program)
-        .arg("--version")
-        .output()
-        .await
-        .ok()?;
+fn version(program: &Path) -> Option<String> {
+    let mut command = std::process::Command::new(program);
+    let output = command.arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let words = text.lines().next()?.split_whitespace();
     words

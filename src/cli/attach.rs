@@ -110,7 +110,7 @@ pub(super) fn outdated(differs: &Difference) -> String {
 
 /// A sandbox for this command alone.
 pub(super) async fn own(config: Config, progress: &Progress) -> anyhow::Result<Attached> {
-    let sandbox = Sandbox::new(config)?;
+    let sandbox = Sandbox::new(config).await?;
     progress.say("starting a sandbox for this command alone, which is removed after it");
     let guest = tokio::select! {
         guest = sandbox.guest(progress) => guest,

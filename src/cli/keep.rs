@@ -18,7 +18,7 @@ impl Keep {
     pub(super) async fn run(self) -> Done {
         // It fails only for a leader of a process group, which has left the terminal's session already.
         rustix::process::setsid().ok();
-        let keeper = match keeper() {
+        let keeper = match keeper().await {
             Ok(keeper) => keeper,
             Err(error) => {
                 say(&Started::Failed(crate::describe(error.as_ref())))?;
@@ -38,13 +38,13 @@ impl Keep {
     }
 }
 
-fn keeper() -> anyhow::Result<Keeper> {
+async fn keeper() -> anyhow::Result<Keeper> {
     let mut order = Vec::new();
     std::io::stdin().read_to_end(&mut order)?;
     let flags: Raw = serde_json::from_slice(&order)?;
     let config = Config::load(Sources::of_process(flags)?)?;
     config.check_workspace()?;
-    Ok(Keeper::new(config)?)
+    Ok(Keeper::new(config).await?)
 }
 
 fn say(started: &Started) -> anyhow::Result<()> {

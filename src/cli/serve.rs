@@ -174,7 +174,7 @@ fn token(path: &Path) -> anyhow::Result<String> {
 /// Serves a sandbox of this process alone, which ends with its client.
 async fn own(config: Config) -> Done {
     announce(&config);
-    let sandbox = Sandbox::new(config)?;
+    let sandbox = Sandbox::new(config).await?;
     let served = tokio::select! {
         served = mcp::serve_stdio(sandbox.clone()) => served.map_err(anyhow::Error::from),
         _ = terminated() => Ok(()),

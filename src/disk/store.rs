@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::error::{StoreError, io_error};
 use super::record::Record;
+use crate::blocking::blocking_here;
 use crate::names::SandboxName;
 use crate::{files, presence, private};
 
@@ -31,7 +32,7 @@ pub(super) struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        left_behind(&self.dir, fs::remove_dir_all(&self.dir));
+        left_behind(&self.dir, blocking_here(|| fs::remove_dir_all(&self.dir)));
     }
 }
 

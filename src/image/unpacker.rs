@@ -20,8 +20,8 @@ pub trait Unpacker {
     ) -> impl Future<Output = Result<Unpacked, UnpackError>> + Send;
 
     /// The processor on which images will run.
-    fn processor(&self) -> Processor {
-        Processor::host()
+    fn processor(&self) -> impl Future<Output = Processor> + Send {
+        std::future::ready(Processor::host())
     }
 }
 

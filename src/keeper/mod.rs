@@ -53,9 +53,9 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Makes the sandbox, which is off, and listens for clients.
-    pub(crate) fn new(config: Config) -> Result<Self, KeeperError> {
+    pub(crate) async fn new(config: Config) -> Result<Self, KeeperError> {
         let idle_stop = config.sandbox.idle_stop;
-        let sandbox = Sandbox::new(config)?;
+        let sandbox = Sandbox::new(config).await?;
         let bind = |name: &str| {
             let path = sandbox.instance().dir.join(name);
             listen(&path).map_err(|source| RunDirError::File {

@@ -1,6 +1,7 @@
 //! Filling new disks: a machine that unpacks an image's layers.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use snowglobe_init::boot::BUILD_ROOT;
@@ -9,7 +10,9 @@ use snowglobe_runner::{Accel, DiskFormat, EngineSpec};
 
 use super::feed::{Feed, Pieces};
 use super::{Machine, MachineError, Parts, Plan};
+use crate::blocking::{blocking, blocking_here};
 use crate::config::HostConfig;
+use crate::files;
 use crate::guest::{Guest, Output, unexpected};
 use crate::image::{Accounts, ImageError, LayerSource, Processor, UnpackError, Unpacked, Unpacker};
 use crate::presence;
@@ -39,24 +42,8 @@ impl<'a> VmUnpacker<'a> {
         progress: &Progress,
     ) -> Result<Unpacked, MachineError> {
         let parts = Parts::find(self.host).await?;
-        let runtime = RuntimeDir::make(&self.host.dirs.runtime)?;
-        // Listing removes the directories of builders that were killed before they had a runner.
-        rundir::running(runtime.path())?;
-        let temporary = |source| MachineError::File {
-            operation: "make a directory in",
-            path: runtime.path().to_owned(),
-            source,
-        };
-        let dir = tempfile::Builder::new()
-            .prefix(rundir::BUILD)
-            .tempdir_in(runtime.path())
-            .map_err(temporary)?;
-        let _held = presence::hold(dir.path(), rundir::LOCK).map_err(temporary)?;
-        let feed = Feed::create(disk).map_err(|source| MachineError::File {
-            operation: "make the disk that layers come on, for",
-            path: disk.to_owned(),
-            source,
-        })?;
+        let (runtime, beside) = (self.host.dirs.runtime.clone(), disk.to_owned());
+        let files = blocking(move || BuildFiles::make(&runtime, &beside)).await?;
         let plan = Plan {
             name: "snowglobe-build".into(),
             cpus: 1,
@@ -65,7 +52,7 @@ impl<'a> VmUnpacker<'a> {
             format: DiskFormat::Raw,
             backing: Vec::new(),
             build: true,
-            feed: Some(feed.path.clone()),
+            feed: Some(files.feed.path.clone()),
             workspace: None,
             workspace_path: None,
             nofile: 65_536,
@@ -75,14 +62,14 @@ impl<'a> VmUnpacker<'a> {
             workdir: None,
             git_identity: None,
             login_keys: Vec::new(),
-            run_dir: dir.path().to_owned(),
-            link_socket: dir.path().join("link.sock"),
+            run_dir: files.dir.clone(),
+            link_socket: files.dir.join("link.sock"),
             remove: Vec::new(),
             remove_if_orphaned: Vec::new(),
             timeout: self.host.boot_timeout,
         };
         // Layers are decompressed while the guest boots and unpacks earlier ones.
-        let pieces = feed.start(layers);
+        let pieces = files.feed.start(layers);
         let machine = Machine::boot(&parts, plan, progress).await?;
         // A stalled VM would wait until there is room on the host: fail instead, so that the user can make room.
         let filled = tokio::select! {
@@ -146,6 +133,51 @@ impl<'a> VmUnpacker<'a> {
     }
 }
 
+/// The files of a machine that fills a disk; removed when this is dropped.
+struct BuildFiles {
+    /// The machine's directory.
+    dir: PathBuf,
+    feed: Feed,
+    _held: File,
+}
+
+impl BuildFiles {
+    /// Makes them, for the disk at a path. Blocks.
+    fn make(runtime: &Path, disk: &Path) -> Result<Self, MachineError> {
+        let runtime = RuntimeDir::make(runtime)?;
+        // Listing removes the directories of builders that were killed before they had a runner.
+        rundir::running(runtime.path())?;
+        let temporary = |source| MachineError::File {
+            operation: "make a directory in",
+            path: runtime.path().to_owned(),
+            source,
+        };
+        let feed = Feed::create(disk).map_err(|source| MachineError::File {
+            operation: "make the disk that layers come on, for",
+            path: disk.to_owned(),
+            source,
+        })?;
+        let dir = tempfile::Builder::new()
+            .prefix(rundir::BUILD)
+            .tempdir_in(runtime.path())
+            .map_err(temporary)?;
+        let held = presence::hold(dir.path(), rundir::LOCK).map_err(temporary)?;
+        Ok(Self {
+            dir: dir.keep(),
+            feed,
+            _held: held,
+        })
+    }
+}
+
+impl Drop for BuildFiles {
+    fn drop(&mut self) {
+        if let Err(error) = blocking_here(|| files::remove_dir(&self.dir)) {
+            tracing::debug!(dir = %self.dir.display(), %error, "could not be cleared away");
+        }
+    }
+}
+
 /// A small file of the new root; empty if it is not there.
 async fn read_text(guest: &Guest, path: &str) -> String {
     let want = ReadWant::Bytes {
@@ -175,8 +207,10 @@ async fn read_text(guest: &Guest, path: &str) -> String {
 
 impl Unpacker for VmUnpacker<'_> {
     /// The host's own if the hardware runs the guest. If nothing can run it, the choice does not matter yet.
-    fn processor(&self) -> Processor {
-        match vmm::choose(self.host, &Host::detect(&self.host.dirs.cache)) {
+    async fn processor(&self) -> Processor {
+        let host = self.host.clone();
+        let engine = blocking(move || vmm::choose(&host, &Host::detect(&host.dirs.cache)));
+        match engine.await {
             Ok(EngineSpec::Qemu {
                 accel: Accel::Tcg, ..
             }) => Processor::translated(),

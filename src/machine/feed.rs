@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
+use crate::blocking::blocking_here;
 use crate::image::{LayerSource, MAX_UNPACKED};
 use crate::private;
 
@@ -144,7 +145,7 @@ fn write(
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        std::fs::remove_file(&self.path).ok();
+        blocking_here(|| std::fs::remove_file(&self.path)).ok();
     }
 }
 

@@ -18,7 +18,9 @@ use snowglobe_init::boot::{
 use snowglobe_init::wire::Request;
 use snowglobe_runner::{Disk, DiskFormat, EngineSpec, Isolation, Share, VmSpec};
 
+use crate::blocking::blocking;
 use crate::config::HostConfig;
+use crate::files;
 use crate::guest::{self, Guest, GuestError, KeyError, VmKeys};
 use crate::image::ImageError;
 use crate::progress::Progress;
@@ -78,14 +80,6 @@ pub enum MachineError {
     /// An image.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// A thread that did part of it ended early.
-    #[error("{operation}")]
-    Task {
-        /// What it did.
-        operation: &'static str,
-        /// How it ended.
-        source: tokio::task::JoinError,
-    },
     /// A file of the machine's own.
     #[error("{operation} {path}")]
     File {
@@ -118,7 +112,7 @@ impl Parts {
     pub async fn find(host: &HostConfig) -> Result<Self, MachineError> {
         let host = host.clone();
         // The kernel may have to be unpacked, and the host's engines tried.
-        blocking("look for the programs of a VM", move || {
+        blocking(move || {
             Ok(Self {
                 runner: artefacts::runner().map_err(VmmError::from)?,
                 init: artefacts::init().map_err(VmmError::from)?,
@@ -196,11 +190,15 @@ pub struct Machine {
 
 impl Plan {
     /// Removes what the runner would have removed, were there one.
-    fn give_up(&self) {
-        crate::files::remove_dir(&self.run_dir).ok();
-        for path in &self.remove {
-            crate::files::remove_file(path).ok();
-        }
+    async fn give_up(&self) {
+        let (run_dir, files) = (self.run_dir.clone(), self.remove.clone());
+        blocking(move || {
+            files::remove_dir(&run_dir).ok();
+            for path in &files {
+                files::remove_file(path).ok();
+            }
+        })
+        .await;
     }
 }
 
@@ -215,8 +213,13 @@ impl Machine {
         let keys = VmKeys::generate()?;
         progress.say("starting the VM");
         let link = link(&parts.engine);
-        let spec = spec(parts, &plan, &keys, &link).await;
-        let spec = spec.inspect_err(|_| plan.give_up())?;
+        let spec = match spec(parts, &plan, &keys, &link).await {
+            Ok(spec) => spec,
+            Err(error) => {
+                plan.give_up().await;
+                return Err(error);
+            }
+        };
         let opened = plan.workspace.iter().map(|dir| {
             dir.duplicate().map_err(|source| MachineError::File {
                 operation: "hand on the workspace",
@@ -436,7 +439,7 @@ async fn spec(
         git_identity: plan.git_identity.clone(),
     };
     let (file, init) = (initramfs.clone(), parts.init.clone());
-    blocking("write the initramfs", move || {
+    blocking(move || {
         vmm::initramfs::write(&file, &init, &boot).map_err(|source| MachineError::File {
             operation: "write the initramfs",
             path: file,
@@ -486,15 +489,6 @@ async fn spec(
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
     })
-}
-
-/// Does work that waits for the disk on a thread of its own.
-async fn blocking<T: Send + 'static>(
-    operation: &'static str,
-    work: impl FnOnce() -> Result<T, MachineError> + Send + 'static,
-) -> Result<T, MachineError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|source| Err(MachineError::Task { operation, source }))
 }
 
 /// How large a layer may grow, in bytes, if so many bytes of its disk may be used: freed space is reclaimed in whole

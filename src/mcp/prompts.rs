@@ -174,8 +174,9 @@ async fn diagnose(given: &Arguments<'_>, config: &Config, sandbox: Option<Arc<Sa
         .map(|symptom| format!(" What was seen: {symptom}"))
         .unwrap_or_default();
     let checks = doctor::checks(config).await;
-    let (console, trouble) = match sandbox.map(|sandbox| sandbox.console()) {
-        Some(console) => {
+    let (console, trouble) = match sandbox {
+        Some(sandbox) => {
+            let console = sandbox.console().await;
             let lines: Vec<&str> = console.text.lines().collect();
             let from = lines.len().saturating_sub(CONSOLE_LINES);
             (lines[from..].join("\n"), console.trouble)

@@ -1,7 +1,6 @@
 //! The protocol, in process and without a VM.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use rmcp::model::{
     CallToolRequestParams, ClientCapabilities, ClientConfig, Implementation, ProtocolVersion, Tool,
@@ -52,11 +51,14 @@ fn serve_as(settings: Raw) -> Served {
         },
     })
     .unwrap();
-    let sandbox: Arc<Sandbox> = Sandbox::new(config).unwrap();
     let (client, stream) = tokio::io::duplex(1 << 16);
+    let server = async move {
+        let sandbox = Sandbox::new(config).await.unwrap();
+        serve_stream(stream, sandbox).await
+    };
     Served {
         client,
-        server: tokio::spawn(serve_stream(stream, sandbox)),
+        server: tokio::spawn(server),
         _dir: dir,
         _state: state,
     }

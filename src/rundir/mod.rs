@@ -25,6 +25,7 @@ use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use serde::{Deserialize, Serialize};
 
+use crate::blocking::blocking_here;
 use crate::config::Setting;
 use crate::guest::{KeyError, VmKeys};
 use crate::names::SandboxName;
@@ -214,7 +215,7 @@ fn private_file(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 impl Instance {
-    /// Makes the directory of a sandbox that starts in this process.
+    /// Makes the directory of a sandbox that starts in this process. Blocks.
     pub fn create(runtime_dir: &Path, about: About<'_>) -> Result<Self, RunDirError> {
         let runtime = RuntimeDir::make(runtime_dir)?;
         let id = Id::new();
@@ -262,7 +263,7 @@ impl Instance {
         })
     }
 
-    /// Writes the keys of the running VM; the host key last, since clients wait for it.
+    /// Writes the keys of the running VM; the host key last, since clients wait for it. Blocks.
     pub fn set_keys(&self, keys: &VmKeys) -> Result<(), RunDirError> {
         let known_host = format!("{SSH_HOST} {}\n", keys.host_public()?);
         for (file, content) in [
@@ -279,7 +280,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Removes the directory; nothing can join the sandbox any more.
+    /// Removes the directory; nothing can join the sandbox any more. Blocks.
     pub fn remove(&self) {
         fs::remove_dir_all(&self.dir).ok();
     }
@@ -293,7 +294,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.remove();
+        blocking_here(|| self.remove());
     }
 }
 
@@ -303,7 +304,7 @@ fn public_line(key: &PrivateKey) -> Result<String, RunDirError> {
         .map_err(|e| KeyError::from(e).into())
 }
 
-/// Every running sandbox, newest first. Directories of dead owners are removed.
+/// Every running sandbox, newest first. Directories of dead owners are removed. Blocks.
 pub fn running(runtime_dir: &Path) -> Result<Vec<Running>, RunDirError> {
     let Some(runtime) = RuntimeDir::open(runtime_dir)? else {
         return Ok(Vec::new());

@@ -68,9 +68,6 @@ pub enum SandboxError {
     /// A snapshot's record names a disk that is not in the store of images.
     #[error("use the image disk {0}: it is not in the store of images")]
     ForeignDisk(PathBuf),
-    /// A thread that worked on the disk ended early.
-    #[error("finish the work on the sandbox's disk")]
-    Task(#[source] std::io::Error),
 }
 
 impl From<IsStopped> for SandboxError {

@@ -11,6 +11,8 @@ use snowglobe_init::boot::GitIdentity;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
+use crate::blocking::blocking;
+
 /// How long git may take: a repository's configuration can include a file that never ends.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -19,7 +21,8 @@ const MOST: u64 = 1 << 20;
 
 /// The identity for commits, if git on this host has one.
 pub(super) async fn identity(workspace: &Path) -> Option<GitIdentity> {
-    let program = program(workspace, &std::env::var_os("PATH")?)?;
+    let (outside, path) = (workspace.to_owned(), std::env::var_os("PATH")?);
+    let program = blocking(move || program(&outside, &path)).await?;
     let read = tokio::time::timeout(PATIENCE, ask(&program, workspace)).await;
     let text = read.ok()?.ok()?;
     parse(&text)

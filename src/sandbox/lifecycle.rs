@@ -9,6 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::state::{Event, Live, StartPoint, State};
 use super::{Sandbox, SandboxError, WORKSPACE, git, images};
+use crate::blocking::blocking;
 use crate::guest::{Guest, GuestError};
 use crate::machine::{CONSOLE_LOG, Machine, MachineError, Parts, Plan};
 use crate::progress::Progress;
@@ -144,10 +145,10 @@ impl Sandbox {
         let machine = Machine::boot(&parts, plan, progress).await?;
         self.view
             .runs(parts.engine.to_string(), &machine.vm.missing_fences);
-        if let Err(error) = self.instance.set_keys(&machine.keys) {
+        if let Err(error) = self.set_keys(&machine).await {
             // Its files have to be gone when the caller hears of it.
             machine.stop().await;
-            return Err(error.into());
+            return Err(error);
         }
         Ok(Live {
             machine,
@@ -158,6 +159,12 @@ impl Sandbox {
             told: AtomicBool::new(false),
             _image: image,
         })
+    }
+
+    /// Writes the keys by which other programs join this machine.
+    pub(super) async fn set_keys(&self, machine: &Machine) -> Result<(), SandboxError> {
+        let (instance, keys) = (self.instance.clone(), machine.keys.clone());
+        Ok(blocking(move || instance.set_keys(&keys)).await?)
     }
 
     /// The error for the call that finds the VM ended.

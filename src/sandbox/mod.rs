@@ -39,6 +39,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::blocking::blocking;
 use crate::config::{self, Config};
 use crate::disk::Store;
 pub use crate::guest::Output;
@@ -64,7 +65,7 @@ pub const WORKSPACE: &str = "/workspace";
 pub struct Sandbox {
     config: Config,
     store: Store,
-    instance: Instance,
+    instance: Arc<Instance>,
     state: Arc<Mutex<State>>,
     published: Published,
     stopping: CancellationToken,
@@ -74,12 +75,15 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// A sandbox that is off. Checks all that can be checked without booting.
-    pub fn new(config: Config) -> Result<Arc<Self>, SandboxError> {
-        let store = Store::open(&config.host.dirs.data, &config.sandbox.name)?;
-        Self::with(config, store)
+    pub async fn new(config: Config) -> Result<Arc<Self>, SandboxError> {
+        blocking(move || {
+            let store = Store::open(&config.host.dirs.data, &config.sandbox.name)?;
+            Self::with(config, store)
+        })
+        .await
     }
 
-    /// A sandbox of a client's session, with a store of snapshots of its own.
+    /// A sandbox of a client's session, with a store of snapshots of its own. Blocks.
     pub fn of_session(config: &Config, store: Store) -> Result<Arc<Self>, SandboxError> {
         let mut config = config.clone();
         config.sandbox.name = store.name().clone();
@@ -103,7 +107,7 @@ impl Sandbox {
         Ok(Arc::new(Self {
             config,
             store,
-            instance,
+            instance: Arc::new(instance),
             state: Arc::new(Mutex::new(State::Off)),
             published: Published::new(),
             stopping: CancellationToken::new(),

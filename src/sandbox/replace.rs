@@ -8,6 +8,7 @@ use snowglobe_runner::Action;
 
 use super::state::{Event, Live, StartPoint, State};
 use super::{STOP_GRACE, Sandbox, SandboxError};
+use crate::blocking::blocking;
 use crate::machine::CONSOLE_LOG;
 use crate::progress::Progress;
 
@@ -57,7 +58,7 @@ impl Sandbox {
                 if let Some(live) = &old {
                     self.view.booting(live.vm_dir.path().join(CONSOLE_LOG));
                     // In any case the old machine goes on; without its keys only other programs can't join it.
-                    if let Err(error) = self.instance.set_keys(&live.machine.keys) {
+                    if let Err(error) = self.set_keys(&live.machine).await {
                         tracing::warn!(%error, "the keys of the sandbox were not written");
                     }
                     self.stopping.run_until_cancelled(resume(live)).await;
@@ -78,7 +79,8 @@ impl Sandbox {
             live.machine.stop().await;
         }
         // Now, not when the last task that holds the sandbox ends: the process may exit before.
-        self.instance.remove();
+        let instance = self.instance.clone();
+        blocking(move || instance.remove()).await;
     }
 }
 

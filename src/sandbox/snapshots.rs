@@ -7,6 +7,7 @@ use snowglobe_runner::{Action, Answer};
 
 use super::state::{Live, StartPoint, State};
 use super::{Sandbox, SandboxError};
+use crate::blocking::blocking;
 use crate::disk::{Record, Store, StoreError};
 use crate::names::SnapshotName;
 use crate::progress::Progress;
@@ -39,10 +40,7 @@ impl Sandbox {
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, SandboxError> {
         let store = self.store.clone();
-        let done = tokio::task::spawn_blocking(move || work(&store)).await;
-        Ok(done
-            .map_err(std::io::Error::other)
-            .map_err(SandboxError::Task)??)
+        Ok(blocking(move || work(&store)).await?)
     }
 
     /// Freezes the disk as it is; the machine goes on with a new layer on top of it.

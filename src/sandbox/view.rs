@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Sandbox, SandboxError};
+use crate::blocking::blocking;
 
 /// How much of the console's end is shown, in bytes.
 const CONSOLE: u64 = 256 << 10;
@@ -77,6 +78,12 @@ impl View {
         self.facts().history.last_end = Some(what.to_owned());
     }
 
+    /// The console's log, and the last trouble.
+    fn console(&self) -> (Option<PathBuf>, Option<String>) {
+        let facts = self.facts();
+        (facts.log.clone(), facts.trouble.clone())
+    }
+
     /// The machine ended.
     pub(super) fn died(&self, how: &str) {
         self.changed();
@@ -131,12 +138,12 @@ impl Sandbox {
     }
 
     /// The console, also while the machine boots.
-    pub fn console(&self) -> Console {
-        let facts = self.view.facts();
-        let text = facts.log.as_deref().and_then(end_of).unwrap_or_default();
+    pub async fn console(&self) -> Console {
+        let (log, trouble) = self.view.console();
+        let text = blocking(move || log.as_deref().and_then(end_of)).await;
         Console {
-            text,
-            trouble: facts.trouble.clone(),
+            text: text.unwrap_or_default(),
+            trouble,
         }
     }
 
@@ -146,10 +153,10 @@ impl Sandbox {
     }
 
     /// A stamp that changes when the console does.
-    pub fn console_stamp(&self) -> (u64, bool) {
-        let facts = self.view.facts();
-        let length = facts.log.as_deref().and_then(|log| log.metadata().ok());
-        (length.map_or(0, |meta| meta.len()), facts.trouble.is_some())
+    pub async fn console_stamp(&self) -> (u64, bool) {
+        let (log, trouble) = self.view.console();
+        let length = blocking(move || Some(log?.metadata().ok()?.len())).await;
+        (length.unwrap_or_default(), trouble.is_some())
     }
 }
 

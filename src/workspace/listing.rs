@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::{SharedDir, Workspace};
+use crate::blocking::blocking;
 
 /// How many entries of a directory are looked at.
 const MAX_ENTRIES: usize = 20_000;
@@ -41,31 +42,35 @@ impl Workspace {
     /// The names in a directory of the workspace that begin with `prefix`; none if the host does not have the
     /// directory. The guest may have put millions there, so their number is bounded, and a blocking thread reads them.
     pub async fn names(&self, dir: &str, prefix: &str) -> Names {
-        let Some(dir) = self.shared().and_then(|shared| open(shared, dir)) else {
+        let Some(shared) = self.shared().cloned() else {
             return Names::default();
         };
-        let prefix = prefix.to_owned();
-        let listed = tokio::task::spawn_blocking(move || names(&dir, &prefix));
+        let (dir, prefix) = (dir.to_owned(), prefix.to_owned());
+        let listed = blocking(move || Some(names(&open(&shared, &dir)?, &prefix)));
         listed.await.unwrap_or_default()
     }
 
     /// A stamp that changes when the file or directory does; absent if it is not there, or not on the host.
-    pub fn stamp(&self, path: &str) -> Option<Stamp> {
-        let path = Path::new(path);
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let dir = open(self.shared()?, parent.to_str()?)?;
-        let stat = match path.file_name() {
-            Some(name) => rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW),
-            None => rustix::fs::fstat(&dir),
-        };
-        let stat = stat.ok()?;
-        Some((
-            stat.st_ino as u64,
-            stat.st_mtime as i64,
-            stat.st_mtime_nsec as i64,
-            stat.st_size as u64,
-        ))
+    pub async fn stamp(&self, path: &str) -> Option<Stamp> {
+        let (shared, path) = (self.shared()?.clone(), path.to_owned());
+        blocking(move || stamp(&shared, Path::new(&path))).await
     }
+}
+
+fn stamp(shared: &SharedDir, path: &Path) -> Option<Stamp> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let dir = open(shared, parent.to_str()?)?;
+    let stat = match path.file_name() {
+        Some(name) => rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW),
+        None => rustix::fs::fstat(&dir),
+    };
+    let stat = stat.ok()?;
+    Some((
+        stat.st_ino as u64,
+        stat.st_mtime as i64,
+        stat.st_mtime_nsec as i64,
+        stat.st_size as u64,
+    ))
 }
 
 /// A directory of the workspace on the host, reached without following links.

@@ -348,7 +348,7 @@ async fn converse(seed: u64, sandbox: Arc<Sandbox>) -> Result<(), String> {
 async fn over_a_stream_it_answers_or_closes() {
     count_panics();
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = Sandbox::new(config(&dir)).unwrap();
+    let sandbox = Sandbox::new(config(&dir)).await.unwrap();
     for seed in 0..rounds(300) {
         if let Err(wrong) = converse(seed, sandbox.clone()).await {
             panic!("seed {seed}: {wrong}");
@@ -415,7 +415,7 @@ impl Client {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_is_no_message_is_answered_and_the_next_one_served() {
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = Sandbox::new(config(&dir)).unwrap();
+    let sandbox = Sandbox::new(config(&dir)).await.unwrap();
     let mut client = Client::start(sandbox);
     let write = |content: &str| {
         format!(
@@ -478,7 +478,7 @@ async fn a_line_that_is_no_message_is_answered_and_the_next_one_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_is_too_long_is_answered_and_the_next_one_served() {
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = Sandbox::new(config(&dir)).unwrap();
+    let sandbox = Sandbox::new(config(&dir)).await.unwrap();
     let mut client = Client::start(sandbox);
     client.open().await;
     // The id may come before or after the part that is too long, or be missing.

@@ -128,7 +128,7 @@ impl ImageStore {
             .pull(
                 reference,
                 self.blobs(),
-                unpacker.processor(),
+                unpacker.processor().await,
                 is_here,
                 progress,
             )

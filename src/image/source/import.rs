@@ -73,7 +73,7 @@ impl ImageStore {
         let (file, reference, processor, steps) = (
             path.clone(),
             reference.cloned(),
-            unpacker.processor(),
+            unpacker.processor().await,
             progress.clone(),
         );
         let content = self

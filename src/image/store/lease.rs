@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::blocking::blocking_here;
 use crate::files::{list, remove_file, try_lock};
 use crate::image::file_error::{FileError, file_error};
 use crate::image::store::disk_id::DiskId;
@@ -29,7 +30,7 @@ impl DiskLease {
 impl Drop for DiskLease {
     fn drop(&mut self) {
         // An unlocked file that stays is no lease, and goes with the next count.
-        if let Err(error) = remove_file(&self.file) {
+        if let Err(error) = blocking_here(|| remove_file(&self.file)) {
             tracing::debug!(file = %self.file.display(), %error, "could not remove a disk's lease");
         }
     }

@@ -181,7 +181,7 @@ async fn content(
             file(sandbox, &path, offset, limit, work).await
         }
         Subject::Console => {
-            let console = sandbox.console();
+            let console = sandbox.console().await;
             let mut shown = console.text;
             if let Some(trouble) = console.trouble {
                 shown.push_str(&format!("\n[{trouble}]\n"));

@@ -13,8 +13,8 @@ pub(super) async fn stamp(sandbox: &Arc<Sandbox>, subject: &Subject) -> String {
         format!("{id} {bytes} {outcome:?}")
     };
     match subject {
-        Subject::Workspace(path) => format!("{:?}", sandbox.workspace().stamp(path)),
-        Subject::Console => format!("{:?}", sandbox.console_stamp()),
+        Subject::Workspace(path) => format!("{:?}", sandbox.workspace().stamp(path).await),
+        Subject::Console => format!("{:?}", sandbox.console_stamp().await),
         Subject::Snapshots | Subject::Snapshot(_) => {
             let saved = sandbox.snapshot_list().await.ok().map(|all| {
                 let stamps = all
@@ -39,9 +39,12 @@ pub(super) async fn stamp(sandbox: &Arc<Sandbox>, subject: &Subject) -> String {
 }
 
 /// The change stamp of the resource list.
-pub(super) fn list_stamp(sandbox: Option<&Arc<Sandbox>>) -> String {
+pub(super) async fn list_stamp(sandbox: Option<&Arc<Sandbox>>) -> String {
     match sandbox {
-        Some(sandbox) => format!("{} {:?}", sandbox.changes(), sandbox.workspace().stamp("")),
+        Some(sandbox) => {
+            let files = sandbox.workspace().stamp("").await;
+            format!("{} {files:?}", sandbox.changes())
+        }
         None => String::new(),
     }
 }

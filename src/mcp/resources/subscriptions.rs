@@ -143,15 +143,14 @@ async fn observe(selector: &Weak<Selector>, uri: &str) -> Observation {
     if let (Some(Subject::Workspace(path)), None) =
         (address.as_ref().map(|address| &address.subject), &sandbox)
     {
-        return Observation::Stamp(format!(
-            "{:?}",
-            selector.config().sandbox.workspace.stamp(path)
-        ));
+        let workspace = selector.config().sandbox.workspace.clone();
+        drop(selector);
+        return Observation::Stamp(format!("{:?}", workspace.stamp(path).await));
     }
     drop(selector);
     match (address, sandbox) {
         (_, None) => Observation::NoSandbox,
-        (None, sandbox) => Observation::Stamp(list_stamp(sandbox.as_ref())),
+        (None, sandbox) => Observation::Stamp(list_stamp(sandbox.as_ref()).await),
         (Some(address), Some(sandbox)) => {
             Observation::Stamp(stamp(&sandbox, &address.subject).await)
         }

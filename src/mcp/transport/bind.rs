@@ -14,6 +14,7 @@ use snowglobe_runner::socket;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
+use crate::blocking::blocking_here;
 use crate::mcp::transport::peers::Peer;
 
 /// How many connections the system may hold that are not yet accepted. A connection beyond these gets no answer, and its
@@ -151,9 +152,11 @@ pub(super) struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|there| there == self.identity)
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
+        let removed = blocking_here(|| match identity(&self.path) {
+            Ok(there) if there == self.identity => std::fs::remove_file(&self.path),
+            _ => Ok(()),
+        });
+        if let Err(error) = removed {
             tracing::debug!(%error, "the socket could not be removed");
         }
     }
