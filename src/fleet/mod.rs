@@ -5,22 +5,32 @@
 //! sandbox there, and its result says what is gone. So a stopped sandbox is never replaced silently.
 //!
 //! Snapshots belong to a slot, too: no client sees those of another slot, and they are removed with their slot.
+//!
+//! To make a sandbox is disk work. A call first reserves the place in the table, then works on a blocking thread without
+//! the table's lock, and then publishes the sandbox. Other calls for the same slot wait for it.
 //! Deliberately absent: any knowledge of MCP.
 
 mod error;
+mod lease;
 mod policy;
+mod table;
+#[cfg(test)]
+pub(crate) mod tests;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use error::FleetError;
+pub(crate) use lease::Lease;
+use lease::{Reservation, Slots};
+pub(crate) use table::Lost;
+use table::{Content, Found, Idle, Refused, Slot, Table};
 
+use crate::blocking::blocking;
 use crate::config::Config;
-use crate::disk::{Store, StoreError};
-use crate::progress::Progress;
+use crate::disk::Store;
 use crate::sandbox::{Sandbox, SandboxError};
 
 /// How long a session or handle without calls is kept at least.
@@ -45,55 +55,26 @@ impl Limits {
     }
 }
 
-/// What a slot lost with a stopped sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lost {
-    /// The system.
-    System,
-    /// The system and all snapshots.
-    All,
-}
-
-struct Slot {
-    sandbox: Option<Arc<Sandbox>>,
-    /// The snapshots of all sandboxes that this slot has had.
-    store: Store,
-    /// A loss that no result has reported yet.
-    lost: Option<Lost>,
-    /// How many calls use the sandbox now.
-    uses: usize,
-    /// When the last use ended, or the sandbox was stopped.
-    since: Instant,
-    /// Whether the guest is being asked for running jobs, before the sandbox is stopped.
-    checking: bool,
-}
-
-impl Slot {
-    fn state(&self) -> policy::SlotState {
-        policy::SlotState {
-            has_sandbox: self.sandbox.is_some(),
-            uses: self.uses,
-            since: self.since,
-            checking: self.checking,
-        }
-    }
-}
-
 /// All sandboxes of one process.
 pub(crate) struct Fleet {
-    config: Config,
+    config: Arc<Config>,
     limits: Limits,
-    table: Mutex<HashMap<String, Slot>>,
+    slots: Arc<Slots>,
 }
 
 impl Fleet {
     /// An empty fleet, which stops idle sandboxes until `closing` fires.
-    pub(crate) fn new(config: Config, limits: Limits, closing: CancellationToken) -> Arc<Self> {
-        Store::sweep_sessions(&config.host.dirs.data);
+    pub(crate) async fn new(
+        config: Config,
+        limits: Limits,
+        closing: CancellationToken,
+    ) -> Arc<Self> {
+        let data = config.host.dirs.data.clone();
+        blocking(move || Store::sweep_sessions(&data)).await;
         let fleet = Arc::new(Self {
-            config,
+            config: Arc::new(config),
             limits,
-            table: Mutex::default(),
+            slots: Slots::new(limits.sandboxes, limits.idle),
         });
         let swept = fleet.clone();
         tokio::spawn(async move {
@@ -103,7 +84,7 @@ impl Fleet {
                 tokio::select! {
                     () = tokio::time::sleep(every) => {
                         swept.stop_idle();
-                        swept.remove_expired();
+                        swept.remove_expired().await;
                     }
                     () = closing.cancelled() => break,
                 }
@@ -112,8 +93,8 @@ impl Fleet {
         fleet
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table<Arc<Sandbox>, Store>> {
+        self.slots.table()
     }
 
     /// The configuration of every sandbox.
@@ -121,237 +102,146 @@ impl Fleet {
         &self.config
     }
 
-    /// The number of sandboxes.
+    /// The number of sandboxes, with those that are being made.
     pub(crate) fn count(&self) -> usize {
-        sandboxes(&self.table())
-    }
-
-    /// A new sandbox with its snapshots in `store`, if the limit allows one more.
-    fn create(
-        &self,
-        table: &HashMap<String, Slot>,
-        store: impl FnOnce() -> Result<Store, StoreError>,
-    ) -> Result<(Arc<Sandbox>, Store), FleetError> {
-        if sandboxes(table) >= self.limits.sandboxes {
-            return Err(FleetError::Full {
-                limit: self.limits.sandboxes,
-                idle: self.limits.idle,
-            });
-        }
-        let store = store().map_err(SandboxError::from)?;
-        let sandbox = Sandbox::of_session(&self.config, store.clone())?;
-        Ok((sandbox, store))
+        self.table().count()
     }
 
     /// A sandbox in a new slot; `lost`: what the client lost with an earlier slot.
-    pub(crate) fn lease_new(self: &Arc<Self>, lost: Option<Lost>) -> Result<Lease, FleetError> {
-        let mut table = self.table();
-        let config = &self.config;
-        let new = || {
-            Store::of_session(
-                &config.host.dirs.data,
-                &config.sandbox.name,
-                config.sandbox.snapshot.as_ref(),
-            )
-        };
-        let (sandbox, store) = self.create(&table, new)?;
+    pub(crate) async fn lease_new(&self, lost: Option<Lost>) -> Result<Lease, FleetError> {
         let handle = format!("sb-{:032x}", rand::random::<u128>());
-        let slot = Slot {
-            sandbox: Some(sandbox.clone()),
-            store,
-            lost,
-            uses: 1,
-            since: Instant::now(),
-            checking: false,
-        };
-        table.insert(handle.clone(), slot);
-        Ok(Lease {
-            sandbox,
-            handle,
-            fleet: Some(self.clone()),
-            handle_known: false,
-            session: false,
-        })
+        let reserved = self
+            .table()
+            .reserve_new(handle.clone(), lost, Instant::now());
+        let done = reserved.map_err(|refused| self.error(refused, &handle))?;
+        let place = Reservation::new(self.slots.clone(), handle, done);
+        self.make(place, None, false).await
+    }
+
+    /// The sandbox of a handle, a new one if it was stopped.
+    pub(crate) async fn lease(&self, handle: &str) -> Result<Lease, FleetError> {
+        loop {
+            let found = self.table().find(handle);
+            match found.map_err(|refused| self.error(refused, handle))? {
+                Found::Ready(sandbox) => {
+                    return Ok(Lease::of(
+                        self.slots.clone(),
+                        sandbox,
+                        handle.to_owned(),
+                        true,
+                    ));
+                }
+                Found::Making(done) => done.cancelled().await,
+                Found::Reserved(store, done) => {
+                    let place = Reservation::new(self.slots.clone(), handle.to_owned(), done);
+                    return self.make(place, store, true).await;
+                }
+            }
+        }
+    }
+
+    /// Makes the sandbox of a reserved place; in a new slot, which has no `store`, that as well. If the caller gives up, the
+    /// place stays reserved until the disk work is done and undone.
+    async fn make(
+        &self,
+        place: Reservation,
+        store: Option<Store>,
+        known: bool,
+    ) -> Result<Lease, FleetError> {
+        let config = self.config.clone();
+        let made = blocking(move || {
+            let made = make(&config, store);
+            // The order counts: where nobody takes the result, the sandbox is removed before its place is given back.
+            (made, place)
+        });
+        let (made, place) = made.await;
+        let (sandbox, store) = made?;
+        place.publish(sandbox, store, known)
+    }
+
+    fn error(&self, refused: Refused, handle: &str) -> FleetError {
+        match refused {
+            Refused::Full => FleetError::Full {
+                limit: self.limits.sandboxes,
+                idle: self.limits.idle,
+            },
+            Refused::Unknown => FleetError::Unknown {
+                handle: handle.to_owned(),
+                kept: self.limits.kept(),
+            },
+            Refused::Closed => SandboxError::Stopped.into(),
+        }
     }
 
     /// The sandbox of a handle, if it has one now. This neither starts nor keeps a sandbox.
     pub(crate) fn peek(&self, handle: &str) -> Option<Arc<Sandbox>> {
-        self.table().get(handle)?.sandbox.clone()
-    }
-
-    /// The sandbox of a handle, a new one if it was stopped. None if no slot has this handle.
-    pub(crate) fn lease(self: &Arc<Self>, handle: &str) -> Option<Result<Lease, FleetError>> {
-        let mut table = self.table();
-        let slot = table.get(handle)?;
-        let made = match &slot.sandbox {
-            Some(sandbox) => Ok(sandbox.clone()),
-            None => {
-                let store = slot.store.clone();
-                self.create(&table, || Ok(store))
-                    .map(|(sandbox, _)| sandbox)
-            }
-        };
-        let sandbox = match made {
-            Ok(sandbox) => sandbox,
-            Err(error) => return Some(Err(error)),
-        };
-        let slot = table.get_mut(handle)?;
-        slot.sandbox = Some(sandbox.clone());
-        slot.uses += 1;
-        Some(Ok(Lease {
-            sandbox,
-            handle: handle.to_owned(),
-            fleet: Some(self.clone()),
-            handle_known: true,
-            session: false,
-        }))
-    }
-
-    /// The error for a handle that no slot has.
-    pub(crate) fn unknown(&self, handle: &str) -> FleetError {
-        FleetError::Unknown {
-            handle: handle.to_owned(),
-            kept: self.limits.kept(),
-        }
+        self.table().peek(handle)
     }
 
     /// Removes a slot and stops its sandbox.
     pub(crate) fn close(&self, handle: &str) {
-        let slot = self.table().remove(handle);
-        if let Some(sandbox) = slot.and_then(|slot| slot.sandbox) {
-            stop(sandbox);
+        let slot = self.table().close(handle);
+        if let (Some(slot), Ok(runtime)) = (slot, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(stop_slot(slot));
         }
     }
 
     /// Stops idle sandboxes, each in a task of its own: a guest that does not answer delays no other.
     fn stop_idle(self: &Arc<Self>) {
-        let now = Instant::now();
-        for (handle, slot) in &mut *self.table() {
-            let idle = policy::is_idle(slot.state(), now, self.limits.idle);
-            if let Some(sandbox) = slot.sandbox.clone().filter(|_| idle) {
-                slot.checking = true;
-                let (fleet, handle, since) = (self.clone(), handle.clone(), slot.since);
-                tokio::spawn(async move { fleet.stop_if_idle(&handle, since, sandbox).await });
-            }
+        let idle = self.table().check_idle(Instant::now(), self.limits.idle);
+        for idle in idle {
+            let fleet = self.clone();
+            tokio::spawn(async move { fleet.stop_if_idle(idle).await });
         }
     }
 
-    /// Stops a sandbox without running jobs. A guest that does not answer counts as idle; one that is paused because the
-    /// host's disk is full does not, since it will go on.
-    async fn stop_if_idle(&self, handle: &str, since: Instant, sandbox: Arc<Sandbox>) {
-        let busy = match sandbox.jobs(&Progress::none()).await {
-            Ok(jobs) => jobs.iter().any(|job| job.outcome.is_none()),
-            Err(error) => matches!(error, SandboxError::Stalled(_)),
-        };
-        let had_system = sandbox.processes().is_some();
-        let mut table = self.table();
-        let Some(slot) = table.get_mut(handle) else {
-            return;
-        };
-        slot.checking = false;
-        if busy || slot.uses > 0 || slot.since != since {
-            return;
+    /// Stops a sandbox that is not busy, unless a call came meanwhile.
+    async fn stop_if_idle(&self, idle: Idle<Arc<Sandbox>>) {
+        let has_jobs = idle.sandbox.is_busy().await;
+        let lost = idle.sandbox.processes().map(|_| Lost::System);
+        let stopped = self.table().checked(&idle, has_jobs, lost, Instant::now());
+        if let Some(sandbox) = stopped {
+            tracing::info!("stopping a sandbox without calls");
+            sandbox.stop().await;
         }
-        slot.sandbox = None;
-        slot.lost = slot.lost.or(had_system.then_some(Lost::System));
-        slot.since = Instant::now();
-        tracing::info!("stopping a sandbox without calls");
-        stop(sandbox);
     }
 
     /// Removes slots without a sandbox that are expired or too many, the oldest first.
-    fn remove_expired(&self) {
-        // Dropped after the lock: dropping a slot's store removes its snapshots from the disk.
-        let mut expired = Vec::new();
-        let mut table = self.table();
-        let states = table
-            .iter()
-            .map(|(handle, slot)| (handle.as_str(), slot.state()));
-        let now = Instant::now();
-        for handle in policy::expired(states, now, self.limits.kept(), MAX_EMPTY_SLOTS) {
-            expired.extend(table.remove(&handle));
+    async fn remove_expired(&self) {
+        let (now, kept) = (Instant::now(), self.limits.kept());
+        let expired = self.table().expire(now, kept, MAX_EMPTY_SLOTS);
+        if !expired.is_empty() {
+            // Dropping a slot's store removes its snapshots.
+            blocking(move || drop(expired)).await;
         }
-        drop(table);
     }
 
-    /// Stops all of them.
+    /// Stops all of them, for good; also waits for those that are being made.
     pub(crate) async fn stop(&self) {
-        let all: Vec<Slot> = self.table().drain().map(|(_, slot)| slot).collect();
-        let sandboxes = all.into_iter().filter_map(|slot| slot.sandbox);
-        let stopping = sandboxes.map(|sandbox| async move { sandbox.stop().await });
-        futures_util::future::join_all(stopping).await;
+        let all = self.table().close_all();
+        futures_util::future::join_all(all.into_iter().map(stop_slot)).await;
     }
 }
 
-fn sandboxes(table: &HashMap<String, Slot>) -> usize {
-    table.values().filter(|slot| slot.sandbox.is_some()).count()
+/// The disk work for a new sandbox. Blocks.
+fn make(config: &Config, store: Option<Store>) -> Result<(Arc<Sandbox>, Store), FleetError> {
+    let (host, spec) = (&config.host, &config.sandbox);
+    let store = match store {
+        Some(store) => store,
+        None => Store::of_session(&host.dirs.data, &spec.name, spec.snapshot.as_ref())
+            .map_err(SandboxError::from)?,
+    };
+    Ok((Sandbox::of_session(config, store.clone())?, store))
 }
 
-fn stop(sandbox: Arc<Sandbox>) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move { sandbox.stop().await });
+/// Stops what a removed slot has, and removes its snapshots.
+async fn stop_slot(slot: Slot<Arc<Sandbox>, Store>) {
+    match slot.content {
+        Content::Ready(sandbox) => sandbox.stop().await,
+        // Whoever makes it finds the slot gone, and removes it again.
+        Content::Making(done) => done.cancelled().await,
+        Content::Empty => {}
     }
-}
-
-/// A sandbox that a call uses. While it exists, the sandbox does not count as idle.
-pub(crate) struct Lease {
-    pub(crate) sandbox: Arc<Sandbox>,
-    handle: String,
-    fleet: Option<Arc<Fleet>>,
-    /// Whether the client knows the handle, or does not need it.
-    handle_known: bool,
-    /// Whether the client's session stands for the sandbox.
-    session: bool,
-}
-
-impl Lease {
-    /// A lease of a server's only sandbox.
-    pub(crate) fn only(sandbox: Arc<Sandbox>) -> Self {
-        Self {
-            sandbox,
-            handle: String::new(),
-            fleet: None,
-            handle_known: true,
-            session: true,
-        }
-    }
-
-    /// The same lease, for a client whose session stands for the sandbox.
-    pub(crate) fn for_session(mut self) -> Self {
-        self.handle_known = true;
-        self.session = true;
-        self
-    }
-
-    pub(crate) fn handle(&self) -> &str {
-        &self.handle
-    }
-
-    /// The handle that resource addresses must name, for a client without a session.
-    pub(crate) fn handle_for_addresses(&self) -> Option<&str> {
-        (!self.session && self.fleet.is_some()).then_some(self.handle.as_str())
-    }
-
-    /// What was lost before this call, and after which idle time; only the first caller gets it.
-    pub(crate) fn take_loss(&self) -> Option<(Lost, Duration)> {
-        let fleet = self.fleet.as_ref()?;
-        let lost = fleet.table().get_mut(&self.handle)?.lost.take()?;
-        Some((lost, fleet.limits.idle))
-    }
-
-    /// The handle, if the client does not know it yet.
-    pub(crate) fn new_handle(&self) -> Option<&str> {
-        (!self.handle_known).then_some(self.handle.as_str())
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(fleet) = &self.fleet
-            && let Some(slot) = fleet.table().get_mut(&self.handle)
-        {
-            slot.uses = slot.uses.saturating_sub(1);
-            slot.since = Instant::now();
-        }
-    }
+    let store = slot.store;
+    blocking(move || drop(store)).await;
 }

@@ -4,10 +4,10 @@
 //! session. A client without sessions names a sandbox by an unguessable handle; a call without a handle gets a new sandbox
 //! and learns its handle from the result.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Config;
-use crate::fleet::{Fleet, Lease, Lost};
+use crate::fleet::{Fleet, FleetError, Lease, Lost};
 use crate::mcp::facts::Facts;
 use crate::mcp::refusal::Refusal;
 use crate::sandbox::Sandbox;
@@ -21,6 +21,8 @@ pub(crate) enum Selector {
         fleet: Arc<Fleet>,
         facts: Facts,
         own: Mutex<Option<String>>,
+        /// Held by the call that finds or makes the session's slot.
+        opening: tokio::sync::Mutex<()>,
     },
 }
 
@@ -37,6 +39,7 @@ impl Selector {
             facts: Facts::of(fleet.config()),
             fleet,
             own: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
         }
     }
 
@@ -67,35 +70,53 @@ impl Selector {
             (Self::Single { sandbox, .. }, _) => Some(sandbox.clone()),
             (Self::Fleet { fleet, .. }, Some(handle)) => fleet.peek(handle),
             (Self::Fleet { fleet, own, .. }, None) => {
-                let own = own.lock().unwrap_or_else(PoisonError::into_inner);
-                fleet.peek(own.as_deref()?)
+                let own = lock(own).clone();
+                fleet.peek(&own?)
             }
         }
     }
 
     /// The sandbox for a call that names one by its handle, or none. `session`: whether the client has a session.
-    pub(crate) fn lease(&self, handle: Option<&str>, session: bool) -> Result<Lease, Refusal> {
-        let (fleet, own) = match self {
+    pub(crate) async fn lease(
+        &self,
+        handle: Option<&str>,
+        session: bool,
+    ) -> Result<Lease, Refusal> {
+        let (fleet, own, opening) = match self {
             Self::Single { sandbox, .. } => return Ok(Lease::only(sandbox.clone())),
-            Self::Fleet { fleet, own, .. } => (fleet, own),
+            Self::Fleet {
+                fleet,
+                own,
+                opening,
+                ..
+            } => (fleet, own, opening),
         };
         if let Some(handle) = handle {
-            let found = fleet.lease(handle);
-            return Ok(found.unwrap_or_else(|| Err(fleet.unknown(handle)))?);
+            return Ok(fleet.lease(handle).await?);
         }
         if !session {
-            return Ok(fleet.lease_new(None)?);
+            return Ok(fleet.lease_new(None).await?);
         }
-        let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-        let lease = match own.as_deref().map(|handle| fleet.lease(handle)) {
-            Some(Some(found)) => found?,
-            // The slot has expired, and its snapshots with it.
-            Some(None) => fleet.lease_new(Some(Lost::All))?,
-            None => fleet.lease_new(None)?,
+        // Calls at the same time must not open two slots for one session.
+        let _opening = opening.lock().await;
+        let handle = lock(own).clone();
+        let lost = match handle {
+            Some(handle) => match fleet.lease(&handle).await {
+                // The slot has expired, and its snapshots with it.
+                Err(FleetError::Unknown { .. }) => Some(Lost::All),
+                found => return Ok(found?.for_session()),
+            },
+            None => None,
         };
-        *own = Some(lease.handle().to_owned());
+        let lease = fleet.lease_new(lost).await?;
+        *lock(own) = Some(lease.handle().to_owned());
         Ok(lease.for_session())
     }
+}
+
+/// The handle of the session.
+fn lock(own: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
+    own.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Selector {
@@ -105,5 +126,31 @@ impl Drop for Selector {
         {
             fleet.close(handle);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::fleet::tests::Home;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_of_a_session_at_the_same_time_share_its_sandbox() {
+        let home = Home::new(4).await;
+        let selector = Selector::fleet(home.fleet.clone());
+        assert!(selector.peek(None).is_none());
+        let leases = join_all((0..8).map(|_| selector.lease(None, true))).await;
+        let handles: Vec<_> = leases
+            .iter()
+            .map(|lease| lease.as_ref().ok().map(Lease::handle))
+            .collect();
+        assert!(handles[0].is_some() && handles.iter().all(|handle| *handle == handles[0]));
+        assert!(selector.peek(None).is_some());
+        assert_eq!(home.fleet.count(), 1);
+        drop(selector);
+        assert_eq!(home.fleet.count(), 0);
+        home.fleet.stop().await;
     }
 }

@@ -91,7 +91,7 @@ pub(crate) async fn read(
             "{uri:?} does not name a sandbox: add `?sandbox=HANDLE`, with the handle from a tool's result"
         )));
     }
-    let lease = selector.lease(named, session)?;
+    let lease = selector.lease(named, session).await?;
     let sandbox = lease.sandbox.clone();
     let wanted = address.clone();
     let content = call

@@ -31,7 +31,7 @@ impl Server {
         call: Call,
     ) -> Result<CallToolResult, Refusal> {
         let handle = self.take_handle(&mut arguments)?;
-        let lease = self.selector.lease(handle.as_deref(), session)?;
+        let lease = self.selector.lease(handle.as_deref(), session).await?;
         let call = call.with_handle(lease.handle_for_addresses().map(str::to_owned));
         let context = Context {
             sandbox: Arc::clone(&lease.sandbox),

@@ -91,7 +91,7 @@ impl Listening {
     /// Serves until `closing` fires. Then every sandbox is stopped.
     pub async fn serve(self, config: Config, closing: CancellationToken) {
         let shared = Shared::new(&config, true);
-        let pool = Fleet::new(config, self.options.limits, closing.clone());
+        let pool = Fleet::new(config, self.options.limits, closing.clone()).await;
         let metrics = shared.metrics.clone();
         let health = pool.clone();
         let open = Router::new().route(
