@@ -8,9 +8,8 @@ use snowglobe_runner::{Accel, EngineSpec, Trial};
 
 use crate::blocking::blocking;
 use crate::config::{AccelChoice, Config, EngineChoice, HostConfig, IsolationChoice};
-use crate::image::{HUB, ImageError, ImageRef, login_problem};
+use crate::image::{HUB, ImageError, ImageRef, ImageStore, login_problem};
 use crate::rundir::RuntimeDir;
-use crate::sandbox::image_store;
 use crate::vmm::{
     self, artefacts,
     host::{self, Host},
@@ -79,11 +78,7 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
         }
     }];
     checks.extend(engine(&config.host, &host));
-    for (name, found) in [
-        ("runner", artefacts::runner()),
-        ("init", artefacts::init()),
-        ("kernel", artefacts::kernel(&config.host.dirs.cache)),
-    ] {
+    for (name, found) in [("runner", artefacts::runner()), ("init", artefacts::init())] {
         checks.push(match found {
             Ok(path) => Check::ok(name, path.display().to_string()),
             Err(error) => Check::problem(
@@ -93,6 +88,7 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
             ),
         });
     }
+    checks.push(kernel(&config.host.dirs.cache));
     checks.push(image(config));
     checks.push(match login {
         None => Check::ok("logins", "what is kept for registries can be read"),
@@ -103,8 +99,9 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
         ),
     });
     checks.push(writable("data", &config.host.dirs.data));
-    checks.push(match RuntimeDir::make(&config.host.dirs.runtime) {
-        Ok(runtime) => writable("runtime", runtime.path()),
+    checks.push(match RuntimeDir::open(&config.host.dirs.runtime) {
+        Ok(Some(runtime)) => writable("runtime", runtime.path()),
+        Ok(None) => writable("runtime", &config.host.dirs.runtime),
         Err(error) => Check::problem(
             "runtime",
             format!("failed to {}", crate::describe(&error)),
@@ -239,7 +236,7 @@ fn image(config: &Config) -> Check {
         .parse::<ImageRef>()
         .map_err(ImageError::from)
         .and_then(|reference| {
-            let store = image_store(&config.host)?;
+            let store = ImageStore::look(&config.host.dirs.data);
             let key = store.resolve(&reference)?;
             Ok((store.find(&key)?, key, reference))
         });
@@ -265,8 +262,26 @@ fn image(config: &Config) -> Check {
     }
 }
 
+/// The kernel comes with the program; the first boot unpacks it.
+fn kernel(cache: &Path) -> Check {
+    let path = artefacts::kernel_path(cache);
+    match path.exists() {
+        true => Check::ok("kernel", path.display().to_string()),
+        false => Check {
+            found: format!("the first boot unpacks it to {}", path.display()),
+            name: "kernel",
+            ..writable("kernel", cache)
+        },
+    }
+}
+
+/// Whether files can be made in a directory that is there, or the directory where it is to be. Makes neither.
 fn writable(name: &'static str, dir: &Path) -> Check {
-    let tried = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir).map(drop));
+    let tried = match dir.ancestors().find(|path| path.symlink_metadata().is_ok()) {
+        Some(there) if there == dir => tempfile::tempfile_in(dir).map(drop),
+        Some(above) => can_make_in(above),
+        None => Err(std::io::ErrorKind::NotFound.into()),
+    };
     match tried {
         Ok(()) => Check::ok(name, dir.display().to_string()),
         Err(error) => Check::problem(
@@ -275,4 +290,12 @@ fn writable(name: &'static str, dir: &Path) -> Check {
             "make it yours, or configure another",
         ),
     }
+}
+
+fn can_make_in(dir: &Path) -> std::io::Result<()> {
+    use rustix::fs::Access;
+    if !dir.is_dir() {
+        return Err(std::io::ErrorKind::NotADirectory.into());
+    }
+    Ok(rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
 }

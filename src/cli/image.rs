@@ -96,6 +96,18 @@ enum Action {
 impl Image {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
+        match &self.action {
+            Action::Ls { json } => {
+                show::list(&ImageStore::look(&config.host.dirs.data), *json)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Action::Inspect { image } => {
+                let store = ImageStore::look(&config.host.dirs.data);
+                show::inspect(&store, &key(&store, image)?)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            _ => {}
+        }
         let store = image_store(&config.host)?;
         match self.action {
             Action::Pull { references } => {
@@ -112,8 +124,8 @@ impl Image {
                 force,
                 archive,
             } => build(&config.host, &store, &recipe, force, archive.as_deref()).await?,
-            Action::Ls { json } => show::list(&store, json)?,
-            Action::Inspect { image } => show::inspect(&store, &key(&store, &image)?)?,
+            // Only looked at, above.
+            Action::Ls { .. } | Action::Inspect { .. } => {}
             Action::Save { image, target } => save(&store, &image, &target).await?,
             Action::Rm { images } => {
                 for image in images {

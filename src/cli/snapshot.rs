@@ -54,7 +54,7 @@ enum Action {
 impl Snapshot {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
-        let store = Store::open(&config.host.dirs.data, &config.sandbox.name)?;
+        let store = Store::look(&config.host.dirs.data, &config.sandbox.name);
         match self.action {
             Action::List { json } => list(&store, json)?,
             Action::Delete { name } => {

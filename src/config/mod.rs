@@ -134,9 +134,7 @@ fn is_here(dirs: &Dirs, reference: &str) -> bool {
     let Ok(reference) = reference.parse::<ImageRef>() else {
         return false;
     };
-    let Ok(store) = ImageStore::read_only(&dirs.data) else {
-        return false;
-    };
+    let store = ImageStore::look(&dirs.data);
     store
         .resolve(&reference)
         .is_ok_and(|key| matches!(store.find(&key), Ok(Some(_))))

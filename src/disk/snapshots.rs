@@ -61,8 +61,11 @@ impl Store {
 
     /// Every snapshot, by name. A file that is no snapshot is skipped with a warning.
     pub fn list(&self) -> Result<Vec<Record>, StoreError> {
-        let dir = self.dir.join("snapshots");
+        let dir = self.snapshots();
         let mut records = Vec::new();
+        if !presence::is_name(&dir).map_err(io_error("look for", &dir))? {
+            return Ok(records);
+        }
         for entry in fs::read_dir(&dir).map_err(io_error("list", &dir))? {
             let file = entry.map_err(io_error("list", &dir))?.file_name();
             let name = file.to_str().and_then(|file| file.strip_suffix(".json"));
@@ -89,14 +92,17 @@ impl Store {
             .collect()
     }
 
+    /// The record of that name, whatever became of its layers.
+    fn must_have(&self, name: &SnapshotName) -> Result<Record, StoreError> {
+        self.read(name)?.ok_or_else(|| StoreError::NotFound {
+            name: name.clone(),
+            known: self.names(),
+        })
+    }
+
     /// The snapshot of that name; fails if one of its layers is missing.
     pub fn get(&self, name: &SnapshotName) -> Result<Record, StoreError> {
-        let Some(record) = self.read(name)? else {
-            return Err(StoreError::NotFound {
-                name: name.clone(),
-                known: self.names(),
-            });
-        };
+        let record = self.must_have(name)?;
         let damaged = |path: &Path, what: String| StoreError::Damaged {
             name: name.clone(),
             problem: format!("its disk {} {what}", path.display()),
@@ -202,14 +208,11 @@ impl Store {
 
     /// Deletes a snapshot, and layers that nothing else needs.
     pub fn delete(&self, name: &SnapshotName) -> Result<Record, StoreError> {
+        // Before the lock, which would make a file: there may be no store at all.
+        self.must_have(name)?;
         let record = {
             let _held = self.lock()?;
-            let Some(record) = self.read(name)? else {
-                return Err(StoreError::NotFound {
-                    name: name.clone(),
-                    known: self.names(),
-                });
-            };
+            let record = self.must_have(name)?;
             let path = self.record_path(name);
             // Sync before the layers are removed: a record that comes back after a crash must not lack them.
             let removed = fs::remove_file(&path).and_then(|()| files::sync_dir(&self.snapshots()));

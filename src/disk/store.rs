@@ -81,6 +81,16 @@ impl Store {
         })
     }
 
+    /// The store of the sandbox `name`, to look at it and to delete snapshots. Makes nothing: a sandbox that never ran
+    /// has an empty store.
+    pub fn look(data_dir: &Path, name: &SandboxName) -> Self {
+        Self {
+            name: name.clone(),
+            dir: data_dir.join("sandboxes").join(name.as_str()),
+            session: None,
+        }
+    }
+
     /// The store in an existing directory.
     pub(super) fn at(dir: PathBuf) -> Self {
         Self {

@@ -145,8 +145,8 @@ impl BuildFiles {
     /// Makes them, for the disk at a path. Blocks.
     fn make(runtime: &Path, disk: &Path) -> Result<Self, MachineError> {
         let runtime = RuntimeDir::make(runtime)?;
-        // Listing removes the directories of builders that were killed before they had a runner.
-        rundir::running(runtime.path())?;
+        // Builders may have been killed before they had a runner, which removes their directories.
+        rundir::sweep(&runtime);
         let temporary = |source| MachineError::File {
             operation: "make a directory in",
             path: runtime.path().to_owned(),

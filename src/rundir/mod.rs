@@ -11,8 +11,9 @@
 //!                     /known_hosts     the guest's host key; written anew at each boot
 //! ```
 //!
-//! A directory counts as long as its owner holds `lock`; a dead owner's is removed. An instance's id is its directory's
-//! name, eight hexadecimal digits, whatever a file in it says; other directories are no instances.
+//! A directory counts as long as its owner holds `lock`; a dead owner's is removed when the next machine starts.
+//! An instance's id is its directory's name, eight hexadecimal digits, whatever a file in it says; other directories are no
+//! instances.
 
 mod runtime;
 
@@ -218,6 +219,7 @@ impl Instance {
     /// Makes the directory of a sandbox that starts in this process. Blocks.
     pub fn create(runtime_dir: &Path, about: About<'_>) -> Result<Self, RunDirError> {
         let runtime = RuntimeDir::make(runtime_dir)?;
+        sweep(&runtime);
         let id = Id::new();
         let dir = runtime.path().join(id.as_str());
         let fail = |source| RunDirError::File {
@@ -304,7 +306,7 @@ fn public_line(key: &PrivateKey) -> Result<String, RunDirError> {
         .map_err(|e| KeyError::from(e).into())
 }
 
-/// Every running sandbox, newest first. Directories of dead owners are removed. Blocks.
+/// Every running sandbox, newest first. Directories of dead owners stay: to look changes nothing. Blocks.
 pub fn running(runtime_dir: &Path) -> Result<Vec<Running>, RunDirError> {
     let Some(runtime) = RuntimeDir::open(runtime_dir)? else {
         return Ok(Vec::new());
@@ -323,22 +325,31 @@ pub fn running(runtime_dir: &Path) -> Result<Vec<Running>, RunDirError> {
     Ok(found)
 }
 
+/// Removes the directories of dead owners.
+pub(crate) fn sweep(runtime: &RuntimeDir) {
+    for name in runtime.directories().unwrap_or_default() {
+        if name.parse::<Id>().is_err() && !name.starts_with(BUILD) {
+            continue;
+        }
+        let lock = runtime.path().join(&name).join(LOCK);
+        // A directory without a lock is being made. If the lock can't be read, the directory stays.
+        if presence::is_name(&lock).unwrap_or(false)
+            && matches!(presence::is_held(&lock), Ok(false))
+        {
+            runtime.remove(&name).ok();
+        }
+    }
+}
+
 /// The sandbox of a directory, if it lives.
 fn look(runtime: &RuntimeDir, name: &str) -> Option<Running> {
     let id = name.parse::<Id>();
-    if id.is_err() && !name.starts_with(BUILD) {
-        return None;
-    }
     let dir = runtime.path().join(name);
     let lock = dir.join(LOCK);
     // A directory without a lock is being made, or is no sandbox's.
     match presence::is_name(&lock).and_then(|there| Ok((there, presence::is_held(&lock)?))) {
         Ok((true, true)) => {}
-        Ok((true, false)) => {
-            runtime.remove(name).ok();
-            return None;
-        }
-        Ok((false, _)) | Err(_) => return None,
+        Ok(_) | Err(_) => return None,
     }
     let info = serde_json::from_str(&read(&dir.join("instance.json")).ok()?).ok()?;
     Some(Running {
@@ -375,6 +386,11 @@ mod tests {
         let found = running(runtime.path()).unwrap();
         let ids: Vec<_> = found.iter().map(|running| running.id.as_str()).collect();
         assert_eq!(ids, ["0123abcd"]);
+        assert!(
+            runtime.path().join("deadbeef").exists(),
+            "to look changes nothing"
+        );
+        sweep(&runtime);
         assert!(
             !runtime.path().join("deadbeef").exists(),
             "its owner is dead"

@@ -81,11 +81,16 @@ fn kernel_sha256() -> &'static str {
     quoted.unwrap_or_default().trim_matches('"')
 }
 
-/// The guest kernel as an ELF file, unpacked into `cache` at the first call.
-pub fn kernel(cache: &Path) -> Result<PathBuf, ArtefactError> {
+/// The path of the guest kernel in `cache`, unpacked or not.
+pub fn kernel_path(cache: &Path) -> PathBuf {
     // Not hashed: that would read 4 MB at every start.
     let hash = kernel_sha256().get(..16).unwrap_or("unknown");
-    let path = cache.join(format!("vmlinux-{hash}"));
+    cache.join(format!("vmlinux-{hash}"))
+}
+
+/// The guest kernel as an ELF file, unpacked into `cache` at the first call.
+pub fn kernel(cache: &Path) -> Result<PathBuf, ArtefactError> {
+    let path = kernel_path(cache);
     if path.exists() {
         return Ok(path);
     }

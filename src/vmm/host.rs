@@ -62,18 +62,23 @@ struct Remembered {
 impl Host {
     /// Examines this host. The result of the probe is kept in `cache` until the host is restarted.
     pub fn detect(cache: &Path) -> Self {
-        Self::find(cache, |file| {
+        Self::find(cache, true, |file| {
             serde_json::from_slice(&std::fs::read(file).ok()?).ok()
         })
     }
 
-    /// Examines this host anew, and keeps the result.
+    /// Examines this host anew. A kept result is corrected, but none is kept that was not there before.
     pub fn probe(cache: &Path) -> Self {
-        Self::find(cache, |_| None)
+        let keep = cache.join("kvm.json").exists();
+        Self::find(cache, keep, |_| None)
     }
 
     /// `remembered` reads the kept result, which may be of another start of the host or another runner.
-    fn find(cache: &Path, remembered: impl FnOnce(&Path) -> Option<Remembered>) -> Self {
+    fn find(
+        cache: &Path,
+        keep: bool,
+        remembered: impl FnOnce(&Path) -> Option<Remembered>,
+    ) -> Self {
         let looked = Self::look();
         if looked != Kvm::Usable {
             return Self { kvm: looked };
@@ -90,9 +95,11 @@ impl Host {
                 problem,
             };
             // Best effort: on failure only the next process probes again.
-            std::fs::create_dir_all(cache)
-                .and_then(|()| std::fs::write(&file, serde_json::to_vec(&found)?))
-                .ok();
+            if keep {
+                std::fs::create_dir_all(cache)
+                    .and_then(|()| std::fs::write(&file, serde_json::to_vec(&found)?))
+                    .ok();
+            }
             found
         });
         Self {

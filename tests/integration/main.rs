@@ -18,6 +18,7 @@ mod house;
 mod http;
 mod images;
 mod kept;
+mod looking;
 mod mcp;
 mod papers;
 mod power;

@@ -39,12 +39,17 @@ pub struct Blobs {
 type AbandonedPartial = (PathBuf, File);
 
 impl Blobs {
-    /// The blobs below the store's directory. Missing directories are made.
-    pub(crate) fn new(images: &Path) -> Result<Self, FileError> {
-        let blobs = Self {
+    /// The blobs below the store's directory, for looking: missing directories stay missing.
+    pub(crate) fn at(images: &Path) -> Self {
+        Self {
             whole: images.join("blobs/sha256"),
             partial: images.join("partial"),
-        };
+        }
+    }
+
+    /// The blobs below the store's directory. Missing directories are made.
+    pub(crate) fn new(images: &Path) -> Result<Self, FileError> {
+        let blobs = Self::at(images);
         for path in [&blobs.whole, &blobs.partial] {
             private::dir(path).map_err(file_error("make the directory", path))?;
         }
@@ -207,6 +212,9 @@ impl Blobs {
 
     /// Every whole blob with its size.
     pub(crate) fn all(&self) -> Result<Vec<(Digest, u64)>, FileError> {
+        if !presence::is_name(&self.whole).map_err(file_error("look for", &self.whole))? {
+            return Ok(Vec::new());
+        }
         let files = list(&self.whole).map_err(file_error("list", &self.whole))?;
         let digests = files
             .iter()

@@ -53,6 +53,8 @@ pub struct ImageStore {
     dir: PathBuf,
     blobs: Blobs,
     list_dependents: ListDependents,
+    /// Whether it is open for looking only: then no file is made, changed or removed.
+    looks: bool,
 }
 
 /// An image of the store.
@@ -70,7 +72,7 @@ pub struct ImageInfo {
 
 /// The store's lock, held until this is dropped.
 pub(crate) struct StoreLock {
-    _file: File,
+    _file: Option<File>,
 }
 
 impl ImageStore {
@@ -87,20 +89,22 @@ impl ImageStore {
             dir,
             blobs,
             list_dependents,
+            looks: false,
         };
         store.sweep_or_warn();
         Ok(store)
     }
 
-    /// Opens the store for looking things up: nothing is swept, and nothing can be removed.
-    pub(crate) fn read_only(data_dir: &Path) -> Result<Self, StoreError> {
+    /// Opens the store for looking things up: no file is made, changed or removed. A store that was never made is empty.
+    pub(crate) fn look(data_dir: &Path) -> Self {
         let dir = data_dir.join("images");
-        let refuse = || Err("this store was opened for reading only".into());
-        Ok(Self {
-            blobs: Blobs::new(&dir)?,
+        let refuse = || Err("this store was opened for looking only".into());
+        Self {
+            blobs: Blobs::at(&dir),
             dir,
             list_dependents: Arc::new(refuse),
-        })
+            looks: true,
+        }
     }
 
     /// Runs blocking work with this store on a thread of its own.
@@ -127,8 +131,21 @@ impl ImageStore {
 
     pub(crate) fn lock(&self) -> Result<StoreLock, FileError> {
         let path = self.dir.join("lock");
-        let file = lock(&path).map_err(file_error("lock", &path))?;
+        let file = match self.looks {
+            true => look_lock(&path),
+            false => lock(&path).map(Some),
+        };
+        let file = file.map_err(file_error("lock", &path))?;
         Ok(StoreLock { _file: file })
+    }
+
+    /// The names in one of its directories. For looking, a missing directory is an empty one; a sweep must not think so.
+    fn names_in(&self, dir: &Path) -> Result<Vec<String>, FileError> {
+        let there = !self.looks || presence::is_name(dir).map_err(file_error("look for", dir))?;
+        match there {
+            true => list(dir).map_err(file_error("list", dir)),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// Keeps all blobs, also those that no record names yet, until the lock is dropped.
@@ -211,8 +228,7 @@ impl ImageStore {
     }
 
     fn record_files(&self) -> Result<Vec<String>, FileError> {
-        let names = self.dir.join("names");
-        let files = list(&names).map_err(file_error("list", &names))?;
+        let files = self.names_in(&self.dir.join("names"))?;
         let mut files: Vec<String> = files
             .iter()
             .filter_map(|file| file.strip_suffix(".json"))
@@ -305,7 +321,10 @@ impl ImageStore {
 
     /// Descriptions of the processes that use a disk.
     pub(crate) fn users(&self, disk: &DiskId) -> Result<Vec<String>, FileError> {
-        lease::users(&self.dir.join("uses"), disk)
+        match self.looks {
+            true => lease::living_users(&self.dir.join("uses"), disk),
+            false => lease::users(&self.dir.join("uses"), disk),
+        }
     }
 
     /// The finished disk with this content ([`crate::image::content::Content::disk_key`]).
@@ -351,9 +370,19 @@ impl ImageStore {
     /// The space that the disks take on the host, in bytes.
     pub(crate) fn disk_bytes(&self) -> Result<u64, FileError> {
         let disks = self.dir.join("disks");
-        let files = list(&disks).map_err(file_error("list", &disks))?;
+        let files = self.names_in(&disks)?;
         let size =
             |file: &String| fs::metadata(disks.join(file)).map_or(0, |meta| meta.blocks() * 512);
         Ok(files.iter().map(size).sum())
     }
+}
+
+/// Takes the lock without making or changing its file; nothing changes a store that has none.
+fn look_lock(path: &Path) -> std::io::Result<Option<File>> {
+    if !presence::is_name(path)? {
+        return Ok(None);
+    }
+    let file = File::open(path)?;
+    file.lock_shared()?;
+    Ok(Some(file))
 }

@@ -9,7 +9,7 @@ use crate::blocking::blocking_here;
 use crate::files::{list, remove_file, try_lock};
 use crate::image::file_error::{FileError, file_error};
 use crate::image::store::disk_id::DiskId;
-use crate::private;
+use crate::{presence, private};
 
 /// Keeps a disk in the store until it is dropped. What still needs the disk then, such as a snapshot, must be listed by
 /// [`super::dependents::ListDependents`] before.
@@ -61,23 +61,41 @@ pub(crate) fn take(
 /// The descriptions of a disk's users. Leases whose owner is dead are removed.
 pub(crate) fn users(uses: &Path, disk: &DiskId) -> Result<Vec<String>, FileError> {
     let mut users = Vec::new();
-    for file in list(uses).map_err(file_error("list", uses))? {
-        if file
-            .split_once('.')
-            .is_none_or(|(id, _)| id != disk.as_str())
-        {
-            continue;
-        }
-        let path = uses.join(&file);
-        if try_lock(&path)
-            .map_err(file_error("lock", &path))?
-            .is_some()
-        {
-            remove_file(&path).map_err(file_error("remove", &path))?;
-        } else {
-            users.push(fs::read_to_string(&path).unwrap_or_else(|_| "an unknown process".into()));
+    for path in leases_of(uses, disk)? {
+        match try_lock(&path).map_err(file_error("lock", &path))? {
+            Some(_) => remove_file(&path).map_err(file_error("remove", &path))?,
+            None => users.push(description(&path)),
         }
     }
     users.sort();
     Ok(users)
+}
+
+/// The descriptions of a disk's users; leases whose owner is dead stay.
+pub(crate) fn living_users(uses: &Path, disk: &DiskId) -> Result<Vec<String>, FileError> {
+    if !presence::is_name(uses).map_err(file_error("look for", uses))? {
+        return Ok(Vec::new());
+    }
+    let mut users = Vec::new();
+    for path in leases_of(uses, disk)? {
+        if presence::is_held(&path).map_err(file_error("look at the lock", &path))? {
+            users.push(description(&path));
+        }
+    }
+    users.sort();
+    Ok(users)
+}
+
+/// The files of a disk's leases, of living and dead owners.
+fn leases_of(uses: &Path, disk: &DiskId) -> Result<Vec<PathBuf>, FileError> {
+    let mut files = list(uses).map_err(file_error("list", uses))?;
+    files.retain(|file| {
+        file.split_once('.')
+            .is_some_and(|(id, _)| id == disk.as_str())
+    });
+    Ok(files.iter().map(|file| uses.join(file)).collect())
+}
+
+fn description(lease: &Path) -> String {
+    fs::read_to_string(lease).unwrap_or_else(|_| "an unknown process".into())
 }
