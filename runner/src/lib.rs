@@ -200,6 +200,12 @@ pub enum Action {
         /// The file to make.
         layer: PathBuf,
     },
+    /// Copy the layers between the first disk's newest one and `onto` into the newest one, while the guest runs. `onto` is
+    /// then the file below it. An engine that freezes a disk by copying it refuses this: its chain does not grow.
+    MergeDisk {
+        /// A layer below the newest one, or the disk below all layers.
+        onto: PathBuf,
+    },
     /// Read the last lines of the console.
     Console {
         /// The maximum number of lines.

@@ -140,6 +140,81 @@ fn layers_are_switched_while_the_guest_writes() {
 }
 
 #[test]
+fn layers_are_merged_while_the_guest_writes() {
+    let mut vm = Vm::new();
+    let (base, first) = layered(&mut vm);
+    let (mut runner, mut guest, _) = vm.boot();
+    let write = |guest: &mut common::Guest, what: &str, at: u32| {
+        guest.run(&format!(
+            "echo {what} | dd of=/dev/vda bs=1M seek={at} conv=notrunc,fsync 2> /dev/null"
+        ));
+    };
+    let mut layers = vec![first.clone()];
+    for round in 0..3 {
+        for n in 1..=6 {
+            write(&mut guest, &format!("round-{round}-{n}"), n);
+            let next = vm.path(&format!("layer-{round}-{n}"));
+            let frozen = runner.request(Action::FreezeDisk {
+                layer: next.clone(),
+            });
+            let layer = layers.last().unwrap().clone();
+            assert_eq!(frozen, Ok(Answer::Frozen { layer }));
+            layers.push(next);
+        }
+        guest.run(
+            "(while [ ! -e /stop ]; do echo on | dd of=/dev/vda bs=1M seek=40 conv=notrunc,fsync 2> /dev/null \
+             || touch /failed; done; rm /stop) > /dev/null 2>&1 &",
+        );
+        let before: Vec<_> = layers
+            .iter()
+            .map(|layer| fs::read(layer).unwrap())
+            .collect();
+        // Onto the second layer, or onto the disk below all.
+        let kept: usize = if round == 1 { 0 } else { 2 };
+        let onto = kept.checked_sub(1).map_or(&base, |at| &layers[at]).clone();
+        let merge = Action::MergeDisk { onto: onto.clone() };
+        assert_eq!(runner.request(merge), Ok(Answer::Done));
+        guest.run("touch /stop; while [ -e /stop ]; do usleep 1000; done; [ ! -e /failed ]; sync");
+        let newest = layers.last().unwrap().clone();
+        for (layer, then) in layers.iter().zip(&before).rev().skip(1) {
+            assert!(&fs::read(layer).unwrap() == then, "{layer:?} was changed");
+        }
+        layers.truncate(kept);
+        layers.push(newest);
+    }
+    let absent = Action::MergeDisk {
+        onto: vm.path("absent"),
+    };
+    assert!(runner.request(absent).is_err());
+    let newest = layers.last().unwrap().clone();
+    let seen = guest.run("sha256sum /dev/vda");
+    assert_eq!(runner.request(Action::Stop), Ok(Answer::Done));
+    check(&newest);
+    let info = Command::new("qemu-img")
+        .args(["info", "--backing-chain", "--output=json"])
+        .arg(&newest)
+        .output()
+        .unwrap();
+    assert_eq!(
+        lossy(&info.stdout).matches("virtual-size").count(),
+        layers.len() + 1
+    );
+    let raw = contents(&vm, &newest);
+    for n in 1..=6 {
+        assert!(raw[n << 20..].starts_with(format!("round-2-{n}\n").as_bytes()));
+    }
+    let sum = Command::new("sha256sum")
+        .arg(vm.path("raw"))
+        .output()
+        .unwrap();
+    assert_eq!(seen.split(' ').next(), lossy(&sum.stdout).split(' ').next());
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
 fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
     let mut vm = Vm::new();
     let (_, first) = layered(&mut vm);

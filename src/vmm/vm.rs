@@ -164,8 +164,8 @@ impl Vm {
     /// Sends the runner a request. Quick ones have a deadline.
     pub async fn request(&self, action: Action) -> Result<Answer, VmmError> {
         let answer = match &action {
-            // The runner bounds the engine's part of it; the host's disk may take any time.
-            Action::FreezeDisk { .. } => return self.send(action).await,
+            // The runner bounds the engine's part of a freeze; the host's disk may take any time.
+            Action::FreezeDisk { .. } | Action::MergeDisk { .. } => return self.send(action).await,
             Action::Console { .. } | Action::Pause | Action::Resume | Action::Stop => {
                 self.send(action)
             }

@@ -46,6 +46,10 @@ pub(crate) trait Engine {
     /// follows.
     fn freeze_disk(&mut self, layer: &Path) -> Result<(), String>;
 
+    /// Begins to merge the layers above `onto` into the first disk's newest one. Unless this fails, a [`Notice::Merged`]
+    /// follows.
+    fn merge_disk(&mut self, onto: &Path) -> Result<(), String>;
+
     /// The time limit of a freeze; `None` where the engine copies the layer.
     fn freeze_limit(&self) -> Option<Duration>;
 
@@ -107,6 +111,8 @@ pub(crate) enum Notice {
     Refused(StartError),
     /// Freezing the first disk has succeeded or failed.
     Frozen(Result<Frozen, String>),
+    /// Merging layers of the first disk has succeeded or failed.
+    Merged(Result<(), String>),
     /// The VM is stalled: the host can't take what it writes.
     Stalled(String),
     /// The first disk's layer has reached its maximum size.

@@ -47,6 +47,7 @@ impl Vm {
                 });
             }
             Notice::Frozen(result) => self.frozen(result, removal),
+            Notice::Merged(result) => self.merged(result),
         }
         Ok(())
     }

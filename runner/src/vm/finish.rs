@@ -40,6 +40,7 @@ impl Vm {
         if let Some(Freeze { id, layer, .. }) = self.freeze.take() {
             abandon(id, &layer, "the VM ended");
         }
+        self.merged(Err("the VM ended".into()));
         if !orphaned {
             let first = self.top.iter();
             let others = spec

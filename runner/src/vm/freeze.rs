@@ -1,4 +1,4 @@
-//! Freezing the first disk.
+//! Freezing the first disk, and merging its layers.
 
 use std::io;
 use std::path::Path;
@@ -12,13 +12,13 @@ use crate::removal::{self, Removal};
 use crate::talk::{reply, warn};
 
 impl Vm {
-    /// Begins to freeze the first disk; the command gets its answer when the engine has done so.
+    /// Begins to freeze the first disk; the request gets its answer when the engine has done so.
     pub(super) fn begin_freeze(&mut self, id: u64, layer: &Path) -> Result<(), String> {
         if self.top.is_none() {
             return Err("the VM has no writable disk".into());
         }
-        if self.freeze.is_some() {
-            return Err("it is already being frozen".into());
+        if self.freeze.is_some() || self.merge.is_some() {
+            return Err("its layers are already being changed".into());
         }
         if self.stall.is_stalled() {
             return Err("the VM is stalled: the host can't take what it writes".into());
@@ -41,6 +41,30 @@ impl Vm {
                 .map(|limit| Instant::now() + limit),
         });
         Ok(())
+    }
+
+    /// Begins to merge layers of the first disk; the request gets its answer when the engine has done so.
+    pub(super) fn begin_merge(&mut self, id: u64, onto: &Path) -> Result<(), String> {
+        if self.top.is_none() {
+            return Err("the VM has no writable disk".into());
+        }
+        if self.freeze.is_some() || self.merge.is_some() {
+            return Err("its layers are already being changed".into());
+        }
+        self.engine.merge_disk(onto)?;
+        self.merge = Some(id);
+        Ok(())
+    }
+
+    /// Answers the request to merge layers.
+    pub(super) fn merged(&mut self, result: Result<(), String>) {
+        if let Some(id) = self.merge.take() {
+            let result = result.map(|()| Answer::Done);
+            reply(
+                id,
+                result.map_err(|why| format!("merge the disk's layers: {why}")),
+            );
+        }
     }
 
     /// Answers the command to freeze.

@@ -81,6 +81,8 @@ struct Vm {
     /// The first disk's newest layer.
     top: Option<PathBuf>,
     freeze: Option<Freeze>,
+    /// The request whose merge of layers is in progress.
+    merge: Option<u64>,
     stall: Stall,
     /// The time of the next check of the host's disk.
     next_check: Option<Instant>,
@@ -228,6 +230,7 @@ impl Vm {
             started: None,
             top: newest_layer(spec),
             freeze: None,
+            merge: None,
             stall: Stall::default(),
             next_check: Some(Instant::now()),
         })

@@ -53,6 +53,14 @@ impl Vm {
                         reply(id, Err(format!("freeze the disk: {why}")));
                     }
                 }
+                Ok(VmRequest {
+                    id,
+                    action: Action::MergeDisk { onto },
+                }) => {
+                    if let Err(why) = self.begin_merge(id, &onto) {
+                        reply(id, Err(format!("merge the disk's layers: {why}")));
+                    }
+                }
                 Err(error) => match request_id(&line) {
                     Some(id) => reply(id, Err(format!("understand the request: {error}"))),
                     None => warn(format_args!("a request was not understood: {error}")),

@@ -262,6 +262,10 @@ impl Engine for Krun {
         Ok(())
     }
 
+    fn merge_disk(&mut self, _onto: &Path) -> Result<(), String> {
+        Err("libkrun copies a disk to freeze it, so there is nothing to merge".into())
+    }
+
     fn freeze_limit(&self) -> Option<Duration> {
         None
     }

@@ -8,7 +8,7 @@
 //! protocol before it builds the machine:
 //!
 //! ```text
-//! greeting --> negotiating --> building (a command at a time) --> running <--> switching
+//! greeting --> negotiating --> building (a command at a time) --> running <--> switching, merging
 //! ```
 //!
 //! Disks are written through the host's page cache and never flushed there while the VM runs: a crash of the *host*
@@ -74,6 +74,8 @@ enum Phase {
     Running,
     /// Switch the first disk to a new layer of this name.
     Switching(u64, String),
+    /// Merge layers of the first disk; an event tells the end.
+    Merging(u64),
 }
 
 impl Qemu {
@@ -161,6 +163,13 @@ impl Qemu {
                 }
                 Ok(Some(Notice::Frozen(result.map(|_| Frozen::Below))))
             }
+            Phase::Merging(asked) if asked == id => match result {
+                Ok(_) => {
+                    self.phase = Phase::Merging(asked);
+                    Ok(None)
+                }
+                Err(why) => Ok(Some(Notice::Merged(Err(why)))),
+            },
             other => {
                 self.phase = other;
                 Ok(None)
@@ -216,7 +225,11 @@ impl Engine for Qemu {
                         false => format!("the host's disk can't be written ({reason})"),
                     }))
                 }
-                Message::Greeting | Message::Other => {}
+                Message::JobEnded(result) if matches!(self.phase, Phase::Merging(_)) => {
+                    self.phase = Phase::Running;
+                    notices.push(Notice::Merged(result));
+                }
+                Message::Greeting | Message::JobEnded(_) | Message::Other => {}
             }
         }
         Ok(notices)
@@ -239,6 +252,23 @@ impl Engine for Qemu {
             .map_err(|error| format!("ask qemu: {error}"))?;
         self.layers += 1;
         self.phase = Phase::Switching(id, node);
+        Ok(())
+    }
+
+    fn merge_disk(&mut self, onto: &Path) -> Result<(), String> {
+        if self.phase != Phase::Running {
+            return Err("the VM is still starting, or its layers are being changed".into());
+        }
+        let arguments = json!({
+            "job-id": "merge",
+            "device": self.node,
+            "base": onto,
+            "backing-file": onto,
+        });
+        let id = self
+            .ask("block-stream", arguments)
+            .map_err(|error| format!("ask qemu: {error}"))?;
+        self.phase = Phase::Merging(id);
         Ok(())
     }
 

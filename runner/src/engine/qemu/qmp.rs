@@ -33,6 +33,8 @@ pub(crate) enum Message {
         /// Whether the host's disk is full.
         no_space: bool,
     },
+    /// A long change of the disk has ended.
+    JobEnded(Result<(), String>),
     /// Any other message.
     Other,
 }
@@ -155,6 +157,17 @@ fn parse(line: &[u8]) -> io::Result<Message> {
             no_space: data["nospace"] == true,
         },
         Raw {
+            event: Some(event),
+            data,
+            ..
+        } if event == "BLOCK_JOB_COMPLETED" => {
+            let error = data.as_ref().and_then(|data| data["error"].as_str());
+            Message::JobEnded(error.map_or(Ok(()), |error| Err(error.to_owned())))
+        }
+        Raw {
+            event: Some(event), ..
+        } if event == "BLOCK_JOB_CANCELLED" => Message::JobEnded(Err("it was cancelled".into())),
+        Raw {
             greeting: Some(_), ..
         } => Message::Greeting,
         _ => Message::Other,
@@ -193,6 +206,18 @@ mod tests {
             Message::Shutdown("guest-reset".into())
         );
         assert_eq!(parse(r#"{"event": "RESUME"}"#), Message::Other);
+        assert_eq!(
+            parse(
+                r#"{"event": "BLOCK_JOB_COMPLETED", "data": {"type": "stream", "device": "merge", "len": 1, "offset": 1, "speed": 0}}"#
+            ),
+            Message::JobEnded(Ok(()))
+        );
+        assert_eq!(
+            parse(
+                r#"{"event": "BLOCK_JOB_COMPLETED", "data": {"type": "stream", "device": "merge", "len": 1, "offset": 0, "speed": 0, "error": "No space left on device"}}"#
+            ),
+            Message::JobEnded(Err("No space left on device".into()))
+        );
         let failed = |action: &str| {
             parse(&format!(
                 r#"{{"event": "BLOCK_IO_ERROR", "data": {{"device": "", "node-name": "disk0", "operation": "write", "action": "{action}", "nospace": true, "reason": "No space left on device"}}}}"#
