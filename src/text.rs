@@ -29,6 +29,11 @@ pub fn time(seconds: u64) -> String {
     format!("{:#}", jiff::SignedDuration::from_secs(rounded))
 }
 
+/// A moment: `2026-11-26 22:54 UTC`.
+pub(crate) fn moment(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
 /// A size: `1 byte`, `12,345 bytes`, `1.5 MiB`, `64 GiB`. The units are those of the configuration's keys. A small size
 /// is exact, since models compare the sizes of files.
 pub fn size(bytes: u64) -> String {
@@ -69,9 +74,10 @@ pub(crate) fn nearest<'a>(
     }
     let errors = |name: &str| {
         let typed = strsim::damerau_levenshtein(&unknown, name);
-        let same_word = unknown.contains(name)
-            || name.contains(unknown.as_str())
-            || abbreviates(&unknown, name);
+        // One or two letters are in almost every word.
+        let contains = |long: &str, short: &str| short.len() > 2 && long.contains(short);
+        let same_word =
+            contains(&unknown, name) || contains(name, &unknown) || abbreviates(&unknown, name);
         (typed <= 1 + name.len() / 3 || same_word).then_some((typed, name.to_owned()))
     };
     known
@@ -80,6 +86,11 @@ pub(crate) fn nearest<'a>(
         .filter_map(|name| Some((errors(name)?, name)))
         .min()
         .map(|(_, name)| name)
+}
+
+/// A question about the name that was probably meant, before other words: `did you mean `debian`? `; empty if none is near.
+pub(crate) fn did_you_mean<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(unknown, known).map_or_else(String::new, |near| format!("did you mean `{near}`? "))
 }
 
 /// Whether `short` is `long` with letters left out, but not the first one.
@@ -147,6 +158,12 @@ mod tests {
     }
 
     #[test]
+    fn moments() {
+        let at = "2025-03-04T05:06:07.89Z".parse().unwrap();
+        assert_eq!(moment(at), "2025-03-04 05:06 UTC");
+    }
+
+    #[test]
     fn sizes() {
         for (bytes, text) in [
             (0, "0 bytes"),
@@ -177,11 +194,21 @@ mod tests {
             ("exec_command_tool", Some("command")),
             ("cmd", Some("command")),
             ("diagnoze", Some("diagnose")),
+            ("e", None),
             ("zzz", None),
             ("", None),
         ] {
             assert_eq!(nearest(unknown, KEYS), meant, "{unknown}");
         }
+    }
+
+    #[test]
+    fn a_hint_is_a_question_or_nothing() {
+        assert_eq!(
+            did_you_mean("debain", ["debian", "dev"]),
+            "did you mean `debian`? "
+        );
+        assert_eq!(did_you_mean("zzz", ["debian"]), "");
     }
 
     proptest! {

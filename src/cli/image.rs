@@ -7,15 +7,16 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{Done, load, progress};
+use super::{Done, each, load, progress};
 use crate::config::{HostConfig, Raw};
 use crate::image::{
-    ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Recipe, SaveTarget,
+    Built, ImageError, ImageInfo, ImageKey, ImageName, ImageRef, ImageStore, Pruned, Recipe,
+    SaveTarget,
 };
 use crate::machine::VmUnpacker;
 use crate::progress::Progress;
 use crate::sandbox::image_store;
-use crate::text::size;
+use crate::text::{moment, size};
 
 /// Pull, import, build, list, save and remove images.
 #[derive(Debug, Args)]
@@ -47,12 +48,15 @@ enum Action {
         name: String,
         /// The file; oci:DIR, docker-archive:FILE and tar:FILE name its format
         archive: String,
+        /// Replace an image of that name, or one that Snowglobe builds
+        #[arg(long)]
+        force: bool,
     },
     /// Build an image from a recipe that comes with Snowglobe
     Build {
         /// debian (the default image), minimal or dev
         recipe: String,
-        /// Build it even if it exists
+        /// Build it even if it exists, also in place of an imported image
         #[arg(long)]
         force: bool,
         /// Take the root from a file that the recipe made earlier: `bash images/debian/recipe FILE`
@@ -116,9 +120,11 @@ impl Image {
                 }
             }
             Action::Push { image, to } => push(&config.host, &store, &image, &to).await?,
-            Action::Import { name, archive } => {
-                import(&config.host, &store, &name, &archive).await?
-            }
+            Action::Import {
+                name,
+                archive,
+                force,
+            } => import(&config.host, &store, &name, &archive, force).await?,
             Action::Build {
                 recipe,
                 force,
@@ -128,11 +134,14 @@ impl Image {
             Action::Ls { .. } | Action::Inspect { .. } => {}
             Action::Save { image, target } => save(&store, &image, &target).await?,
             Action::Rm { images } => {
-                for image in images {
-                    store.remove(&key(&store, &image)?)?;
+                let removed = each(&images, |image| {
+                    let disks = store.remove(&key(&store, image)?)?;
                     say!("removed {image}");
-                }
-                store.prune(false)?;
+                    disks.iter().for_each(|disk| say!("removed {disk}"));
+                    Ok(())
+                });
+                say_swept(&store.prune(false)?);
+                removed?;
             }
             Action::Prune { all } => prune(&store, all)?,
         }
@@ -190,6 +199,8 @@ async fn push(host: &HostConfig, store: &ImageStore, image: &str, to: &str) -> a
     let key = key(store, image)?;
     let image = store.require(&key)?;
     with_progress(async |steps| {
+        // Its blobs stay, whatever becomes of its record meanwhile.
+        let _kept = store.keep_blobs().await?;
         let content = &image.record.content;
         let push = host.registries.push(content, store.blobs(), &to, steps);
         Ok(push.await?)
@@ -204,8 +215,12 @@ async fn import(
     store: &ImageStore,
     name: &str,
     archive: &str,
+    force: bool,
 ) -> anyhow::Result<()> {
     let name: ImageName = name.parse()?;
+    if !force {
+        store.check_new_name(&name)?;
+    }
     let unpacker = VmUnpacker::new(host);
     let image = with_progress(async |steps| match archive.parse::<ImageRef>() {
         Ok(reference) if reference.is_host_path() => {
@@ -233,12 +248,24 @@ async fn build(
     let unpacker = VmUnpacker::new(host);
     let image = with_progress(async |steps| {
         if force {
-            store.build_recipe(recipe, archive, &unpacker, steps).await
+            let built = store.build_recipe(recipe, archive, &unpacker, steps);
+            Ok(Built::Now(built.await?))
         } else {
             store.ensure_recipe(recipe, archive, &unpacker, steps).await
         }
     });
-    finish(host, store, &image.await?)
+    match image.await? {
+        Built::Now(image) => finish(host, store, &image),
+        Built::Before(image) => {
+            say!(
+                "nothing was built: this recipe built the image {} already, at {} ({} on disk); --force builds it again",
+                image.record.key,
+                moment(image.record.created),
+                size(image.disk.bytes)
+            );
+            Ok(())
+        }
+    }
 }
 
 fn finish(host: &HostConfig, store: &ImageStore, image: &ImageInfo) -> anyhow::Result<()> {
@@ -269,11 +296,32 @@ async fn save(store: &ImageStore, image: &str, target: &str) -> anyhow::Result<(
     with_progress(async |steps| store.save(&key, target, steps).await).await
 }
 
+/// Names what a sweep has taken.
+fn say_swept(swept: &Pruned) {
+    for image in &swept.images {
+        say!("removed the image {image}");
+    }
+    for disk in &swept.disks {
+        say!("removed {disk}, which nothing needs");
+    }
+    for (digest, bytes) in &swept.blobs.whole {
+        say!(
+            "removed the layer sha256:{}… ({}), which no image needs",
+            digest.short(),
+            size(*bytes)
+        );
+    }
+    if swept.blobs.partial > 0 {
+        say!(
+            "removed incomplete downloads ({})",
+            size(swept.blobs.partial)
+        );
+    }
+}
+
 fn prune(store: &ImageStore, all: bool) -> anyhow::Result<()> {
     let pruned = store.prune(all)?;
-    for image in &pruned.images {
-        say!("removed {image}");
-    }
+    say_swept(&pruned);
     if pruned.fetching {
         say!("another snowglobe process fetches an image now, so layers were kept");
     }

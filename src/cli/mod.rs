@@ -144,6 +144,21 @@ fn load(flags: Raw) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// Does something with each of several subjects, also after one that failed; fails if any did.
+fn each<T>(all: &[T], mut work: impl FnMut(&T) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut last = Ok(());
+    for subject in all {
+        let done = work(subject);
+        if let Err(earlier) = std::mem::replace(&mut last, done) {
+            match last {
+                Err(_) => say!("failed to {earlier:#}"),
+                Ok(()) => last = Err(earlier),
+            }
+        }
+    }
+    last
+}
+
 /// As [`load`], for subcommands that start a sandbox and so share the workspace.
 fn load_to_share(flags: Raw) -> anyhow::Result<Config> {
     let config = load(flags)?;

@@ -11,7 +11,7 @@ use crate::image::source::recipe::RecipeError;
 use crate::image::source::registry::transfer_error::TransferError;
 use crate::image::store::blob_error::BlobError;
 use crate::image::store::free_space::SpaceError;
-use crate::image::store::store_error::{StoreError, known_images};
+use crate::image::store::store_error::{StoreError, known_images, meant_image};
 use crate::image::unpacker::UnpackError;
 
 /// Why something with an image failed. Most variants are the error of one part.
@@ -31,11 +31,44 @@ pub enum ImageError {
         "import {0}: it names no file; a file is named oci:DIR, docker-archive:FILE or tar:FILE"
     )]
     NotAFile(String),
+    /// The name belongs to an image already, and it was not asked to replace that.
+    #[error(
+        "import `{name}`: there is an image of that name, from {origin}; take another name, or replace it with --force"
+    )]
+    NameTaken {
+        /// The name.
+        name: ImageName,
+        /// The source of the image that is there.
+        origin: String,
+    },
+    /// The name belongs to a recipe, and it was not asked to take it all the same.
+    #[error(
+        "import `{name}`: `snowglobe image build {name}` makes the image of that name; take another name, or put yours in \
+         its place with --force"
+    )]
+    BuiltInName {
+        /// The name.
+        name: ImageName,
+    },
+    /// The image of a recipe's name was not made by the recipe.
+    #[error(
+        "build `{name}`: the image of that name is no recipe's, it comes from {origin}; nothing was built; --force puts the \
+         recipe's in its place"
+    )]
+    NotTheRecipes {
+        /// The name.
+        name: ImageKey,
+        /// The source of the image that is there.
+        origin: String,
+    },
     /// An image can't be pulled or pushed.
     #[error(transparent)]
     Transfer(#[from] TransferError),
     /// A word is neither the name of an image in the store nor an image of the hub.
-    #[error("find the image `{name}`: {}; and as {hub} it can't be pulled", known_images(.known))]
+    #[error(
+        "find the image `{name}`: {}{}; and as {hub} it can't be pulled",
+        meant_image(.name.as_str(), .known), known_images(.known)
+    )]
     NeitherHereNorOnHub {
         /// The word.
         name: ImageName,

@@ -62,7 +62,9 @@ impl ImageStore {
             }
         };
         // The image may have had another disk before.
-        self.blocking(Self::sweep_or_warn).await;
+        for disk in self.blocking(Self::sweep_or_warn).await {
+            progress.say(format!("removed {disk}, which nothing needs now"));
+        }
         Ok(image)
     }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::image::{ImageInfo, ImageKey, ImageStore};
 use crate::shown;
-use crate::text::size;
+use crate::text::{moment, size};
 
 fn layers(image: &ImageInfo) -> u64 {
     image
@@ -57,17 +57,17 @@ pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
         .max(12);
     writeln!(
         out,
-        "{:<width$}  {:>12}  {:>12}  {:<16}  FROM",
-        "NAME", "DISK", "LAYERS", "LAST USED (UTC)"
+        "{:<width$}  {:>12}  {:>12}  {:<20}  FROM",
+        "NAME", "DISK", "LAYERS", "LAST USED"
     )?;
     for image in &images {
         writeln!(
             out,
-            "{:<width$}  {:>12}  {:>12}  {:<16}  {}{}",
+            "{:<width$}  {:>12}  {:>12}  {:<20}  {}{}",
             shown::line(image.record.key.as_str()),
             size(image.disk.bytes),
             size(layers(image)),
-            image.last_used.strftime("%Y-%m-%d %H:%M").to_string(),
+            moment(image.last_used),
             shown::line(&image.record.source.to_string()),
             if image.users.is_empty() {
                 ""

@@ -3,6 +3,7 @@
 use crate::image::error::ImageError;
 use crate::image::file_error::FileError;
 use crate::image::key::ImageKey;
+use crate::image::name::ImageName;
 use crate::image::reference::{ImageRef, RegistryRef};
 use crate::image::source::recipe::Recipe;
 use crate::image::source::registry::pull::Pulled;
@@ -12,6 +13,7 @@ use crate::image::store::image_store::{ImageInfo, ImageStore};
 use crate::image::store::record::{Source, Stamp};
 use crate::image::unpacker::Unpacker;
 use crate::progress::Progress;
+use crate::text::did_you_mean;
 
 impl ImageStore {
     /// The key of a reference. A single word is a name if there is such an image or recipe, else it means the hub.
@@ -73,7 +75,10 @@ impl ImageStore {
             ImageRef::Registry(registry) => registry.clone(),
             ImageRef::Name(name) => {
                 match RegistryRef::of_hub(name).filter(|hub| hub.to_string() == key.as_str()) {
-                    Some(hub) => hub,
+                    Some(hub) => {
+                        self.say_asking(name, &hub, progress).await;
+                        hub
+                    }
                     None => {
                         return Ok(self.blocking(move |store| store.require(&key)).await?);
                     }
@@ -102,6 +107,23 @@ impl ImageStore {
             }),
             (pulled, _) => pulled,
         }
+    }
+
+    /// Says that a single word goes to the hub, since it may be a typing error for an image that is here.
+    async fn say_asking(&self, name: &ImageName, hub: &RegistryRef, progress: &Progress) {
+        let known = self.blocking(|store| store.known()).await;
+        let mut known: Vec<String> = known
+            .unwrap_or_default()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        known.extend(Recipe::ALL.iter().map(|recipe| recipe.name.to_owned()));
+        let meant = did_you_mean(name.as_str(), known.iter().map(String::as_str));
+        let asking = format!("no image `{name}` is here: {meant}asking for {hub}");
+        if !meant.is_empty() {
+            tracing::warn!("{asking}");
+        }
+        progress.say(asking);
     }
 
     async fn pull_registry(

@@ -7,6 +7,7 @@ use crate::image::key::ImageKey;
 use crate::image::source::archive;
 use crate::image::source::recipe::Recipe;
 use crate::image::store::image_store::{ImageInfo, ImageStore};
+use crate::image::store::record::Source;
 use crate::image::unpacker::Unpacker;
 use crate::progress::Progress;
 
@@ -46,17 +47,39 @@ impl ImageStore {
             .await
     }
 
-    /// The image of a recipe; built if it is not in the store.
+    /// Builds the image of a recipe, unless this very recipe has built it already. An image of that name from elsewhere is
+    /// not replaced.
     pub(crate) async fn ensure_recipe(
         &self,
         recipe: &'static Recipe,
         archive: Option<&Path>,
         unpacker: &impl Unpacker,
         progress: &Progress,
-    ) -> Result<ImageInfo, ImageError> {
-        match self.look_up(&ImageKey::from(&recipe.image_name()?)).await? {
-            Some(image) => Ok(image),
-            None => self.build_recipe(recipe, archive, unpacker, progress).await,
+    ) -> Result<Built, ImageError> {
+        let key = ImageKey::from(&recipe.image_name()?);
+        match self.look_up(&key).await? {
+            Some(image) if image.record.source == recipe.source() => {
+                return Ok(Built::Before(image));
+            }
+            Some(image) if !matches!(image.record.source, Source::Recipe { .. }) => {
+                return Err(ImageError::NotTheRecipes {
+                    name: key,
+                    origin: image.record.source.to_string(),
+                });
+            }
+            // Another version of Snowglobe has built it.
+            Some(_) | None => {}
         }
+        let built = self.build_recipe(recipe, archive, unpacker, progress);
+        Ok(Built::Now(built.await?))
     }
+}
+
+/// Whether a build has built anything.
+#[derive(Debug)]
+pub(crate) enum Built {
+    /// It has.
+    Now(ImageInfo),
+    /// The same recipe built this image earlier.
+    Before(ImageInfo),
 }

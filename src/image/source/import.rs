@@ -11,14 +11,36 @@ use crate::image::platform::Processor;
 use crate::image::reference::ImageRef;
 use crate::image::source::archive;
 use crate::image::source::import_error::ImportError;
+use crate::image::source::recipe::Recipe;
 use crate::image::store::blobs::Blobs;
 use crate::image::store::free_space;
 use crate::image::store::image_store::{ImageInfo, ImageStore};
 use crate::image::store::record::{Source, Stamp};
+use crate::image::store::store_error::StoreError;
 use crate::image::unpacker::Unpacker;
 use crate::progress::Progress;
 
 impl ImageStore {
+    /// Refuses a name that an image or a recipe has. Blocking.
+    pub(crate) fn check_new_name(&self, name: &ImageName) -> Result<(), ImageError> {
+        if Recipe::find(name).is_ok() {
+            return Err(ImageError::BuiltInName { name: name.clone() });
+        }
+        let key = ImageKey::from(name);
+        let origin = match self.record(&key) {
+            Ok(Some(record)) => record.source.to_string(),
+            // It is not clear what would be replaced.
+            Err(StoreError::DamagedRecord { .. }) => "a record that can't be read".to_owned(),
+            Err(error) => return Err(error.into()),
+            Ok(None) if self.has_record(&key)? => "another version of Snowglobe".to_owned(),
+            Ok(None) => return Ok(()),
+        };
+        Err(ImageError::NameTaken {
+            name: name.clone(),
+            origin,
+        })
+    }
+
     /// Makes an image of a file: the archive of a root, or a saved image. An image of the same name is replaced once the
     /// new disk is finished; its old disk stays as long as anything needs it.
     pub async fn import(

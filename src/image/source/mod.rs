@@ -3,7 +3,7 @@
 
 mod acquire;
 pub(crate) mod archive;
-mod build;
+pub(super) mod build;
 mod import;
 pub(crate) mod import_error;
 pub(crate) mod layout_dir;

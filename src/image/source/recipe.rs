@@ -20,6 +20,7 @@ use crate::image::file_error::{FileError, file_error};
 use crate::image::name::{ImageName, NameError};
 use crate::image::store::record::Source;
 use crate::progress::{Progress, Step};
+use crate::text::did_you_mean;
 
 /// Why a recipe made no archive.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +30,8 @@ pub enum RecipeError {
     File(#[from] FileError),
     /// There is no such recipe.
     #[error(
-        "find a recipe for `{name}`: there are {known}; any other image is imported: `snowglobe image import`"
+        "find a recipe for `{name}`: {}there are {known}; any other image is imported: `snowglobe image import`",
+        did_you_mean(.name.as_str(), .known.split(", "))
     )]
     Unknown {
         /// The name.

@@ -6,6 +6,7 @@
 use crate::image::key::ImageKey;
 use crate::image::store::image_store::{ImageInfo, ImageStore};
 use crate::image::store::store_error::StoreError;
+use crate::image::store::sweep::{SweptBlobs, SweptDisk};
 
 /// The space that the store takes on the host, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,6 +29,10 @@ impl Usage {
 pub(crate) struct Pruned {
     /// Images, the least recently used first.
     pub(crate) images: Vec<ImageKey>,
+    /// Disks, those of the images included.
+    pub(crate) disks: Vec<SweptDisk>,
+    /// Blobs.
+    pub(crate) blobs: SweptBlobs,
     /// The freed bytes.
     pub(crate) bytes: u64,
     /// Whether no blobs were removed, because a process was fetching some.
@@ -49,15 +54,12 @@ impl ImageStore {
         let mut pruned = Pruned::default();
         if all {
             for image in self.evictable(None)? {
-                if self.evict(&image)? {
-                    pruned.images.push(image.record.key);
-                }
+                self.evict(image, &mut pruned)?;
             }
         }
-        self.sweep()?;
-        let abandoned = self.remove_blobs()?;
-        pruned.fetching = abandoned.is_none();
-        pruned.bytes = before.saturating_sub(self.usage()?.total()) + abandoned.unwrap_or(0);
+        pruned.disks.extend(self.sweep()?);
+        self.sweep_blobs(&mut pruned)?;
+        pruned.bytes = before.saturating_sub(self.usage()?.total()) + pruned.blobs.partial;
         Ok(pruned)
     }
 
@@ -68,14 +70,13 @@ impl ImageStore {
         if before <= limit {
             return Ok(pruned);
         }
-        pruned.fetching = self.remove_blobs()?.is_none();
+        self.sweep_blobs(&mut pruned)?;
         for image in self.evictable(Some(keep))? {
             if self.usage()?.total() <= limit {
                 break;
             }
-            if self.evict(&image)? {
-                pruned.images.push(image.record.key);
-                pruned.fetching |= self.remove_blobs()?.is_none();
+            if self.evict(image, &mut pruned)? {
+                self.sweep_blobs(&mut pruned)?;
             }
         }
         pruned.bytes = before.saturating_sub(self.usage()?.total());
@@ -91,11 +92,26 @@ impl ImageStore {
     }
 
     /// Removes an image unless it is in use or gone already.
-    fn evict(&self, image: &ImageInfo) -> Result<bool, StoreError> {
+    fn evict(&self, image: ImageInfo, pruned: &mut Pruned) -> Result<bool, StoreError> {
         match self.remove(&image.record.key) {
-            Ok(()) => Ok(true),
+            Ok(disks) => {
+                pruned.images.push(image.record.key);
+                pruned.disks.extend(disks);
+                Ok(true)
+            }
             Err(StoreError::InUse { .. } | StoreError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn sweep_blobs(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
+        match self.remove_blobs()? {
+            Some(swept) => {
+                pruned.blobs.whole.extend(swept.whole);
+                pruned.blobs.partial += swept.partial;
+            }
+            None => pruned.fetching = true,
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::files;
 use crate::image::file_error::{FileError, file_error};
 use crate::text::size;
 
@@ -35,9 +36,7 @@ pub enum SpaceError {
 
 /// Refuses an operation that needs more space than is free at `dir`. `doing` names it in the message.
 pub(crate) fn require(doing: &str, needs: u64, dir: &Path) -> Result<(), SpaceError> {
-    let stat = rustix::fs::statvfs(dir);
-    let stat = stat.map_err(|errno| file_error("look for free space in", dir)(errno.into()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = files::free_bytes(dir).map_err(file_error("look for free space in", dir))?;
     match fits(needs, free) {
         true => Ok(()),
         false => Err(SpaceError::Full {

@@ -15,4 +15,4 @@ pub(crate) mod partial_blob;
 pub(crate) mod record;
 mod record_file;
 pub(crate) mod store_error;
-mod sweep;
+pub(crate) mod sweep;

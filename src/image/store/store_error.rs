@@ -6,6 +6,7 @@ use crate::image::file_error::FileError;
 use crate::image::key::ImageKey;
 use crate::image::store::blob_error::BlobError;
 use crate::image::store::disk_id::DiskId;
+use crate::text::did_you_mean;
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum StoreError {
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// There is no such image.
-    #[error("find the image `{name}`: {}", known_images(.known))]
+    #[error("find the image `{name}`: {}{}", meant_image(.name.as_str(), .known), known_images(.known))]
     NotFound {
         /// The key.
         name: ImageKey,
@@ -50,6 +51,11 @@ pub enum StoreError {
     /// The snapshots that need disks are unknown.
     #[error("list the snapshots that need images")]
     Dependents(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A question about the image of the store that was probably meant; empty if none is near.
+pub(crate) fn meant_image(unknown: &str, known: &[ImageKey]) -> String {
+    did_you_mean(unknown, known.iter().map(ImageKey::as_str))
 }
 
 /// The images of the store in words.

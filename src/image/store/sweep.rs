@@ -2,11 +2,13 @@
 //! be read, nothing is removed.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use crate::files::{list, remove_dir, remove_file, sync_dir};
+use crate::image::digest::Digest;
 use crate::image::file_error::file_error;
 use crate::image::key::ImageKey;
 use crate::image::store::blobs::Blobs;
@@ -14,10 +16,12 @@ use crate::image::store::dependents::Dependent;
 use crate::image::store::disk_id::DiskId;
 use crate::image::store::image_store::ImageStore;
 use crate::image::store::store_error::StoreError;
+use crate::text::size;
 
 impl ImageStore {
-    /// Removes an image. Refused while its disk is in use, unless another image has the same disk.
-    pub(crate) fn remove(&self, key: &ImageKey) -> Result<(), StoreError> {
+    /// Removes an image; gives the disks that go with it. Refused while its disk is in use, unless another image has the
+    /// same disk.
+    pub(crate) fn remove(&self, key: &ImageKey) -> Result<Vec<SweptDisk>, StoreError> {
         {
             let _held = self.lock()?;
             if !self.has_record(key)? {
@@ -70,8 +74,8 @@ impl ImageStore {
         Ok(users)
     }
 
-    /// Removes the disks that nothing needs, and the build directories of killed processes.
-    pub(crate) fn sweep(&self) -> Result<(), StoreError> {
+    /// Removes the disks that nothing needs, and the build directories of killed processes; gives these disks.
+    pub(crate) fn sweep(&self) -> Result<Vec<SweptDisk>, StoreError> {
         let build_dirs = self.abandoned_build_dirs()?;
         let removed = self.dir().join("removed");
         let mut files: Vec<PathBuf> = list(&removed)
@@ -79,10 +83,15 @@ impl ImageStore {
             .iter()
             .map(|file| removed.join(file))
             .collect();
+        let mut swept = Vec::new();
         {
             // Under the lock, disks are only moved away. To delete them takes a while.
             let _held = self.lock()?;
             for disk in self.unneeded_disks()? {
+                swept.push(SweptDisk {
+                    bytes: file_bytes(&self.disk_path(&disk, "raw")),
+                    disk: disk.clone(),
+                });
                 for extension in ["raw", "json"] {
                     let from = self.disk_path(&disk, extension);
                     let to = removed.join(format!("{disk}.{extension}"));
@@ -97,7 +106,7 @@ impl ImageStore {
         for path in files {
             remove_file(&path).map_err(file_error("remove", &path))?;
         }
-        Ok(())
+        Ok(swept)
     }
 
     fn unneeded_disks(&self) -> Result<Vec<DiskId>, StoreError> {
@@ -123,18 +132,22 @@ impl ImageStore {
     }
 
     /// Sweeps; a failure is only logged.
-    pub(crate) fn sweep_or_warn(&self) {
-        if let Err(error) = self.sweep() {
+    pub(crate) fn sweep_or_warn(&self) -> Vec<SweptDisk> {
+        let swept = self.sweep().unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "could not clear leftovers among the images"
             );
+            Vec::new()
+        });
+        for disk in &swept {
+            tracing::info!("removed {disk}");
         }
+        swept
     }
 
-    /// Removes the blobs that no image needs. Returns the bytes that abandoned partial blobs took; `None` while a process
-    /// fetches blobs.
-    pub(crate) fn remove_blobs(&self) -> Result<Option<u64>, StoreError> {
+    /// Removes the blobs that no image needs; `None` while a process fetches blobs.
+    pub(crate) fn remove_blobs(&self) -> Result<Option<SweptBlobs>, StoreError> {
         let Some(_exclusive) = self.try_remove_blobs()? else {
             return Ok(None);
         };
@@ -145,13 +158,44 @@ impl ImageStore {
             .collect();
         let all = self.blobs().all()?;
         let abandoned = self.blobs().abandoned()?;
-        for (digest, _) in all {
+        let mut swept = SweptBlobs::default();
+        for (digest, bytes) in all {
             if !needed.contains(&digest) {
                 self.blobs().remove(&digest)?;
+                swept.whole.push((digest, bytes));
             }
         }
-        Ok(Some(Blobs::remove_abandoned(abandoned)?))
+        swept.partial = Blobs::remove_abandoned(abandoned)?;
+        Ok(Some(swept))
     }
+}
+
+/// A disk that was removed since nothing needed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SweptDisk {
+    /// Its id.
+    pub(crate) disk: DiskId,
+    /// The space that it took on the host, in bytes.
+    pub(crate) bytes: u64,
+}
+
+impl fmt::Display for SweptDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the disk {} ({})", self.disk, size(self.bytes))
+    }
+}
+
+/// The blobs that were removed since nothing needed them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SweptBlobs {
+    /// Whole blobs with their sizes in bytes.
+    pub(crate) whole: Vec<(Digest, u64)>,
+    /// The bytes that abandoned partial blobs took.
+    pub(crate) partial: u64,
+}
+
+fn file_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
 /// Renames a file that may be missing.

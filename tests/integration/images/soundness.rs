@@ -142,7 +142,8 @@ fn killed_at_any_moment_of_an_import_the_store_stays_sound() {
     let home = Home::new();
     let layout = five_layers(&home);
     let way = Way {
-        arguments: &["image", "import", "app", &layout],
+        // By force, since a killed one may have finished.
+        arguments: &["image", "import", "--force", "app", &layout],
         image: "app",
         look: "ls /data",
         seen: "0\n1\n2\n3\n",
