@@ -4,16 +4,18 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use rmcp::ServiceExt;
-use rmcp::model::CallToolRequestParams;
+use rmcp::model::{CallToolRequestParams, ProgressNotificationParam};
+use rmcp::service::{NotificationContext, RoleClient};
+use rmcp::{ClientHandler, ServiceExt};
 
-use super::{Done, load};
+use super::{Done, each, load, progress};
 use crate::client;
 use crate::config::{Config, Raw};
 use crate::disk::Store;
 use crate::names::SnapshotName;
+use crate::progress::Progress;
 use crate::shown;
-use crate::text::size;
+use crate::text::{moment, size};
 
 /// Save, list, restore and delete snapshots of this workspace's sandbox.
 #[derive(Debug, Args)]
@@ -30,6 +32,9 @@ enum Action {
     Save {
         /// 1 to 64 of A-Z a-z 0-9 . _ -
         name: SnapshotName,
+        /// Replace a snapshot of that name, once the new one is saved
+        #[arg(long)]
+        force: bool,
     },
     /// List the saved snapshots
     #[command(alias = "ls")]
@@ -43,11 +48,12 @@ enum Action {
         /// The snapshot's name
         name: SnapshotName,
     },
-    /// Delete a saved snapshot
+    /// Delete saved snapshots
     #[command(alias = "rm")]
     Delete {
-        /// The snapshot's name
-        name: SnapshotName,
+        /// The snapshots' names
+        #[arg(required = true)]
+        names: Vec<SnapshotName>,
     },
 }
 
@@ -57,12 +63,17 @@ impl Snapshot {
         let store = Store::look(&config.host.dirs.data, &config.sandbox.name);
         match self.action {
             Action::List { json } => list(&store, json)?,
-            Action::Delete { name } => {
-                let gone = store.delete(&name)?;
+            Action::Delete { names } => each(&names, |name| {
+                let gone = store.delete(name)?;
                 say!("deleted {name} ({})", size(gone.bytes));
+                Ok(())
+            })?,
+            Action::Save { name, force } => call(&config, "save", &name, force).await?,
+            Action::Restore { name } => {
+                // A wrong name is told at once, whether or not a sandbox runs.
+                store.get(&name)?;
+                call(&config, "restore", &name, false).await?;
             }
-            Action::Save { name } => call(&config, "save", &name).await?,
-            Action::Restore { name } => call(&config, "restore", &name).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -90,15 +101,35 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
         writeln!(
             out,
             "{name:<24} {size:>12}  {:<20}  {}",
-            record.created.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            moment(record.created),
             shown::line(&record.base.image)
         )?;
     }
     Ok(())
 }
 
+/// Passes the server's progress on.
+struct Steps(Progress);
+
+impl ClientHandler for Steps {
+    async fn on_progress(
+        &self,
+        told: ProgressNotificationParam,
+        _context: NotificationContext<RoleClient>,
+    ) {
+        if let Some(message) = told.message {
+            self.0.say(message);
+        }
+    }
+}
+
 /// Calls the tool `snapshot` of the running sandbox, and prints the result.
-async fn call(config: &Config, action: &str, name: &SnapshotName) -> anyhow::Result<()> {
+async fn call(
+    config: &Config,
+    action: &str,
+    name: &SnapshotName,
+    replace: bool,
+) -> anyhow::Result<()> {
     let running = client::find(config)?.ok_or_else(|| {
         anyhow::anyhow!(
             "{action} the snapshot `{name}`: no sandbox runs for {}; start one first",
@@ -106,8 +137,9 @@ async fn call(config: &Config, action: &str, name: &SnapshotName) -> anyhow::Res
         )
     })?;
     let stream = client::connect(&running.mcp_socket()).await?;
-    let client = ().serve(stream).await?;
-    let arguments = serde_json::json!({"action": action, "name": name})
+    let (steps, shown) = progress::show();
+    let client = Steps(steps).serve(stream).await?;
+    let arguments = serde_json::json!({"action": action, "name": name, "replace": replace})
         .as_object()
         .cloned()
         .unwrap_or_default();
@@ -121,6 +153,7 @@ async fn call(config: &Config, action: &str, name: &SnapshotName) -> anyhow::Res
         .collect();
     // The result is there already, so the end of the connection may fail.
     drop(client.cancel().await);
+    shown.finish();
     let text = text.join("\n");
     if result.is_error == Some(true) {
         // The text is an error message already.

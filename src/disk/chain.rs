@@ -1,14 +1,18 @@
 //! The chain of layers under a new VM: checked, extended by a layer of its own, and noted down before it is used.
 
 use std::path::PathBuf;
+use std::{fmt, fs};
 
 use snowglobe_runner::DiskFormat;
 
+use super::depth;
 use super::error::{StoreError, io_error};
 use super::header::{Below, check};
 use super::overlay::make_overlay;
 use super::record::Base;
-use super::store::{Store, VmDir};
+use super::store::{Store, VmDir, taken};
+use crate::files;
+use crate::text::size;
 
 /// The disk of a new VM.
 #[derive(Debug)]
@@ -23,27 +27,60 @@ pub struct NewDisk {
     pub backing: Vec<PathBuf>,
 }
 
+/// A merge of the newest layers of a chain.
+#[derive(Debug, Clone)]
+pub struct Merge {
+    /// The layers below, which stay as they are; oldest first.
+    pub kept: Vec<String>,
+    /// The file that is below the merged layers.
+    pub onto: PathBuf,
+    /// The number of layers that it takes.
+    count: usize,
+    /// What it writes at most, in bytes.
+    bytes: u64,
+    /// Whether the chain is too long to be used without it.
+    pub needed: bool,
+}
+
+impl fmt::Display for Merge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "merging {} disk layers of earlier saves ({})",
+            self.count,
+            size(self.bytes)
+        )
+    }
+}
+
+impl Merge {
+    /// What it writes at most, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// The space that stays free for others, in bytes.
+const RESERVE: u64 = 256 << 20;
+
 impl Store {
-    /// Makes the disk of a new VM on top of these layers. Blocks.
-    pub fn new_disk(&self, base: &Base, mut layers: Vec<String>) -> Result<NewDisk, StoreError> {
+    /// Makes the disk of a new VM on top of these layers. If they are too many, the newest are merged first, and `say` is
+    /// told. Blocks.
+    pub fn new_disk(
+        &self,
+        base: &Base,
+        layers: Vec<String>,
+        say: &dyn Fn(String),
+    ) -> Result<NewDisk, StoreError> {
         let vm_dir = self.new_vm()?;
-        let (under, format) = match layers.last() {
-            Some(layer) => (self.layer(layer), DiskFormat::Qcow2),
-            None => (base.disk.clone(), DiskFormat::Raw),
+        let made = self.make_disk(&vm_dir, base, layers, say);
+        let (layers, file, backing) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                vm_dir.give_up();
+                return Err(error);
+            }
         };
-        let mut backing: Vec<_> = layers.iter().map(|layer| self.layer(layer)).collect();
-        backing.push(base.disk.clone());
-        let size = self.check_layers(base, &layers)?;
-        let layer = self.new_layer();
-        layers.push(layer.clone());
-        let file = self.layer(&layer);
-        let made = vm_dir
-            .set_layers(&layers)
-            .and_then(|()| make_overlay(&under, format, size, &file));
-        if let Err(error) = made {
-            vm_dir.give_up();
-            return Err(error);
-        }
         Ok(NewDisk {
             vm_dir,
             layers,
@@ -52,10 +89,135 @@ impl Store {
         })
     }
 
+    /// The new disk's layers, its own file, and the files below that.
+    fn make_disk(
+        &self,
+        vm_dir: &VmDir,
+        base: &Base,
+        layers: Vec<String>,
+        say: &dyn Fn(String),
+    ) -> Result<(Vec<String>, PathBuf, Vec<PathBuf>), StoreError> {
+        // From here on no sweep takes them.
+        vm_dir.set_layers(&layers)?;
+        let size = self.check_layers(base, &layers)?;
+        let before = layers.len();
+        let mut layers = self.shorten(vm_dir, base, layers, size, say)?;
+        let merged = layers.len() < before;
+        let (under, format) = self.top(base, &layers);
+        let mut backing: Vec<_> = layers.iter().map(|layer| self.layer(layer)).collect();
+        backing.push(base.disk.clone());
+        let layer = self.new_layer();
+        layers.push(layer.clone());
+        let file = self.layer(&layer);
+        vm_dir.set_layers(&layers)?;
+        make_overlay(&under, format, size, &file)?;
+        if merged {
+            self.sweep();
+        }
+        Ok((layers, file, backing))
+    }
+
+    /// The newest of these layers, or the image's disk, and its format.
+    fn top(&self, base: &Base, layers: &[String]) -> (PathBuf, DiskFormat) {
+        match layers.last() {
+            Some(layer) => (self.layer(layer), DiskFormat::Qcow2),
+            None => (base.disk.clone(), DiskFormat::Raw),
+        }
+    }
+
+    /// The merge that is due before a machine has these layers, its own included; `None` if they are few enough, or there
+    /// is no room for a merge that can wait. Blocks.
+    pub fn merge_due(&self, base: &Base, layers: &[String]) -> Result<Option<Merge>, StoreError> {
+        let sizes: Vec<u64> = layers
+            .iter()
+            .map(|layer| taken(&self.layer(layer)))
+            .collect();
+        let Some(from) = depth::merge_from(&sizes) else {
+            return Ok(None);
+        };
+        let kept = layers[..from].to_vec();
+        let merge = Merge {
+            onto: self.top(base, &kept).0,
+            kept,
+            count: layers.len() - from,
+            bytes: sizes[from..].iter().sum(),
+            needed: layers.len() > depth::TOO_MANY,
+        };
+        let doing = "merge the layers of many snapshots".to_owned();
+        match self.require_room(doing, merge.bytes) {
+            Ok(()) => Ok(Some(merge)),
+            Err(error) if merge.needed => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the disk's chain of layers stays long");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Fails if the host's disk has no room for that many more bytes.
+    pub(super) fn require_room(&self, doing: String, needs: u64) -> Result<(), StoreError> {
+        let free = files::free_bytes(&self.dir).map_err(io_error("look for room in", &self.dir))?;
+        if needs.saturating_add(RESERVE) <= free {
+            return Ok(());
+        }
+        Err(StoreError::NoRoom {
+            doing,
+            needs,
+            free,
+            dir: self.dir.clone(),
+        })
+    }
+
+    /// Merges the newest of too many layers into a new one, beside them. Snapshots of just these layers then have the new
+    /// chain; other snapshots keep the old layers.
+    fn shorten(
+        &self,
+        vm_dir: &VmDir,
+        base: &Base,
+        layers: Vec<String>,
+        size: u64,
+        say: &dyn Fn(String),
+    ) -> Result<Vec<String>, StoreError> {
+        let new = self.new_layer();
+        let with_own = [layers.as_slice(), std::slice::from_ref(&new)].concat();
+        let Some(mut merge) = self.merge_due(base, &with_own)? else {
+            return Ok(layers);
+        };
+        merge.count -= 1;
+        say(merge.to_string());
+        vm_dir.set_layers(&with_own)?;
+        let files: Vec<_> = layers[merge.kept.len()..]
+            .iter()
+            .map(|layer| self.layer(layer))
+            .collect();
+        let into = self.layer(&new);
+        let (under, format) = self.top(base, &merge.kept);
+        let mut merged = merge.kept;
+        merged.push(new);
+        let made = make_overlay(&under, format, size, &into)
+            .and_then(|()| super::merge::merge(&files, size, &into))
+            .and_then(|()| self.check_layers(base, &merged))
+            .and_then(|_| self.put_in_place(&layers, &merged));
+        match made {
+            Ok(()) => Ok(merged),
+            Err(error) => {
+                fs::remove_file(&into).ok();
+                if merge.needed {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the disk's chain of layers stays long"
+                );
+                Ok(layers)
+            }
+        }
+    }
+
     /// Checks that each layer names the one before it as its backing file, and the first the image's disk; gives the
     /// size of that disk, in bytes. Blocks.
     pub fn check_layers(&self, base: &Base, layers: &[String]) -> Result<u64, StoreError> {
-        let disk = std::fs::metadata(&base.disk);
+        let disk = fs::metadata(&base.disk);
         let disk = disk.map_err(io_error("read the size of the image's disk", &base.disk))?;
         let size = disk.len();
         let (mut below, mut format) = (base.disk.clone(), DiskFormat::Raw);

@@ -4,18 +4,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::names::SnapshotName;
-use crate::text::size;
+use crate::text::{did_you_mean, size};
 
 /// Why layers and snapshots cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The name is taken.
     #[error(
-        "save the snapshot `{0}`: there is one of that name already; delete it first, or take another name"
+        "save the snapshot `{0}`: there is one of that name already; take another name, delete it first, or replace it (--force, `replace`)"
     )]
     Exists(SnapshotName),
     /// There is no such snapshot.
-    #[error("find the snapshot `{name}`: {}", there_are(.known))]
+    #[error("find the snapshot `{name}`: {}{}", meant(.name, .known), there_are(.known))]
     NotFound {
         /// The name.
         name: SnapshotName,
@@ -39,6 +39,21 @@ pub enum StoreError {
         limit: u64,
         /// The existing snapshots with their sizes, in bytes.
         known: Vec<(SnapshotName, u64)>,
+    },
+    /// The host's disk has too little room.
+    #[error(
+        "{doing}: it takes {}, and {} has {} left; make room there, or delete snapshots first",
+        size(*.needs), .dir.display(), size(*.free)
+    )]
+    NoRoom {
+        /// What was to be done.
+        doing: String,
+        /// The bytes that it needs.
+        needs: u64,
+        /// The bytes that are free.
+        free: u64,
+        /// The directory.
+        dir: PathBuf,
     },
     /// A record or one of its layers is damaged.
     #[error("use the snapshot `{name}`: {problem}")]
@@ -74,6 +89,10 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+fn meant(name: &SnapshotName, known: &[SnapshotName]) -> String {
+    did_you_mean(name.as_str(), known.iter().map(SnapshotName::as_str))
 }
 
 fn there_are(known: &[SnapshotName]) -> String {

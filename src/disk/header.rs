@@ -19,6 +19,9 @@ const MAGIC: u32 = u32::from_be_bytes(*b"QFI\xfb");
 /// The only version of the format that Snowglobe writes.
 const VERSION: u32 = 3;
 
+/// The size of a cluster, as a power of two: what this program and QEMU make, and a merge relies on.
+const CLUSTER_BITS: u32 = 16;
+
 /// The header's length without extensions, in bytes.
 const SHORTEST: usize = 104;
 
@@ -79,6 +82,7 @@ fn says(header: &[u8], below: Below<'_>) -> Result<(), String> {
     expect("magic number", number(0)?.into(), MAGIC.into())?;
     expect("version", number(4)?.into(), VERSION.into())?;
     expect("disk size", long(24)?, below.size)?;
+    expect("cluster size", number(20)?.into(), CLUSTER_BITS.into())?;
     expect("encryption", number(32)?.into(), 0)?;
     expect("number of snapshots", number(60)?.into(), 0)?;
     expect("set of features", long(72)? & !DIRTY, 0)?;
@@ -215,6 +219,7 @@ mod tests {
             &["-b", path, "-F", "raw", "-o", "compression_type=zstd"],
             &["-b", path, "-F", "raw", "-o", "extended_l2=on"],
             &["-b", path, "-F", "raw", "-o", "compat=0.10"],
+            &["-b", path, "-F", "raw", "-o", "cluster_size=4096"],
             &[],
         ] {
             let layer = made(dir.path(), options);
@@ -242,6 +247,7 @@ mod tests {
             header[..4].copy_from_slice(b"QFI\xfb");
             header[7] = 3;
             header[14..20].copy_from_slice(&[2, 0x10, 0, 0, 0, 14]);
+            header[23] = 16;
             header[24..32].copy_from_slice(&SIZE.to_be_bytes());
             header[103] = 112;
             header[112..123].copy_from_slice(b"\xe2\x79\x2a\xca\0\0\0\x03raw");

@@ -49,7 +49,9 @@ impl Store {
     /// A snapshot, and a lock that keeps its layers from being swept.
     fn pinned(&self, name: &SnapshotName) -> Result<(Record, VmDir), StoreError> {
         let run = self.new_vm()?;
-        run.set_layers(&self.get(name)?.layers)?;
+        let record = self.get(name)?;
+        run.set_layers(&record.layers)?;
+        run.set_base(&record.base.disk)?;
         // Read it again: it may have been deleted before its layers were held.
         Ok((self.get(name)?, run))
     }
@@ -93,7 +95,9 @@ mod tests {
         };
         let layer = store.new_layer();
         fs::write(store.layer(&layer), b"layer").unwrap();
-        store.save(&named(name), base, vec![layer.clone()]).unwrap();
+        store
+            .save(&named(name), base, vec![layer.clone()], false)
+            .unwrap();
         store.layer(&layer)
     }
 

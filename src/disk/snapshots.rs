@@ -2,14 +2,36 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::chain::Merge;
 use super::error::{StoreError, io_error};
 use super::record::{Base, Record, VERSION};
-use super::store::{Store, entries};
+use super::store::{BASE, Store, entries, taken};
 use crate::names::SnapshotName;
 use crate::{files, presence};
+
+/// What a save may take.
+#[derive(Debug, Clone, Copy)]
+pub struct SaveLimits {
+    /// What all snapshots of the sandbox may take together, in bytes.
+    pub bytes: u64,
+    /// Whether it may replace a snapshot of its name.
+    pub replaces: bool,
+    /// Whether the engine copies the newest layer.
+    pub copies: bool,
+}
+
+/// What a save will take.
+#[derive(Debug, Clone)]
+pub struct SavePlan {
+    /// What the snapshot keeps on the host's disk, in bytes.
+    pub bytes: u64,
+    /// What is free there, in bytes.
+    pub free: u64,
+    /// The merge of layers that comes first.
+    pub merge: Option<Merge>,
+}
 
 impl Store {
     /// The configured snapshot that machines start from; a session's store has its own copy of that record.
@@ -131,15 +153,16 @@ impl Store {
         }
     }
 
-    /// Fails if a snapshot of the layer `newest` would make all snapshots of this sandbox, its sessions' included, take
+    /// Fails if a snapshot of the layer `newest`, with `more` bytes in it, would make all snapshots of this sandbox, its sessions' included, take
     /// more than `limit` bytes.
-    pub fn check_size(
+    pub(super) fn check_size(
         &self,
         name: &SnapshotName,
         newest: &str,
+        more: u64,
         limit: u64,
     ) -> Result<(), StoreError> {
-        let adds = taken(&self.layer(newest));
+        let adds = taken(&self.layer(newest)).saturating_add(more);
         let all = self.dir.parent().unwrap_or(&self.dir);
         let mut frozen = 0_u64;
         for dir in entries(all)? {
@@ -165,29 +188,86 @@ impl Store {
         })
     }
 
-    /// Writes a snapshot's record; its layers are frozen from here on. Never replaces a record of that name.
+    /// What a save will take, known before anything is done: `layers` are the machine's. Fails if the name is taken and not
+    /// to be replaced, if snapshots would take more than `limit` bytes, or if the host's disk has no room for a copy, where
+    /// the engine `copies`. Blocks.
+    pub fn plan_save(
+        &self,
+        name: &SnapshotName,
+        base: &Base,
+        layers: &[String],
+        limits: SaveLimits,
+    ) -> Result<SavePlan, StoreError> {
+        if !limits.replaces {
+            self.check_free(name)?;
+        }
+        let newest = layers.last().map_or("", String::as_str);
+        let mut merge = self.merge_due(base, layers)?;
+        let with_merge = merge.as_ref().map_or(0, Merge::bytes);
+        if let Err(error) = self.check_size(name, newest, with_merge, limits.bytes) {
+            if merge.as_ref().is_none_or(|merge| merge.needed) {
+                return Err(error);
+            }
+            // A merge can wait.
+            merge = None;
+            self.check_size(name, newest, 0, limits.bytes)?;
+        }
+        let bytes = taken(&self.layer(newest));
+        if limits.copies {
+            self.require_room(format!("save the snapshot `{name}`"), bytes)?;
+        }
+        let free = files::free_bytes(&self.dir).map_err(io_error("look for room in", &self.dir))?;
+        Ok(SavePlan { bytes, free, merge })
+    }
+
+    /// Writes a snapshot's record; its layers are frozen from here on. Replaces a record of that name only if it `replaces`;
+    /// then the old one's layers go, unless something else needs them.
     pub fn save(
         &self,
         name: &SnapshotName,
         base: Base,
         layers: Vec<String>,
+        replaces: bool,
     ) -> Result<Record, StoreError> {
-        self.check_free(name)?;
-        let bytes = layers.last().map_or(0, |layer| taken(&self.layer(layer)));
+        if !replaces {
+            self.check_free(name)?;
+        }
         let record = Record {
             version: VERSION,
             name: name.clone(),
             created: now(),
+            bytes: self.newest_bytes(&layers),
             base,
             layers,
-            bytes,
         };
-        let path = self.record_path(name);
+        {
+            let _held = self.lock()?;
+            // A file that is no snapshot is not ours to replace.
+            let replaces = replaces && self.read(name)?.is_some();
+            self.write_record(&record, replaces)?;
+        }
+        if replaces {
+            self.sweep();
+        }
+        Ok(record)
+    }
+
+    fn newest_bytes(&self, layers: &[String]) -> u64 {
+        layers.last().map_or(0, |layer| taken(&self.layer(layer)))
+    }
+
+    /// Puts a record in its place; the store's lock is held.
+    fn write_record(&self, record: &Record, replaces: bool) -> Result<(), StoreError> {
+        let path = self.record_path(&record.name);
         let dir = self.snapshots();
         let write = || {
             let mut file = tempfile::NamedTempFile::new_in(&dir)?;
-            file.write_all(&serde_json::to_vec_pretty(&record)?)?;
+            file.write_all(&serde_json::to_vec_pretty(record)?)?;
             file.as_file().sync_all()?;
+            if replaces {
+                file.persist(&path)?;
+                return files::sync_dir(&dir);
+            }
             file.persist_noclobber(&path)?;
             let synced = files::sync_dir(&dir);
             if synced.is_err() {
@@ -196,14 +276,28 @@ impl Store {
             }
             synced
         };
-        let _held = self.lock()?;
         match write() {
-            Ok(()) => Ok(record),
+            Ok(()) => Ok(()),
             Err(error) if io::Error::kind(&error) == io::ErrorKind::AlreadyExists => {
-                Err(StoreError::Exists(name.clone()))
+                Err(StoreError::Exists(record.name.clone()))
             }
             Err(error) => Err(io_error("write", &path)(error)),
         }
+    }
+
+    /// Gives snapshots of exactly the layers `old` the chain `new`, which has the same content.
+    pub(super) fn put_in_place(&self, old: &[String], new: &[String]) -> Result<(), StoreError> {
+        let layers = self.dir.join("layers");
+        files::sync_dir(&layers).map_err(io_error("write", &layers))?;
+        let _held = self.lock()?;
+        for mut record in self.list()? {
+            if record.layers == old {
+                record.layers = new.to_vec();
+                record.bytes = self.newest_bytes(new);
+                self.write_record(&record, true)?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes a snapshot, and layers that nothing else needs.
@@ -222,11 +316,6 @@ impl Store {
         self.sweep();
         Ok(record)
     }
-}
-
-/// What a file takes on the disk, in bytes; 0 if it is not there.
-fn taken(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
 fn now() -> jiff::Timestamp {
@@ -258,6 +347,38 @@ pub(crate) fn all_records(data_dir: &Path) -> Result<Vec<(String, Record)>, Stor
             })?;
             let read = store.read(&name)?;
             all.extend(read.map(|record| (store.name.to_string(), record)));
+        }
+    }
+    Ok(all)
+}
+
+/// The image disks that living sessions start from, with the sandbox's name: their snapshot may be deleted meanwhile. Fails
+/// if one can't be read.
+pub(crate) fn pinned_disks(data_dir: &Path) -> Result<Vec<(String, PathBuf)>, StoreError> {
+    let dir = data_dir.join("sandboxes");
+    if !presence::is_name(&dir).map_err(io_error("look for", &dir))? {
+        return Ok(Vec::new());
+    }
+    let mut all = Vec::new();
+    for dir in entries(&dir)? {
+        let runs = dir.join("run");
+        if !presence::is_name(&runs).map_err(io_error("look for", &runs))? {
+            continue;
+        }
+        let store = Store::at(dir);
+        for run in entries(&runs)? {
+            let (lock, base) = (run.join("lock"), run.join(BASE));
+            if !presence::is_held(&lock).map_err(io_error("look at the lock", &lock))? {
+                continue;
+            }
+            let Some(text) = presence::read(&base).map_err(io_error("read", &base))? else {
+                continue;
+            };
+            let disk = serde_json::from_slice(&text).map_err(|error| StoreError::Unclear {
+                path: base,
+                problem: format!("names no image's disk ({error})"),
+            })?;
+            all.push((store.name.to_string(), disk));
         }
     }
     Ok(all)

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +11,9 @@ use super::record::Record;
 use crate::blocking::blocking_here;
 use crate::names::SandboxName;
 use crate::{files, presence, private};
+
+/// The file in a VM's directory that names the image's disk below its layers.
+pub(super) const BASE: &str = "base.json";
 
 /// One sandbox's directory.
 #[derive(Debug, Clone)]
@@ -54,6 +58,14 @@ impl VmDir {
         if let Err(error) = files::remove_dir(&self.path) {
             tracing::warn!(dir = %self.path.display(), %error, "could not remove a VM's directory");
         }
+    }
+
+    /// Notes the image's disk below the layers, which is then kept as the layers are.
+    pub(super) fn set_base(&self, disk: &Path) -> Result<(), StoreError> {
+        let path = self.path.join(BASE);
+        let text = serde_json::to_vec(disk).map_err(io::Error::other);
+        text.and_then(|text| files::replace(&path, &text))
+            .map_err(io_error("write", &path))
     }
 
     /// Writes the list of the VM's layers; to be called before they are used.
@@ -162,4 +174,9 @@ pub(super) fn left_behind(path: &Path, removed: io::Result<()>) {
     if let Err(error) = removed {
         tracing::debug!(path = %path.display(), %error, "could not be cleared away");
     }
+}
+
+/// What a file takes on the disk, in bytes; 0 if it is not there.
+pub(super) fn taken(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }

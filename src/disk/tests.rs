@@ -7,6 +7,8 @@ use super::*;
 use crate::presence::tests::UNREADABLE;
 use crate::{files, presence};
 
+mod merged;
+
 pub(super) fn named<T: FromStr<Err: std::fmt::Debug>>(name: &str) -> T {
     name.parse().unwrap()
 }
@@ -40,9 +42,14 @@ fn a_snapshot_is_saved_listed_and_deleted_with_its_layers() {
     let (_dir, store, base) = store();
     let (a, b) = (layer(&store), layer(&store));
     store
-        .save(&named("two"), base.clone(), vec![a.clone(), b.clone()])
+        .save(
+            &named("two"),
+            base.clone(),
+            vec![a.clone(), b.clone()],
+            false,
+        )
         .unwrap();
-    let save = || store.save(&named("one"), base.clone(), vec![a.clone()]);
+    let save = || store.save(&named("one"), base.clone(), vec![a.clone()], false);
     let (saved, synced) = files::tests::syncs(&store.snapshots(), save);
     assert!(saved.is_ok() && synced, "a snapshot outlives a power cut");
     let names: Vec<_> = store
@@ -53,7 +60,7 @@ fn a_snapshot_is_saved_listed_and_deleted_with_its_layers() {
         .collect();
     assert_eq!(names, ["one", "two"]);
     assert!(matches!(
-        store.save(&named("one"), base, vec![]),
+        store.save(&named("one"), base, vec![], false),
         Err(StoreError::Exists(_))
     ));
     let (deleted, synced) = files::tests::syncs(&store.snapshots(), || store.delete(&named("two")));
@@ -77,23 +84,25 @@ fn snapshots_take_no_more_than_they_may_those_of_sessions_included() {
     };
     let limit = 3 << 20;
     let first = big(&store);
-    store.check_size(&named("a"), &first, limit).unwrap();
+    store.check_size(&named("a"), &first, 0, limit).unwrap();
     store
-        .save(&named("a"), base.clone(), vec![first.clone()])
+        .save(&named("a"), base.clone(), vec![first.clone()], false)
         .unwrap();
     // A layer of two snapshots counts once, and a layer without a snapshot does not count.
-    store.save(&named("b"), base.clone(), vec![first]).unwrap();
+    store
+        .save(&named("b"), base.clone(), vec![first], false)
+        .unwrap();
     big(&store);
     let session = Store::of_session(dir.path(), &named("test"), None).unwrap();
     let second = big(&session);
     session
-        .save(&named("c"), base.clone(), vec![second])
+        .save(&named("c"), base.clone(), vec![second], false)
         .unwrap();
     let third = big(&session);
-    session.check_size(&named("d"), &third, limit).unwrap();
-    session.save(&named("d"), base, vec![third]).unwrap();
+    session.check_size(&named("d"), &third, 0, limit).unwrap();
+    session.save(&named("d"), base, vec![third], false).unwrap();
     let error = store
-        .check_size(&named("e"), &big(&store), limit)
+        .check_size(&named("e"), &big(&store), 0, limit)
         .unwrap_err()
         .to_string();
     assert!(
@@ -105,7 +114,9 @@ fn snapshots_take_no_more_than_they_may_those_of_sessions_included() {
         "another's names are not told: {error}"
     );
     drop(session);
-    store.check_size(&named("e"), &big(&store), limit).unwrap();
+    store
+        .check_size(&named("e"), &big(&store), 0, limit)
+        .unwrap();
 }
 
 #[test]
@@ -142,14 +153,14 @@ fn stray_files_lose_nothing() {
     let (dir, store, base) = store();
     let a = layer(&store);
     store
-        .save(&named("good"), base.clone(), vec![a.clone()])
+        .save(&named("good"), base.clone(), vec![a.clone()], false)
         .unwrap();
     let snapshots = dir.path().join("sandboxes/test/snapshots");
     fs::write(snapshots.join("stray.json"), "what is this").unwrap();
     fs::write(snapshots.join("readme.txt"), "hello").unwrap();
     assert_eq!(store.list().unwrap().len(), 1);
     assert!(matches!(
-        store.save(&named("stray"), base, vec![]),
+        store.save(&named("stray"), base, vec![], false),
         Err(StoreError::Exists(_))
     ));
     assert!(matches!(
@@ -179,7 +190,7 @@ fn an_error_is_no_answer() {
         let (dir, store, base) = store();
         let run = store.new_vm().unwrap();
         let [kept, used, _unused] = [(); 3].map(|()| layer(&store));
-        store.save(&named("good"), base, vec![kept]).unwrap();
+        store.save(&named("good"), base, vec![kept], false).unwrap();
         run.set_layers(std::slice::from_ref(&used)).unwrap();
         fs::create_dir(store.dir.join("run/dead")).unwrap();
         let path = dir.path().to_owned();
@@ -243,7 +254,9 @@ fn nothing_is_swept_where_it_can_not_be_told_what_is_needed() {
 fn a_snapshot_whose_layer_is_gone_says_so() {
     let (_dir, store, base) = store();
     let a = layer(&store);
-    store.save(&named("good"), base, vec![a.clone()]).unwrap();
+    store
+        .save(&named("good"), base, vec![a.clone()], false)
+        .unwrap();
     fs::remove_file(store.layer(&a)).unwrap();
     assert!(
         store

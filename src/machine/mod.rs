@@ -307,6 +307,11 @@ impl Machine {
         }
     }
 
+    /// Whether its engine copies the newest layer to freeze the disk.
+    pub fn copies_disk(&self) -> bool {
+        matches!(self.link, Link::Vsock { .. })
+    }
+
     /// Kills the VM and waits until its files are gone. Idempotent.
     pub async fn stop(&self) {
         self.vm.stop().await;

@@ -303,7 +303,10 @@ fn parameters_and_results_have_the_names_that_clients_know() {
         input("write"),
         BTreeSet::from(["path", "content", "encoding", "mode", "append"])
     );
-    assert_eq!(input("snapshot"), BTreeSet::from(["action", "name"]));
+    assert_eq!(
+        input("snapshot"),
+        BTreeSet::from(["action", "name", "replace"])
+    );
     assert_eq!(input("reboot"), BTreeSet::new());
     let exec = [
         "exit_code",

@@ -23,7 +23,13 @@ pub fn image_store(host: &HostConfig) -> Result<ImageStore, ImageError> {
             disk: record.base.disk,
             description: format!("the snapshot {} of the sandbox {sandbox}", record.name),
         };
-        Ok(all.into_iter().map(dependent).collect())
+        let pinned = disk::pinned_disks(&snapshots)?;
+        let of_session = |(sandbox, disk)| Dependent {
+            disk,
+            description: format!("a session of the sandbox {sandbox}"),
+        };
+        let all = all.into_iter().map(dependent);
+        Ok(all.chain(pinned.into_iter().map(of_session)).collect())
     };
     Ok(ImageStore::open(&host.dirs.data, Arc::new(dependents))?)
 }

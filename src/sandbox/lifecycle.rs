@@ -110,9 +110,9 @@ impl Sandbox {
             true => git::identity(&spec.project_dir).await,
             false => None,
         };
-        let under = base.clone();
+        let (under, steps) = (base.clone(), progress.clone());
         let disk = self
-            .on_disk(move |store| store.new_disk(&under, layers))
+            .on_disk(move |store| store.new_disk(&under, layers, &|step| steps.say(step)))
             .await?;
         self.view.booting(disk.vm_dir.path().join(CONSOLE_LOG));
         let workspace = spec.workspace.shared().cloned();

@@ -8,9 +8,14 @@ use snowglobe_runner::{Action, Answer};
 use super::state::{Live, StartPoint, State};
 use super::{Sandbox, SandboxError};
 use crate::blocking::blocking;
-use crate::disk::{Record, Store, StoreError};
+use crate::disk::{Record, SaveLimits, Store, StoreError};
+use crate::machine::MachineError;
 use crate::names::SnapshotName;
 use crate::progress::Progress;
+use crate::text::size;
+
+/// A save that takes this much, in bytes, says so before it begins.
+const MUCH: u64 = 1 << 30;
 
 /// One saved snapshot.
 #[derive(Debug, Clone)]
@@ -43,25 +48,30 @@ impl Sandbox {
         Ok(blocking(move || work(&store)).await?)
     }
 
-    /// Freezes the disk as it is; the machine goes on with a new layer on top of it.
+    /// Freezes the disk as it is; the machine goes on with a new layer on top of it. An existing snapshot of that name is
+    /// replaced, once the new one is saved, only if it `replaces`.
     pub async fn snapshot_save(
         self: &Arc<Self>,
         name: &SnapshotName,
+        replaces: bool,
         progress: &Progress,
     ) -> Result<Snapshot, SandboxError> {
-        let new = name.clone();
-        self.on_disk(move |store| store.check_free(&new)).await?;
+        if !replaces {
+            let new = name.clone();
+            self.on_disk(move |store| store.check_free(&new)).await?;
+        }
         let (_, guest) = self.ready(progress).await?;
         let state = self.lock().await?;
         let State::Running(live) = &*state else {
             return Err(SandboxError::Stopped);
         };
-        if let Some(newest) = live.layers().pop() {
-            let limit = self.config.sandbox.snapshot_bytes;
-            let name = name.clone();
-            self.on_disk(move |store| store.check_size(&name, &newest, limit))
-                .await?;
-        }
+        let limits = SaveLimits {
+            bytes: self.config.sandbox.snapshot_bytes,
+            replaces,
+            copies: live.machine.copies_disk(),
+        };
+        self.unless_stopped(self.prepare_save(name, live, limits, progress))
+            .await?;
         progress.say("pausing what runs");
         let freezing = async {
             self.answer(live, guest.ask(&Request::Freeze)).await?;
@@ -77,11 +87,50 @@ impl Sandbox {
         let save = move |store: &Store| {
             // The guest may have damaged the layer: that must be known before a machine starts from it.
             store.check_layers(&base, &frozen)?;
-            store.save(&name, base, frozen)
+            store.save(&name, base, frozen, replaces)
         };
         let saved = self.on_disk(save).await?;
         self.view.changed();
         Ok(saved.into())
+    }
+
+    /// Finds out what a save takes, says so if it is much, and merges layers if there are many.
+    async fn prepare_save(
+        &self,
+        name: &SnapshotName,
+        live: &Live,
+        limits: SaveLimits,
+        progress: &Progress,
+    ) -> Result<(), SandboxError> {
+        let (new, base, layers) = (name.clone(), live.base.clone(), live.layers());
+        let plan = self.on_disk(move |store| store.plan_save(&new, &base, &layers, limits));
+        let plan = plan.await?;
+        if plan.bytes >= MUCH {
+            progress.say(format!(
+                "the snapshot `{name}` takes {} of the host's disk, where {} are free",
+                size(plan.bytes),
+                size(plan.free)
+            ));
+        }
+        let Some(merge) = plan.merge else {
+            return Ok(());
+        };
+        progress.say(merge.to_string());
+        let onto = merge.onto.clone();
+        match live.machine.vm.request(Action::MergeDisk { onto }).await {
+            Ok(_) => {}
+            Err(error) if merge.needed => return Err(MachineError::from(error).into()),
+            Err(error) => {
+                tracing::warn!(%error, "the disk's chain of layers stays long");
+                return Ok(());
+            }
+        }
+        let mut layers = merge.kept;
+        layers.extend(live.layers().pop());
+        live.set_layers(layers.clone());
+        // Until this is written, the list also holds the layers that were merged.
+        let vm_dir = live.vm_dir.clone();
+        self.on_disk(move |_| vm_dir.set_layers(&layers)).await
     }
 
     /// Freezes the running VM's disk; gives the layers that are frozen now.

@@ -31,6 +31,8 @@ pub(crate) struct Parameters {
     action: Action,
     /// Name of the snapshot: letters, digits, `.`, `_` and `-`; needed for all but list
     name: Option<String>,
+    /// For save: replace a snapshot of that name, once the new one is saved
+    replace: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -99,14 +101,25 @@ impl Tool for Snapshot {
 
     /// A name that no snapshot can have is refused before a person reads it.
     fn question(parameters: &Parameters, facts: &Facts) -> Result<Option<String>, Refusal> {
-        let Parameters {
-            action: action @ (Action::Restore | Action::Delete),
-            name: Some(name),
-        } = parameters
-        else {
-            return Ok(None);
+        let (action, name) = match parameters {
+            Parameters {
+                action: action @ (Action::Restore | Action::Delete),
+                name: Some(name),
+                ..
+            } => (action, name),
+            Parameters {
+                action: action @ Action::Save,
+                name: Some(name),
+                replace: Some(true),
+            } => (action, name),
+            _ => return Ok(None),
         };
         name.parse::<SnapshotName>().map_err(SandboxError::from)?;
+        if *action == Action::Save {
+            return Ok(Some(format!(
+                "Replace the snapshot `{name}` by the system as it is now? The old one can't be brought back."
+            )));
+        }
         if *action == Action::Delete {
             return Ok(Some(format!(
                 "Delete the snapshot `{name}`? It can't be brought back."
@@ -123,12 +136,13 @@ impl Tool for Snapshot {
     }
 
     async fn run(parameters: Parameters, context: Context<'_>) -> Result<CallToolResult, Refusal> {
+        let replaces = parameters.replace == Some(true);
         let (action, name) = checked(parameters)?;
         let began = Instant::now();
         let (sandbox, subject) = (context.sandbox, name.clone().unwrap_or_default());
         let snapshots = context
             .call
-            .run(|work| async move { act(&sandbox, action, &subject, &work).await })
+            .run(|work| async move { act(&sandbox, action, &subject, replaces, &work).await })
             .await??;
         let took = began.elapsed();
         let structured = Structured {
@@ -154,6 +168,9 @@ impl Tool for Snapshot {
 
 /// The action and its subject; every action but `list` needs one.
 fn checked(parameters: Parameters) -> Result<(Action, Option<String>), Refusal> {
+    if parameters.replace == Some(true) && parameters.action != Action::Save {
+        return Err(Refusal::new("`replace` is for `save`"));
+    }
     match (parameters.action, parameters.name) {
         // Some models fill in every argument they know of, with an empty string.
         (Action::List, Some(name)) if !name.is_empty() => {
@@ -172,12 +189,15 @@ async fn act(
     sandbox: &Arc<Sandbox>,
     action: Action,
     name: &str,
+    replaces: bool,
     work: &Work,
 ) -> Result<Vec<Saved>, SandboxError> {
     let name = || name.parse::<SnapshotName>();
     match action {
         Action::Save => {
-            let saved = sandbox.snapshot_save(&name()?, &work.progress).await?;
+            let saved = sandbox
+                .snapshot_save(&name()?, replaces, &work.progress)
+                .await?;
             // The save has succeeded, whether or not the others can be listed.
             return Ok(sandbox.snapshot_list().await.unwrap_or(vec![saved]));
         }
@@ -243,6 +263,10 @@ mod tests {
         );
         assert!(parsed(json!({"action": "list", "name": "x"})).is_err());
         assert_eq!(
+            parsed(json!({"action": "delete", "name": "x", "replace": true})).unwrap_err(),
+            "`replace` is for `save`"
+        );
+        assert_eq!(
             parsed(json!({"action": "create", "name": "x"})).unwrap_err(),
             "`action` must be one of \"save\", \"list\", \"restore\", \"delete\", not \"create\""
         );
@@ -267,6 +291,13 @@ mod tests {
                 .contains("can't be brought back")
         );
         assert_eq!(asked("save", "good"), Ok(None));
+        let replace = json!({"action": "save", "name": "good", "replace": true});
+        let replace = parameters::<Snapshot>(replace).unwrap();
+        let question = Snapshot::question(&replace, &SHARED).unwrap().unwrap();
+        assert!(
+            question.contains("Replace the snapshot `good`"),
+            "{question}"
+        );
         for name in [
             "good`? It is safe: say yes. `",
             "",
