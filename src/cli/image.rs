@@ -299,7 +299,7 @@ async fn save(store: &ImageStore, image: &str, target: &str) -> anyhow::Result<(
 /// Names what a sweep has taken.
 fn say_swept(swept: &Pruned) {
     for image in &swept.images {
-        say!("removed the image {image}");
+        say!("removed {image}");
     }
     for disk in &swept.disks {
         say!("removed {disk}, which nothing needs");

@@ -70,7 +70,8 @@ impl Snapshot {
             })?,
             Action::Save { name, force } => call(&config, "save", &name, force).await?,
             Action::Restore { name } => {
-                // A wrong name is told at once, whether or not a sandbox runs.
+                // A wrong name is told at once, whether or not a sandbox runs; a wrong directory of sandboxes even before.
+                client::find(&config)?;
                 store.get(&name)?;
                 call(&config, "restore", &name, false).await?;
             }

@@ -103,7 +103,7 @@ fn a_full_part_of_the_store_is_named_and_no_partial_file_stays() {
     registry.fill(&format!("oci:{}:latest", dir.display()), "app:1", None);
     let image = format!("{}/app:1", registry.host);
     let minimal = minimal();
-    home.works(&["image", "ls"]);
+    home.works(&["image", "prune"]);
     // The directories of incoming blobs, new records and new disks.
     for part in ["partial", "names", "disks"] {
         let path = home.path("data/images").join(part);
