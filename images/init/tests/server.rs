@@ -986,6 +986,41 @@ async fn each_key_allows_only_its_own_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_would_give_a_part_of_the_clients_computer_is_refused_aloud() {
+    let world = world();
+    let login = world.connect("sandbox", &world.login).await.unwrap();
+    assert!(login.tcpip_forward("127.0.0.1", 8080).await.is_err());
+    let mut channel = login.channel_open_session().await.unwrap();
+    channel.agent_forward(false).await.unwrap();
+    channel
+        .request_x11(true, false, "MIT-MAGIC-COOKIE-1", "00", 0)
+        .await
+        .unwrap();
+    channel.exec(false, "echo runs").await.unwrap();
+    let (mut out, mut err, mut failures) = (Vec::new(), Vec::new(), 0);
+    while let Some(message) = channel.wait().await {
+        match message {
+            ChannelMsg::Data { data } => out.extend_from_slice(&data),
+            ChannelMsg::ExtendedData { data, .. } => err.extend_from_slice(&data),
+            ChannelMsg::Failure => failures += 1,
+            _ => {}
+        }
+    }
+    let err = String::from_utf8(err).unwrap();
+    assert_eq!((out.as_slice(), failures), (&b"runs\n"[..], 1), "{err}");
+    let refused = [
+        wire::Refused::Agent,
+        wire::Refused::X11,
+        wire::Refused::Remote,
+    ];
+    let lines: String = refused
+        .iter()
+        .map(|it| format!("snowglobe: {it}\r\n"))
+        .collect();
+    assert_eq!(err, lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_can_be_opened_inside_another_session() {
     let world = world();
     let outer = world.control().await;

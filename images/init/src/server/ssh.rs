@@ -18,7 +18,7 @@ use super::state::Server;
 use super::{control, relay, sftp};
 use crate::command::exec;
 use crate::link::channel::SplitChannel;
-use crate::wire::{self, ExecReport, ExecRequest, Program, PtySize, Report, Stdin, User};
+use crate::wire::{self, ExecReport, ExecRequest, Program, PtySize, Refused, Report, Stdin, User};
 
 /// Serves one SSH session until it ends.
 pub async fn serve<S>(stream: S, server: Arc<Server>) -> Result<(), russh::Error>
@@ -30,6 +30,7 @@ where
         controls: false,
         user: User::Sandbox,
         channels: HashMap::new(),
+        untold: None,
     };
     russh::server::run_stream(config(&server), stream, connection)
         .await?
@@ -98,9 +99,17 @@ struct Connection {
     controls: bool,
     user: User,
     channels: HashMap<ChannelId, Waiting>,
+    /// What was refused outside of any channel; the next command's standard error says so.
+    untold: Option<Refused>,
 }
 
 impl Connection {
+    /// Says on a channel's standard error what is refused, and why.
+    fn tell(id: ChannelId, refused: Refused, session: &mut Session) -> Result<(), russh::Error> {
+        let message = format!("snowglobe: {refused}\r\n");
+        session.extended_data(id, wire::EXT_STDERR, message)
+    }
+
     /// Whether a key is the host's, and the user that a login name stands for; `None` if the key is not known.
     fn admit(&self, name: &str, key: &russh::keys::PublicKey) -> Option<(bool, User)> {
         let same = |known: &russh::keys::PublicKey| known.key_data() == key.key_data();
@@ -126,17 +135,13 @@ impl Connection {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
+        if let Some(refused) = self.untold.take() {
+            Self::tell(id, refused, session)?;
+        }
         let request = ExecRequest {
             command: program,
-            // As with any login: at home, not in the workspace.
-            cwd: Some(
-                self.server
-                    .context
-                    .account(self.user)
-                    .home
-                    .to_string_lossy()
-                    .into_owned(),
-            ),
+            // Where every command starts: in the workspace, or where the image says.
+            cwd: None,
             env: waiting.env,
             user: self.user,
             stdin: Stdin::Input,
@@ -153,11 +158,8 @@ impl Connection {
 /// Runs a login's command and ends the channel as SSH requires.
 async fn login_command(server: Arc<Server>, mut request: ExecRequest, channel: Channel<Msg>) {
     let mut channel = SplitChannel::from(channel);
-    if request
-        .cwd
-        .as_deref()
-        .is_none_or(|home| !std::path::Path::new(home).is_dir())
-    {
+    // A login works even where that directory is gone.
+    if !server.context.workdir.is_dir() {
         request.cwd = Some("/".into());
     }
     let (context, jobs) = (&server.context, &server.jobs);
@@ -256,6 +258,43 @@ impl Handler for Connection {
         session.channel_success(id)
     }
 
+    async fn agent_request(
+        &mut self,
+        id: ChannelId,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Self::tell(id, Refused::Agent, session)?;
+        Ok(false)
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        Self::tell(id, Refused::X11, session)?;
+        session.channel_failure(id)
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        _: &str,
+        _: &mut u32,
+        _: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        self.untold = Some(Refused::Remote);
+        Ok(false)
+    }
+
+    async fn streamlocal_forward(&mut self, _: &str, _: &mut Session) -> Result<bool, Self::Error> {
+        self.untold = Some(Refused::Remote);
+        Ok(false)
+    }
+
     async fn shell_request(
         &mut self,
         id: ChannelId,
@@ -293,6 +332,7 @@ impl Handler for Connection {
             tokio::spawn(control::serve(server, waiting.channel));
             return Ok(());
         }
+        // At home, unlike a command: `scp` takes `~/x` for a path relative to where its session starts.
         let (user, home) = (self.user, server.context.account(self.user).home);
         tokio::spawn(async move {
             let (mut reader, writer) = waiting.channel.split();

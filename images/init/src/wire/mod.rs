@@ -22,6 +22,7 @@ mod exec;
 mod files;
 mod jobs;
 pub mod lines;
+mod refused;
 mod search;
 mod status;
 mod version;
@@ -36,6 +37,7 @@ pub use files::{
     DirEntry, EditReport, EditRequest, ReadContent, ReadReport, ReadRequest, ReadWant, WriteRequest,
 };
 pub use jobs::{JobAction, JobInfo, JobReport, JobRequest};
+pub use refused::Refused;
 pub use search::{FoundLine, SearchReport, SearchRequest};
 pub use status::Status;
 pub use version::{VERSION, Version};
