@@ -1,6 +1,7 @@
 //! Joining the sandbox that another process of the same user keeps, and starting that process.
 
 mod error;
+mod remove;
 mod start;
 
 use std::path::Path;
@@ -14,7 +15,8 @@ use crate::guest::{self, Guest, Identity};
 use crate::progress::Progress;
 use crate::rundir::{self, Running};
 pub(crate) use error::ClientError;
-pub(crate) use start::{Started, log, start_or_join};
+pub(crate) use remove::{remove_data, remove_stale_logs};
+pub(crate) use start::{Started, alone, start_or_join};
 
 /// How long the process may take to answer a question about its status, which waits for nothing but the guest's jobs.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -25,23 +27,40 @@ const STOPPING: Duration = Duration::from_secs(10);
 /// How long the process may take to be gone once it was killed.
 const GONE: Duration = Duration::from_secs(5);
 
-/// The newest sandbox of that name and directory that a process keeps.
-pub(crate) fn find(config: &Config) -> Result<Option<Running>, ClientError> {
-    let running = rundir::running(&config.host.dirs.runtime)?;
-    let (name, directory) = (config.sandbox.name.as_str(), &config.sandbox.project_dir);
-    let data = |running: &Running| {
+/// The sandboxes that run with this data directory, newest first.
+pub(crate) fn running(config: &Config) -> Result<Vec<Running>, ClientError> {
+    let mut running = rundir::running(&config.host.dirs.runtime)?;
+    running.retain(|running| {
         let of = |settings: &[crate::config::Setting]| {
             let found = settings.iter().find(|setting| setting.key == "data_dir");
             found.map(|found| found.value.clone())
         };
-        of(&running.info.settings) == of(&config.settings)
-    };
-    Ok(running.into_iter().find(|running| {
-        running.is_kept()
-            && running.info.name == name
-            && running.info.workspace == *directory
-            && data(running)
+        // One of another release may state its settings in another form.
+        of(&running.info.settings).is_none_or(|data| Some(data) == of(&config.settings))
+    });
+    Ok(running)
+}
+
+/// The newest sandbox of that name and directory that a process keeps.
+pub(crate) fn find(config: &Config) -> Result<Option<Running>, ClientError> {
+    let (name, directory) = (config.sandbox.name.as_str(), &config.sandbox.project_dir);
+    Ok(running(config)?.into_iter().find(|running| {
+        running.is_kept() && running.info.name == name && running.info.workspace == *directory
     }))
+}
+
+/// Checks that the process of a sandbox and this program understand each other.
+fn speaks(running: &Running) -> Result<(), ClientError> {
+    match running.info.protocol == rundir::protocol() {
+        true => Ok(()),
+        false => Err(ClientError::Release {
+            directory: running.info.workspace.clone(),
+            program: match running.info.program.as_ref() {
+                "" => "an older release".to_owned(),
+                program => format!("snowglobe {program}"),
+            },
+        }),
+    }
 }
 
 /// Checks that a sandbox is what this client asks for by flags and environment. Gives what its files say otherwise: that
@@ -50,6 +69,7 @@ pub(crate) fn check(config: &Config, running: &Running) -> Result<Vec<Difference
     let (named, of_files): (Vec<_>, Vec<_>) = differences(&config.settings, &running.info.settings)
         .into_iter()
         .partition(|differs| matches!(differs.asked.origin, Origin::Flag | Origin::Environment(_)));
+    speaks(running)?;
     match named.into_iter().next() {
         Some(difference) => Err(ClientError::Differs {
             directory: running.info.workspace.clone(),
@@ -68,13 +88,14 @@ pub(crate) async fn boot(
     started: bool,
     progress: &Progress,
 ) -> Result<Vec<String>, ClientError> {
+    speaks(running)?;
     let (from, mut to) = connect(&running.control_socket()).await?.into_split();
     let lost = |source| ClientError::Talk {
         id: running.id.clone(),
         source,
     };
     send(&mut to, &Ask::Boot { started }).await.map_err(lost)?;
-    let mut answers = Messages::new(from);
+    let mut answers = Messages::answers(from);
     loop {
         match answers.next().await.map_err(lost)? {
             Some(Answer::Step(step)) => progress.step(step),
@@ -91,6 +112,7 @@ pub(crate) async fn boot(
 
 /// How a kept sandbox is.
 pub(crate) async fn status(running: &Running) -> Result<Status, ClientError> {
+    speaks(running)?;
     let asked = async {
         let (from, mut to) = connect(&running.control_socket()).await?.into_split();
         let lost = |source| ClientError::Talk {
@@ -98,8 +120,9 @@ pub(crate) async fn status(running: &Running) -> Result<Status, ClientError> {
             source,
         };
         send(&mut to, &Ask::Status).await.map_err(lost)?;
-        match Messages::new(from).next().await.map_err(lost)? {
+        match Messages::answers(from).next().await.map_err(lost)? {
             Some(Answer::Status(status)) => Ok(status),
+            Some(Answer::Failed { error }) => Err(ClientError::Failed { error }),
             _ => Err(ClientError::Ended {
                 id: running.id.clone(),
             }),
@@ -118,6 +141,7 @@ pub(crate) async fn status(running: &Running) -> Result<Status, ClientError> {
 
 /// Logs in to the guest of a machine that has booted.
 pub(crate) async fn join(running: &Running) -> Result<Guest, ClientError> {
+    speaks(running)?;
     let identity = identity(running)?;
     let stream = connect(&running.ssh_socket()).await?;
     Ok(Guest::login(stream, &identity, "snowglobe").await?)
@@ -161,9 +185,9 @@ pub(crate) async fn stop(running: &Running) -> Result<(), ClientError> {
             Ok::<_, ClientError>(())
         };
         drop(tokio::time::timeout_at(deadline, asked).await);
-    } else {
-        signal(running, rustix::process::Signal::TERM);
     }
+    // It belongs to one client, or did not understand the question.
+    signal(running, rustix::process::Signal::TERM);
     if !gone(running, deadline).await {
         signal(running, rustix::process::Signal::KILL);
         if !gone(running, tokio::time::Instant::now() + GONE).await {

@@ -6,8 +6,11 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 
 use crate::progress::Step;
 
-/// The longest line that is read, in bytes.
-const LONGEST: u64 = 1 << 20;
+/// The longest answer that is read, in bytes.
+const LONGEST_ANSWER: u64 = 1 << 20;
+
+/// The longest question that is read, in bytes.
+const LONGEST_QUESTION: u64 = 4 << 10;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +24,7 @@ pub(crate) enum Ask {
     },
     /// How the sandbox is.
     Status,
-    /// Stop the sandbox and end the process. The answer is the end of the connection.
+    /// Stop the sandbox and end the process. The answer is the end of the connection. All releases understand it.
     Stop,
 }
 
@@ -93,11 +96,26 @@ pub(crate) async fn send<T: Serialize + Sync>(
 
 /// The messages of a stream.
 #[derive(Debug)]
-pub(crate) struct Messages<R>(BufReader<R>);
+pub(crate) struct Messages<R> {
+    from: BufReader<R>,
+    longest: u64,
+}
 
 impl<R: AsyncRead + Unpin> Messages<R> {
-    pub(crate) fn new(from: R) -> Self {
-        Self(BufReader::new(from))
+    /// The questions of a client.
+    pub(crate) fn questions(from: R) -> Self {
+        Self {
+            from: BufReader::new(from),
+            longest: LONGEST_QUESTION,
+        }
+    }
+
+    /// The answers to a client.
+    pub(crate) fn answers(from: R) -> Self {
+        Self {
+            from: BufReader::new(from),
+            longest: LONGEST_ANSWER,
+        }
     }
 
     /// The next message; none at the end of the stream. Dropping the future may lose a part of a message.
@@ -105,13 +123,41 @@ impl<R: AsyncRead + Unpin> Messages<R> {
         &mut self,
     ) -> std::io::Result<Option<T>> {
         let mut line = Vec::new();
-        let read = (&mut self.0)
-            .take(LONGEST)
+        (&mut self.from)
+            .take(self.longest)
             .read_until(b'\n', &mut line)
             .await?;
-        match read {
-            0 => Ok(None),
-            _ => Ok(Some(serde_json::from_slice(&line)?)),
+        match line.last() {
+            None => Ok(None),
+            Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
+            Some(_) if line.len() as u64 == self.longest => Err(std::io::Error::other(format!(
+                "the message is longer than {} bytes",
+                self.longest
+            ))),
+            Some(_) => Err(std::io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn asked(text: &[u8]) -> std::io::Result<Option<Ask>> {
+        Messages::questions(text).next().await
+    }
+
+    #[tokio::test]
+    async fn a_question_is_a_whole_line_of_bounded_length() {
+        assert_eq!(asked(b"").await.unwrap(), None);
+        let question = b"{\"ask\":\"status\"}\n";
+        assert_eq!(asked(question).await.unwrap(), Some(Ask::Status));
+        for end in 1..question.len() - 1 {
+            assert!(asked(&question[..end]).await.is_err(), "half a question");
+        }
+        let long = [&b" ".repeat(10 << 20), &question[..]].concat();
+        let error = asked(&long).await.unwrap_err().to_string();
+        assert!(error.contains("longer than"), "{error}");
+        assert!(asked(b"{\"ask\":\"dance\"}\n").await.is_err());
     }
 }

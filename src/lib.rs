@@ -13,10 +13,12 @@
 //! - [`machine`]: one booted VM with its guest, and the machine that fills new disks;
 //! - [`vmm`]: starting a VM through `snowglobe-runner`, and which engine this host can run;
 //! - [`disk`]: layers and snapshots;
+//! - `inventory`: what lies on the disk, and what of it nothing needs;
 //! - [`rundir`]: the directory of a running sandbox, through which other processes join it;
 //! - [`config`]: the user's settings, resolved once;
 //! - [`guest`]: the host's end of the guest link;
 //! - [`image`]: root disks: references, registries, the store;
+//! - `logs`: the files that remain of a sandbox's processes;
 //! - [`workspace`]: what `/workspace` is, and which host directories may be shared;
 //! - [`names`], `text`, [`shown`], [`progress`]: names, words, what is printed, what is said meanwhile.
 #![cfg_attr(
@@ -44,7 +46,9 @@ mod files;
 mod fleet;
 pub mod guest;
 pub mod image;
+mod inventory;
 mod keeper;
+mod logs;
 pub mod machine;
 pub mod mcp;
 pub mod names;

@@ -2,13 +2,13 @@
 //!
 //! The file is read once, so exactly the text that is shown is allowed, whatever the guest writes there meanwhile.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::Done;
+use super::confirm::confirmed;
 use crate::config::{Config, Raw, Sources};
 use crate::config::{Consent, PROJECT_FILE, find_project};
 
@@ -59,7 +59,7 @@ impl Allow {
             for line in file.text.lines() {
                 tell!("    {line}");
             }
-            if !confirmed()? {
+            if !confirmed("Allow this?", "allow it")? {
                 say!("nothing is allowed");
                 return Ok(ExitCode::FAILURE);
             }
@@ -68,18 +68,4 @@ impl Allow {
         say!("allowed, for sandboxes that start from now on");
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Asks on the terminal; fails without one.
-fn confirmed() -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        anyhow::bail!(
-            "ask whether to allow it: standard input is no terminal; pass --yes to allow it without a question"
-        );
-    }
-    write!(std::io::stderr(), "Allow this? [y/N] ")?;
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }

@@ -29,11 +29,7 @@ impl Keep {
         // The client waits for nothing more, and must not wait for this process's end.
         let null = std::fs::File::options().write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdout(null)?;
-        keeper
-            .run(async {
-                serve::terminated().await;
-            })
-            .await;
+        keeper.run(serve::terminated()).await;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::{Done, load, serve};
 use crate::config::Raw;
-use crate::{client, shown};
+use crate::keeper::ENDED;
+use crate::{client, logs, shown};
 
 /// How much of a log's end is shown, in bytes.
 const SHOWN: u64 = 256 << 10;
@@ -16,10 +17,10 @@ const SHOWN: u64 = 256 << 10;
 /// How often a followed log is read.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Show the log of this project's sandbox, also after its end.
+/// Show the log of this project's sandbox, or its machine's console; also after its end.
 #[derive(Debug, Args)]
 pub(super) struct Logs {
-    /// Show the machine's console instead; the sandbox must run
+    /// Show the console of its newest machine instead
     #[arg(long)]
     console: bool,
     /// Go on with what is added, until ctrl-C
@@ -29,24 +30,21 @@ pub(super) struct Logs {
     config: Box<Raw>,
 }
 
+/// Whether a log's last line says why the process ended.
+fn has_end(log: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(log);
+    text.lines().last().is_none_or(|line| line.contains(ENDED))
+}
+
 impl Logs {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
         let directory = config.sandbox.project_dir.display();
-        let path = match self.console {
-            false => client::log(&config.host.dirs.data, &config.sandbox.name),
-            true => {
-                let running = client::find(&config)?;
-                let running = running.ok_or_else(|| {
-                    anyhow::anyhow!("show the console: no sandbox runs for {directory}")
-                })?;
-                client::status(&running).await?.console.ok_or_else(|| {
-                    anyhow::anyhow!(
-                        "show the console: the sandbox of {directory} has not booted yet"
-                    )
-                })?
-            }
+        let of = match self.console {
+            false => logs::log,
+            true => logs::console,
         };
+        let path = of(&config.host.dirs.data, &config.sandbox.name);
         let mut file = match std::fs::File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -68,6 +66,11 @@ impl Logs {
             out.write_all(&bytes)?;
             out.flush()?;
             if !self.follow {
+                if !self.console && !has_end(&bytes) && client::find(&config)?.is_none() {
+                    say!(
+                        "its process ended without saying why: it was killed, or this machine was shut down"
+                    );
+                }
                 return Ok(ExitCode::SUCCESS);
             }
             tokio::select! {

@@ -46,6 +46,8 @@ struct Row {
     memory_mib: Option<u64>,
     snapshot: Option<String>,
     workspace_mode: Option<String>,
+    /// What of the network it reaches.
+    network: &'static str,
     /// Whether it stays when its client leaves.
     kept: bool,
     /// None for one that is its client's alone, and for one that does not answer.
@@ -84,6 +86,7 @@ async fn row(running: &Running) -> Row {
         memory_mib: setting("memory_mib").and_then(serde_json::Value::as_u64),
         snapshot: text("snapshot"),
         workspace_mode: text("workspace_mode"),
+        network: "none",
         kept,
         status,
         problem,
@@ -131,33 +134,72 @@ impl Ls {
             say!("no sandbox runs");
             return Ok(ExitCode::SUCCESS);
         }
-        writeln!(
-            out,
-            "{:<8}  {:<9}  {:>8}  {:<12}  {:>9}  {:>4}  IMAGE, DIRECTORY",
-            "ID", "STATE", "AGE", "ENGINE", "MEMORY", "JOBS"
-        )?;
-        for row in rows {
-            let (engine, jobs) = match &row.status {
-                Some(Status {
-                    machine: MachineStatus::Running { engine, .. },
-                    jobs,
-                    ..
-                }) => (engine.clone(), jobs.map(|jobs| jobs.to_string())),
-                _ => ("-".to_owned(), None),
-            };
+        let narrow = columns().is_some_and(|columns| columns < TABLE);
+        if !narrow {
             writeln!(
                 out,
-                "{:<8}  {:<9}  {:>8}  {engine:<12}  {:>9}  {:>4}  {}, {}",
-                row.id,
-                row.state(),
-                row.age(),
-                row.memory(),
-                jobs.unwrap_or_else(|| "-".to_owned()),
-                shown::line(&row.image),
-                shown::line(&row.directory),
+                "{:<8}  {:<9}  {:>8}  {:<12}  {:>9}  {:<7}  {:>4}  IMAGE, DIRECTORY",
+                "ID", "STATE", "AGE", "ENGINE", "MEMORY", "NETWORK", "JOBS"
             )?;
         }
+        for row in rows {
+            match narrow {
+                true => row.write_lines(&mut out)?,
+                false => row.write_row(&mut out)?,
+            }
+        }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// How many columns a terminal needs for the table, so that a short path still fits.
+const TABLE: u16 = 96;
+
+/// The width of the terminal; none if standard output is none.
+fn columns() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
+impl Row {
+    /// The engine, and how many jobs run; `-` for what is not known.
+    fn engine_and_jobs(&self) -> (&str, String) {
+        match &self.status {
+            Some(Status {
+                machine: MachineStatus::Running { engine, .. },
+                jobs,
+                ..
+            }) => (
+                engine,
+                jobs.map_or_else(|| "-".to_owned(), |jobs| jobs.to_string()),
+            ),
+            _ => ("-", "-".to_owned()),
+        }
+    }
+
+    fn write_row(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let (engine, jobs) = self.engine_and_jobs();
+        writeln!(
+            out,
+            "{:<8}  {:<9}  {:>8}  {engine:<12}  {:>9}  {:<7}  {jobs:>4}  {}, {}",
+            self.id,
+            self.state(),
+            self.age(),
+            self.memory(),
+            self.network,
+            shown::line(&self.image),
+            shown::line(&self.directory),
+        )
+    }
+
+    /// For a narrow terminal: short lines, and the path, which the terminal wraps.
+    fn write_lines(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let (engine, jobs) = self.engine_and_jobs();
+        writeln!(out, "{} {}, {}", self.id, self.state(), self.age())?;
+        writeln!(out, "  {}", shown::line(&self.image))?;
+        writeln!(out, "  {engine}, {}", self.memory())?;
+        writeln!(out, "  network {}, jobs {jobs}", self.network)?;
+        writeln!(out, "  {}", shown::line(&self.directory))
     }
 }
 
@@ -211,7 +253,7 @@ impl Row {
         if let Some(mode) = &self.workspace_mode {
             facts.push(("workspace", mode.clone()));
         }
-        facts.push(("network", "none".to_owned()));
+        facts.push(("network", self.network.to_owned()));
         facts.push(("process", format!("{}, for {}", self.pid, self.age())));
         match &self.status {
             Some(status) => facts.extend(of_status(status)),

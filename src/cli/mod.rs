@@ -13,6 +13,8 @@ macro_rules! tell {
 mod allow;
 mod attach;
 mod config;
+mod confirm;
+mod data;
 mod doctor;
 mod exec;
 mod image;
@@ -20,11 +22,14 @@ mod keep;
 mod logs;
 mod ls;
 mod progress;
+mod prune;
+mod rm;
 mod serve;
 mod shell;
 mod snapshot;
 mod ssh;
 mod start;
+mod stock;
 mod stop;
 
 use std::process::ExitCode;
@@ -65,6 +70,12 @@ enum Sub {
     Logs(logs::Logs),
     /// Show the effective configuration
     Config(config::ShowConfig),
+    /// Show what lies on the disk, for which directory, and how to have the room back
+    Data(data::Data),
+    /// Remove a sandbox's data: snapshots, layers, logs
+    Rm(rm::Rm),
+    /// Remove what nothing needs: data of directories that are gone, unused parts of images, old logs
+    Prune(prune::Prune),
     /// Import, build, list and remove images
     Image(image::Image),
     /// Save, list, restore and delete snapshots
@@ -120,6 +131,9 @@ pub fn run() -> Done {
             Sub::Status(status) => status.run().await,
             Sub::Logs(logs) => logs.run().await,
             Sub::Config(config) => config.run(),
+            Sub::Data(data) => data.run().await,
+            Sub::Rm(rm) => rm.run().await,
+            Sub::Prune(prune) => prune.run().await,
             Sub::Completions { shell } => {
                 clap_complete::generate(
                     shell,
@@ -169,7 +183,8 @@ fn load_to_share(flags: Raw) -> anyhow::Result<Config> {
 /// Logs go to standard error; standard output belongs to the protocol and to commands.
 fn logging(verbose: u8) {
     let default = match verbose {
-        0 => "snowglobe=warn",
+        // The log of a sandbox's process says when it began and why it ended.
+        0 => "snowglobe=warn,snowglobe::keeper=info",
         1 => "snowglobe=info",
         _ => "snowglobe=debug,russh=info",
     };

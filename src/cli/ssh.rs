@@ -134,6 +134,8 @@ mod tests {
                 image: "i".into(),
                 started: jiff::Timestamp::UNIX_EPOCH,
                 settings: Vec::new(),
+                program: Box::default(),
+                protocol: Box::default(),
             },
         }
     }

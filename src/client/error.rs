@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::{Difference, Origin};
+use crate::disk::StoreError;
 use crate::guest::{GuestError, KeyError};
 use crate::rundir::{self, RunDirError};
 
@@ -12,6 +13,9 @@ pub(crate) enum ClientError {
     /// The directories of running sandboxes.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// Its store of snapshots.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A file in its directory.
     #[error("read {file} of the running sandbox {id}")]
     File {
@@ -67,6 +71,18 @@ pub(crate) enum ClientError {
         directory: PathBuf,
         /// What differs.
         difference: Box<Difference>,
+    },
+    /// Another release keeps it.
+    #[error(
+        "join the sandbox of {}: {program} keeps it, and this is snowglobe {}, which talks to it in another way; \
+         `snowglobe stop` ends it, so that the next command starts it anew",
+        directory.display(), env!("CARGO_PKG_VERSION")
+    )]
+    Release {
+        /// The sandbox's directory.
+        directory: PathBuf,
+        /// The program.
+        program: String,
     },
     /// The process could not be started.
     #[error("{operation}")]

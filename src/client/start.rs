@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::config::{Config, Raw};
 use crate::names::SandboxName;
 use crate::progress::Progress;
 use crate::rundir::Running;
-use crate::{files, private};
+use crate::{files, logs, private};
 
 /// How long another process may take to start the same sandbox.
 const OTHERS: Duration = Duration::from_secs(60);
@@ -42,11 +42,6 @@ pub(crate) enum Started {
     Failed(String),
 }
 
-/// The log of a sandbox's processes.
-pub(crate) fn log(data_dir: &Path, name: &SandboxName) -> PathBuf {
-    data_dir.join("logs").join(format!("{name}.log"))
-}
-
 /// The sandbox that a process keeps for this configuration, and whether this call started it.
 pub(crate) async fn start_or_join(
     config: &Config,
@@ -56,7 +51,8 @@ pub(crate) async fn start_or_join(
     if let Some(running) = find(config)? {
         return Ok((running, false));
     }
-    let _starting = alone(config, progress).await?;
+    let (data, name) = (&config.host.dirs.data, &config.sandbox.name);
+    let _starting = alone(data, name, progress).await?;
     if let Some(running) = find(config)? {
         return Ok((running, false));
     }
@@ -68,9 +64,13 @@ pub(crate) async fn start_or_join(
     Ok((found.ok_or_else(failed)?, true))
 }
 
-/// Makes this process the only one that starts this sandbox, until the lock is dropped.
-async fn alone(config: &Config, progress: &Progress) -> Result<File, ClientError> {
-    let path = log(&config.host.dirs.data, &config.sandbox.name).with_extension("lock");
+/// Makes this process the only one that starts or removes this sandbox, until the lock is dropped.
+pub(crate) async fn alone(
+    data_dir: &Path,
+    name: &SandboxName,
+    progress: &Progress,
+) -> Result<File, ClientError> {
+    let path = logs::lock(data_dir, name);
     let fail = |source| ClientError::Start {
         operation: format!("lock {}", path.display()),
         source,
@@ -82,7 +82,9 @@ async fn alone(config: &Config, progress: &Progress) -> Result<File, ClientError
     let mut told = false;
     loop {
         match files::try_lock(&path).map_err(fail)? {
-            Some(lock) => return Ok(lock),
+            // `rm` may have removed it since it was opened.
+            Some(lock) if same_file(&lock, &path) => return Ok(lock),
+            Some(_) => {}
             None if tokio::time::Instant::now() > deadline => {
                 return Err(ClientError::Busy {
                     seconds: OTHERS.as_secs(),
@@ -98,12 +100,20 @@ async fn alone(config: &Config, progress: &Progress) -> Result<File, ClientError
     }
 }
 
+/// Whether a path still leads to an open file.
+fn same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let there = path.symlink_metadata().map(id).ok();
+    there.is_some() && there == file.metadata().map(id).ok()
+}
+
 async fn spawn(config: &Config, flags: &Raw) -> Result<String, ClientError> {
     let fail = |operation: &str| {
         let operation = operation.to_owned();
         move |source: io::Error| ClientError::Start { operation, source }
     };
-    let log = log(&config.host.dirs.data, &config.sandbox.name);
+    let log = logs::log(&config.host.dirs.data, &config.sandbox.name);
     let log = open_log(&log).map_err(fail(&format!("open the log {}", log.display())))?;
     let program = std::env::current_exe().map_err(fail("find this program"))?;
     // What this process inherited (a script's pipe, a lock) must not stay open for as long as the sandbox is kept.

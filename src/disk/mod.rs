@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <data>/sandboxes/<name>/lock                 held while any of this is changed
+//!                        /directories         which directories the sandbox belongs to
 //!                        /layers/<id>.qcow2    disk layers: frozen ones, and the one each VM writes
 //!                        /snapshots/<name>.json  a snapshot: its layers, oldest first
 //!                        /run/<vm>/lock        held as long as that VM's owner lives
@@ -21,7 +22,9 @@ mod error;
 mod header;
 mod merge;
 mod overlay;
+mod owner;
 mod record;
+mod remove;
 mod session;
 mod snapshots;
 mod store;
@@ -31,7 +34,9 @@ mod tests;
 
 pub use chain::{Merge, NewDisk};
 pub use error::StoreError;
+pub(crate) use owner::Owners;
 pub use record::{Base, Record};
+pub(crate) use remove::{StoreFacts, stores};
 pub use snapshots::{SaveLimits, SavePlan};
 pub(crate) use snapshots::{all_records, pinned_disks};
 pub use store::{Store, VmDir};

@@ -18,7 +18,7 @@ use crate::names::{SandboxName, SnapshotName};
 use crate::{presence, private};
 
 /// The file whose lock shows that the session lives.
-const LOCK: &str = "session";
+pub(super) const LOCK: &str = "session";
 
 impl Store {
     /// A new store for a session of the sandbox `name`, removed with its last clone. Its machines start from the

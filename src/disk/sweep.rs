@@ -13,11 +13,11 @@ use crate::presence;
 
 /// What a sweep removes.
 #[derive(Debug)]
-struct Plan {
+pub(super) struct Plan {
     /// Layers that no snapshot and no living VM names.
-    files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
     /// Directories of VMs whose owner is dead.
-    directories: Vec<PathBuf>,
+    pub(super) directories: Vec<PathBuf>,
 }
 
 impl Store {
@@ -44,7 +44,7 @@ impl Store {
     }
 
     /// Lists what nothing needs.
-    fn plan(&self) -> Result<Plan, StoreError> {
+    pub(super) fn plan(&self) -> Result<Plan, StoreError> {
         let mut used = self.layers_of_snapshots()?;
         let mut directories = Vec::new();
         for path in entries(&self.dir.join("run"))? {

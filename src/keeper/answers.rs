@@ -5,31 +5,42 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio_util::sync::CancellationToken;
 
+use super::ending::{End, Ending};
 use super::uses::Uses;
-use crate::control::{Answer, Ask, MachineStatus, Messages, Status, send};
+use crate::control::{self, Answer, Ask, MachineStatus, Messages, Status};
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
 
 /// How long the guest may take to say which jobs run.
 const JOBS: Duration = Duration::from_secs(2);
 
+/// How long a client may take for its question, and to read an answer.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// Sends an answer to a client, which must read it in time.
+async fn send(to: &mut OwnedWriteHalf, answer: &Answer) -> std::io::Result<()> {
+    tokio::time::timeout(QUESTION, control::send(to, answer)).await?
+}
+
 /// What is needed to answer one client.
 pub(super) struct Answering {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) uses: Arc<Uses>,
     pub(super) idle_stop: Option<Duration>,
-    pub(super) ending: CancellationToken,
+    pub(super) ending: Arc<Ending>,
 }
 
 impl Answering {
     /// Answers each question of a client until it leaves.
     pub(super) async fn answer(self, stream: UnixStream) {
         let (from, mut to) = stream.into_split();
-        let mut questions = Messages::new(from);
+        let mut questions = Messages::questions(from);
         loop {
-            let answered = match questions.next().await {
+            let Ok(asked) = tokio::time::timeout(QUESTION, questions.next()).await else {
+                return;
+            };
+            let answered = match asked {
                 Ok(Some(Ask::Status)) => {
                     let status = self.status().await;
                     send(&mut to, &Answer::Status(status)).await
@@ -38,7 +49,7 @@ impl Answering {
                     self.boot(started, &mut questions, &mut to).await
                 }
                 Ok(Some(Ask::Stop)) => {
-                    self.ending.cancel();
+                    self.ending.end(End::Asked);
                     // The process's end closes the connection.
                     return std::future::pending().await;
                 }
@@ -77,14 +88,17 @@ impl Answering {
                             false => self.sandbox.lacks(),
                         },
                     },
-                    Err(error) => Answer::Failed { error: crate::describe(&error) },
+                    Err(error) => {
+                        let error = crate::describe(&error);
+                        tracing::warn!("failed to {error}");
+                        Answer::Failed { error }
+                    }
                 },
                 // The client asks nothing meanwhile: it left, or does not keep to the protocol.
                 _ = questions.next::<Ask>() => {
                     drop(used);
                     if started && self.uses.count() == 0 {
-                        tracing::info!("the client left before the machine had booted: the sandbox is stopped");
-                        self.ending.cancel();
+                        self.ending.end(End::Left);
                     }
                     return Err(std::io::ErrorKind::ConnectionAborted.into());
                 }
@@ -97,7 +111,7 @@ impl Answering {
         let sent = send(to, &answer).await;
         drop(used);
         if started && failed && self.uses.count() == 0 {
-            self.ending.cancel();
+            self.ending.end(End::NotBooted);
         }
         sent
     }

@@ -64,6 +64,16 @@ pub(crate) const MCP_SOCKET: &str = "mcp.sock";
 /// The socket for questions to the process that keeps the sandbox. The others are there before it.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 
+/// What a client and the process that keeps a sandbox must agree on: the control socket's questions and answers, the
+/// settings, and the files of an instance. Raise it with each change that another release would misunderstand. The
+/// question `stop`, and the name, workspace and process in `instance.json`, are understood by all releases.
+const PROTOCOL: u32 = 1;
+
+/// [`PROTOCOL`] with the version of the guest link.
+pub(crate) fn protocol() -> Box<str> {
+    format!("{PROTOCOL}.{}", snowglobe_init::wire::VERSION).into()
+}
+
 /// How much of a file of an instance is read, in bytes.
 const LONGEST_FILE: u64 = 64 << 10;
 
@@ -117,12 +127,26 @@ pub struct Info {
     /// The process that owns it.
     pub pid: u32,
     /// The image it runs.
+    #[serde(default)]
     pub image: String,
     /// When it started.
-    pub started: jiff::Timestamp,
-    /// The settings that it was started with.
     #[serde(default)]
+    pub started: jiff::Timestamp,
+    /// The settings that it was started with; none if another release wrote them in another form.
+    #[serde(default, deserialize_with = "if_understood")]
     pub settings: Vec<Setting>,
+    /// The release of the program that owns it.
+    #[serde(default)]
+    pub program: Box<str>,
+    /// What that program and its clients must agree on ([`protocol`]).
+    #[serde(default)]
+    pub protocol: Box<str>,
+}
+
+/// A sandbox of another release must be seen, so that it can be stopped.
+fn if_understood<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Setting>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 /// A running sandbox seen from another process.
@@ -238,6 +262,8 @@ impl Instance {
                 image: about.image.to_owned(),
                 started: jiff::Timestamp::now(),
                 settings: about.settings,
+                program: env!("CARGO_PKG_VERSION").into(),
+                protocol: protocol(),
             };
             private_file(
                 &dir.join("id_ed25519"),
@@ -278,6 +304,27 @@ impl Instance {
                 path,
                 source,
             })?;
+        }
+        Ok(())
+    }
+
+    /// Whether clients still find the sandbox there: a session's end or a cleaner of temporary files may have removed it.
+    pub(crate) fn is_found(&self) -> bool {
+        let there = |name: &str| presence::is_name(&self.dir.join(name)).unwrap_or(true);
+        [LOCK, "instance.json", CONTROL_SOCKET]
+            .into_iter()
+            .all(there)
+    }
+
+    /// Makes its files look used, so that no cleaner of temporary files takes them for old.
+    pub(crate) fn refresh(&self) -> io::Result<()> {
+        let now = fs::FileTimes::new()
+            .set_accessed(std::time::SystemTime::now())
+            .set_modified(std::time::SystemTime::now());
+        for path in presence::entries(&self.dir)? {
+            if path.symlink_metadata()?.is_file() {
+                File::open(path)?.set_times(now)?;
+            }
         }
         Ok(())
     }
@@ -399,6 +446,26 @@ mod tests {
             runtime.path().join("$(reboot)").exists(),
             "it is not ours to remove"
         );
+    }
+
+    #[test]
+    fn a_sandbox_of_another_release_is_seen_and_so_can_be_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = RuntimeDir::make(&dir.path().join("run")).unwrap();
+        let _held = instance(runtime.path(), "0123abcd");
+        let info = serde_json::json!({
+            "name": "n", "workspace": "/w", "pid": 7, "new": true,
+            "settings": [{"key": "cpus", "value": 1, "origin": "the moon"}],
+        });
+        fs::write(
+            runtime.path().join("0123abcd/instance.json"),
+            info.to_string(),
+        )
+        .unwrap();
+        let found = running(runtime.path()).unwrap();
+        assert_eq!(found.len(), 1);
+        let info = &found[0].info;
+        assert!(info.pid == 7 && info.settings.is_empty() && info.protocol != protocol());
     }
 
     #[test]

@@ -92,6 +92,7 @@ impl Sandbox {
 
     fn with(config: Config, store: Store) -> Result<Arc<Self>, SandboxError> {
         store.sweep();
+        store.belongs_to(&config.sandbox.project_dir)?;
         if let Some(name) = &config.sandbox.snapshot {
             store.start(name)?;
         }

@@ -1,12 +1,14 @@
 //! What can be known of a sandbox without booting it: its console, which fences are missing, whether anything changed.
 
-use std::io::{Read as _, Seek, SeekFrom};
+use std::fs;
+use std::io::{self, Read as _, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Sandbox, SandboxError};
 use crate::blocking::blocking;
+use crate::{files, private};
 
 /// How much of the console's end is shown, in bytes.
 const CONSOLE: u64 = 256 << 10;
@@ -16,6 +18,7 @@ const CONSOLE: u64 = 256 << 10;
 pub(super) struct View {
     changes: AtomicU64,
     facts: Mutex<Facts>,
+    console: OnceLock<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +54,11 @@ impl View {
 
     /// A boot begins, whose console is written to `log`.
     pub(super) fn booting(&self, log: PathBuf) {
+        if let Some(kept) = self.console.get()
+            && let Err(error) = keep(&log, kept)
+        {
+            tracing::warn!(%error, file = %kept.display(), "the machine's console will not be kept");
+        }
         self.facts().log = Some(log);
     }
 
@@ -93,6 +101,20 @@ impl View {
     }
 }
 
+/// Gives the console's file a second name, which stays when the machine's directory goes.
+fn keep(log: &Path, kept: &Path) -> io::Result<()> {
+    if let Some(dir) = kept.parent() {
+        private::dir(dir)?;
+    }
+    drop(private::file().append(true).create(true).open(log)?);
+    let new = kept.with_extension("console.new");
+    files::remove_file(&new)?;
+    fs::hard_link(log, &new)?;
+    fs::rename(&new, kept)?;
+    // If both were names of one file, the renaming has left both.
+    files::remove_file(&new)
+}
+
 /// A machine's console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Console {
@@ -112,6 +134,12 @@ pub fn weaker_fences(lacks: &[String]) -> String {
 }
 
 impl Sandbox {
+    /// Keeps the newest machine's console at this path, also after the machine's end.
+    pub(crate) fn keep_console(&self, path: PathBuf) {
+        // It is set once.
+        self.view.console.set(path).ok();
+    }
+
     /// A stamp that changes when snapshots, jobs or the machine may have changed.
     pub fn changes(&self) -> u64 {
         self.view.changes.load(Ordering::Relaxed)
@@ -161,7 +189,7 @@ impl Sandbox {
 }
 
 fn end_of(log: &Path) -> Option<String> {
-    let mut file = std::fs::File::open(log).ok()?;
+    let mut file = fs::File::open(log).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(CONSOLE)))
         .ok()?;

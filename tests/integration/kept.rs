@@ -310,3 +310,97 @@ async fn a_kept_sandbox_holds_nothing_of_its_first_client() {
     lock.try_lock().expect("nobody holds the lock");
     assert!(!status(&place).await.is_null());
 }
+
+/// The directory of the place's only running sandbox.
+fn instance(place: &Place) -> std::path::PathBuf {
+    let mut all = place.runtime_dir().read_dir().unwrap();
+    all.next().expect("a sandbox runs").unwrap().path()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_bears_bad_clients_and_another_release_and_ends_with_its_directory() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let place = Place::new("minimal");
+    exec(&place, &["--", "true"]).await;
+    let keeper = u32::try_from(status(&place).await["pid"].as_u64().unwrap()).unwrap();
+    let dir = instance(&place);
+    let socket = dir.join("control.sock");
+
+    // What no whole question is, and far too many connections: others are answered meanwhile, or soon.
+    let ask = |text: &[u8]| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        // The keeper may have closed it already.
+        let _ = stream.write_all(text);
+        stream
+    };
+    drop(ask(b"{\"ask\":\"boo"));
+    let mut long = ask(&vec![b' '; 10 << 20]);
+    let mut said = String::new();
+    let _ = long.read_to_string(&mut said);
+    let flood: Vec<_> = (0..1000)
+        .filter_map(|_| UnixStream::connect(&socket).ok())
+        .collect();
+    assert!(flood.len() > 500);
+    let began = std::time::Instant::now();
+    while status(&place).await["status"].is_null() {
+        soon(began);
+    }
+    drop(flood);
+    assert_eq!(
+        exec(&place, &["--", "echo still here"]).await,
+        "still here\n"
+    );
+
+    // A sandbox that another release keeps is named, not talked to.
+    let file = dir.join("instance.json");
+    let own = std::fs::read_to_string(&file).unwrap();
+    let mut other: Value = serde_json::from_str(&own).unwrap();
+    other["protocol"] = json!("0.0");
+    other["program"] = json!("0.0.9");
+    other["settings"] = json!({"in": "another form"});
+    std::fs::write(&file, other.to_string()).unwrap();
+    for arguments in [
+        &["exec", "--", "true"][..],
+        &["start"],
+        &["serve"],
+        &["shell", "true"],
+    ] {
+        let (code, _, err) = place.run(arguments).await;
+        assert!(code != 0, "{arguments:?}");
+        if arguments[0] != "shell" {
+            assert!(
+                err.contains("0.0.9") && err.contains("snowglobe stop"),
+                "{arguments:?}: {err}"
+            );
+        }
+    }
+    assert!(
+        status(&place).await["problem"]
+            .as_str()
+            .unwrap()
+            .contains("snowglobe stop")
+    );
+    let (code, out, err) = place.run(&["ls"]).await;
+    assert!(code == 0 && out.contains("no answer"), "{out}{err}");
+    std::fs::write(&file, own).unwrap();
+
+    // As at a logout: its directory goes, and so does it.
+    std::fs::rename(&dir, place.dir.path().join("away")).unwrap();
+    eventually("the keeper has ended", || !runs(keeper)).await;
+    let (code, out, err) = place.run(&["logs"]).await;
+    let last = out.lines().last().unwrap_or_default();
+    assert!(
+        code == 0 && last.contains("stopped: ") && last.contains("is gone"),
+        "{out}{err}"
+    );
+    let (code, out, err) = place.run(&["logs", "--console"]).await;
+    assert!(code == 0 && out.contains("stage"), "{out}{err}");
+    // One that is killed can't say why; that is said for it.
+    exec(&place, &["--", "true"]).await;
+    let pid = status(&place).await["pid"].as_u64().unwrap();
+    kill(pid, Signal::KILL);
+    eventually("it is gone", || !runs(u32::try_from(pid).unwrap())).await;
+    let (code, _, err) = place.run(&["logs"]).await;
+    assert!(code == 0 && err.contains("without saying why"), "{err}");
+}

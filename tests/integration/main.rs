@@ -13,6 +13,7 @@
 mod chaos;
 mod cli;
 mod common;
+mod data;
 mod deep;
 mod hostile;
 mod house;

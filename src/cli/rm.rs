@@ -1,0 +1,130 @@
+//! `snowglobe rm`: removes the data of sandboxes.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::confirm::confirmed;
+use super::{Done, load, stock};
+use crate::blocking::blocking_here;
+use crate::config::{Config, Raw};
+use crate::inventory::Sandbox;
+use crate::names::SandboxName;
+use crate::progress::Progress;
+use crate::rundir::Running;
+use crate::text::{nearest, size};
+use crate::{client, shown};
+
+/// Remove a sandbox's data: its snapshots, layers and logs. The workspace and the images stay.
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    /// Whose, as `snowglobe data` lists them; this project's without a name
+    names: Vec<SandboxName>,
+    /// Stop sandboxes that run
+    #[arg(long)]
+    force: bool,
+    /// Ask no question
+    #[arg(short, long)]
+    yes: bool,
+    /// Print what was removed as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: Box<Raw>,
+}
+
+impl Rm {
+    pub(super) async fn run(self) -> Done {
+        let config = load(*self.config)?;
+        let mut names = match self.names.is_empty() {
+            true => vec![config.sandbox.name.clone()],
+            false => self.names,
+        };
+        names.sort();
+        names.dedup();
+        let found = blocking_here(|| stock::look(&config))?;
+        let all = &found.sandboxes;
+        let doomed: Vec<&Sandbox> = names
+            .iter()
+            .map(|name| known(all, name))
+            .collect::<anyhow::Result<_>>()?;
+        let runs = doomed.iter().find(|sandbox| sandbox.running);
+        if let Some(sandbox) = runs.filter(|_| !self.force) {
+            anyhow::bail!(
+                "remove the data of {}: it runs; `snowglobe stop` there stops it, and so does --force",
+                sandbox.name
+            );
+        }
+        if !self.yes {
+            for sandbox in &doomed {
+                say!(
+                    "{} would go: {}",
+                    size(sandbox.bytes),
+                    shown::line(&stock::described(sandbox))
+                );
+            }
+            if !confirmed("Remove this for good?", "remove it")? {
+                say!("nothing is removed");
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        for (name, sandbox) in names.iter().zip(&doomed) {
+            remove(&config, name, self.force, false).await?;
+            say!(
+                "removed {} ({})",
+                shown::line(&stock::described(sandbox)),
+                size(sandbox.bytes)
+            );
+        }
+        if self.json {
+            writeln!(shown::out(), "{}", shown::json(&doomed)?)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn known<'a>(all: &'a [Sandbox], name: &SandboxName) -> anyhow::Result<&'a Sandbox> {
+    if let Some(found) = all.iter().find(|sandbox| sandbox.name == name.as_str()) {
+        return Ok(found);
+    }
+    let meant = match nearest(
+        name.as_str(),
+        all.iter().map(|sandbox| sandbox.name.as_str()),
+    ) {
+        Some(meant) => format!("did you mean {meant}? "),
+        None => String::new(),
+    };
+    anyhow::bail!(
+        "find data of the sandbox {name}: there is none; {meant}`snowglobe data` lists all"
+    )
+}
+
+/// Removes the data of a sandbox; with `force`, stops it first. With `orphan`, only if its directories are gone.
+pub(super) async fn remove(
+    config: &Config,
+    name: &SandboxName,
+    force: bool,
+    orphan: bool,
+) -> anyhow::Result<()> {
+    let data = &config.host.dirs.data;
+    let starting = client::alone(data, name, &Progress::none()).await?;
+    let running: Vec<Running> = client::running(config)?
+        .into_iter()
+        .filter(|running| running.info.name == name.as_str())
+        .collect();
+    if force {
+        for running in &running {
+            client::stop(running).await?;
+        }
+    }
+    let removed = match running.is_empty() || force {
+        true => blocking_here(|| client::remove_data(data, name, starting, orphan))?,
+        false => false,
+    };
+    anyhow::ensure!(
+        removed,
+        "remove the data of {name}: it is in use now; stop what uses it first"
+    );
+    Ok(())
+}

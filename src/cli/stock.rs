@@ -1,0 +1,36 @@
+//! What lies on the disk, and how it is described to a person: for `data`, `rm` and `prune`.
+
+use crate::client;
+use crate::config::Config;
+use crate::inventory::{Inventory, Sandbox};
+
+/// What lies on the disk now.
+pub(super) fn look(config: &Config) -> anyhow::Result<Inventory> {
+    Ok(Inventory::look(
+        &config.host.dirs,
+        &client::running(config)?,
+    )?)
+}
+
+/// A sandbox's data, on one line.
+pub(super) fn described(sandbox: &Sandbox) -> String {
+    let mut text = sandbox.name.clone();
+    let directories = match (sandbox.directories.is_empty(), sandbox.session) {
+        (_, true) => "a client's session".to_owned(),
+        (true, false) => "of an unknown directory".to_owned(),
+        (false, false) => sandbox.directories.join(", "),
+    };
+    text += &format!(", {directories}");
+    if sandbox.directory == "gone" {
+        text += " (gone)";
+    }
+    if sandbox.running {
+        text += ", runs";
+    }
+    match sandbox.snapshots.len() {
+        0 => {}
+        1 => text += ", 1 snapshot",
+        count => text += &format!(", {count} snapshots"),
+    }
+    text
+}
