@@ -141,10 +141,21 @@ impl Calls {
             .allow(lists::SOCKETS)
             .allow(lists::SHARE)
             .allow_plain_modes()
-            // Reading its capabilities.
+            // Reading its capabilities, as libcap-ng does.
             .allow_if(
                 libc::SYS_prctl,
                 &[equals(0, ALL, libc::PR_CAPBSET_READ as u64)],
+            )
+            .allow_if(
+                libc::SYS_prctl,
+                &[equals(0, ALL, libc::PR_GET_SECUREBITS as u64)],
+            )
+            .allow_if(
+                libc::SYS_prctl,
+                &[
+                    equals(0, ALL, libc::PR_CAP_AMBIENT as u64),
+                    equals(1, ALL, libc::PR_CAP_AMBIENT_IS_SET as u64),
+                ],
             )
             // Each thread has a working directory and a umask of its own.
             .allow_if(libc::SYS_unshare, &[equals(0, ALL, libc::CLONE_FS as u64)])
