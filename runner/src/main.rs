@@ -26,6 +26,14 @@
     )
 )]
 
+/// Prints a message. Nobody is told if standard error can't take it.
+macro_rules! complain {
+    ($($what:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stderr(), $($what)*).ok();
+    }};
+}
+
 mod check;
 mod confine;
 mod console;
@@ -56,7 +64,7 @@ fn main() -> ExitCode {
         return match process::prepare(count) {
             Ok(opened) => vm::run(opened),
             Err(error) => {
-                eprintln!("snowglobe-runner: failed to prepare this process: {error}");
+                complain!("snowglobe-runner: failed to prepare this process: {error}");
                 ExitCode::FAILURE
             }
         };
@@ -69,11 +77,11 @@ fn main() -> ExitCode {
         (Some(role::FENCE_TRIAL), None, _) => trial::run_child(),
         (Some(role::FENCE_TRIAL_SLEEPER), None, _) => trial::sleep(),
         (Some("--version" | "-V"), None, _) => {
-            eprintln!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
+            complain!("snowglobe-runner {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!(
+            complain!(
                 "snowglobe-runner runs one VM for snowglobe, which starts it; don't start it yourself"
             );
             ExitCode::from(2)
@@ -86,7 +94,7 @@ fn exit_code(probed: Result<(), impl std::fmt::Display>) -> ExitCode {
     match probed {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             ExitCode::FAILURE
         }
     }

@@ -6,7 +6,7 @@ const WITHOUT: &str = ": without ";
 
 /// Reports that a fence does not hold.
 pub(crate) fn report(role: &str, fence: &str) {
-    eprintln!("{role}{WITHOUT}{fence}");
+    complain!("{role}{WITHOUT}{fence}");
 }
 
 /// The fence in such a report; `None` for any other line. Pure.

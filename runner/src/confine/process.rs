@@ -90,7 +90,7 @@ impl log::Log for Warnings {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            eprintln!("{}: {}", self.0, record.args());
+            complain!("{}: {}", self.0, record.args());
         }
     }
 

@@ -58,7 +58,7 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("try the fences: {error}");
+            complain!("try the fences: {error}");
             ExitCode::FAILURE
         }
     }
@@ -151,7 +151,7 @@ pub(crate) fn run_child() -> ExitCode {
     };
     for trial in trials {
         if let Ok(line) = serde_json::to_string(&trial) {
-            eprintln!("{line}");
+            complain!("{line}");
         }
     }
     ExitCode::SUCCESS

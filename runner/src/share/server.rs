@@ -28,7 +28,7 @@ pub(crate) fn serve() -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {error}", role::SHARE);
+            complain!("{}: {error}", role::SHARE);
             ExitCode::FAILURE
         }
     }

@@ -77,7 +77,7 @@ pub(crate) fn run() -> ExitCode {
         },
         Err(error) => error.into(),
     };
-    eprintln!("{}: {error}", role::KRUN);
+    complain!("{}: {error}", role::KRUN);
     ExitCode::FAILURE
 }
 
