@@ -1,6 +1,7 @@
 //! What works on this host, engine by engine, each problem with its remedy.
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Serialize;
@@ -20,20 +21,42 @@ use crate::vmm::{
 pub struct Check {
     /// Its name.
     pub name: &'static str,
-    /// `ok`, `note` (works, but) or `problem` (does not work).
-    pub status: &'static str,
+    /// How it went.
+    pub status: Status,
     /// What was found.
     pub found: String,
-    /// The remedy.
+    /// What helps, where something would.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It works.
+    Ok,
+    /// Sandboxes run, but not as well as they could.
+    Note,
+    /// No sandbox runs.
+    Problem,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Problem => "problem",
+        })
+    }
 }
 
 impl Check {
     fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self {
             name,
-            status: "ok",
+            status: Status::Ok,
             found: found.into(),
             remedy: None,
         }
@@ -42,7 +65,7 @@ impl Check {
     fn problem(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             name,
-            status: "problem",
+            status: Status::Problem,
             found: found.into(),
             remedy: Some(remedy.into()),
         }
@@ -51,7 +74,7 @@ impl Check {
     fn note(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             name,
-            status: "note",
+            status: Status::Note,
             found: found.into(),
             remedy: Some(remedy.into()),
         }
@@ -70,10 +93,8 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
     let mut checks = vec![match host.kvm.problem() {
         None => Check::ok("kvm", "hardware virtualization works"),
         Some(problem) => {
-            let (found, remedy) = problem.split_once("; ").unwrap_or((
-                &problem,
-                "sandboxes run translated (tcg) meanwhile, several times slower",
-            ));
+            let (found, remedy) = parts(&problem).unwrap_or((&problem, "install KVM"));
+            let found = format!("{found}; sandboxes run translated (tcg), several times slower");
             Check::note("kvm", found, remedy)
         }
     }];
@@ -81,11 +102,11 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
     for (name, found) in [("runner", artefacts::runner()), ("init", artefacts::init())] {
         checks.push(match found {
             Ok(path) => Check::ok(name, path.display().to_string()),
-            Err(error) => Check::problem(
-                name,
-                format!("failed to {}", crate::describe(&error)),
-                "install Snowglobe again",
-            ),
+            Err(error) => {
+                let error = crate::describe(&error);
+                let (found, remedy) = parts(&error).unwrap_or((&error, "install Snowglobe again"));
+                Check::problem(name, format!("failed to {found}"), remedy)
+            }
         });
     }
     checks.push(kernel(&config.host.dirs.cache));
@@ -95,7 +116,7 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
         Some(trouble) => Check::note(
             "logins",
             trouble,
-            "what registries give to everybody is pulled without a login meanwhile",
+            "mend that, or log in again with `docker login`; until then images are pulled without a login",
         ),
     });
     checks.push(writable("data", &config.host.dirs.data));
@@ -105,11 +126,16 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
         Err(error) => Check::problem(
             "runtime",
             format!("failed to {}", crate::describe(&error)),
-            "remove it if it is not yours, or choose another place",
+            "remove it if it is not yours, or set SNOWGLOBE_RUNTIME_DIR to another place",
         ),
     });
     checks.extend(fences(&config.host));
     checks
+}
+
+/// What was found and what helps, of a message that states both.
+fn parts(message: &str) -> Option<(&str, &str)> {
+    message.split_once("; ")
 }
 
 /// The checks as text: a line each, with its remedy below it.
@@ -136,7 +162,7 @@ pub fn report(checks: &[Check]) -> String {
 
 /// Whether there is no problem.
 pub fn works(checks: &[Check]) -> bool {
-    checks.iter().all(|check| check.status != "problem")
+    checks.iter().all(|check| check.status != Status::Problem)
 }
 
 /// Tries each fence around a VM's processes. A missing one is a problem if all are required.
@@ -184,10 +210,15 @@ fn engine(config: &HostConfig, host: &Host) -> Vec<Check> {
     let engine = match vmm::choose(config, host) {
         Ok(engine) => engine,
         Err(error) => {
+            let error = error.to_string();
+            let (found, remedy) = parts(&error).unwrap_or((
+                &error,
+                "leave out engine, accel and qemu, or set them to what this host has",
+            ));
             return vec![Check::problem(
                 "engine",
-                error.to_string(),
-                "apt-get install qemu-system-x86, or set engine and accel to auto",
+                format!("failed to {found}"),
+                remedy,
             )];
         }
     };
@@ -245,9 +276,10 @@ fn image(config: &Config) -> Check {
             "image",
             format!("{} (disk {})", config.sandbox.image, image.disk.disk),
         ),
-        Ok((None, key, _)) if key.as_str().contains(':') => Check::ok(
+        Ok((None, key, _)) if key.as_str().contains(':') => Check::note(
             "image",
             format!("{key} is not here yet; the first boot gets it"),
+            format!("snowglobe image pull {key} gets it now"),
         ),
         Ok((None, key, _)) => Check::problem(
             "image",
@@ -284,11 +316,58 @@ fn writable(name: &'static str, dir: &Path) -> Check {
     };
     match tried {
         Ok(()) => Check::ok(name, dir.display().to_string()),
-        Err(error) => Check::problem(
-            name,
-            format!("{} can't be written: {error}", dir.display()),
-            "make it yours, or configure another",
-        ),
+        Err(error) => {
+            let setting = match name {
+                "data" => "data_dir",
+                _ => "SNOWGLOBE_RUNTIME_DIR",
+            };
+            let remedy = match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there",
+                ErrorKind::PermissionDenied => "make it yours",
+                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                    "remove the file that is in its place"
+                }
+                _ => "mend that file system",
+            };
+            Check::problem(
+                name,
+                format!("{} can't be written: {error}", dir.display()),
+                format!("{remedy}, or set {setting} to another place"),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_can_not_be_written_has_its_own_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let check = writable("data", &file.join("below"));
+        let remedy = check.remedy.unwrap();
+        assert_eq!(check.status, Status::Problem);
+        assert!(
+            remedy.contains("remove the file") && remedy.contains("data_dir"),
+            "{remedy}"
+        );
+        assert_eq!(writable("data", dir.path()).status, Status::Ok);
+    }
+
+    #[test]
+    fn what_is_fine_has_no_remedy_and_what_is_not_has_one() {
+        let checks = [Check::ok("a", "works"), Check::note("b", "slow", "do that")];
+        assert!(works(&checks));
+        let text = report(&checks);
+        assert!(
+            text.contains("ok       a ") && text.contains("-> do that"),
+            "{text}"
+        );
+        let broken = Check::problem("c", "broken", "do this");
+        assert!(!works(&[broken]));
     }
 }
 

@@ -10,8 +10,6 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     live_layers: false,
     stale_files_s: 5,
     others_files: false,
-    needs_namespaces: true,
-    needs_qemu_installed: false,
 };
 
 /// What the runner is told; an error says what is missing.

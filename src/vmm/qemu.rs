@@ -13,8 +13,6 @@ pub(super) const CAPABILITIES: Capabilities = Capabilities {
     live_layers: true,
     stale_files_s: 1,
     others_files: true,
-    needs_namespaces: false,
-    needs_qemu_installed: true,
 };
 
 /// The program's name for this machine's architecture.
