@@ -3,6 +3,7 @@
 #   make demo      sets up this machine, builds everything, and runs a scripted MCP session in a real microVM
 #   make test      sets up this machine, builds everything, and runs every test
 #   make install   builds the programs and installs them below PREFIX (/usr/local); needs no test packages
+#   make uninstall removes them
 #
 # Also: make build, make image (the default image), make agents (real agents as clients), make bench (the
 # figures), make chaos (kills at a thousand moments), make fuzz, make deny, make bundle
@@ -17,7 +18,7 @@ ROOTS := $(or $(CARGO_TARGET_DIR),target)/images
 # Every build asks for the whole workspace, so that cargo compiles each crate once, with one set of features.
 BUILD := cargo build --workspace --bins
 
-.PHONY: demo test agents bench chaos deny fuzz build compile setup image install files bundle
+.PHONY: demo test agents bench chaos deny fuzz build compile setup image install uninstall files bundle
 
 demo: image
 	$(BIN)/examples/demo
@@ -80,10 +81,26 @@ install:
 	$(BUILD) --profile dist
 	@$(MAKE) --no-print-directory files PROFILE=dist
 
-# Copies the built programs to where they are installed.
+# Where each shell looks for completions.
+COMPLETIONS := bash-completion/completions/snowglobe zsh/site-functions/_snowglobe fish/vendor_completions.d/snowglobe.fish
+
+# Removes what `make install` installed. Images, snapshots and settings stay: `snowglobe doctor` names their directory.
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/snowglobe
+	rm -f $(DESTDIR)$(PREFIX)/libexec/snowglobe/snowglobe-runner $(DESTDIR)$(PREFIX)/libexec/snowglobe/snowglobe-init
+	! test -d $(DESTDIR)$(PREFIX)/libexec/snowglobe || rmdir $(DESTDIR)$(PREFIX)/libexec/snowglobe
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/snowglobe.1 $(DESTDIR)$(PREFIX)/share/man/man1/snowglobe-*.1
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(COMPLETIONS))
+
+# Copies the built programs to where they are installed, with their manual pages and completions.
 files:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/snowglobe
 	install $(BIN)/snowglobe $(DESTDIR)$(PREFIX)/bin/
+	$(BIN)/snowglobe man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,$(dir $(COMPLETIONS)))
+	$(BIN)/snowglobe completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/snowglobe
+	$(BIN)/snowglobe completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_snowglobe
+	$(BIN)/snowglobe completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/snowglobe.fish
 	install $(BIN)/snowglobe-runner $(BIN)/snowglobe-init $(DESTDIR)$(PREFIX)/libexec/snowglobe/
 
 # Makes target/bundle/snowglobe.mcpb, which desktop clients install with a click, and server.json with its SHA-256.

@@ -11,7 +11,6 @@
     clippy::let_underscore_must_use,
     reason = "an example ends by panicking"
 )]
-#![allow(clippy::print_stdout, reason = "a person reads its output")]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -85,50 +84,50 @@ async fn main() -> anyhow::Result<()> {
 
     let (exec50, exec99) = (quantile(&mut execs, 50), quantile(&mut execs, 99));
     let ping50 = quantile(&mut pings, 50);
-    println!("boot");
-    println!(
+    snowglobe::show!("boot");
+    snowglobe::show!(
         "  first answer over MCP         {:>9.0} ms   {:.2} x the kernel's own boot ({} ms)",
         ms(first),
         ms(first) / ms(kernel),
         kernel.as_millis()
     );
-    println!("exec true, {COMMANDS} times over MCP");
-    println!("  p50                           {:>9.2} ms", ms(exec50));
-    println!("  p99                           {:>9.2} ms", ms(exec99));
-    println!(
+    snowglobe::show!("exec true, {COMMANDS} times over MCP");
+    snowglobe::show!("  p50                           {:>9.2} ms", ms(exec50));
+    snowglobe::show!("  p99                           {:>9.2} ms", ms(exec99));
+    snowglobe::show!(
         "  p50 of a line for the shell   {:>9.2} ms   (`true; true`)",
         ms(quantile(&mut lines, 50))
     );
     match sshd {
         Some(mut times) => {
             let (p50, p99) = (quantile(&mut times, 50), quantile(&mut times, 99));
-            println!("the same VM, sshd and a connection per command, {CONNECTIONS} times");
-            println!(
+            snowglobe::show!("the same VM, sshd and a connection per command, {CONNECTIONS} times");
+            snowglobe::show!(
                 "  p50                           {:>9.2} ms   {:.1} x exec true",
                 ms(p50),
                 ms(p50) / ms(exec50)
             );
-            println!(
+            snowglobe::show!(
                 "  p99                           {:>9.2} ms   {:.1} x",
                 ms(p99),
                 ms(p99) / ms(exec99)
             );
         }
-        None => println!("no sshd on this host to compare with (Debian: openssh-server)"),
+        None => snowglobe::show!("no sshd on this host to compare with (Debian: openssh-server)"),
     }
-    println!("the link's own round trip, {PINGS} times");
-    println!(
+    snowglobe::show!("the link's own round trip, {PINGS} times");
+    snowglobe::show!(
         "  p50                           {:>9.3} ms   exec true takes {:.0} of them",
         ms(ping50),
         ms(exec50) / ms(ping50)
     );
-    println!("files of {} MiB through the tools", FILE >> 20);
-    println!("  write                         {write:>9.1} MB/s");
-    println!("  read (lines), page by page    {read:>9.1} MB/s");
-    println!("  a page of the second half     {last:>9.2} x the time of one of the first");
-    println!("memory, idle");
+    snowglobe::show!("files of {} MiB through the tools", FILE >> 20);
+    snowglobe::show!("  write                         {write:>9.1} MB/s");
+    snowglobe::show!("  read (lines), page by page    {read:>9.1} MB/s");
+    snowglobe::show!("  a page of the second half     {last:>9.2} x the time of one of the first");
+    snowglobe::show!("memory, idle");
     for (what, bytes) in memory {
-        println!("  {what:<28}  {:>9.1} MB", bytes as f64 / 1e6);
+        snowglobe::show!("  {what:<28}  {:>9.1} MB", bytes as f64 / 1e6);
     }
     let _ = client.cancel().await;
     Ok(())

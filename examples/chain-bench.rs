@@ -9,7 +9,6 @@
     clippy::expect_used,
     reason = "an example ends by panicking"
 )]
-#![allow(clippy::print_stdout, reason = "a person reads its output")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -76,13 +75,13 @@ async fn measure(client: &Client, store: &Path, saves: usize) -> anyhow::Result<
         }
         (before, longest) = (length, longest.max(length));
     }
-    println!("{saves} saves of {ADDS} KiB each, at most {longest} layers in a chain");
+    snowglobe::show!("{saves} saves of {ADDS} KiB each, at most {longest} layers in a chain");
     show("save without a merge", &mut plain);
     show("save with a merge", &mut merging);
     let taken = std::fs::read_dir(store.join("layers"))?
         .map(|entry| Ok(std::os::unix::fs::MetadataExt::blocks(&entry?.metadata()?) * 512))
         .sum::<std::io::Result<u64>>()?;
-    println!(
+    snowglobe::show!(
         "  all layers take {} MiB, {:.1} times what was written",
         taken >> 20,
         taken as f64 / (saves * ADDS * 1024) as f64
@@ -91,16 +90,19 @@ async fn measure(client: &Client, store: &Path, saves: usize) -> anyhow::Result<
         let took = snapshot(client, "restore", number).await?;
         let seen = exec(client, "cat /var/count").await?;
         ensure!(seen.trim() == number.to_string(), "s{number} holds {seen}");
-        println!(
+        snowglobe::show!(
             "  restore of s{number}, with {} layers: {:.2} s",
             layers(store, number)?.len(),
             took.as_secs_f64()
         );
     }
-    println!("chains as they are, and the machine that starts from them");
-    println!(
+    snowglobe::show!("chains as they are, and the machine that starts from them");
+    snowglobe::show!(
         "  {:>6}  {:>14}  {:>14}  {:>12}",
-        "LAYERS", "SEQUENTIAL", "SCATTERED", "RESTORE"
+        "LAYERS",
+        "SEQUENTIAL",
+        "SCATTERED",
+        "RESTORE"
     );
     let base = layers(store, 0)?;
     for length in LENGTHS {
@@ -109,7 +111,7 @@ async fn measure(client: &Client, store: &Path, saves: usize) -> anyhow::Result<
         let (sequential, scattered) = (read(&top, 65_536, 65_536)?, read(&top, 4096, 1_052_672)?);
         rename_as(store, &chain, length)?;
         let took = restore(client, &format!("chain-{length}")).await?;
-        println!(
+        snowglobe::show!(
             "  {length:>6}  {:>9.0} MiB/s  {:>9.0} op/s  {:>10.2} s",
             sequential / 16.0,
             scattered,
@@ -182,9 +184,9 @@ fn layers(store: &Path, number: usize) -> anyhow::Result<Vec<String>> {
 fn show(what: &str, times: &mut [Duration]) {
     times.sort();
     let (Some(middle), Some(last)) = (times.get(times.len() / 2), times.last()) else {
-        return println!("  {what}: none");
+        return snowglobe::show!("  {what}: none");
     };
-    println!(
+    snowglobe::show!(
         "  {what}: {} times, {:.2} s in the middle, {:.2} s at most",
         times.len(),
         middle.as_secs_f64(),

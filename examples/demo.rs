@@ -14,7 +14,6 @@
     clippy::let_underscore_must_use,
     reason = "an example ends by panicking"
 )]
-#![allow(clippy::print_stdout, reason = "a person reads its output")]
 
 #[path = "demo/show.rs"]
 mod show;
@@ -124,7 +123,7 @@ impl Demo {
         tool: &'static str,
         arguments: Value,
     ) -> anyhow::Result<Answer> {
-        println!(
+        snowglobe::show!(
             "  {}",
             self.style.paint("32", &show::call(tool, &arguments))
         );
@@ -141,7 +140,7 @@ impl Demo {
         self.style.status("");
         let answer = answer(result);
         self.style.output(&answer.text);
-        println!(
+        snowglobe::show!(
             "    {}",
             self.style
                 .paint("36", &format!("{:.2} s", took.as_secs_f64()))
@@ -186,10 +185,10 @@ impl Demo {
             .max()
             .unwrap_or(0);
         for (what, took) in &self.timings {
-            println!("  {what:width$}  {:>7.2} s", took.as_secs_f64());
+            snowglobe::show!("  {what:width$}  {:>7.2} s", took.as_secs_f64());
         }
         let all: Duration = self.timings.iter().map(|(_, took)| *took).sum();
-        println!("  {:width$}  {:>7.2} s", "all", all.as_secs_f64());
+        snowglobe::show!("  {:width$}  {:>7.2} s", "all", all.as_secs_f64());
     }
 }
 
@@ -436,12 +435,12 @@ async fn main() -> ExitCode {
     };
     match went.await {
         Ok(()) => {
-            println!("\n{}", style.paint("1;32", "everything was as expected"));
+            snowglobe::show!("\n{}", style.paint("1;32", "everything was as expected"));
             ExitCode::SUCCESS
         }
         Err(error) => {
             style.status("");
-            eprintln!(
+            snowglobe::tell!(
                 "{}",
                 style.paint("1;31", &format!("the demo failed: {error:#}"))
             );

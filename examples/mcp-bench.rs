@@ -9,7 +9,6 @@
     clippy::let_underscore_must_use,
     reason = "an example ends by panicking"
 )]
-#![allow(clippy::print_stdout, reason = "the figures are the output")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -78,7 +77,7 @@ async fn bare(kind: &str) -> anyhow::Result<()> {
         StreamableHttpServerConfig::default(),
     );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    eprintln!("serving MCP at http://{}/mcp", listener.local_addr()?);
+    snowglobe::tell!("serving MCP at http://{}/mcp", listener.local_addr()?);
     // Without it every call takes 40 ms, which would favour Snowglobe.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     axum::serve(listener, axum::Router::new().nest_service("/mcp", service)).await?;
@@ -142,7 +141,7 @@ impl Times {
         let all: Duration = self.0.iter().sum();
         self.0.sort();
         let at = |share: f64| self.0[((self.0.len() - 1) as f64 * share) as usize].as_micros();
-        println!(
+        snowglobe::show!(
             "{what:<34} {:>8.0} calls/s   p50 {:>5} µs   p99 {:>5} µs",
             self.0.len() as f64 / all.as_secs_f64(),
             at(0.5),
@@ -380,7 +379,7 @@ fn main() -> anyhow::Result<()> {
     }
     let calls: usize = first.map_or(Ok(20_000), |calls| calls.parse())?;
     let dir = tempfile::tempdir()?;
-    println!("{calls} calls each of a tool that does nothing, one after the other");
+    snowglobe::show!("{calls} calls each of a tool that does nothing, one after the other");
     for round in ["first", "again"] {
         for (ours, who) in [(false, "bare rmcp"), (true, "snowglobe")] {
             Piped::start(ours, &dir)?
@@ -401,12 +400,12 @@ fn main() -> anyhow::Result<()> {
         let before = client.memory()?;
         let rate = client.crowded(100_000)?;
         let after = client.memory()?;
-        println!(
+        snowglobe::show!(
             "100,000 calls, 32 at once, {who:<10} {rate:>8.0} calls/s   memory {before:.1} MiB before, {after:.1} MiB after"
         );
     }
     for _ in 0..3 {
-        println!(
+        snowglobe::show!(
             "client gone to server gone, a command running: {:.0} ms",
             end(&dir)?.as_secs_f64() * 1000.0
         );

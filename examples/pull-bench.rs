@@ -11,7 +11,6 @@
     clippy::let_underscore_must_use,
     reason = "an example ends by panicking"
 )]
-#![allow(clippy::print_stdout, reason = "the figures are the output")]
 #![allow(unreachable_pub, dead_code, reason = "shares modules with the tests")]
 
 #[path = "../tests/integration/images/layout.rs"]
@@ -162,7 +161,7 @@ fn main() {
             None,
         );
         std::fs::remove_dir_all(&layout).unwrap();
-        println!(
+        snowglobe::show!(
             "image of {megabytes} MB ({} in the registry)",
             snowglobe::text::size(disk_use(registry.dir.path()))
         );
@@ -171,8 +170,8 @@ fn main() {
             bench.clear(&data);
             bench.prompt(&data, &image)
         });
-        println!("  snowglobe: registry to first prompt    {cold}");
-        println!(
+        snowglobe::show!("  snowglobe: registry to first prompt    {cold}");
+        snowglobe::show!(
             "  snowglobe: cached to first prompt      {}",
             best(|| bench.prompt(&data, &image))
         );
@@ -192,7 +191,7 @@ fn main() {
                 ))
             })
         });
-        println!("  skopeo copy to a layout                {copy}");
+        snowglobe::show!("  skopeo copy to a layout                {copy}");
         let unpack = best(|| {
             bench.clear("bundle");
             timed(|| {
@@ -207,7 +206,7 @@ fn main() {
                 ))
             })
         });
-        println!("  umoci unpack of that layout            {unpack}");
+        snowglobe::show!("  umoci unpack of that layout            {unpack}");
         extra(&bench, &data, &image);
         for part in [data.as_str(), "copy", "bundle"] {
             bench.clear(part);
@@ -235,7 +234,7 @@ fn extra(bench: &Bench, data: &str, image: &str) {
             child
         })
         .into();
-    println!(
+    snowglobe::show!(
         "  disk that one more VM takes            {}",
         snowglobe::text::size((disk_use(&dir) - before) / 3)
     );
@@ -243,7 +242,7 @@ fn extra(bench: &Bench, data: &str, image: &str) {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    println!(
+    snowglobe::show!(
         "  disk that the image takes              {}",
         snowglobe::text::size(before)
     );

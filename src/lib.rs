@@ -35,6 +35,19 @@
 // What is printed goes through `shown`.
 #![warn(clippy::print_stderr)]
 
+/// Prints a line on standard output. If that can't be written, the process ends: quietly if its reader has gone.
+#[macro_export]
+macro_rules! show {
+    () => { $crate::cli::show(format_args!("")) };
+    ($($what:tt)*) => { $crate::cli::show(format_args!($($what)*)) };
+}
+
+/// Prints a line on standard error.
+#[macro_export]
+macro_rules! tell {
+    ($($what:tt)*) => { $crate::shown::print(format_args!($($what)*)) };
+}
+
 mod blocking;
 pub mod cli;
 mod client;

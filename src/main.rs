@@ -5,12 +5,15 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match snowglobe::cli::run() {
-        Ok(code) => code,
-        Err(error) => {
-            let error = snowglobe::describe(error.as_ref());
-            snowglobe::shown::say(format_args!("failed to {error}"));
-            ExitCode::from(125)
+    let done = snowglobe::cli::run().and_then(|code| {
+        snowglobe::shown::finish()?;
+        Ok(code)
+    });
+    done.unwrap_or_else(|error| {
+        let (status, message) = snowglobe::cli::ending(&error);
+        if let Some(message) = message {
+            snowglobe::shown::complain(format_args!("{message}"));
         }
-    }
+        ExitCode::from(status)
+    })
 }

@@ -3,11 +3,16 @@
 //! Errors, progress, tables and logs contain text of guests, registries, manifests and projects' files. A terminal would
 //! obey control sequences in it, and characters that turn the direction of text or are invisible would deceive a reader.
 //! So everything that this program prints goes through here, and such a character is printed as its number, `\u{1b}`. The
-//! streams of `exec` and `shell` are the exception: the user asked for them raw.
+//! streams of `exec` and `shell` are the exception ([`raw`]): the user asked for them raw.
+//!
+//! A stream that can't be written is an error, so that nothing is lost without a word. A reader that has gone ends the
+//! program as SIGPIPE ends others, which Rust's programs ignore.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Whether a terminal would obey a character, or a reader would be deceived by it.
 fn is_unfit(c: char) -> bool {
@@ -117,15 +122,212 @@ impl<W: Write> Drop for Shown<W> {
     }
 }
 
-/// Standard output, for tables.
-pub fn out() -> Shown<io::StdoutLock<'static>> {
-    Shown::new(io::stdout().lock())
+/// A standard stream of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Output,
+    /// Standard error.
+    Error,
 }
 
-/// Prints lines on standard error; ignores it if that is closed.
+impl Stream {
+    /// A failure to write to this stream, as an error that holds an [`Unwritten`].
+    pub fn unwritten(self, error: &io::Error) -> io::Error {
+        let unwritten = Unwritten {
+            stream: self,
+            reason: error.to_string(),
+            reader_gone: error.kind() == io::ErrorKind::BrokenPipe,
+        };
+        io::Error::other(unwritten)
+    }
+}
+
+impl Stream {
+    /// The error of a copy to this stream: only writing fails because a reader has gone.
+    pub fn copied(self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => self.unwritten(&error),
+            _ => error,
+        }
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Output => "standard output",
+            Self::Error => "standard error",
+        })
+    }
+}
+
+/// A standard stream could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("write to {stream}: {reason}")]
+pub struct Unwritten {
+    stream: Stream,
+    /// Not the error's source: the remedy for a full disk of Snowglobe's own is not the remedy here.
+    reason: String,
+    /// Whether its reader has gone.
+    reader_gone: bool,
+}
+
+impl Unwritten {
+    /// This error among an error and its sources.
+    pub fn within<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let wrapped = error
+                .downcast_ref()
+                .and_then(|error: &io::Error| error.get_ref());
+            if let Some(found) = wrapped.and_then(|error| error.downcast_ref()) {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// Whether its reader has gone, as that of `… | head`: nobody is left to be told.
+    pub fn reader_gone(&self) -> bool {
+        self.reader_gone
+    }
+}
+
+/// Writes to a standard stream. Its errors hold an [`Unwritten`], which tells them from all other errors.
+#[derive(Debug)]
+pub struct Standard(Stream);
+
+impl Standard {
+    /// Tries until the stream takes data. Another process may have made a shared one non-blocking.
+    fn retried<T>(&self, mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match write() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable()?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.0.unwritten(&error)),
+                Ok(done) => return Ok(done),
+            }
+        }
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let (out, err) = (io::stdout(), io::stderr());
+        let mut ready = match self.0 {
+            Stream::Output => [PollFd::new(&out, PollFlags::OUT)],
+            Stream::Error => [PollFd::new(&err, PollFlags::OUT)],
+        };
+        match poll(&mut ready, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Write for Standard {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.retried(|| match self.0 {
+            Stream::Output => io::stdout().lock().write(bytes),
+            Stream::Error => io::stderr().lock().write(bytes),
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.retried(|| match self.0 {
+            Stream::Output => io::stdout().lock().flush(),
+            Stream::Error => io::stderr().lock().flush(),
+        })
+    }
+}
+
+/// Standard output, for tables.
+pub fn out() -> Shown<Standard> {
+    Shown::new(Standard(Stream::Output))
+}
+
+/// Standard error.
+pub fn err() -> Shown<Standard> {
+    Shown::new(Standard(Stream::Error))
+}
+
+/// Passes bytes on as they are: a command's output, a protocol's messages.
+pub fn raw(stream: Stream, bytes: &[u8]) -> io::Result<()> {
+    let mut to = Standard(stream);
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// How much this program says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volume {
+    /// Errors, questions and what was asked for.
+    Quiet,
+    /// Results, too, and progress on a terminal.
+    Normal,
+    /// Progress everywhere.
+    Loud,
+}
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+static LOUD: AtomicBool = AtomicBool::new(false);
+
+/// Sets how much this program says from now on.
+pub fn set_volume(volume: Volume) {
+    QUIET.store(volume == Volume::Quiet, Ordering::Relaxed);
+    LOUD.store(volume == Volume::Loud, Ordering::Relaxed);
+}
+
+/// How much this program says.
+pub fn volume() -> Volume {
+    match (QUIET.load(Ordering::Relaxed), LOUD.load(Ordering::Relaxed)) {
+        (true, _) => Volume::Quiet,
+        (false, true) => Volume::Loud,
+        (false, false) => Volume::Normal,
+    }
+}
+
+/// The first failure to print a message.
+static UNPRINTED: Mutex<Option<Unwritten>> = Mutex::new(None);
+
+/// Prints lines on standard error, unless the program is to be quiet.
 pub fn print(what: fmt::Arguments<'_>) {
+    if volume() != Volume::Quiet {
+        write_error(what);
+    }
+}
+
+/// Prints an error or a question, with the program's name before it, even if the program is to be quiet.
+pub fn complain(what: fmt::Arguments<'_>) {
+    write_error(format_args!("snowglobe: {what}"));
+}
+
+/// Writes lines to standard error. A failure is reported by [`finish`]; a reader that has gone is no failure.
+fn write_error(what: fmt::Arguments<'_>) {
     let what = format!("{what}\n");
-    io::stderr().lock().write_all(text(&what).as_bytes()).ok();
+    let mut to = Standard(Stream::Error);
+    if let Err(error) = to.write_all(text(&what).as_bytes())
+        && let Some(unwritten) = Unwritten::within(&error)
+        && !unwritten.reader_gone
+    {
+        let unwritten = Unwritten {
+            reason: unwritten.reason.clone(),
+            ..*unwritten
+        };
+        let mut first = UNPRINTED.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(unwritten);
+    }
+}
+
+/// Writes what standard output still holds back; fails if anything could not be printed.
+pub fn finish() -> io::Result<()> {
+    Standard(Stream::Output).flush()?;
+    let mut unprinted = UNPRINTED.lock().unwrap_or_else(PoisonError::into_inner);
+    match unprinted.take() {
+        Some(unwritten) => Err(io::Error::other(unwritten)),
+        None => Ok(()),
+    }
 }
 
 /// Like [`print()`], with the program's name before it.

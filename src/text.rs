@@ -17,6 +17,75 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// The longest time that can be given. Longer ones mean "never", which is 0 where a limit can be left out.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// The time that a text states: seconds (`90`, `1.5`), or numbers with units (`1m30s`, `2 hours`, `500ms`).
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim().to_lowercase();
+    let time = match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => text
+            .parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|time| Duration::try_from(time).ok()),
+    };
+    match time {
+        Some(time) if time <= LONGEST => Ok(time),
+        Some(_) => Err("expected a year at most".to_owned()),
+        None => Err("expected a time: seconds, or with units, such as 90, 1m30s or 2h".to_owned()),
+    }
+}
+
+/// A number of whole seconds, given as [`parse_duration`] takes it.
+pub(crate) fn parse_seconds(text: &str) -> Result<u64, String> {
+    let time = parse_duration(text)?;
+    match time.subsec_nanos() {
+        0 => Ok(time.as_secs()),
+        _ => Err("expected whole seconds".to_owned()),
+    }
+}
+
+/// The size in bytes that a text states. A number without a unit counts `unit` bytes. Units are powers of 1024, as
+/// [`size`] has them, however they are spelled: `2G`, `2GiB`, `2 gb`.
+pub(crate) fn parse_size(text: &str, unit: u64) -> Result<u64, String> {
+    const UNITS: [&str; 7] = ["", "k", "m", "g", "t", "p", "e"];
+    let text = text.trim().to_lowercase();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let name = &text[digits.len()..];
+    let letter = match name {
+        "b" | "byte" | "bytes" => "",
+        name => name
+            .strip_suffix("ib")
+            .or(name.strip_suffix('b'))
+            .unwrap_or(name),
+    };
+    let power = UNITS.iter().position(|known| *known == letter);
+    let bytes = power.and_then(|power| {
+        let unit = match name {
+            "" => unit,
+            _ => 1 << (10 * power),
+        };
+        let number = digits.trim();
+        match number.parse::<u64>() {
+            Ok(number) => number.checked_mul(unit),
+            Err(_) => fraction(number, unit),
+        }
+    });
+    bytes.ok_or_else(|| "expected a size, such as 2G, 512 MiB or 1.5TiB".to_owned())
+}
+
+/// So many units and a part of one, in whole bytes.
+fn fraction(number: &str, unit: u64) -> Option<u64> {
+    let (whole, part) = number.split_once('.')?;
+    let (whole, digits) = (whole.parse::<u64>().ok()?, u32::try_from(part.len()).ok()?);
+    let part = part.parse::<u128>().ok()?;
+    let part = part.checked_mul(u128::from(unit))? / 10_u128.checked_pow(digits)?;
+    whole
+        .checked_mul(unit)?
+        .checked_add(u64::try_from(part).ok()?)
+}
+
 /// A time in seconds: `5s`, `3m 2s`, `2h 5m`.
 pub fn time(seconds: u64) -> String {
     // From an hour on seconds, and from a day on minutes, are of no interest.
@@ -158,6 +227,67 @@ mod tests {
     }
 
     #[test]
+    fn times_are_seconds_or_have_units() {
+        for (text, ms) in [
+            ("0", 0),
+            ("90", 90_000),
+            ("1.5", 1_500),
+            ("90s", 90_000),
+            ("1m30s", 90_000),
+            ("1h 30m", 5_400_000),
+            (" 2 Hours ", 7_200_000),
+            ("500ms", 500),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(ms)),
+                "{text}"
+            );
+        }
+        for wrong in [
+            "", "-1", "-5s", "nan", "inf", "soon", "1x", "m", "1e300", "400d", "9999h",
+        ] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parse_seconds("1m"), Ok(60));
+        assert!(parse_seconds("1.5").is_err());
+    }
+
+    #[test]
+    fn sizes_are_numbers_of_a_unit() {
+        const MIB: u64 = 1 << 20;
+        for (text, bytes) in [
+            ("2048", 2048 * MIB),
+            ("2G", 2048 * MIB),
+            ("2 GiB", 2048 * MIB),
+            ("2gb", 2048 * MIB),
+            ("1.5g", 1536 * MIB),
+            ("0.5", MIB / 2),
+            ("4096 bytes", 4096),
+            ("1 byte", 1),
+            ("7B", 7),
+            ("1e", 1 << 60),
+        ] {
+            assert_eq!(parse_size(text, MIB), Ok(bytes), "{text}");
+        }
+        for wrong in [
+            "",
+            "G",
+            "-1",
+            "1x",
+            "1.",
+            ".5.",
+            "2 g g",
+            "99999999999999999999",
+            "17e",
+            "inf",
+            "1e3",
+        ] {
+            assert!(parse_size(wrong, MIB).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn moments() {
         let at = "2025-03-04T05:06:07.89Z".parse().unwrap();
         assert_eq!(moment(at), "2025-03-04 05:06 UTC");
@@ -224,6 +354,25 @@ mod tests {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let name = names[at.index(names.len())];
             prop_assert_eq!(nearest(name, names.iter().copied()), Some(name));
+        }
+
+        #[test]
+        fn any_text_is_a_time_or_a_size_or_neither(text in "\\PC{0,12}", digits in "[0-9.]{0,30}[a-zA-Z ]{0,4}", unit in any::<u64>()) {
+            for text in [text, digits] {
+                let _ = (parse_duration(&text), parse_size(&text, unit));
+            }
+        }
+
+        #[test]
+        fn a_size_that_is_shown_can_be_given(bytes in 0u64..100_000) {
+            let shown = size(bytes).replace(',', "");
+            prop_assert_eq!(parse_size(&shown, 1), Ok(bytes));
+        }
+
+        #[test]
+        fn a_time_that_is_shown_can_be_given(seconds in 0u64..10_000) {
+            let time = Duration::from_secs(seconds);
+            prop_assert_eq!(parse_duration(&duration(time)), Ok(time));
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! How the demo prints.
 
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 
 use serde_json::Value;
 
@@ -29,12 +29,12 @@ impl Style {
     }
 
     pub(crate) fn title(self, text: &str) {
-        println!("\n{}", self.paint("1", text));
+        snowglobe::show!("\n{}", self.paint("1", text));
     }
 
     pub(crate) fn output(self, text: &str) {
         for line in text.trim_end().lines() {
-            println!("    {}", self.paint("2", line));
+            snowglobe::show!("    {}", self.paint("2", line));
         }
     }
 
@@ -42,9 +42,9 @@ impl Style {
     pub(crate) fn status(self, text: &str) {
         if self.terminal {
             let shown: String = text.chars().take(70).collect();
-            print!("\r\u{1b}[2K{}", self.paint("36", &shown));
+            let line = format!("\r\u{1b}[2K{}", self.paint("36", &shown));
             // A status line that can't be shown is no reason to fail.
-            let _ = std::io::stdout().flush();
+            snowglobe::shown::raw(snowglobe::shown::Stream::Output, line.as_bytes()).ok();
         }
     }
 }

@@ -11,6 +11,7 @@ use super::Done;
 use super::confirm::confirmed;
 use crate::config::{Config, Raw, Sources};
 use crate::config::{Consent, PROJECT_FILE, find_project};
+use crate::shown;
 
 /// Allow what this project's snowglobe.toml asks for: its present content, at its present path.
 #[derive(Debug, Args)]
@@ -55,10 +56,15 @@ impl Allow {
         }
         Config::check_project(&file)?;
         if !self.yes {
-            say!("content of {path}:");
-            for line in file.text.lines() {
-                tell!("    {line}");
-            }
+            let lines: Vec<String> = file
+                .text
+                .lines()
+                .map(|line| format!("    {line}\n"))
+                .collect();
+            shown::complain(format_args!(
+                "content of {path}:\n{}",
+                lines.concat().trim_end()
+            ));
             if !confirmed("Allow this?", "allow it")? {
                 say!("nothing is allowed");
                 return Ok(ExitCode::FAILURE);

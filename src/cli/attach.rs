@@ -1,14 +1,20 @@
 //! The guest of a subcommand: that of this project's sandbox, which is started unless a process keeps it already, or that
 //! of a sandbox for this command alone.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+
+use super::ending::Interrupted;
+use super::{logs, progress};
 use crate::client;
 use crate::config::{Config, Difference, Raw};
 use crate::guest::Guest;
 use crate::progress::Progress;
 use crate::rundir::Running;
-use crate::sandbox::{Sandbox, SandboxError, User, weaker_fences};
+use crate::sandbox::{Sandbox, User, WORKSPACE, weaker_fences};
 
 /// A guest, and what it needs.
 pub(super) struct Attached {
@@ -38,7 +44,7 @@ impl Attached {
     }
 
     /// Says which fences do not hold around a machine that was booted for this command, a line each.
-    pub(super) fn tell_lacks(&self) {
+    fn tell_lacks(&self) {
         tell_lacks(&self.lacks);
     }
 
@@ -58,19 +64,42 @@ pub(super) fn tell_lacks(lacks: &[String]) {
     }
 }
 
+/// The guest of this project's sandbox, or with `alone` of one for this command only. Says on standard error how it gets
+/// there, and leaves quietly if a signal ends this program meanwhile.
+pub(super) async fn guest(config: Config, flags: &Raw, alone: bool) -> anyhow::Result<Attached> {
+    // A signal that comes between two waits for one must not be lost, nor leave a sandbox of this command behind.
+    super::signals::watch();
+    let (steps, shown) = progress::show();
+    let attached = match alone {
+        true => own(config, &steps).await,
+        false => interruptible(kept(&config, flags, &steps)).await,
+    };
+    shown.finish();
+    let attached = attached?;
+    attached.tell_lacks();
+    Ok(attached)
+}
+
+/// Does work that needs no tidying up until a signal ends this program.
+pub(super) async fn interruptible<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        signal = super::signals::terminated() => Err(Interrupted(signal).into()),
+    }
+}
+
 /// A project's sandbox, started unless it is kept already, with a booted machine and a connection to its guest.
-pub(super) async fn kept(
-    config: &Config,
-    flags: &Raw,
-    progress: &Progress,
-) -> anyhow::Result<Attached> {
+async fn kept(config: &Config, flags: &Raw, progress: &Progress) -> anyhow::Result<Attached> {
     // The environment that a command is given is not that of the commands after it.
     let lasting = Raw {
         env: Vec::new(),
         ..flags.clone()
     };
     let (running, started) = start_or_join(config, &lasting, progress).await?;
-    let lacks = client::boot(&running, started, progress).await?;
+    let log = crate::logs::log(&config.host.dirs.data, &config.sandbox.name);
+    let lacks = logs::shown_while(&log, client::boot(&running, started, progress)).await?;
     let guest = client::join(&running).await?;
     Ok(Attached {
         lacks,
@@ -109,12 +138,12 @@ pub(super) fn outdated(differs: &Difference) -> String {
 }
 
 /// A sandbox for this command alone.
-pub(super) async fn own(config: Config, progress: &Progress) -> anyhow::Result<Attached> {
+async fn own(config: Config, progress: &Progress) -> anyhow::Result<Attached> {
     let sandbox = Sandbox::new(config).await?;
     progress.say("starting a sandbox for this command alone, which is removed after it");
     let guest = tokio::select! {
-        guest = sandbox.guest(progress) => guest,
-        _ = super::serve::terminated() => Err(SandboxError::Stopped),
+        guest = sandbox.guest(progress) => guest.map_err(anyhow::Error::from),
+        signal = super::signals::terminated() => Err(Interrupted(signal).into()),
     };
     match guest {
         Ok(guest) => Ok(Attached {
@@ -124,7 +153,7 @@ pub(super) async fn own(config: Config, progress: &Progress) -> anyhow::Result<A
         }),
         Err(error) => {
             sandbox.stop().await;
-            Err(error.into())
+            Err(error)
         }
     }
 }
@@ -132,11 +161,44 @@ pub(super) async fn own(config: Config, progress: &Progress) -> anyhow::Result<A
 /// Where commands start: in the directory of the workspace that this process is in.
 pub(super) fn directory(config: &Config) -> Option<String> {
     config.sandbox.workspace.shared()?;
-    let below = config.subdirectory.to_str()?;
-    (!below.is_empty()).then(|| below.to_owned())
+    let below = &config.subdirectory;
+    (!below.as_os_str().is_empty()).then(|| guest_path(below))
+}
+
+/// A path as the guest's requests name it: text, or a URI for one that is not UTF-8.
+pub(super) fn guest_path(path: &Path) -> String {
+    path.to_str().map_or_else(
+        || {
+            let path = Path::new(WORKSPACE).join(path);
+            let bytes = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
+            let parts: Vec<String> = bytes
+                .map(|part| percent_encode(part, NON_ALPHANUMERIC).to_string())
+                .collect();
+            format!("file://{}", parts.join("/"))
+        },
+        str::to_owned,
+    )
 }
 
 /// The user to act as.
 pub(super) fn user(root: bool) -> User {
     if root { User::Root } else { User::Sandbox }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_no_text_is_named_by_its_bytes() {
+        let odd = OsStr::from_bytes(b"a b/\xff%");
+        assert_eq!(guest_path(Path::new("a b/%")), "a b/%");
+        assert_eq!(guest_path(Path::new(odd)), "file:///workspace/a%20b/%FF%25");
+        assert_eq!(
+            guest_path(&Path::new("/srv").join(odd)),
+            "file:///srv/a%20b/%FF%25"
+        );
+    }
 }

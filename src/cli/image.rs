@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::ending::Interrupted;
 use super::{Done, each, load, progress};
 use crate::config::{HostConfig, Raw};
 use crate::image::{
@@ -159,16 +160,12 @@ async fn with_progress<T>(
 ) -> anyhow::Result<T> {
     let (steps, shown) = progress::show();
     let done = tokio::select! {
-        done = work(&steps) => Some(done),
-        _ = super::serve::terminated() => None,
+        done = work(&steps) => Ok(done?),
+        // What was downloaded is kept, and the next run continues from there.
+        signal = super::signals::terminated() => Err(Interrupted(signal).into()),
     };
     shown.finish();
-    match done {
-        Some(done) => Ok(done?),
-        None => anyhow::bail!(
-            "finish: interrupted; what was downloaded is kept, and the next run continues from there"
-        ),
-    }
+    done
 }
 
 async fn pull(host: &HostConfig, store: &ImageStore, reference: &str) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Done, serve};
+use super::{Done, signals};
 use crate::client::Started;
 use crate::config::{Config, Raw, Sources};
 use crate::keeper::Keeper;
@@ -29,7 +29,7 @@ impl Keep {
         // The client waits for nothing more, and must not wait for this process's end.
         let null = std::fs::File::options().write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdout(null)?;
-        keeper.run(serve::terminated()).await;
+        keeper.run(signals::terminated()).await;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,18 +1,22 @@
 //! `snowglobe logs`: what a sandbox's process said, and its machine's console.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{Done, load, serve};
+use super::{Done, load, signals};
 use crate::config::Raw;
 use crate::keeper::ENDED;
 use crate::{client, logs, shown};
 
 /// How much of a log's end is shown, in bytes.
 const SHOWN: u64 = 256 << 10;
+
+/// How much of the log from before is shown with `-vv`, in bytes.
+const TAIL: u64 = 4 << 10;
 
 /// How often a followed log is read.
 const POLL: Duration = Duration::from_millis(200);
@@ -28,6 +32,36 @@ pub(super) struct Logs {
     follow: bool,
     #[command(flatten)]
     config: Box<Raw>,
+}
+
+/// Shows with `-vv` what is added to a sandbox's log while something is done with it.
+pub(super) async fn shown_while<T>(path: &Path, work: impl Future<Output = T>) -> T {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return work.await;
+    }
+    // Its process may have logged already.
+    let start = path.metadata().map_or(0, |meta| meta.len());
+    let start = start.saturating_sub(TAIL);
+    let (mut at, mut out) = (start, shown::err());
+    let mut show = || {
+        let mut bytes = Vec::new();
+        let mut file = std::fs::File::open(path)?;
+        file.seek(SeekFrom::Start(at))?;
+        at += file.take(SHOWN).read_to_end(&mut bytes)? as u64;
+        out.write_all(&bytes)
+    };
+    tokio::pin!(work);
+    loop {
+        let done = tokio::select! {
+            done = &mut work => Some(done),
+            () = tokio::time::sleep(POLL) => None,
+        };
+        // What can't be shown does not hold up the work.
+        show().ok();
+        if let Some(done) = done {
+            return done;
+        }
+    }
 }
 
 /// Whether a log's last line says why the process ended.
@@ -58,7 +92,7 @@ impl Logs {
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(SHOWN)))?;
         let mut out = shown::out();
-        let ended = serve::terminated();
+        let ended = signals::terminated();
         tokio::pin!(ended);
         loop {
             let mut bytes = Vec::new();

@@ -5,18 +5,16 @@ macro_rules! say {
     ($($what:tt)*) => { crate::shown::say(format_args!($($what)*)) };
 }
 
-/// Prints a message to standard error.
-macro_rules! tell {
-    ($($what:tt)*) => { crate::shown::print(format_args!($($what)*)) };
-}
-
 mod allow;
 mod attach;
+mod completions;
 mod config;
 mod confirm;
 mod data;
 mod doctor;
+mod ending;
 mod exec;
+mod flags;
 mod image;
 mod keep;
 mod logs;
@@ -25,27 +23,35 @@ mod progress;
 mod prune;
 mod rm;
 mod serve;
+mod session;
 mod shell;
+mod signals;
 mod snapshot;
 mod ssh;
 mod start;
 mod stock;
 mod stop;
+mod terminal;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Raw, Sources};
-use crate::shown::Shown;
+use crate::shown::{self, Stream, Volume};
+pub use ending::{ending, show};
+pub use flags::command;
 
 /// A computer of its own for a coding agent: an MCP server whose tools act inside a microVM.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(version, about, propagate_version = true, max_term_width = 80)]
 pub struct Cli {
-    /// Log more to standard error; twice: much more
+    /// Say more: each step, and what is logged; twice: also what a boot does
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Say nothing but errors and what was asked for
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
     #[command(subcommand)]
     command: Sub,
 }
@@ -93,10 +99,10 @@ enum Sub {
     #[command(hide = true)]
     Keep(keep::Keep),
     /// Print a completion script for your shell
-    Completions {
-        /// Which shell
-        shell: clap_complete::Shell,
-    },
+    Completions(completions::Completions),
+    /// Write the manual pages into a directory (used by `make install`)
+    #[command(hide = true)]
+    Man(completions::Man),
 }
 
 /// The exit status where Snowglobe itself failed.
@@ -107,8 +113,19 @@ type Done = anyhow::Result<ExitCode>;
 
 /// Parses the arguments and runs the subcommand.
 pub fn run() -> Done {
-    let cli = Cli::parse();
-    logging(cli.verbose);
+    if completions::answered()? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let cli = match flags::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return asked_or_misused(&error),
+    };
+    shown::set_volume(match (cli.quiet, cli.verbose) {
+        (true, _) => Volume::Quiet,
+        (false, 0) => Volume::Normal,
+        (false, _) => Volume::Loud,
+    });
+    logging(cli.quiet, cli.verbose);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -124,6 +141,8 @@ pub fn run() -> Done {
             Sub::Doctor(doctor) => doctor.run().await,
             Sub::SshConfig(config) => config.run(),
             Sub::SshProxy(proxy) => proxy.run().await,
+            Sub::Completions(completions) => completions.run(),
+            Sub::Man(man) => man.run(),
             Sub::Keep(keep) => keep.run().await,
             Sub::Start(start) => start.run().await,
             Sub::Stop(stop) => stop.run().await,
@@ -134,20 +153,23 @@ pub fn run() -> Done {
             Sub::Data(data) => data.run().await,
             Sub::Rm(rm) => rm.run().await,
             Sub::Prune(prune) => prune.run().await,
-            Sub::Completions { shell } => {
-                clap_complete::generate(
-                    shell,
-                    &mut Cli::command(),
-                    "snowglobe",
-                    &mut std::io::stdout(),
-                );
-                Ok(ExitCode::SUCCESS)
-            }
         }
     });
     // A blocking read of standard input can't be cancelled, and must not delay the exit.
     runtime.shutdown_background();
     done
+}
+
+/// Prints the help or the version that was asked for, or what is wrong with the arguments.
+fn asked_or_misused(error: &clap::Error) -> Done {
+    let stream = match error.use_stderr() {
+        true => Stream::Error,
+        false => Stream::Output,
+    };
+    // It knows whether its stream takes colours.
+    error.print().map_err(|error| stream.unwritten(&error))?;
+    let code = u8::try_from(error.exit_code()).unwrap_or(u8::MAX);
+    Ok(ExitCode::from(code))
 }
 
 fn load(flags: Raw) -> anyhow::Result<Config> {
@@ -165,7 +187,7 @@ fn each<T>(all: &[T], mut work: impl FnMut(&T) -> anyhow::Result<()>) -> anyhow:
         let done = work(subject);
         if let Err(earlier) = std::mem::replace(&mut last, done) {
             match last {
-                Err(_) => say!("failed to {earlier:#}"),
+                Err(_) => shown::complain(format_args!("failed to {earlier:#}")),
                 Ok(()) => last = Err(earlier),
             }
         }
@@ -181,8 +203,9 @@ fn load_to_share(flags: Raw) -> anyhow::Result<Config> {
 }
 
 /// Logs go to standard error; standard output belongs to the protocol and to commands.
-fn logging(verbose: u8) {
+fn logging(quiet: bool, verbose: u8) {
     let default = match verbose {
+        _ if quiet => "snowglobe=error",
         // The log of a sandbox's process says when it began and why it ended.
         0 => "snowglobe=warn,snowglobe::keeper=info",
         1 => "snowglobe=info",
@@ -193,7 +216,7 @@ fn logging(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         // Messages may hold text of guests and registries: without colours of ours, none of theirs is taken for ours.
-        .with_writer(|| Shown::new(std::io::stderr()))
+        .with_writer(shown::err)
         .with_ansi(false)
         .with_target(false)
         .compact()

@@ -1,4 +1,4 @@
-//! Shows progress: a spinner on a terminal, plain lines elsewhere.
+//! Shows progress: a spinner on a terminal, plain lines with `-v` and on a terminal that can't draw, nothing elsewhere.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::progress::{Progress, Step};
-use crate::shown;
+use crate::shown::{self, Volume};
 
 /// A reporter whose steps are shown on standard error, until the returned value is dropped or finished.
 pub(super) fn show() -> (Progress, Shown) {
     let (progress, mut steps) = Progress::channel();
-    let terminal = std::io::stderr().is_terminal();
+    let (terminal, lines) = form();
     let bars = MultiProgress::new();
     let bar = if terminal {
         bars.add(ProgressBar::new_spinner())
@@ -32,7 +32,7 @@ pub(super) fn show() -> (Progress, Shown) {
                 // Steps of single layers would be too much for a log.
                 Some(_) => {}
                 None if terminal => draw(&shown, &step),
-                None if step.message != last => {
+                None if lines && step.message != last => {
                     say!("{}", shown::line(&step.message));
                     last.clone_from(&step.message);
                 }
@@ -42,6 +42,17 @@ pub(super) fn show() -> (Progress, Shown) {
         shown.finish_and_clear();
     });
     (progress, Shown { bars, bar, task })
+}
+
+/// Whether progress is drawn, and whether it is printed in lines.
+fn form() -> (bool, bool) {
+    let terminal = std::io::stderr().is_terminal();
+    let draws = std::env::var("TERM").is_ok_and(|term| !term.is_empty() && term != "dumb");
+    match shown::volume() {
+        Volume::Quiet => (false, false),
+        Volume::Normal => (terminal && draws, terminal && !draws),
+        Volume::Loud => (false, true),
+    }
 }
 
 /// Draws the line of one of several parts in progress; it is removed when the part is finished.

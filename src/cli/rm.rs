@@ -58,11 +58,11 @@ impl Rm {
         }
         if !self.yes {
             for sandbox in &doomed {
-                say!(
+                shown::complain(format_args!(
                     "{} would go: {}",
                     size(sandbox.bytes),
                     shown::line(&stock::described(sandbox))
-                );
+                ));
             }
             if !confirmed("Remove this for good?", "remove it")? {
                 say!("nothing is removed");

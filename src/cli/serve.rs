@@ -12,12 +12,13 @@ use anyhow::Context;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, attach};
+use super::{Done, attach, signals};
 use crate::client;
 use crate::config::{Config, Raw};
 use crate::progress::Progress;
 use crate::rundir::RuntimeDir;
 use crate::sandbox::Sandbox;
+use crate::shown::Stream;
 use crate::{mcp, vmm};
 
 /// Arguments of `snowglobe serve`.
@@ -63,10 +64,8 @@ struct OverHttp {
     /// How many sandboxes may run at once
     #[arg(long, value_name = "N", default_value_t = 4, requires = "http")]
     max_sandboxes: usize,
-    /// Seconds after which a sandbox without calls and jobs is stopped
-    #[arg(long, value_name = "SECONDS", default_value_t = 900, requires = "http",
-          value_parser = clap::value_parser!(u64).range(1..=604_800))]
-    idle_stop_s: u64,
+    #[arg(skip)]
+    idle_stop_s: Option<u64>,
 }
 
 impl Serve {
@@ -74,7 +73,13 @@ impl Serve {
         let flags = *self.config;
         let config = super::load_to_share(flags.clone())?;
         match self.http {
-            Some(address) => http(config, address, self.over_http).await,
+            Some(address) => {
+                let over = OverHttp {
+                    idle_stop_s: flags.idle_stop_s,
+                    ..self.over_http
+                };
+                http(config, address, over).await
+            }
             None if self.rm => own(config).await,
             None => joined(config, &flags).await,
         }
@@ -102,7 +107,7 @@ async fn http(config: Config, address: mcp::ListenAddress, over: OverHttp) -> Do
         metrics: over.metrics,
         limits: mcp::Limits {
             sandboxes: over.max_sandboxes,
-            idle: Duration::from_secs(over.idle_stop_s),
+            idle: idle(over.idle_stop_s),
         },
     })
     .await?;
@@ -115,12 +120,22 @@ async fn http(config: Config, address: mcp::ListenAddress, over: OverHttp) -> Do
     tokio::pin!(served);
     tokio::select! {
         () = &mut served => {}
-        _ = terminated() => {
+        _ = signals::terminated() => {
             closing.cancel();
             served.await;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// When a sandbox of a session is stopped; there may be many, so it is sooner than for a project's own.
+fn idle(given: Option<u64>) -> Duration {
+    match given {
+        None => Duration::from_secs(15 * 60),
+        // A year without a call is never.
+        Some(0) => Duration::from_secs(366 * 24 * 3600),
+        Some(seconds) => Duration::from_secs(seconds),
+    }
 }
 
 /// The token in the file. Without a file, a token is made and shown once.
@@ -177,7 +192,7 @@ async fn own(config: Config) -> Done {
     let sandbox = Sandbox::new(config).await?;
     let served = tokio::select! {
         served = mcp::serve_stdio(sandbox.clone()) => served.map_err(anyhow::Error::from),
-        _ = terminated() => Ok(()),
+        _ = signals::terminated() => Ok(()),
     };
     sandbox.stop().await;
     served?;
@@ -198,10 +213,11 @@ async fn joined(config: Config, flags: &Raw) -> Done {
     let mut stdout = tokio::io::stdout();
     let copied = tokio::select! {
         copied = tokio::io::copy(&mut from, &mut stdout) => copied,
-        _ = terminated() => return Ok(ExitCode::SUCCESS),
+        _ = signals::terminated() => return Ok(ExitCode::SUCCESS),
     };
     let flushed = stdout.flush().await;
-    copied.and(flushed.map(|()| 0))?;
+    let written = copied.and(flushed);
+    written.map_err(|error| Stream::Output.copied(error))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -222,22 +238,5 @@ fn announce(config: &Config) {
         Ok(_) => {}
         // The server starts nevertheless: the client shows the error at the first call, where a person reads it.
         Err(error) => tracing::warn!("failed to {error}"),
-    }
-}
-
-/// Waits for a signal that ends the program; returns its number.
-pub(super) async fn terminated() -> u8 {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::hangup()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => 15,
-        _ = int.recv() => 2,
-        _ = hup.recv() => 1,
     }
 }

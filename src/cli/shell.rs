@@ -1,24 +1,20 @@
 //! `snowglobe shell`: the sandbox's login shell on this terminal.
 
-use std::io::{IsTerminal, Write};
-use std::pin::Pin;
+use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use clap::Args;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use super::attach::{self, Attached, Host};
-use super::{Done, load_to_share, progress};
+use super::session::Session;
+use super::{Done, load_to_share, terminal};
+use crate::client;
 use crate::config::Raw;
-use crate::guest::Output;
+use crate::guest::GuestError;
 use crate::progress::Progress;
 use crate::rundir::Running;
-use crate::sandbox::{Exec, Limit, Program, PtySize, Stdin};
-use crate::{client, shown};
+use crate::sandbox::{Exec, Limit, Program, Stdin};
+use crate::shown::{self, Stream};
 
 /// Open a shell in this project's sandbox, which is started if it does not run, and stays.
 #[derive(Debug, Args)]
@@ -33,17 +29,6 @@ pub(super) struct Shell {
     config: Box<Raw>,
 }
 
-/// Restores the terminal when it is dropped.
-struct RawMode;
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        if let Err(error) = crossterm::terminal::disable_raw_mode() {
-            tracing::warn!(%error, "the terminal could not be restored; run `reset`");
-        }
-    }
-}
-
 impl Shell {
     pub(super) async fn run(self) -> Done {
         anyhow::ensure!(
@@ -52,64 +37,41 @@ impl Shell {
         );
         let flags = *self.config;
         let config = load_to_share(flags.clone())?;
-        let (cols, rows) = crossterm::terminal::size().unwrap_or((80, 24));
         let request = Exec {
             user: attach::user(self.root),
             cwd: attach::directory(&config),
             stdin: Stdin::Input,
             limit: Limit::Never,
-            pty: Some(PtySize {
-                term: std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".into()),
-                cols,
-                rows,
-            }),
+            pty: Some(terminal::like_ours()),
             ..Exec::new(Program::LoginShell)
         }
         .request(&config.sandbox);
-        let (steps, shown) = progress::show();
-        let attached = match self.rm {
-            true => attach::own(config, &steps).await,
-            false => attach::kept(&config, &flags, &steps).await,
-        };
-        shown.finish();
-        let mut attached = attached?;
-        attached.tell_lacks();
-        crossterm::terminal::enable_raw_mode()?;
-        let raw = RawMode;
-        let input = Input(Arc::new(Mutex::new(tokio::io::stdin())));
+        let mut attached = attach::guest(config, &flags, self.rm).await?;
+        let session = Session::begin(request)?;
         let ran = loop {
-            let ran = attached
-                .guest
-                .run(
-                    request.clone(),
-                    input.clone(),
-                    &mut show,
-                    &CancellationToken::new(),
-                    Some(resizes()?),
-                )
-                .await;
+            let ran = session.run(&attached.guest).await;
             // Another machine took the place of the shell's, or its machine ended: the shell goes on in the new one.
             match (&ran, &attached.host) {
-                (Err(error), Host::Kept(running)) if error.is_lost() && running.lives() => {
+                (Err(error), Host::Kept(running)) if is_lost(error) && running.lives() => {
                     attached = reattached(running).await?;
                 }
                 _ => break ran,
             }
         };
-        drop(raw);
-        if ran.is_err() && matches!(&attached.host, Host::Kept(running) if !running.lives()) {
+        drop(session);
+        if ran.as_ref().is_err_and(is_lost)
+            && matches!(&attached.host, Host::Kept(running) if !running.lives())
+        {
             say!("the sandbox was stopped");
         }
         attached.close().await;
-        Ok(ExitCode::from(ran?.ended()?.outcome.exit_status()))
+        Ok(ExitCode::from(ran?.outcome.exit_status()))
     }
 }
 
-fn show(output: Output) {
-    let (Output::Stdout(data) | Output::Stderr(data)) = output;
-    let mut out = std::io::stdout().lock();
-    // A terminal that is gone ends the shell by SIGHUP.
-    drop(out.write_all(&data).and_then(|()| out.flush()));
+/// Whether the connection to the guest broke.
+fn is_lost(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(GuestError::is_lost)
 }
 
 /// Says on the raw terminal what became of the shell's machine, and connects to the new one.
@@ -123,38 +85,7 @@ async fn reattached(running: &Running) -> anyhow::Result<Attached> {
         "\r\n[{}; this is a new shell in it]\r\n",
         shown::line(&what)
     );
-    show(Output::Stdout(told.into()));
+    shown::raw(Stream::Output, told.as_bytes())?;
     client::boot(running, false, &Progress::none()).await?;
     Ok(Attached::to(running.clone(), client::join(running).await?))
-}
-
-/// Standard input, which one shell after the other reads. A read that waits for the terminal goes on for the next.
-#[derive(Clone)]
-struct Input(Arc<Mutex<tokio::io::Stdin>>);
-
-impl AsyncRead for Input {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let mut stdin = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Pin::new(&mut *stdin).poll_read(context, buffer)
-    }
-}
-
-/// The sizes of the terminal, whenever it changes.
-fn resizes() -> std::io::Result<tokio::sync::mpsc::Receiver<(u16, u16)>> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(4);
-    let mut changes = signal(SignalKind::window_change())?;
-    tokio::spawn(async move {
-        while changes.recv().await.is_some() {
-            if let Ok(size) = crossterm::terminal::size()
-                && sender.send(size).await.is_err()
-            {
-                break;
-            }
-        }
-    });
-    Ok(receiver)
 }

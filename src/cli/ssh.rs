@@ -10,6 +10,7 @@ use super::{Done, load};
 use crate::client;
 use crate::config::{Config, Raw};
 use crate::rundir::{self, Id, Running, SSH_HOST};
+use crate::shown::{self, Stream};
 
 /// Print a configuration for your own ssh, valid while the sandbox of this workspace runs.
 #[derive(Debug, Args)]
@@ -32,7 +33,7 @@ impl SshConfig {
         let config = load(*self.config)?;
         let running = running(&config)?;
         let text = configuration(&std::env::current_exe()?, &running)?;
-        std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
+        shown::raw(Stream::Output, text.as_bytes())?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -107,8 +108,9 @@ impl SshProxy {
             drop(to.shutdown().await);
         });
         let mut stdout = tokio::io::stdout();
-        tokio::io::copy(&mut from, &mut stdout).await?;
-        stdout.flush().await?;
+        let copied = tokio::io::copy(&mut from, &mut stdout).await;
+        let written = copied.and(stdout.flush().await);
+        written.map_err(|error| Stream::Output.copied(error))?;
         Ok(ExitCode::SUCCESS)
     }
 }

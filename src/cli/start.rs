@@ -25,7 +25,7 @@ impl Start {
             let lacks = client::boot(&running, started, &steps).await?;
             Ok::<_, anyhow::Error>((running, started, lacks))
         };
-        let booted = booted.await;
+        let booted = attach::interruptible(booted).await;
         shown.finish();
         let (running, started, lacks) = booted?;
         attach::tell_lacks(&lacks);

@@ -46,7 +46,8 @@ impl Stop {
                 ),
                 Err(error) => {
                     failed = true;
-                    say!("failed to {}", shown::line(&crate::describe(&error)));
+                    let error = crate::describe(&error);
+                    shown::complain(format_args!("failed to {}", shown::line(&error)));
                 }
             }
         }

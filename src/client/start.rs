@@ -118,7 +118,12 @@ async fn spawn(config: &Config, flags: &Raw) -> Result<String, ClientError> {
     let program = std::env::current_exe().map_err(fail("find this program"))?;
     // What this process inherited (a script's pipe, a lock) must not stay open for as long as the sandbox is kept.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
-    let mut child = tokio::process::Command::new(program)
+    let mut command = tokio::process::Command::new(program);
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        // What this client shows with `-vv` is what that process logs.
+        command.arg("-vv");
+    }
+    let mut child = command
         .arg("keep")
         .env(
             LOG,

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::ValueParser;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 use crate::image::Registries;
+use crate::text::{parse_seconds, parse_size};
 use crate::workspace::Mode;
 
 /// Where a key may be set.
@@ -61,6 +63,72 @@ pub(super) fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+impl Key {
+    /// A number as a person writes it: where the key has a unit, with this or another one.
+    pub(super) fn number(&self, text: &str) -> Result<u64, String> {
+        let whole = |unit: u64, name: &str| {
+            let bytes = parse_size(text, unit)?;
+            match bytes % unit {
+                0 => Ok(bytes / unit),
+                _ => Err(format!("expected a whole number of {name}")),
+            }
+        };
+        match self.name.rsplit_once('_') {
+            Some((_, "s")) => parse_seconds(text),
+            Some((_, "mib")) => whole(1 << 20, "MiB"),
+            Some((_, "gib")) => whole(1 << 30, "GiB"),
+            _ => text
+                .trim()
+                .parse()
+                .map_err(|_| "expected a whole number".to_owned()),
+        }
+    }
+
+    /// Checks that a number is within the key's range.
+    pub(super) fn check(&self, number: u64) -> Result<(), String> {
+        match self.kind {
+            Kind::Number(least, most) if !(least..=most).contains(&number) => {
+                Err(format!("expected {least} to {most}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A type that a flag can have.
+trait Flag {
+    /// What reads the flag of a key.
+    fn parser(key: &'static str) -> ValueParser;
+}
+
+macro_rules! number_flags {
+    ($($type:ty)*) => {$(
+        impl Flag for $type {
+            fn parser(name: &'static str) -> ValueParser {
+                ValueParser::new(move |text: &str| {
+                    let key = key(name).ok_or_else(|| format!("no key {name}"))?;
+                    let number = key.number(text)?;
+                    key.check(number)?;
+                    <$type>::try_from(number).map_err(|error| error.to_string())
+                })
+            }
+        }
+    )*};
+}
+
+macro_rules! other_flags {
+    ($($type:ty)*) => {$(
+        impl Flag for $type {
+            fn parser(_: &'static str) -> ValueParser {
+                clap::value_parser!($type).into()
+            }
+        }
+    )*};
+}
+
+number_flags! { u32 u64 }
+other_flags! { String PathBuf bool Mode EngineChoice AccelChoice IsolationChoice Confirm }
+
 macro_rules! keys {
     ($($(#[$help:meta])* $key:ident: $type:ty, $value:literal, $kind:expr, $set_by:ident, $applies:ident;)*) => {
         /// One layer of the configuration: what it sets, nothing resolved.
@@ -69,7 +137,9 @@ macro_rules! keys {
         pub struct Raw {
             $(
                 $(#[$help])*
-                #[arg(long, value_name = $value)]
+                // An id of its own: a subcommand may have an argument of the same name.
+                #[arg(long, value_name = $value, value_parser = <$type as Flag>::parser(stringify!($key)),
+                      allow_negative_numbers = true, id = concat!("setting_", stringify!($key)))]
                 #[serde(skip_serializing_if = "Option::is_none")]
                 pub $key: Option<$type>,
             )*
@@ -78,7 +148,7 @@ macro_rules! keys {
             #[serde(default, skip_serializing_if = "Registries::is_empty")]
             pub registries: Registries,
             /// Environment of every command, NAME=VALUE; may be repeated
-            #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
+            #[arg(long = "env", id = "setting_env", value_name = "NAME=VALUE", value_parser = parse_variable)]
             #[serde(default, deserialize_with = "variables", serialize_with = "as_table", skip_serializing_if = "Vec::is_empty")]
             pub env: Vec<(String, String)>,
         }
@@ -119,10 +189,10 @@ keys! {
     image: String, "IMAGE", Kind::Text, Project, Start;
     /// Virtual processors [default: as many as the host has, 4 at most]
     cpus: u32, "N", Kind::Number(1, 64), Project, Start;
-    /// Memory in MiB [default: 2048]
-    memory_mib: u32, "MIB", Kind::Number(128, 1 << 20), Project, Start;
+    /// Memory: MiB, or with a unit, such as 2G [default: 2048]
+    memory_mib: u32, "SIZE", Kind::Number(128, 1 << 20), Project, Start;
     /// How much of its disk the sandbox may fill, in GiB [default: 16]
-    disk_gib: u32, "GIB", Kind::Number(1, 60), Project, Start;
+    disk_gib: u32, "SIZE", Kind::Number(1, 60), Project, Start;
     /// Open files allowed per command in the sandbox [default: 65536]
     nofile: u64, "N", Kind::Number(64, 1 << 20), Project, Start;
     /// Host directory that is /workspace in the sandbox [default: the repository's root, or the working directory]
@@ -141,24 +211,24 @@ keys! {
     isolation: IsolationChoice, "HOW", Kind::Text, User, Start;
     /// The qemu program [default: qemu-system-ARCH in PATH]
     qemu: PathBuf, "PROGRAM", Kind::Text, User, Start;
-    /// Seconds a boot may take [default: 60]
-    boot_timeout_s: u64, "SECONDS", Kind::Number(1, 3600), Project, Start;
-    /// Seconds a command may run if the call sets no limit [default: 120]
-    exec_timeout_s: u64, "SECONDS", Kind::Number(1, 86_400), Project, Call;
-    /// Seconds after which a call becomes a background job, if the client takes no progress messages [default: 50]
-    background_after_s: u64, "SECONDS", Kind::Number(1, 86_400), Project, Start;
+    /// How long a boot may take: seconds, or with units, such as 1m30s [default: 60]
+    boot_timeout_s: u64, "TIME", Kind::Number(1, 3600), Project, Start;
+    /// How long a command may run if the call sets no limit [default: 120]
+    exec_timeout_s: u64, "TIME", Kind::Number(1, 86_400), Project, Call;
+    /// When a call becomes a background job, if the client takes no progress messages [default: 50]
+    background_after_s: u64, "TIME", Kind::Number(1, 86_400), Project, Start;
     /// Whether a person confirms restoring, deleting and rebooting: `never`, `ask` where the client can, `require` [default: never]
     confirm: Confirm, "WHEN", Kind::Text, User, Start;
     /// Whether commits in the sandbox get the name and e-mail address of your git configuration [default: true]
     git_identity: bool, "BOOL", Kind::Boolean, User, Start;
-    /// Seconds after which a sandbox that nothing uses is stopped; 0: never [default: 3600]
-    idle_stop_s: u64, "SECONDS", Kind::Number(0, 31_536_000), User, Start;
+    /// When a sandbox that nothing uses is stopped; 0: never [default: 3600]
+    idle_stop_s: u64, "TIME", Kind::Number(0, 31_536_000), User, Start;
     /// Where images and snapshots are kept [default: snowglobe in the user's data directory]
     data_dir: PathBuf, "DIR", Kind::Text, User, Which;
     /// What images may take on this disk, in GiB; beyond it, the pulled images that were not used for longest are removed [default: 100]
-    image_store_gib: u32, "GIB", Kind::Number(1, 1 << 20), User, Start;
+    image_store_gib: u32, "SIZE", Kind::Number(1, 1 << 20), User, Start;
     /// What the snapshots of a sandbox may take on this disk, in GiB [default: 50]
-    snapshot_gib: u32, "GIB", Kind::Number(1, 1 << 20), User, Start;
+    snapshot_gib: u32, "SIZE", Kind::Number(1, 1 << 20), User, Start;
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

@@ -173,8 +173,10 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
         let expected = |what: &str| refused(format!("expected {what}, got `{value}`"));
         let value = match key.kind {
             Kind::Number(..) => {
-                let number = value.parse();
-                toml::Value::Integer(number.map_err(|_| expected("a whole number"))?)
+                let number = key
+                    .number(value)
+                    .map_err(|expected| refused(format!("{expected}, got `{value}`")))?;
+                toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
             }
             Kind::Boolean => {
                 let truth = value.parse();

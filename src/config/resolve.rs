@@ -9,7 +9,7 @@ use super::defaults::{
 };
 use super::dirs::Dirs;
 use super::error::ConfigError;
-use super::keys::{Kind, Raw, key};
+use super::keys::{Raw, key};
 use super::resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
 use crate::names::{RULE, SandboxName};
 use crate::workspace::{Mode, SharedDir, Workspace};
@@ -17,15 +17,13 @@ use crate::workspace::{Mode, SharedDir, Workspace};
 /// Checks a number against its key's range.
 fn in_range<T: Into<u64> + Copy>(name: &'static str, value: T) -> Result<T, ConfigError> {
     let number: u64 = value.into();
-    match key(name).map(|key| key.kind) {
-        Some(Kind::Number(least, most)) if !(least..=most).contains(&number) => {
-            Err(ConfigError::Value {
-                key: name,
-                value: number.to_string(),
-                expected: format!("expected {least} to {most}"),
-            })
-        }
-        _ => Ok(value),
+    match key(name).map_or(Ok(()), |key| key.check(number)) {
+        Ok(()) => Ok(value),
+        Err(expected) => Err(ConfigError::Value {
+            key: name,
+            value: number.to_string(),
+            expected,
+        }),
     }
 }
 

@@ -5,6 +5,7 @@
 //! link has its VM ended at once, also between calls.
 
 mod builder;
+mod console;
 mod feed;
 
 use std::path::PathBuf;
@@ -231,6 +232,7 @@ impl Machine {
         let vm = Vm::start(&parts.runner, &spec, opened).await?;
         let vm = Arc::new(vm);
         progress.say("booting the guest");
+        let _shown = console::log(plan.run_dir.join(CONSOLE_LOG));
         let guest = tokio::select! {
             guest = tokio::time::timeout(plan.timeout, connect(&plan.link_socket, &link, &keys)) => guest,
             end = vm.ended() => {

@@ -53,7 +53,7 @@ pub use snapshots::Snapshot;
 pub use snowglobe_init::wire::{
     Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine, JobAction,
     JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, Program, PtySize, ReadContent, STOP_GRACE,
-    SearchReport, SearchRequest, Status, Stdin, User, lines,
+    SearchReport, SearchRequest, Status, Stdin, User, Word, lines,
 };
 use state::{Published, State};
 pub use view::{Console, History, weaker_fences};

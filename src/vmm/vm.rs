@@ -285,7 +285,7 @@ fn line<T: serde::Serialize>(message: &T) -> std::io::Result<Vec<u8>> {
 fn pass_on(mut messages: std::io::PipeReader) -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
-        let mut shown = crate::shown::Shown::new(std::io::stderr());
+        let mut shown = crate::shown::err();
         // If standard error is closed, keep reading: the runner would block on a full pipe.
         if std::io::copy(&mut messages, &mut shown).is_err() {
             std::io::copy(&mut messages, &mut std::io::sink()).ok();
@@ -307,6 +307,7 @@ async fn listen(
     let mut lines = BufReader::new(stdout).lines();
     let mut last = None;
     while let Ok(Some(line)) = lines.next_line().await {
+        tracing::debug!("runner: {line}");
         match serde_json::from_str(&line) {
             Ok(Event::Reply { id, result }) => {
                 if let Some(sender) = lock(&replies).remove(&id) {

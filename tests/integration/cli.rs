@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::common::tmux::Tmux;
 use crate::common::{Place, eventually};
 use serde_json::json;
 
@@ -10,22 +11,35 @@ use serde_json::json;
 async fn exec_boots_runs_and_exits_with_the_commands_status() {
     let place = Place::new("minimal");
     let (code, out, err) = place
-        .run(&["exec", "--rm", "--", "echo out; echo err >&2; exit 42"])
+        .run(&[
+            "-v",
+            "exec",
+            "--rm",
+            "--",
+            "echo out; echo err >&2; exit 42",
+        ])
         .await;
     assert_eq!((code, out.as_str()), (42, "out\n"), "{err}");
     assert!(
         err.contains("booting the guest") && err.ends_with("err\n"),
         "{err}"
     );
-    let (code, _, err) = place
-        .run(&["exec", "--rm", "--timeout", "1", "--", "sleep 60"])
+    let (code, out, err) = place
+        .run(&["-vv", "exec", "--rm", "--timeout", "1", "--", "sleep 60"])
         .await;
-    assert_eq!(code, 124, "{err}");
+    assert_eq!((code, out.as_str()), (124, ""), "{err}");
+    assert!(
+        err.contains("console: ") && err.contains("runner: {"),
+        "{err}"
+    );
     let (code, _, err) = place
-        .run(&["exec", "--rm", "--", "no-such-program", "x"])
+        .run(&["-q", "exec", "--rm", "--", "no-such-program", "x"])
         .await;
-    assert_eq!(code, 125);
-    assert!(err.contains("no-such-program"), "{err}");
+    assert_eq!(code, 127);
+    assert!(
+        err.contains("no-such-program") && err.lines().count() == 1,
+        "-q says nothing but the error: {err}"
+    );
     assert_eq!(
         std::fs::read_dir(place.runtime_dir()).unwrap().count(),
         0,
@@ -96,9 +110,9 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
         .run(&["exec", "--timeout", "0", "--", "sleep 3"])
         .await;
     assert_eq!(code, 0, "{err}");
-    let (code, _, err) = place.run(&["exec", "--timeout", "-1", "--", "true"]).await;
+    let (code, _, err) = place.run(&["exec", "--timeout=-1", "--", "true"]).await;
     assert!(
-        code == 125 && err.contains("0 for no limit"),
+        code == 2 && err.contains("such as 90, 1m30s or 2h"),
         "{code} {err}"
     );
 
@@ -133,7 +147,7 @@ async fn what_cannot_work_fails_with_the_reason_before_a_boot() {
     let (code, _, err) = place
         .run(&["exec", "--snapshot", "../evil", "--", "true"])
         .await;
-    assert_eq!(code, 125);
+    assert_eq!(code, 2);
     assert!(err.contains("1 to 64"), "{err}");
     std::fs::write(place.workspace.join("snowglobe.toml"), "imagee = 'x'").unwrap();
     let (code, _, err) = place.run(&["exec", "--", "true"]).await;
@@ -439,61 +453,11 @@ async fn a_projects_file_causes_no_packet_until_it_is_allowed() {
     assert!(err.contains("does not count") && asked() == before, "{err}");
 }
 
-/// A tmux session for one test, on its own tmux server.
-struct Tmux {
-    socket: std::path::PathBuf,
-}
-
-impl Tmux {
-    fn run(&self, arguments: &[&str]) -> String {
-        let output = Command::new("tmux")
-            .arg("-S")
-            .arg(&self.socket)
-            .args(arguments)
-            .output()
-            .expect("tmux is installed");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn screen(&self) -> String {
-        self.run(&["capture-pane", "-p"])
-    }
-
-    fn kind(&self, line: &str) {
-        self.run(&["send-keys", line, "Enter"]);
-    }
-}
-
-impl Drop for Tmux {
-    fn drop(&mut self) {
-        self.run(&["kill-server"]);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shell_is_a_real_terminal() {
     let place = Place::new("minimal");
-    let tmux = Tmux {
-        socket: place.dir.path().join("tmux"),
-    };
-    let mut variables: Vec<String> = Vec::new();
-    for (name, value) in place.command(&[]).as_std().get_envs() {
-        if let Some(value) = value {
-            variables.push(format!(
-                "{}='{}'",
-                name.to_string_lossy(),
-                value.to_string_lossy()
-            ));
-        }
-    }
-    let line = format!(
-        "cd {}; env {} {} shell; echo left with $?",
-        place.workspace.display(),
-        variables.join(" "),
-        crate::common::PROGRAM
-    );
-    tmux.run(&["new-session", "-d", "-x", "90", "-y", "30", "sh"]);
-    tmux.kind(&line);
+    let tmux = Tmux::start(&place, 90, 30);
+    tmux.kind(&format!("{} shell; echo left with $?", tmux.program));
     eventually("a prompt", || {
         tmux.screen()
             .lines()

@@ -52,7 +52,9 @@ fn what_skopeo_pushed_boots_with_and_without_the_registry() {
     registry.fill(&layout, "team/app:1", None);
     let image = format!("{}/team/app:1", registry.host);
     let output = home
-        .command(&["exec", "--rm", "--image", &image, "--root", "--", LOOK])
+        .command(&[
+            "-v", "exec", "--rm", "--image", &image, "--root", "--", LOOK,
+        ])
         .output()
         .unwrap();
     let said = home::said(&output);
@@ -401,7 +403,7 @@ fn several_processes_get_an_image_that_is_made_once() {
     let children: Vec<_> = images
         .iter()
         .map(|image| {
-            home.command(&["image", "pull", image])
+            home.command(&["-v", "image", "pull", image])
                 .stderr(std::process::Stdio::piped())
                 .spawn()
                 .unwrap()

@@ -26,5 +26,6 @@ mod papers;
 mod power;
 mod protocol;
 mod sandboxes;
+mod streams;
 mod stuck;
 mod vm;

@@ -11,6 +11,7 @@
 )]
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,16 +23,17 @@ use snowglobe_init::server::{self, Server, Setup};
 use snowglobe_init::{link, system};
 
 fn main() {
-    let mut arguments = std::env::args();
+    let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
-    if name.ends_with(enter::ARG0) {
-        let arguments: Vec<String> = arguments.collect();
+    if name.as_encoded_bytes().ends_with(enter::ARG0.as_bytes()) {
+        let arguments: Vec<OsString> = arguments.collect();
         std::process::exit(enter::main(&arguments));
     }
     if !rustix::process::getpid().is_init() {
-        eprintln!(
-            "snowglobe-init: this is PID 1 of a Snowglobe guest; it does nothing anywhere else"
-        );
+        let text =
+            "snowglobe-init: this is PID 1 of a Snowglobe guest; it does nothing anywhere else\n";
+        // Nobody is told if standard error can't take it.
+        std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).ok();
         std::process::exit(2);
     }
     let failed = match run() {

@@ -243,6 +243,21 @@ async fn streams_stay_apart_and_text_passes_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn words_that_are_no_text_keep_their_bytes() {
+    let world = world();
+    let handle = world.control().await;
+    let odd = b"\xff\x80 a\xe9".to_vec();
+    let mut request = shell("");
+    request.command = Program::Argv(vec!["printf".into(), "%s".into(), odd.clone().into()]);
+    let answer = ask(&handle, Request::Exec(request.clone()), b"").await;
+    assert_eq!(answer.stdout, odd);
+    let line = [b"printf %s '".to_vec(), odd.clone(), b"'".to_vec()].concat();
+    request.command = Program::Shell(line.into());
+    let answer = ask(&handle, Request::Exec(request), b"").await;
+    assert_eq!(answer.stdout, odd);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_could_not_start_is_an_error_not_an_exit_code() {
     let world = world();
     let handle = world.control().await;
@@ -258,13 +273,17 @@ async fn a_command_that_could_not_start_is_an_error_not_an_exit_code() {
 
     let mut request = shell("");
     request.command = Program::Argv(vec!["no-such-program".into()]);
-    let refused = error(ask(&handle, Request::Exec(request), b"").await);
-    assert_eq!(refused.kind, ErrorKind::NotStarted);
+    let refused = error(ask(&handle, Request::Exec(request.clone()), b"").await);
+    assert_eq!(refused.kind, ErrorKind::NoProgram);
     assert!(
         refused.message.contains("no-such-program"),
         "{}",
         refused.message
     );
+
+    request.command = Program::Argv(vec!["/etc/passwd".into(), "x".into()]);
+    let refused = error(ask(&handle, Request::Exec(request), b"").await);
+    assert_eq!(refused.kind, ErrorKind::NotExecutable);
 
     let mut request = shell("true");
     request.env.insert("A=B".into(), "c".into());

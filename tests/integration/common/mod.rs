@@ -7,6 +7,7 @@
 )]
 
 pub mod http;
+pub mod tmux;
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};

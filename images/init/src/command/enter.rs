@@ -4,11 +4,11 @@
 //! argument is a [`Launch`]; the command follows. An error before the command's own program runs is written to
 //! [`Launch::failed`]. So a command that was never started is never mistaken for one that exited.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
@@ -45,10 +45,10 @@ pub(super) struct Launch {
 }
 
 /// Becomes the command. Returns only on failure, with the exit code.
-pub fn main(arguments: &[String]) -> i32 {
+pub fn main(arguments: &[OsString]) -> i32 {
     let Some(launch) = arguments
         .first()
-        .and_then(|json| serde_json::from_str::<Launch>(json).ok())
+        .and_then(|json| serde_json::from_slice::<Launch>(json.as_encoded_bytes()).ok())
     else {
         return NOT_STARTED;
     };
@@ -70,7 +70,7 @@ fn not_started(what: &str, error: impl std::fmt::Display) -> WireError {
     )
 }
 
-fn enter(launch: &Launch, command: &[String]) -> WireError {
+fn enter(launch: &Launch, command: &[OsString]) -> WireError {
     if let Some(cgroup) = &launch.cgroup
         && let Err(e) = fs::write(cgroup.join("cgroup.procs"), "0")
     {
@@ -97,8 +97,8 @@ fn enter(launch: &Launch, command: &[String]) -> WireError {
     }
     if let Err(e) = std::env::set_current_dir(&launch.cwd) {
         let kind = match e.kind() {
-            std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-            std::io::ErrorKind::NotADirectory => ErrorKind::WrongKind,
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            io::ErrorKind::NotADirectory => ErrorKind::WrongKind,
             _ => ErrorKind::NotFound,
         };
         let message = format!(
@@ -120,12 +120,22 @@ fn enter(launch: &Launch, command: &[String]) -> WireError {
         next.arg0(arg0);
     }
     let error = next.exec();
-    not_started(&format!("`{program}` could not be run"), plain(&error))
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NoProgram,
+        _ => ErrorKind::NotExecutable,
+    };
+    WireError {
+        kind,
+        ..not_started(
+            &format!("`{}` could not be run", program.display()),
+            plain(&error),
+        )
+    }
 }
 
 /// Becomes the program that the shell would become for these words, with the same additions to the environment.
 /// Returns if there is no such program or it can't be run; the shell then reports the error.
-fn without_shell(words: &[String], shell: &str) {
+fn without_shell(words: &[String], shell: &OsStr) {
     let Some((name, arguments)) = words.split_first() else {
         return;
     };
@@ -144,7 +154,7 @@ fn without_shell(words: &[String], shell: &str) {
         };
         let mut next = std::process::Command::new(&program);
         next.arg0(name).args(arguments).env("PWD", &cwd);
-        if shell.ends_with("/bash") {
+        if Path::new(shell).ends_with("bash") {
             next.env("SHLVL", "0").env("_", &program);
         }
         // Returns on failure only; the next directory may have the program.

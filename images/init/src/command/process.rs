@@ -1,6 +1,7 @@
 //! The process of a command: its start, its streams and its end.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -22,7 +23,7 @@ use crate::link::nonblocking::Nonblocking;
 use crate::reason::plain;
 use crate::signals;
 use crate::system::users::Account;
-use crate::wire::{ErrorKind, ExecRequest, Outcome, Program, STOP_GRACE, WireError};
+use crate::wire::{ErrorKind, ExecRequest, Outcome, Program, STOP_GRACE, WireError, Word};
 
 /// The longest time that the kernel takes to end a killed process.
 pub(crate) const LONGEST_KILL: Duration = Duration::from_secs(5);
@@ -60,7 +61,7 @@ fn not_started(what: &str, e: &io::Error) -> WireError {
 fn shell() -> Result<&'static str, WireError> {
     ["/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh"].into_iter().find(|path| Path::new(path).exists()).ok_or_else(|| {
         WireError::new(
-            ErrorKind::NotStarted,
+            ErrorKind::NoProgram,
             "start the command: this image has no shell (no /bin/bash, no /bin/sh); files can be read and written",
         )
     })
@@ -109,7 +110,7 @@ fn environment(
 
 /// How a [`Program`] is run.
 struct Invocation {
-    argv: Vec<String>,
+    argv: Vec<OsString>,
     /// See [`Launch::direct`].
     direct: Option<Vec<String>>,
     /// See [`Launch::arg0`].
@@ -119,7 +120,7 @@ struct Invocation {
 }
 
 impl Invocation {
-    fn plain(argv: Vec<String>) -> Self {
+    fn plain(argv: Vec<OsString>) -> Self {
         Self {
             argv,
             direct: None,
@@ -138,37 +139,56 @@ fn invocation(
 ) -> Result<Invocation, WireError> {
     let nul = || WireError::invalid("start the command: it contains a NUL character");
     match program {
-        Program::Shell(text) if text.contains('\0') => Err(nul()),
-        Program::Argv(argv) if argv.iter().any(|a| a.contains('\0')) => Err(nul()),
+        Program::Shell(line) if line.has_nul() => Err(nul()),
+        Program::Argv(argv) if argv.iter().any(Word::has_nul) => Err(nul()),
         Program::Argv(argv) if argv.is_empty() => {
             Err(WireError::invalid("start the command: it is empty"))
         }
-        Program::Argv(argv) => Ok(Invocation::plain(argv.clone())),
+        Program::Argv(argv) => {
+            let words = argv.iter().map(|word| word.as_os_str().to_owned());
+            Ok(Invocation::plain(words.collect()))
+        }
         Program::LoginShell => {
             let name = account.shell.rsplit('/').next().unwrap_or("sh");
             Ok(Invocation {
                 arg0: Some(format!("-{name}")),
-                ..Invocation::plain(vec![account.shell.clone()])
+                ..Invocation::plain(vec![account.shell.clone().into()])
             })
         }
-        Program::Shell(text) if text.len() <= LONGEST_ARGUMENT => {
+        Program::Shell(line) => shell_invocation(context, number, env, line),
+    }
+}
+
+/// A shell line, as an argument of the shell or, if it is too long for one, in a file.
+fn shell_invocation(
+    context: &Context,
+    number: u64,
+    env: &BTreeMap<String, String>,
+    line: &Word,
+) -> Result<Invocation, WireError> {
+    let shell = shell()?;
+    let (line, direct) = match line {
+        Word::Text(text) => {
             let text = line_ends::unix(text);
             let simple = !env.keys().any(|name| shell_line::matters(name));
-            Ok(Invocation {
-                direct: simple.then(|| shell_line::words(&text)).flatten(),
-                ..Invocation::plain(vec![shell()?.into(), "-c".into(), text.into_owned()])
-            })
+            let direct = simple.then(|| shell_line::words(&text)).flatten();
+            (OsString::from(text.into_owned()), direct)
         }
-        Program::Shell(text) => {
-            let path = context.shared.join(format!("command-{number}.sh"));
-            std::fs::write(&path, line_ends::unix(text).as_bytes())
-                .map_err(|e| not_started("its text could not be kept", &e))?;
-            Ok(Invocation {
-                script: Some(path.clone()),
-                ..Invocation::plain(vec![shell()?.into(), path.to_string_lossy().into_owned()])
-            })
-        }
+        Word::Bytes(_) => (line.as_os_str().to_owned(), None),
+    };
+    if line.len() <= LONGEST_ARGUMENT {
+        return Ok(Invocation {
+            direct,
+            ..Invocation::plain(vec![shell.into(), "-c".into(), line])
+        });
     }
+    let path = context.shared.join(format!("command-{number}.sh"));
+    std::fs::write(&path, line.as_encoded_bytes())
+        .map_err(|e| not_started("its text could not be kept", &e))?;
+    Ok(Invocation {
+        script: Some(path.clone()),
+        ..Invocation::plain(vec![shell.into(), path.into()])
+    })
 }
 
 /// Starts a command. After an error no process of it runs.

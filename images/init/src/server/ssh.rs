@@ -309,11 +309,7 @@ impl Handler for Connection {
         data: &[u8],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.command(
-            id,
-            Program::Shell(String::from_utf8_lossy(data).into_owned()),
-            session,
-        )
+        self.command(id, Program::Shell(data.to_vec().into()), session)
     }
 
     async fn subsystem_request(

@@ -28,6 +28,10 @@ pub enum ErrorKind {
     NoSpace,
     /// The command was never started.
     NotStarted,
+    /// The command was never started, since there is no such program.
+    NoProgram,
+    /// The command was never started, since its program can't be executed.
+    NotExecutable,
     /// Any other failure.
     Other,
 }

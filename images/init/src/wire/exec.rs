@@ -1,6 +1,9 @@
 //! Running a command: the request, and how the command ended.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,11 +44,68 @@ pub struct ExecRequest {
 #[serde(rename_all = "snake_case")]
 pub enum Program {
     /// A shell line, run by `bash` where the image has it, else by `sh`. It may be longer than one argument can be.
-    Shell(String),
+    Shell(Word),
     /// A program, looked up in PATH, and its arguments.
-    Argv(Vec<String>),
+    Argv(Vec<Word>),
     /// The user's login shell, interactive.
     LoginShell,
+}
+
+/// A shell line, or a word of a command. Linux allows any bytes but NUL, and JSON has strings for UTF-8 only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Word {
+    /// UTF-8.
+    Text(String),
+    /// Anything else.
+    Bytes(Vec<u8>),
+}
+
+impl Word {
+    /// The bytes as they are.
+    pub fn as_os_str(&self) -> &OsStr {
+        match self {
+            Self::Text(text) => OsStr::new(text),
+            Self::Bytes(bytes) => OsStr::from_bytes(bytes),
+        }
+    }
+
+    /// The text, with invalid sequences replaced.
+    pub fn text(&self) -> Cow<'_, str> {
+        self.as_os_str().to_string_lossy()
+    }
+
+    /// Whether it has a NUL character, which no argument can.
+    pub fn has_nul(&self) -> bool {
+        self.as_os_str().as_bytes().contains(&0)
+    }
+}
+
+impl From<Vec<u8>> for Word {
+    fn from(bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::Text(text),
+            Err(error) => Self::Bytes(error.into_bytes()),
+        }
+    }
+}
+
+impl From<OsString> for Word {
+    fn from(text: OsString) -> Self {
+        text.into_vec().into()
+    }
+}
+
+impl From<String> for Word {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Word {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
 }
 
 /// Where a command's standard input comes from.
@@ -136,6 +196,25 @@ impl Outcome {
             Self::TimedOut => 124,
             Self::OutOfMemory => signals::exit_status("KILL"),
             Self::Cancelled => signals::exit_status("INT"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_word_keeps_its_bytes(bytes: Vec<u8>) {
+            let word = Word::from(bytes.clone());
+            let json = serde_json::to_string(&word).unwrap();
+            let read: Word = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(&read, &word);
+            prop_assert_eq!(read.as_os_str().as_bytes(), &*bytes);
+            prop_assert_eq!(matches!(read, Word::Text(_)), std::str::from_utf8(&bytes).is_ok());
         }
     }
 }

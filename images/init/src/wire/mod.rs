@@ -32,7 +32,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ErrorKind, WireError};
-pub use exec::{Detach, ExecReport, ExecRequest, Outcome, Program, PtySize, Stdin};
+pub use exec::{Detach, ExecReport, ExecRequest, Outcome, Program, PtySize, Stdin, Word};
 pub use files::{
     DirEntry, EditReport, EditRequest, ReadContent, ReadReport, ReadRequest, ReadWant, WriteRequest,
 };

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::names;
 use crate::mcp::refusal::Refusal;
+use crate::text;
 
 /// Arguments for which a number could be meant as octal or as decimal: these must be strings.
 const NO_NUMBERS: [&str; 1] = ["mode"];
@@ -124,7 +125,7 @@ fn number(wanted: &str, value: &Value) -> Option<Value> {
 /// The seconds of a time with its unit, where seconds are wanted: `30s`, `2 min`, `500ms`.
 fn seconds(name: &str, value: &Value) -> Option<Value> {
     let text = value.as_str().filter(|_| name.ends_with("_s"))?;
-    let time: jiff::SignedDuration = text.trim().to_lowercase().parse().ok()?;
+    let time = text::parse_duration(text).ok()?;
     Some(json!(time.as_secs_f64()))
 }
 

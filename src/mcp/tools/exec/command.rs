@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::mcp::notes::Notes;
 use crate::mcp::refusal::Refusal;
-use crate::sandbox::{Detach, Exec, Limit, Program, Stdin, User};
+use crate::sandbox::{Detach, Exec, Limit, Program, Stdin, User, Word};
 use crate::text;
 
 /// The longest time a command may be given, in seconds: a day.
@@ -147,7 +147,7 @@ fn command(line: Line, notes: &mut Notes) -> Result<Program, Refusal> {
                      for a shell line"
                 ));
             }
-            Ok(Program::Argv(array))
+            Ok(Program::Argv(array.into_iter().map(Word::from).collect()))
         }
     }
 }
@@ -169,7 +169,7 @@ fn shell(line: String) -> Result<Program, Refusal> {
             "`command` holds a NUL character, which no shell line can",
         ));
     }
-    Ok(Program::Shell(line))
+    Ok(Program::Shell(line.into()))
 }
 
 /// The time limit; none: no limit.
@@ -246,7 +246,7 @@ mod tests {
         }))
         .unwrap();
         let exec = asked.exec;
-        assert_eq!(exec.command, Program::Shell("a && b".to_owned()));
+        assert_eq!(exec.command, Program::Shell("a && b".into()));
         assert_eq!(exec.cwd, None);
         assert_eq!(exec.env["N"], "1");
         assert_eq!(
@@ -261,8 +261,8 @@ mod tests {
 
     #[test]
     fn an_array_is_a_program_and_its_arguments() {
-        let argv = |list: &[&str]| Program::Argv(list.iter().map(|it| (*it).to_owned()).collect());
-        let line = |line: &str| Program::Shell(line.to_owned());
+        let argv = |list: &[&str]| Program::Argv(list.iter().map(|it| (*it).into()).collect());
+        let line = |line: &str| Program::Shell(line.into());
         let none = Vec::<String>::new();
         let bash = json!(["bash", "-lc", "ls | wc"]);
         assert_eq!(

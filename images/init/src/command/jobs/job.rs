@@ -13,7 +13,7 @@ use crate::command::process::Process;
 use crate::command::pump::{DRAIN, Pump};
 use crate::command::timer;
 use crate::wire::{
-    ErrorKind, ExecRequest, JobInfo, JobReport, Outcome, Program, Report, User, WireError,
+    ErrorKind, ExecRequest, JobInfo, JobReport, Outcome, Program, Report, User, WireError, Word,
 };
 
 /// How many characters of a job's command are kept.
@@ -118,8 +118,8 @@ pub(super) fn follow(
         ));
     }
     let command = match &request.command {
-        Program::Shell(line) => line.clone(),
-        Program::Argv(argv) => argv.join(" "),
+        Program::Shell(line) => line.text().into_owned(),
+        Program::Argv(argv) => argv.iter().map(Word::text).collect::<Vec<_>>().join(" "),
         Program::LoginShell => "login shell".into(),
     };
     let (sender, end) = watch::channel(None);
