@@ -312,7 +312,7 @@ fn writable(name: &'static str, dir: &Path) -> Check {
     let tried = match dir.ancestors().find(|path| path.symlink_metadata().is_ok()) {
         Some(there) if there == dir => tempfile::tempfile_in(dir).map(drop),
         Some(above) => can_make_in(above),
-        None => Err(std::io::ErrorKind::NotFound.into()),
+        None => Err(ErrorKind::NotFound.into()),
     };
     match tried {
         Ok(()) => Check::ok(name, dir.display().to_string()),
@@ -374,7 +374,7 @@ mod tests {
 fn can_make_in(dir: &Path) -> std::io::Result<()> {
     use rustix::fs::Access;
     if !dir.is_dir() {
-        return Err(std::io::ErrorKind::NotADirectory.into());
+        return Err(ErrorKind::NotADirectory.into());
     }
     Ok(rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
 }

@@ -9,6 +9,7 @@ use super::{Done, signals};
 use crate::client::Started;
 use crate::config::{Config, Raw, Sources};
 use crate::keeper::Keeper;
+use crate::shown::{self, Stream};
 
 /// Keep a sandbox for other programs of this user. The flags come on standard input, as JSON.
 #[derive(Debug, Args)]
@@ -44,9 +45,7 @@ async fn keeper() -> anyhow::Result<Keeper> {
 }
 
 fn say(started: &Started) -> anyhow::Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, started)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
+    let mut line = serde_json::to_vec(started)?;
+    line.push(b'\n');
+    Ok(shown::raw(Stream::Output, &line)?)
 }

@@ -162,12 +162,12 @@ pub fn run() -> Done {
 
 /// Prints the help or the version that was asked for, or what is wrong with the arguments.
 fn asked_or_misused(error: &clap::Error) -> Done {
-    let stream = match error.use_stderr() {
-        true => Stream::Error,
-        false => Stream::Output,
-    };
     // It knows whether its stream takes colours.
-    error.print().map_err(|error| stream.unwritten(&error))?;
+    match (error.print(), error.use_stderr()) {
+        (Err(error), false) => return Err(Stream::Output.unwritten(&error).into()),
+        // What nobody can be told changes no status.
+        (Ok(()), _) | (Err(_), true) => {}
+    }
     let code = u8::try_from(error.exit_code()).unwrap_or(u8::MAX);
     Ok(ExitCode::from(code))
 }
@@ -214,6 +214,8 @@ fn logging(quiet: bool, verbose: u8) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SNOWGLOBE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()
+        // It would say so on standard error, and panic where that is closed.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         // Messages may hold text of guests and registries: without colours of ours, none of theirs is taken for ours.
         .with_writer(shown::err)

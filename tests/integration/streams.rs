@@ -71,7 +71,7 @@ async fn run(place: &Place, arguments: &[&str], out: To, err: To) -> Output {
         .stdout(out.stdio())
         .stderr(err.stdio())
         .kill_on_drop(true);
-    tokio::time::timeout(SOON, command.output())
+    tokio::time::timeout(SOON, command.spawn().unwrap().wait_with_output())
         .await
         .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
         .unwrap()
