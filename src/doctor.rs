@@ -338,6 +338,14 @@ fn writable(name: &'static str, dir: &Path) -> Check {
     }
 }
 
+fn can_make_in(dir: &Path) -> std::io::Result<()> {
+    use rustix::fs::Access;
+    if !dir.is_dir() {
+        return Err(ErrorKind::NotADirectory.into());
+    }
+    Ok(rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,12 +377,4 @@ mod tests {
         let broken = Check::problem("c", "broken", "do this");
         assert!(!works(&[broken]));
     }
-}
-
-fn can_make_in(dir: &Path) -> std::io::Result<()> {
-    use rustix::fs::Access;
-    if !dir.is_dir() {
-        return Err(ErrorKind::NotADirectory.into());
-    }
-    Ok(rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
 }
