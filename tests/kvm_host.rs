@@ -72,6 +72,12 @@ fn on_a_kvm_host(limit_s: u32, variables: &[(&str, &str)], line: &str) {
     assert!(status.success(), "{line}: {status}");
 }
 
+/// A test program's name and the arguments that select its tests. Those that boot a translated machine in the emulated
+/// host run one after the other: each takes a minute of its one processor.
+fn suite_in_turn(name: &str, arguments: &str) -> String {
+    format!("{} --test-threads 1 {arguments}", program(name).display())
+}
+
 /// A test program's name and the arguments that select its tests.
 fn suite(name: &str, arguments: &str) -> String {
     format!("{} --test-threads 2 {arguments}", program(name).display())
@@ -81,7 +87,7 @@ fn suite(name: &str, arguments: &str) -> String {
 fn the_tools_hold_on_qemu_with_kvm() {
     let variables = [("SNOWGLOBE_ENGINE", "qemu"), ("SNOWGLOBE_ACCEL", "kvm")];
     on_a_kvm_host(
-        680,
+        1100,
         &variables,
         &suite("integration", "--include-ignored vm::"),
     );
@@ -91,7 +97,7 @@ fn the_tools_hold_on_qemu_with_kvm() {
 fn the_tools_hold_on_krun() {
     let variables = [("SNOWGLOBE_ENGINE", "krun")];
     on_a_kvm_host(
-        680,
+        1100,
         &variables,
         &suite("integration", "--include-ignored vm::"),
     );
@@ -167,9 +173,9 @@ fn a_power_cut_loses_no_snapshot_on_qemu() {
 
 #[test]
 fn the_fences_hold_on_krun() {
-    let fences = suite("fences", "--include-ignored");
-    let layers = suite("disk", "--ignored");
-    on_a_kvm_host(260, &[], &format!("{fences} && {layers}"));
+    let fences = suite_in_turn("fences", "--include-ignored");
+    let layers = suite_in_turn("disk", "--ignored");
+    on_a_kvm_host(900, &[], &format!("{fences} && {layers}"));
 }
 
 #[test]

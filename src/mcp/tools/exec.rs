@@ -145,7 +145,8 @@ fn links(end: &ExecEnd, handle: Option<&str>) -> Vec<(&'static str, String)> {
 
 /// Why a command did not run; `is_array`: it came as an array, so no shell looked at it.
 fn not_run(error: SandboxError, is_array: bool) -> Refusal {
-    let not_started = matches!(&error, SandboxError::Guest(GuestError::Guest(wire)) if wire.kind == ErrorKind::NotStarted);
+    let not_started = matches!(&error, SandboxError::Guest(GuestError::Guest(wire))
+        if matches!(wire.kind, ErrorKind::NotStarted | ErrorKind::NoProgram | ErrorKind::NotExecutable));
     let refusal = Refusal::from(error);
     match is_array && not_started {
         false => refusal,
