@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use crate::config::{Config, Difference, Origin, differences};
+use crate::config::{Config, Difference, Origin, differences, value_of};
 use crate::control::{Answer, Ask, Messages, Status, send};
 use crate::guest::{self, Guest, Identity};
 use crate::progress::Progress;
@@ -31,12 +31,9 @@ const GONE: Duration = Duration::from_secs(5);
 pub(crate) fn running(config: &Config) -> Result<Vec<Running>, ClientError> {
     let mut running = rundir::running(&config.host.dirs.runtime)?;
     running.retain(|running| {
-        let of = |settings: &[crate::config::Setting]| {
-            let found = settings.iter().find(|setting| setting.key == "data_dir");
-            found.map(|found| found.value.clone())
-        };
+        let wanted = value_of(&config.settings, "data_dir");
         // One of another release may state its settings in another form.
-        of(&running.info.settings).is_none_or(|data| Some(data) == of(&config.settings))
+        value_of(&running.info.settings, "data_dir").is_none_or(|data| Some(data) == wanted)
     });
     Ok(running)
 }

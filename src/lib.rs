@@ -13,7 +13,7 @@
 //! - [`machine`]: one booted VM with its guest, and the machine that fills new disks;
 //! - [`vmm`]: starting a VM through `snowglobe-runner`, and which engine this host can run;
 //! - [`disk`]: layers and snapshots;
-//! - `inventory`: what lies on the disk, and what of it nothing needs;
+//! - `inventory`: the data on the disk, and which of it is unused;
 //! - [`rundir`]: the directory of a running sandbox, through which other processes join it;
 //! - [`config`]: the user's settings, resolved once;
 //! - [`guest`]: the host's end of the guest link;

@@ -178,7 +178,7 @@ pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(is_digit)
 }
 
-/// Implements the conversions by which serde reads and writes a type as its text, and checks it. The type's `FromStr`
+/// Implements serde's conversions for a type that is written as its text and checked when it is read. The type's `FromStr`
 /// has the rule, its `Display` the text.
 macro_rules! serde_as_text {
     ($name:ident) => {

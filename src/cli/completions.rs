@@ -17,7 +17,7 @@ use crate::disk::Store;
 use crate::image::{ImageStore, Recipe};
 use crate::shown::{self, Stream};
 
-/// The variable by which a shell's script asks for completions.
+/// The environment variable that a shell's completion script sets to ask for completions.
 const ASKED: &str = "COMPLETE";
 
 /// Print a completion script for your shell.

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Done, load};
-use crate::config::{Raw, Setting};
+use crate::config::{Raw, value_of};
 use crate::control::{MachineStatus, Status};
 use crate::rundir::{self, Running};
 use crate::text::{size, time};
@@ -46,7 +46,7 @@ struct Row {
     memory_mib: Option<u64>,
     snapshot: Option<String>,
     workspace_mode: Option<String>,
-    /// What of the network it reaches.
+    /// Which part of the network the sandbox reaches.
     network: &'static str,
     /// Whether it stays when its client leaves.
     kept: bool,
@@ -66,10 +66,7 @@ async fn row(running: &Running) -> Row {
         false => (None, None),
     };
     let info = &running.info;
-    let setting = |name: &str| {
-        let of = |setting: &&Setting| setting.key == name;
-        info.settings.iter().find(of).map(|setting| &setting.value)
-    };
+    let setting = |name: &str| value_of(&info.settings, name);
     let text = |name| {
         setting(name)
             .and_then(|value| value.as_str())

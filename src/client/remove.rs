@@ -51,7 +51,7 @@ fn remove_logs(data_dir: &Path, name: &SandboxName, starting: File) -> Result<()
             own.push(path);
         }
     }
-    // The lock last: whoever takes a new one finds no log of before.
+    // The lock last: a process that takes a new lock finds no old log.
     for path in own.into_iter().chain(lock) {
         files::remove_file(&path).map_err(fail)?;
     }

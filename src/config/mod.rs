@@ -34,7 +34,7 @@ pub use layers::Sources;
 pub use project::{PROJECT_FILE, ProjectFile, find as find_project};
 pub use resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
 pub use setting::{Origin, Setting};
-pub use settings::{Difference, differences, lasting};
+pub use settings::{Difference, differences, lasting, value_of};
 
 use std::path::{Path, PathBuf};
 

@@ -99,6 +99,12 @@ fn of_sandbox(spec: &SandboxSpec) -> BTreeMap<&'static str, Value> {
     ])
 }
 
+/// The value of a key among settings; none if it is not among them.
+pub fn value_of<'a>(settings: &'a [Setting], key: &str) -> Option<&'a Value> {
+    let found = settings.iter().find(|setting| setting.key == key);
+    found.map(|found| &found.value)
+}
+
 /// The settings that a sandbox has from its start to its end.
 pub fn lasting(settings: &[Setting]) -> Vec<Setting> {
     let lasts = |name: &str| key(name).is_some_and(|key| key.applies != Applies::Call);
@@ -123,10 +129,10 @@ pub fn differences(asked: &[Setting], has: &[Setting]) -> Vec<Difference> {
         .iter()
         .filter(|setting| fixed(&setting.key))
         .filter_map(|setting| {
-            let has = has.iter().find(|has| has.key == setting.key)?;
-            (has.value != setting.value).then(|| Difference {
+            let has = value_of(has, &setting.key)?;
+            (*has != setting.value).then(|| Difference {
                 asked: setting.clone(),
-                has: has.value.clone(),
+                has: has.clone(),
             })
         })
         .collect()

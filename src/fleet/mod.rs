@@ -238,7 +238,7 @@ fn make(config: &Config, store: Option<Store>) -> Result<(Arc<Sandbox>, Store), 
 async fn stop_slot(slot: Slot<Arc<Sandbox>, Store>) {
     match slot.content {
         Content::Ready(sandbox) => sandbox.stop().await,
-        // Whoever makes it finds the slot gone, and removes it again.
+        // The call that makes the sandbox finds the slot gone, and removes the sandbox again.
         Content::Making(done) => done.cancelled().await,
         Content::Empty => {}
     }

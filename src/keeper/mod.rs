@@ -85,7 +85,7 @@ impl Keeper {
             })
         };
         let (ssh, mcp) = (bind(SSH_SOCKET)?, bind(MCP_SOCKET)?);
-        // Last: whoever finds it finds the others.
+        // Last: a client that finds this socket also finds the others.
         let control = bind(CONTROL_SOCKET)?;
         Ok(Self {
             sandbox,

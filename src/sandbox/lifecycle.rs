@@ -161,7 +161,7 @@ impl Sandbox {
         })
     }
 
-    /// Writes the keys by which other programs join this machine.
+    /// Writes the keys that other programs need to join this machine.
     pub(super) async fn set_keys(&self, machine: &Machine) -> Result<(), SandboxError> {
         let (instance, keys) = (self.instance.clone(), machine.keys.clone());
         Ok(blocking(move || instance.set_keys(&keys)).await?)

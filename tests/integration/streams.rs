@@ -164,6 +164,19 @@ async fn no_stream_makes_a_subcommand_panic_or_lose_its_output() {
     }
 }
 
+/// Interrupts a program as ctrl-C does; its status, and what it said on standard error.
+async fn interrupted(child: &mut tokio::process::Child) -> (std::process::ExitStatus, String) {
+    use tokio::io::AsyncReadExt;
+    let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let ended = tokio::time::timeout(SOON, child.wait()).await;
+    let status = ended.expect("it ends").unwrap();
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).await.unwrap();
+    (status, said)
+}
+
 /// One kept sandbox, and all that scripts do with `exec` in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_loses_nothing_and_leaves_nothing_behind() {
@@ -258,26 +271,12 @@ async fn exec_loses_nothing_and_leaves_nothing_behind() {
         let begun = format!("until pidof {program}; do sleep 0.1; done");
         let (code, _, err) = place.run(&["exec", "--timeout", "1m", "--", &begun]).await;
         assert_eq!(code, 0, "{err}");
-        let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
-        kill_process(pid, Signal::INT).unwrap();
-        let status = tokio::time::timeout(SOON, child.wait())
-            .await
-            .unwrap()
-            .unwrap();
+        let (status, said) = interrupted(&mut child).await;
         assert_eq!(
             (status.code(), status.signal()),
             (Some(130), None),
             "{line}"
         );
-        let mut said = String::new();
-        use tokio::io::AsyncReadExt;
-        child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut said)
-            .await
-            .unwrap();
         assert_eq!(said, "");
         match program {
             "sleep" => gone("sleep").await,
@@ -298,21 +297,7 @@ async fn ctrl_c_while_it_boots_is_quiet_and_leaves_nothing_behind() {
         .unwrap();
     let runtime = place.runtime_dir();
     eventually("a runner", || runtime.read_dir().unwrap().next().is_some()).await;
-    let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
-    let status = tokio::time::timeout(SOON, child.wait())
-        .await
-        .unwrap()
-        .unwrap();
-    let mut said = String::new();
-    use tokio::io::AsyncReadExt;
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut said)
-        .await
-        .unwrap();
+    let (status, said) = interrupted(&mut child).await;
     assert_eq!((status.code(), said.as_str()), (Some(130), ""));
     assert_eq!(runtime.read_dir().unwrap().count(), 0);
 }
