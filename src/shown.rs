@@ -195,6 +195,16 @@ impl Unwritten {
     }
 }
 
+/// Does what may wait for a reader who does not read. An async worker that waits may be the one that looks for events, so
+/// without a replacement no signal would be noticed meanwhile.
+fn waiting<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 /// Writes to a standard stream. Its errors hold an [`Unwritten`], which tells them from all other errors.
 #[derive(Debug)]
 pub struct Standard(Stream);
@@ -202,14 +212,16 @@ pub struct Standard(Stream);
 impl Standard {
     /// Tries until the stream takes data. Another process may have made a shared one non-blocking.
     fn retried<T>(&self, mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        loop {
-            match write() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable()?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.0.unwritten(&error)),
-                Ok(done) => return Ok(done),
+        waiting(|| {
+            loop {
+                match write() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable()?,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(self.0.unwritten(&error)),
+                    Ok(done) => return Ok(done),
+                }
             }
-        }
+        })
     }
 
     fn writable(&self) -> io::Result<()> {

@@ -375,7 +375,7 @@ fn bearer_tokens_are_fetched_and_limits_explained() {
             Err(_) => (404, String::new(), Vec::new()),
         }
     });
-    let (code, said) = home.run(&["image", "pull", &format!("{host}/app")]);
+    let (code, said) = home.run(&["-v", "image", "pull", &format!("{host}/app")]);
     assert_eq!(code, 0, "{said}");
     assert!(
         said.contains("trying again to get") && said.contains("503"),

@@ -177,7 +177,8 @@ fn file() -> impl Strategy<Value = Vec<String>> {
     let line = ("[a-c\té世]{0,4}", end).prop_map(|(text, end)| text + end);
     (prop::collection::vec(line, 1..12), any::<bool>()).prop_map(|(mut lines, unended)| {
         for (number, line) in lines.iter_mut().enumerate() {
-            line.insert_str(0, &format!("{number}:"));
+            // No line ends as another does.
+            line.insert_str(0, &format!("{number:02}:"));
         }
         if unended && let Some(last) = lines.last_mut() {
             let text = last.trim_end_matches(['\r', '\n']).len();
