@@ -69,13 +69,20 @@ pub fn line(text: &str) -> Cow<'_, str> {
 
 /// A value as JSON with the same meaning; unsafe characters occur in its strings only, where they are escaped.
 pub fn json(value: &impl serde::Serialize) -> serde_json::Result<String> {
-    let text = serde_json::to_string_pretty(value)?;
-    let shown = replaced(&text, is_unfit, |c, shown| {
+    Ok(json_fit(&serde_json::to_string_pretty(value)?).into_owned())
+}
+
+/// As [`json`], on one line.
+pub fn json_line(value: &impl serde::Serialize) -> serde_json::Result<String> {
+    Ok(json_fit(&serde_json::to_string(value)?).into_owned())
+}
+
+fn json_fit(text: &str) -> Cow<'_, str> {
+    replaced(text, is_unfit, |c, shown| {
         for unit in c.encode_utf16(&mut [0; 2]) {
             shown.push_str(&format!("\\u{unit:04x}"));
         }
-    });
-    Ok(shown.into_owned())
+    })
 }
 
 /// A writer that makes text safe. Pieces may end in the middle of a character.
@@ -372,10 +379,13 @@ mod tests {
         let value = serde_json::json!({"a\u{202e}": "\u{1b}\u{9b}\u{e0041}\n"});
         let shown = json(&value).unwrap();
         assert_eq!(shown.find(is_unfit), None, "{shown}");
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
-            value
-        );
+        let on_a_line = json_line(&value).unwrap();
+        assert_eq!(on_a_line.find(is_unfit), None, "{on_a_line}");
+        assert!(!on_a_line.contains('\n'));
+        for shown in [shown, on_a_line] {
+            let read = serde_json::from_str::<serde_json::Value>(&shown);
+            assert_eq!(read.unwrap(), value);
+        }
     }
 
     proptest! {

@@ -2,13 +2,14 @@
 //!
 //! The file is read once, so exactly the text that is shown is allowed, whatever the guest writes there meanwhile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::Done;
-use super::confirm::confirmed;
+use super::confirm::Yes;
+use super::json::AsJson;
 use crate::config::{Config, Raw, Sources};
 use crate::config::{Consent, PROJECT_FILE, find_project};
 use crate::shown;
@@ -19,9 +20,10 @@ pub(super) struct Allow {
     /// Withdraw the consent
     #[arg(long)]
     revoke: bool,
-    /// Allow it without a question
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    yes: Yes,
+    #[command(flatten)]
+    json: AsJson,
     /// Where images, snapshots and consents are kept [default: snowglobe in the user's data directory]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -52,10 +54,11 @@ impl Allow {
                     "was not allowed"
                 }
             );
+            self.json.print(&result(&file.path, false))?;
             return Ok(ExitCode::SUCCESS);
         }
         Config::check_project(&file)?;
-        if !self.yes {
+        if !self.yes.given() {
             let lines: Vec<String> = file
                 .text
                 .lines()
@@ -65,13 +68,18 @@ impl Allow {
                 "content of {path}:\n{}",
                 lines.concat().trim_end()
             ));
-            if !confirmed("Allow this?", "allow it")? {
-                say!("nothing is allowed");
-                return Ok(ExitCode::FAILURE);
-            }
+        }
+        if !self.yes.confirmed("Allow this?", "allow it")? {
+            say!("nothing is allowed");
+            return Ok(ExitCode::FAILURE);
         }
         consent.give(&file)?;
         say!("allowed, for sandboxes that start from now on");
+        self.json.print(&result(&file.path, true))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn result(path: &Path, allowed: bool) -> serde_json::Value {
+    serde_json::json!({"path": path.display().to_string(), "allowed": allowed})
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::json::AsJson;
 use super::{Done, load};
 use crate::config::{Origin, Raw};
 use crate::shown;
@@ -12,9 +13,8 @@ use crate::shown;
 /// Show the effective configuration here, and where each value comes from.
 #[derive(Debug, Args)]
 pub(super) struct ShowConfig {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -22,11 +22,10 @@ pub(super) struct ShowConfig {
 impl ShowConfig {
     pub(super) fn run(self) -> Done {
         let config = load(*self.config)?;
-        let mut out = shown::out();
-        if self.json {
-            writeln!(out, "{}", shown::json(&config.settings)?)?;
+        if self.json.print(&config.settings)? {
             return Ok(ExitCode::SUCCESS);
         }
+        let mut out = shown::out();
         for setting in &config.settings {
             let value = match &setting.value {
                 serde_json::Value::Null => "-".to_owned(),

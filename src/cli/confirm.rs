@@ -2,20 +2,45 @@
 
 use std::io::{BufRead, IsTerminal};
 
+use clap::Args;
+
 use crate::shown::{self, Stream};
 
-/// Asks on the terminal; fails without one. `doing` is what would be done, such as `allow it`.
-pub(super) fn confirmed(question: &str, doing: &str) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        anyhow::bail!(
-            "ask whether to {doing}: standard input is no terminal; pass --yes to {doing} without a question"
-        );
+/// Whether a person is asked.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Yes {
+    /// Ask no question
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Yes {
+    /// Whether a person has agreed already.
+    pub(super) fn given(self) -> bool {
+        self.yes
     }
-    shown::raw(
-        Stream::Error,
-        format!("{} [y/N] ", shown::line(question)).as_bytes(),
-    )?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+
+    /// Whether a person agrees. Without `--yes` this asks on the terminal, and fails without one. `doing` is what would
+    /// be done, such as `allow it`.
+    pub(super) fn confirmed(self, question: &str, doing: &str) -> anyhow::Result<bool> {
+        if self.yes {
+            return Ok(true);
+        }
+        if !std::io::stdin().is_terminal() {
+            anyhow::bail!(
+                "ask whether to {doing}: standard input is no terminal; pass --yes to {doing} without a question"
+            );
+        }
+        shown::raw(
+            Stream::Error,
+            format!("{} [y/N] ", shown::line(question)).as_bytes(),
+        )?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if !answer.ends_with('\n') {
+            // After ctrl-D the terminal is still on the question's line.
+            shown::raw(Stream::Error, b"\n")?;
+        }
+        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::json::AsJson;
 use super::{Done, load, prune, stock};
 use crate::blocking::blocking_here;
 use crate::config::Raw;
@@ -15,9 +16,8 @@ use crate::text::size;
 /// Show what lies on the disk, for which directory, and how to have the room back.
 #[derive(Debug, Args)]
 pub(super) struct Data {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -26,11 +26,10 @@ impl Data {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
         let found = blocking_here(|| stock::look(&config))?;
-        let mut out = shown::out();
-        if self.json {
-            writeln!(out, "{}", shown::json(&found)?)?;
+        if self.json.print(&found)? {
             return Ok(ExitCode::SUCCESS);
         }
+        let mut out = shown::out();
         let mut line =
             |bytes: u64, what: &str| writeln!(out, "{:>12}  {}", size(bytes), shown::line(what));
         line(

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::json::AsJson;
 use super::{Done, load};
 use crate::config::Raw;
 use crate::{doctor, shown};
@@ -12,9 +13,8 @@ use crate::{doctor, shown};
 /// Check what works on this host, and print a remedy for each problem.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -24,12 +24,9 @@ impl Doctor {
         let config = load(*self.config)?;
         let checks = doctor::checks(&config).await;
         let works = doctor::works(&checks);
-        let mut out = shown::out();
-        if self.json {
-            let report = serde_json::json!({"works": works, "checks": checks});
-            writeln!(out, "{}", shown::json(&report)?)?;
-        } else {
-            out.write_all(doctor::report(&checks).as_bytes())?;
+        let report = serde_json::json!({"works": works, "checks": checks});
+        if !self.json.print(&report)? {
+            shown::out().write_all(doctor::report(&checks).as_bytes())?;
         }
         Ok(if works {
             ExitCode::SUCCESS

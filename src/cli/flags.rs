@@ -315,6 +315,43 @@ mod tests {
         }
     }
 
+    /// The subcommands that give no result of their own, but a command's output, a protocol or a file.
+    const WITHOUT_RESULT: &[&str] = &[
+        "serve",
+        "exec",
+        "shell",
+        "ssh-config",
+        "ssh-proxy",
+        "keep",
+        "completions",
+        "man",
+        "help",
+    ];
+
+    #[test]
+    fn every_result_is_to_be_had_as_json() {
+        let mut command = command();
+        command.build();
+        let mut seen = Vec::new();
+        all(&command, "", &mut seen);
+        for (path, command) in seen {
+            let words: Vec<&str> = path.split_whitespace().skip(1).collect();
+            let none = words.iter().any(|word| WITHOUT_RESULT.contains(word));
+            if none || words.is_empty() {
+                continue;
+            }
+            let json = |argument: &Arg| argument.get_long() == Some("json");
+            assert!(command.get_arguments().any(json), "{path}");
+        }
+        for line in [
+            "image --json inspect a",
+            "image rm a b --json",
+            "snapshot --json list",
+        ] {
+            parsed(line).unwrap();
+        }
+    }
+
     #[test]
     fn every_setting_has_a_heading() {
         for setting in settings() {

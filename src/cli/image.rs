@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::ending::Interrupted;
+use super::json::AsJson;
 use super::{Done, each, load, progress};
 use crate::config::{HostConfig, Raw};
 use crate::image::{
@@ -24,6 +26,8 @@ use crate::text::{moment, size};
 pub(super) struct Image {
     #[command(subcommand)]
     action: Action,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -66,11 +70,7 @@ enum Action {
     },
     /// List images with their sizes and when they were last used
     #[command(alias = "list")]
-    Ls {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Ls,
     /// Print everything about an image, as JSON
     Inspect {
         /// Which image
@@ -101,9 +101,10 @@ enum Action {
 impl Image {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
+        let as_json = self.json;
         match &self.action {
-            Action::Ls { json } => {
-                show::list(&ImageStore::look(&config.host.dirs.data), *json)?;
+            Action::Ls => {
+                show::list(&ImageStore::look(&config.host.dirs.data), as_json)?;
                 return Ok(ExitCode::SUCCESS);
             }
             Action::Inspect { image } => {
@@ -116,35 +117,42 @@ impl Image {
         let store = image_store(&config.host)?;
         match self.action {
             Action::Pull { references } => {
+                let mut pulled = Vec::new();
                 for reference in references {
-                    pull(&config.host, &store, &reference).await?;
+                    pulled.push(pull(&config.host, &store, &reference).await?);
                 }
+                as_json.print(&pulled)?;
             }
-            Action::Push { image, to } => push(&config.host, &store, &image, &to).await?,
+            Action::Push { image, to } => {
+                as_json.print(&push(&config.host, &store, &image, &to).await?)?;
+            }
             Action::Import {
                 name,
                 archive,
                 force,
-            } => import(&config.host, &store, &name, &archive, force).await?,
+            } => {
+                let image = import(&config.host, &store, &name, &archive, force).await?;
+                as_json.print(&show::json(&image))?;
+            }
             Action::Build {
                 recipe,
                 force,
                 archive,
-            } => build(&config.host, &store, &recipe, force, archive.as_deref()).await?,
-            // Only looked at, above.
-            Action::Ls { .. } | Action::Inspect { .. } => {}
-            Action::Save { image, target } => save(&store, &image, &target).await?,
-            Action::Rm { images } => {
-                let removed = each(&images, |image| {
-                    let disks = store.remove(&key(&store, image)?)?;
-                    say!("removed {image}");
-                    disks.iter().for_each(|disk| say!("removed {disk}"));
-                    Ok(())
-                });
-                say_swept(&store.prune(false)?);
-                removed?;
+            } => {
+                let built = build(&config.host, &store, &recipe, force, archive.as_deref());
+                as_json.print(&built.await?)?;
             }
-            Action::Prune { all } => prune(&store, all)?,
+            // Only looked at, above.
+            Action::Ls | Action::Inspect { .. } => {}
+            Action::Save { image, target } => {
+                save(&store, &image, &target).await?;
+                as_json.print(&json!({"image": image, "target": target}))?;
+            }
+            Action::Rm { images } => remove(&store, &images, as_json)?,
+            Action::Prune { all } => {
+                let pruned = prune(&store, all)?;
+                as_json.print(&show::swept(&pruned))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -168,7 +176,7 @@ async fn with_progress<T>(
     done
 }
 
-async fn pull(host: &HostConfig, store: &ImageStore, reference: &str) -> anyhow::Result<()> {
+async fn pull(host: &HostConfig, store: &ImageStore, reference: &str) -> anyhow::Result<Value> {
     let reference: ImageRef = reference.parse()?;
     let before = store.find(&store.resolve(&reference)?)?;
     let unpacker = VmUnpacker::new(host);
@@ -180,12 +188,18 @@ async fn pull(host: &HostConfig, store: &ImageStore, reference: &str) -> anyhow:
     .await?;
     if before.is_some_and(|before| before.record == image.record) {
         say!("{} is up to date", image.record.key);
-        return Ok(());
+    } else {
+        finish(host, store, &image)?;
     }
-    finish(host, store, &image)
+    Ok(show::json(&image))
 }
 
-async fn push(host: &HostConfig, store: &ImageStore, image: &str, to: &str) -> anyhow::Result<()> {
+async fn push(
+    host: &HostConfig,
+    store: &ImageStore,
+    image: &str,
+    to: &str,
+) -> anyhow::Result<Value> {
     let to = match to.parse()? {
         ImageRef::Registry(to) => to,
         other => anyhow::bail!(
@@ -203,8 +217,9 @@ async fn push(host: &HostConfig, store: &ImageStore, image: &str, to: &str) -> a
         Ok(push.await?)
     })
     .await?;
-    say!("pushed {key} as {to} ({})", image.record.content.manifest);
-    Ok(())
+    let digest = &image.record.content.manifest;
+    say!("pushed {key} as {to} ({digest})");
+    Ok(json!({"image": key, "to": to.to_string(), "digest": digest}))
 }
 
 async fn import(
@@ -213,7 +228,7 @@ async fn import(
     name: &str,
     archive: &str,
     force: bool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ImageInfo> {
     let name: ImageName = name.parse()?;
     if !force {
         store.check_new_name(&name)?;
@@ -231,7 +246,9 @@ async fn import(
                 .await
         }
     });
-    finish(host, store, &image.await?)
+    let image = image.await?;
+    finish(host, store, &image)?;
+    Ok(image)
 }
 
 async fn build(
@@ -240,7 +257,7 @@ async fn build(
     recipe: &str,
     force: bool,
     archive: Option<&Path>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Value> {
     let recipe = Recipe::find(&recipe.parse()?)?;
     let unpacker = VmUnpacker::new(host);
     let image = with_progress(async |steps| {
@@ -251,8 +268,11 @@ async fn build(
             store.ensure_recipe(recipe, archive, &unpacker, steps).await
         }
     });
-    match image.await? {
-        Built::Now(image) => finish(host, store, &image),
+    let image = match image.await? {
+        Built::Now(image) => {
+            finish(host, store, &image)?;
+            image
+        }
         Built::Before(image) => {
             say!(
                 "nothing was built: this recipe built the image {} already, at {} ({} on disk); --force builds it again",
@@ -260,9 +280,10 @@ async fn build(
                 moment(image.record.created),
                 size(image.disk.bytes)
             );
-            Ok(())
+            image
         }
-    }
+    };
+    Ok(show::json(&image))
 }
 
 fn finish(host: &HostConfig, store: &ImageStore, image: &ImageInfo) -> anyhow::Result<()> {
@@ -293,6 +314,26 @@ async fn save(store: &ImageStore, image: &str, target: &str) -> anyhow::Result<(
     with_progress(async |steps| store.save(&key, target, steps).await).await
 }
 
+fn remove(store: &ImageStore, images: &[String], as_json: AsJson) -> anyhow::Result<()> {
+    let (mut keys, mut disks) = (Vec::new(), Vec::new());
+    let removed = each(images, |image| {
+        let key = key(store, image)?;
+        let gone = store.remove(&key)?;
+        say!("removed {image}");
+        gone.iter().for_each(|disk| say!("removed {disk}"));
+        keys.push(key);
+        disks.extend(gone);
+        Ok(())
+    });
+    let mut swept = store.prune(false)?;
+    say_swept(&swept);
+    swept.bytes += disks.iter().map(|disk| disk.bytes).sum::<u64>();
+    swept.images.splice(..0, keys);
+    swept.disks.splice(..0, disks);
+    as_json.print(&show::swept(&swept))?;
+    removed
+}
+
 /// Names what a sweep has taken.
 fn say_swept(swept: &Pruned) {
     for image in &swept.images {
@@ -316,12 +357,12 @@ fn say_swept(swept: &Pruned) {
     }
 }
 
-fn prune(store: &ImageStore, all: bool) -> anyhow::Result<()> {
+fn prune(store: &ImageStore, all: bool) -> anyhow::Result<Pruned> {
     let pruned = store.prune(all)?;
     say_swept(&pruned);
     if pruned.fetching {
         say!("another snowglobe process fetches an image now, so layers were kept");
     }
     say!("freed {}", size(pruned.bytes));
-    Ok(())
+    Ok(pruned)
 }

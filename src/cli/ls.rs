@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::json::AsJson;
 use super::{Done, load};
 use crate::config::{Raw, value_of};
 use crate::control::{MachineStatus, Status};
@@ -16,9 +17,8 @@ use crate::{client, shown};
 /// List the sandboxes that run.
 #[derive(Debug, Args)]
 pub(super) struct Ls {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -26,16 +26,15 @@ pub(super) struct Ls {
 /// Show this project's sandbox: whether it runs, since when, on what, and what uses it.
 #[derive(Debug, Args)]
 pub(super) struct ShowStatus {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
 
 /// A sandbox that runs.
 #[derive(Debug, Serialize)]
-struct Row {
+pub(super) struct Row {
     id: String,
     name: String,
     directory: String,
@@ -56,7 +55,8 @@ struct Row {
     problem: Option<String>,
 }
 
-async fn row(running: &Running) -> Row {
+/// How a sandbox is.
+pub(super) async fn row(running: &Running) -> Row {
     let kept = running.is_kept();
     let (status, problem) = match kept {
         true => match client::status(running).await {
@@ -122,15 +122,14 @@ impl Ls {
         let config = load(*self.config)?;
         let running = rundir::running(&config.host.dirs.runtime)?;
         let rows = futures_util::future::join_all(running.iter().map(row)).await;
-        let mut out = shown::out();
-        if self.json {
-            writeln!(out, "{}", shown::json(&rows)?)?;
+        if self.json.print(&rows)? {
             return Ok(ExitCode::SUCCESS);
         }
         if rows.is_empty() {
             say!("no sandbox runs");
             return Ok(ExitCode::SUCCESS);
         }
+        let mut out = shown::out();
         let narrow = columns().is_some_and(|columns| columns < TABLE);
         if !narrow {
             writeln!(
@@ -203,11 +202,8 @@ impl Row {
 impl ShowStatus {
     pub(super) async fn run(self) -> Done {
         let config = load(*self.config)?;
-        let mut out = shown::out();
         let Some(running) = client::find(&config)? else {
-            if self.json {
-                writeln!(out, "null")?;
-            } else {
+            if !self.json.print(&serde_json::Value::Null)? {
                 say!(
                     "no sandbox runs for {}; `snowglobe start` starts it, and so does whatever uses it",
                     config.sandbox.project_dir.display()
@@ -216,10 +212,10 @@ impl ShowStatus {
             return Ok(ExitCode::SUCCESS);
         };
         let row = row(&running).await;
-        if self.json {
-            writeln!(out, "{}", shown::json(&row)?)?;
+        if self.json.print(&row)? {
             return Ok(ExitCode::SUCCESS);
         }
+        let mut out = shown::out();
         for (name, value) in row.facts() {
             writeln!(out, "{name:<10} {}", shown::line(&value))?;
         }

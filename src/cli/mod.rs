@@ -16,6 +16,7 @@ mod ending;
 mod exec;
 mod flags;
 mod image;
+mod json;
 mod keep;
 mod logs;
 mod ls;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::confirm::confirmed;
+use super::confirm::Yes;
+use super::json::AsJson;
 use super::{Done, load, rm, stock};
 use crate::blocking::blocking_here;
 use crate::config::{Config, Raw};
@@ -25,12 +26,10 @@ pub(super) struct Prune {
     /// Only say what would go
     #[arg(long)]
     dry_run: bool,
-    /// Ask no question
-    #[arg(short, long)]
-    yes: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    yes: Yes,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -117,8 +116,8 @@ impl Prune {
         let found = blocking_here(|| stock::look(&config))?;
         let items = items(&config, &found);
         let total: u64 = items.iter().map(|item| item.bytes).sum();
-        let mut out = shown::out();
-        if !self.json {
+        if !self.json.wanted() {
+            let mut out = shown::out();
             for item in &items {
                 writeln!(out, "{:>12}  {}", size(item.bytes), shown::line(&item.what))?;
             }
@@ -130,12 +129,8 @@ impl Prune {
             say!("{} would go", size(total));
         }
         let wanted = !items.is_empty() && !self.dry_run;
-        let removes = wanted
-            && (self.yes
-                || confirmed(
-                    &format!("Remove these {} for good?", size(total)),
-                    "remove them",
-                )?);
+        let question = format!("Remove these {} for good?", size(total));
+        let removes = wanted && self.yes.confirmed(&question, "remove them")?;
         if wanted && !removes {
             say!("nothing is removed");
             return Ok(ExitCode::FAILURE);
@@ -156,10 +151,8 @@ impl Prune {
             freed = found.bytes.saturating_sub(left);
             say!("freed {}", size(freed));
         }
-        if self.json {
-            let done = serde_json::json!({"items": items, "bytes": total, "freed_bytes": freed});
-            writeln!(out, "{}", shown::json(&done)?)?;
-        }
+        let done = serde_json::json!({"items": items, "bytes": total, "freed_bytes": freed});
+        self.json.print(&done)?;
         Ok(match failed {
             true => ExitCode::from(super::OURS),
             false => ExitCode::SUCCESS,

@@ -1,11 +1,11 @@
 //! `snowglobe rm`: removes the data of sandboxes.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::confirm::confirmed;
+use super::confirm::Yes;
+use super::json::AsJson;
 use super::{Done, load, stock};
 use crate::blocking::blocking_here;
 use crate::config::{Config, Raw};
@@ -24,12 +24,10 @@ pub(super) struct Rm {
     /// Stop sandboxes that run
     #[arg(long)]
     force: bool,
-    /// Ask no question
-    #[arg(short, long)]
-    yes: bool,
-    /// Print what was removed as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    yes: Yes,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -56,7 +54,7 @@ impl Rm {
                 sandbox.name
             );
         }
-        if !self.yes {
+        if !self.yes.given() {
             for sandbox in &doomed {
                 shown::complain(format_args!(
                     "{} would go: {}",
@@ -64,10 +62,10 @@ impl Rm {
                     shown::line(&stock::described(sandbox))
                 ));
             }
-            if !confirmed("Remove this for good?", "remove it")? {
-                say!("nothing is removed");
-                return Ok(ExitCode::FAILURE);
-            }
+        }
+        if !self.yes.confirmed("Remove this for good?", "remove it")? {
+            say!("nothing is removed");
+            return Ok(ExitCode::FAILURE);
         }
         for (name, sandbox) in names.iter().zip(&doomed) {
             remove(&config, name, self.force, false).await?;
@@ -77,9 +75,7 @@ impl Rm {
                 size(sandbox.bytes)
             );
         }
-        if self.json {
-            writeln!(shown::out(), "{}", shown::json(&doomed)?)?;
-        }
+        self.json.print(&doomed)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -2,26 +2,33 @@
 //! through its MCP server.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use rmcp::model::{CallToolRequestParams, ProgressNotificationParam};
 use rmcp::service::{NotificationContext, RoleClient};
 use rmcp::{ClientHandler, ServiceExt};
+use serde_json::{Value, json};
 
-use super::{Done, each, load, progress};
+use super::json::AsJson;
+use super::{Done, each, load, load_to_share, progress, start};
 use crate::client;
-use crate::config::{Config, Raw};
-use crate::disk::Store;
+use crate::config::Raw;
+use crate::disk::{Record, Store};
 use crate::names::SnapshotName;
 use crate::progress::Progress;
+use crate::rundir::Running;
 use crate::shown;
 use crate::text::{moment, size};
+use crate::time::millis;
 
 /// Save, list, restore and delete snapshots of this workspace's sandbox.
 #[derive(Debug, Args)]
 pub(super) struct Snapshot {
     #[command(subcommand)]
     action: Action,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -38,12 +45,8 @@ enum Action {
     },
     /// List the saved snapshots
     #[command(alias = "ls")]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Restore a saved disk in the running sandbox
+    List,
+    /// Restore a saved disk in the running sandbox; if none runs, start it from there
     Restore {
         /// The snapshot's name
         name: SnapshotName,
@@ -59,43 +62,56 @@ enum Action {
 
 impl Snapshot {
     pub(super) async fn run(self) -> Done {
-        let config = load(*self.config)?;
+        let (as_json, flags) = (self.json, *self.config);
+        let config = load(flags.clone())?;
         let store = Store::look(&config.host.dirs.data, &config.sandbox.name);
         match self.action {
-            Action::List { json } => list(&store, json)?,
-            Action::Delete { names } => each(&names, |name| {
-                let gone = store.delete(name)?;
-                say!("deleted {name} ({})", size(gone.bytes));
-                Ok(())
-            })?,
-            Action::Save { name, force } => call(&config, "save", &name, force).await?,
+            Action::List => list(&store, as_json)?,
+            Action::Delete { names } => {
+                let mut gone = Vec::new();
+                let deleted = each(&names, |name| {
+                    let record = store.delete(name)?;
+                    say!("deleted {name} ({})", size(record.bytes));
+                    gone.push(json!({"name": name, "bytes": record.bytes}));
+                    Ok(())
+                });
+                as_json.print(&gone)?;
+                deleted?;
+            }
+            Action::Save { name, force } => {
+                let running = client::find(&config)?.ok_or_else(|| {
+                    let directory = config.sandbox.project_dir.display();
+                    anyhow::anyhow!(
+                        "save the snapshot `{name}`: no sandbox runs for {directory}; start one first"
+                    )
+                })?;
+                call(&running, "save", &name, force, as_json).await?;
+            }
             Action::Restore { name } => {
                 // A wrong name is told at once, whether or not a sandbox runs; a wrong directory of sandboxes even before.
-                client::find(&config)?;
+                let running = client::find(&config)?;
                 store.get(&name)?;
-                call(&config, "restore", &name, false).await?;
+                match running {
+                    Some(running) => call(&running, "restore", &name, false, as_json).await?,
+                    None => start_from(&store, flags, &name, as_json).await?,
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn list(store: &Store, json: bool) -> anyhow::Result<()> {
+fn list(store: &Store, as_json: AsJson) -> anyhow::Result<()> {
     use std::io::Write;
     let records = store.list()?;
-    let mut out = shown::out();
-    if json {
-        let rows: Vec<_> = records
-            .iter()
-            .map(|r| serde_json::json!({"name": r.name, "bytes": r.bytes, "created": r.created, "image": r.base.image}))
-            .collect();
-        writeln!(out, "{}", shown::json(&rows)?)?;
+    if as_json.print(&records.iter().map(row).collect::<Vec<_>>())? {
         return Ok(());
     }
     if records.is_empty() {
         say!("no snapshots yet");
         return Ok(());
     }
+    let mut out = shown::out();
     writeln!(out, "{:<24} {:>12}  {:<20}  IMAGE", "NAME", "SIZE", "SAVED")?;
     for record in records {
         let (name, size) = (record.name.as_str(), size(record.bytes));
@@ -104,6 +120,47 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
             "{name:<24} {size:>12}  {:<20}  {}",
             moment(record.created),
             shown::line(&record.base.image)
+        )?;
+    }
+    Ok(())
+}
+
+fn row(record: &Record) -> Value {
+    json!({
+        "name": record.name,
+        "bytes": record.bytes,
+        "created": record.created,
+        "image": record.base.image,
+    })
+}
+
+/// Starts the sandbox from a snapshot; restores that if another process starts the sandbox meanwhile.
+async fn start_from(
+    store: &Store,
+    flags: Raw,
+    name: &SnapshotName,
+    as_json: AsJson,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let flags = Raw {
+        snapshot: Some(name.to_string()),
+        ..flags
+    };
+    let config = load_to_share(flags.clone())?;
+    let (running, started) = start::boot(&config, &flags).await?;
+    if !started {
+        return call(&running, "restore", name, false, as_json).await;
+    }
+    let directory = running.info.workspace.display();
+    say!(
+        "started the sandbox of {directory} from `{name}`; {}",
+        start::stay(&config)
+    );
+    if as_json.wanted() {
+        let rows: Vec<_> = store.list()?.iter().map(row).collect();
+        let took = millis(began.elapsed());
+        as_json.print(
+            &json!({"action": "restore", "name": name, "snapshots": rows, "took_ms": took}),
         )?;
     }
     Ok(())
@@ -126,21 +183,16 @@ impl ClientHandler for Steps {
 
 /// Calls the tool `snapshot` of the running sandbox, and prints the result.
 async fn call(
-    config: &Config,
+    running: &Running,
     action: &str,
     name: &SnapshotName,
     replace: bool,
+    as_json: AsJson,
 ) -> anyhow::Result<()> {
-    let running = client::find(config)?.ok_or_else(|| {
-        anyhow::anyhow!(
-            "{action} the snapshot `{name}`: no sandbox runs for {}; start one first",
-            config.sandbox.project_dir.display()
-        )
-    })?;
     let stream = client::connect(&running.mcp_socket()).await?;
     let (steps, shown) = progress::show();
     let client = Steps(steps).serve(stream).await?;
-    let arguments = serde_json::json!({"action": action, "name": name, "replace": replace})
+    let arguments = json!({"action": action, "name": name, "replace": replace})
         .as_object()
         .cloned()
         .unwrap_or_default();
@@ -160,6 +212,9 @@ async fn call(
         // The text is an error message already.
         anyhow::bail!("{}", text.trim_start_matches("failed to "));
     }
-    tell!("{text}");
+    match &result.structured_content {
+        Some(result) if as_json.print(result)? => {}
+        _ => tell!("{text}"),
+    }
     Ok(())
 }

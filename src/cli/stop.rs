@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::json::AsJson;
 use super::{Done, load};
 use crate::config::Raw;
 use crate::rundir::{self, Running};
@@ -15,6 +16,8 @@ pub(super) struct Stop {
     /// Stop every sandbox of yours that runs
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    json: AsJson,
     #[command(flatten)]
     config: Box<Raw>,
 }
@@ -34,23 +37,28 @@ impl Stop {
                     config.sandbox.project_dir.display()
                 ),
             }
-            return Ok(ExitCode::SUCCESS);
         }
         let stopped = futures_util::future::join_all(running.iter().map(client::stop)).await;
-        let mut failed = false;
+        let (mut failed, mut results) = (false, Vec::new());
         for (running, stopped) in running.iter().zip(stopped) {
-            match stopped {
-                Ok(()) => say!(
-                    "stopped the sandbox of {}",
-                    running.info.workspace.display()
-                ),
-                Err(error) => {
-                    failed = true;
-                    let error = crate::describe(&error);
-                    shown::complain(format_args!("failed to {}", shown::line(&error)));
-                }
+            let problem = stopped
+                .err()
+                .map(|error| format!("failed to {}", crate::describe(&error)));
+            let directory = running.info.workspace.display();
+            match &problem {
+                None => say!("stopped the sandbox of {directory}"),
+                Some(problem) => shown::complain(format_args!("{}", shown::line(problem))),
             }
+            failed |= problem.is_some();
+            results.push(serde_json::json!({
+                "id": running.id.to_string(),
+                "name": running.info.name,
+                "directory": directory.to_string(),
+                "stopped": problem.is_none(),
+                "problem": problem,
+            }));
         }
+        self.json.print(&results)?;
         Ok(match failed {
             true => ExitCode::from(super::OURS),
             false => ExitCode::SUCCESS,

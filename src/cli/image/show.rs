@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use crate::image::{ImageInfo, ImageKey, ImageStore};
+use crate::cli::json::AsJson;
+use crate::image::{ImageInfo, ImageKey, ImageStore, Pruned};
 use crate::shown;
 use crate::text::{moment, size};
 
@@ -16,7 +17,8 @@ fn layers(image: &ImageInfo) -> u64 {
         .sum()
 }
 
-fn json(image: &ImageInfo) -> serde_json::Value {
+/// All properties of an image.
+pub(super) fn json(image: &ImageInfo) -> serde_json::Value {
     serde_json::json!({
         "name": image.record.key,
         "created": image.record.created,
@@ -31,24 +33,41 @@ fn json(image: &ImageInfo) -> serde_json::Value {
     })
 }
 
+/// What a sweep has taken.
+pub(super) fn swept(swept: &Pruned) -> serde_json::Value {
+    let disks = swept
+        .disks
+        .iter()
+        .map(|disk| serde_json::json!({"disk": disk.disk, "bytes": disk.bytes}));
+    let layers = swept.blobs.whole.iter();
+    let layers =
+        layers.map(|(digest, bytes)| serde_json::json!({"digest": digest, "bytes": bytes}));
+    serde_json::json!({
+        "images": swept.images,
+        "disks": disks.collect::<Vec<_>>(),
+        "layers": layers.collect::<Vec<_>>(),
+        "incomplete_downloads_bytes": swept.blobs.partial,
+        "freed_bytes": swept.bytes,
+        "kept_layers_for_a_download": swept.fetching,
+    })
+}
+
 pub(super) fn inspect(store: &ImageStore, key: &ImageKey) -> anyhow::Result<()> {
     let image = store.require(key)?;
     writeln!(shown::out(), "{}", shown::json(&json(&image))?)?;
     Ok(())
 }
 
-pub(super) fn list(store: &ImageStore, as_json: bool) -> anyhow::Result<()> {
+pub(super) fn list(store: &ImageStore, as_json: AsJson) -> anyhow::Result<()> {
     let images = store.list()?;
-    let mut out = shown::out();
-    if as_json {
-        let rows: Vec<_> = images.iter().map(json).collect();
-        writeln!(out, "{}", shown::json(&rows)?)?;
+    if as_json.print(&images.iter().map(json).collect::<Vec<_>>())? {
         return Ok(());
     }
     if images.is_empty() {
         say!("no images yet; `snowglobe image build debian` makes the default one");
         return Ok(());
     }
+    let mut out = shown::out();
     let width = images
         .iter()
         .map(|image| shown::line(image.record.key.as_str()).chars().count())
