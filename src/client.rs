@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::config::{Config, Difference, Origin, differences, value_of};
 use crate::control::{Answer, Ask, Messages, Status, send};
@@ -79,50 +80,74 @@ pub(crate) fn check(config: &Config, running: &Running) -> Result<Vec<Difference
     }
 }
 
+/// A question to the process that keeps a sandbox. The process gives up what it does for a client that has gone, so the
+/// connection stays open until this is dropped.
+struct Question<'a> {
+    to: &'a Running,
+    answers: Messages<OwnedReadHalf>,
+    _asking: OwnedWriteHalf,
+}
+
+impl<'a> Question<'a> {
+    async fn put(to: &'a Running, question: &Ask) -> Result<Self, ClientError> {
+        speaks(to)?;
+        let (from, mut asking) = connect(&to.control_socket()).await?.into_split();
+        send(&mut asking, question).await.map_err(lost(to))?;
+        Ok(Self {
+            to,
+            answers: Messages::answers(from),
+            _asking: asking,
+        })
+    }
+
+    /// The next answer, which is none that says why it failed.
+    async fn answer(&mut self) -> Result<Answer, ClientError> {
+        match self.answers.next().await.map_err(lost(self.to))? {
+            Some(Answer::Failed { error }) => Err(ClientError::Failed { error }),
+            Some(answer) => Ok(answer),
+            None => Err(self.ended()),
+        }
+    }
+
+    /// The error of a process that gives no fitting answer any more.
+    fn ended(&self) -> ClientError {
+        ClientError::Ended {
+            id: self.to.id.clone(),
+        }
+    }
+}
+
+/// The error of a broken connection to the process of a sandbox.
+fn lost(to: &Running) -> impl FnOnce(std::io::Error) -> ClientError + '_ {
+    move |source| ClientError::Talk {
+        id: to.id.clone(),
+        source,
+    }
+}
+
 /// Boots a kept sandbox's machine unless it runs; gives the fences that are missing around a machine that this booted.
 pub(crate) async fn boot(
     running: &Running,
     started: bool,
     progress: &Progress,
 ) -> Result<Vec<String>, ClientError> {
-    speaks(running)?;
-    let (from, mut to) = connect(&running.control_socket()).await?.into_split();
-    let lost = |source| ClientError::Talk {
-        id: running.id.clone(),
-        source,
-    };
-    send(&mut to, &Ask::Boot { started }).await.map_err(lost)?;
-    let mut answers = Messages::answers(from);
+    let mut question = Question::put(running, &Ask::Boot { started }).await?;
     loop {
-        match answers.next().await.map_err(lost)? {
-            Some(Answer::Step(step)) => progress.step(step),
-            Some(Answer::Booted { lacks }) => return Ok(lacks),
-            Some(Answer::Failed { error }) => return Err(ClientError::Failed { error }),
-            Some(Answer::Status(_)) | None => {
-                return Err(ClientError::Ended {
-                    id: running.id.clone(),
-                });
-            }
+        match question.answer().await? {
+            Answer::Step(step) => progress.step(step),
+            Answer::Booted { lacks } => return Ok(lacks),
+            Answer::Status(_) | Answer::Failed { .. } => return Err(question.ended()),
         }
     }
 }
 
 /// How a kept sandbox is.
 pub(crate) async fn status(running: &Running) -> Result<Status, ClientError> {
-    speaks(running)?;
     let asked = async {
-        let (from, mut to) = connect(&running.control_socket()).await?.into_split();
-        let lost = |source| ClientError::Talk {
-            id: running.id.clone(),
-            source,
-        };
-        send(&mut to, &Ask::Status).await.map_err(lost)?;
-        match Messages::answers(from).next().await.map_err(lost)? {
-            Some(Answer::Status(status)) => Ok(status),
-            Some(Answer::Failed { error }) => Err(ClientError::Failed { error }),
-            _ => Err(ClientError::Ended {
-                id: running.id.clone(),
-            }),
+        let mut question = Question::put(running, &Ask::Status).await?;
+        match question.answer().await? {
+            Answer::Status(status) => Ok(status),
+            _ => Err(question.ended()),
         }
     };
     tokio::time::timeout(ANSWER, asked)
