@@ -64,8 +64,15 @@ pub(super) fn key(name: &str) -> Option<&'static Key> {
 }
 
 impl Key {
-    /// A number as a person writes it: where the key has a unit, with this or another one.
-    pub(super) fn number(&self, text: &str) -> Result<u64, String> {
+    /// A number within the key's range as a person writes it, in a flag, a variable or a file: where the key has a unit,
+    /// with this or another one.
+    pub(super) fn parse(&self, text: &str) -> Result<u64, String> {
+        let number = self.number(text)?;
+        self.check(number)?;
+        Ok(number)
+    }
+
+    fn number(&self, text: &str) -> Result<u64, String> {
         let whole = |unit: u64, name: &str| {
             let bytes = parse_size(text, unit)?;
             match bytes % unit {
@@ -107,9 +114,7 @@ macro_rules! number_flags {
             fn parser(name: &'static str) -> ValueParser {
                 ValueParser::new(move |text: &str| {
                     let key = key(name).ok_or_else(|| format!("no key {name}"))?;
-                    let number = key.number(text)?;
-                    key.check(number)?;
-                    <$type>::try_from(number).map_err(|error| error.to_string())
+                    <$type>::try_from(key.parse(text)?).map_err(|error| error.to_string())
                 })
             }
         }

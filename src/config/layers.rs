@@ -1,5 +1,6 @@
 //! The layers as they are read: files and the environment, each checked against the table of keys.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
@@ -94,13 +95,14 @@ pub(super) fn parse(path: &Path, text: &str, by: SetBy) -> Result<Raw, ConfigErr
         path: path.to_owned(),
         message,
     };
-    let table: toml::Table = text.parse().map_err(|e| malformed(path, text, &e))?;
+    let wrong = |error| malformed(path, text, &error);
+    let table: Table = toml::from_str(text).map_err(wrong)?;
     for (name, value) in &table {
         let Some(key) = key(name) else {
             return Err(refused(unknown_key(name, |_| true)));
         };
         if by == SetBy::Project
-            && let Err(why) = allowed_in_project(key, value)
+            && let Err(why) = allowed_in_project(key, value.as_ref())
         {
             return Err(refused(format!(
                 "{why}, since the file comes with the repository; set it in the user's configuration, \
@@ -109,7 +111,40 @@ pub(super) fn parse(path: &Path, text: &str, by: SetBy) -> Result<Raw, ConfigErr
             )));
         }
     }
-    toml::from_str(text).map_err(|e| malformed(path, text, &e))
+    let text = with_numbers(text, &table).map_err(refused)?;
+    toml::from_str(&text).map_err(|error| malformed(path, &text, &error))
+}
+
+/// The top level of a file.
+type Table = BTreeMap<String, toml::Spanned<toml::Value>>;
+
+/// The text with numbers in place of the strings that state them with a unit, line by line the same.
+fn with_numbers(text: &str, table: &Table) -> Result<String, String> {
+    let mut numbers = Vec::new();
+    for (name, value) in table {
+        if let Some(key) = key(name).filter(|key| matches!(key.kind, Kind::Number(..)))
+            && let Some(stated) = value.as_ref().as_str()
+        {
+            let span = value.span();
+            let wrong = |expected| format!("{}`{name}`: {expected}", line_of(text, span.start));
+            numbers.push((span.clone(), key.parse(stated).map_err(wrong)?));
+        }
+    }
+    // From the end, so that the places before it stay.
+    numbers.sort_by_key(|(span, _)| std::cmp::Reverse(span.start));
+    let mut text = text.to_owned();
+    for (span, number) in numbers {
+        let breaks = text[span.clone()].matches('\n').count();
+        text.replace_range(span, &format!("{number}{}", "\n".repeat(breaks)));
+    }
+    Ok(text)
+}
+
+/// Which line a place is in, to begin a message with.
+fn line_of(text: &str, at: usize) -> String {
+    text.get(..at)
+        .map(|before| format!("line {}: ", 1 + before.matches('\n').count()))
+        .unwrap_or_default()
 }
 
 fn allowed_in_project(key: &Key, value: &toml::Value) -> Result<(), String> {
@@ -127,10 +162,8 @@ fn allowed_in_project(key: &Key, value: &toml::Value) -> Result<(), String> {
 
 /// What is wrong with a text, and where, but not the text itself: the path may lead to another file than was meant.
 fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
-    let before = error.span().and_then(|span| text.get(..span.start));
-    let place = before
-        .map(|before| format!("line {}: ", 1 + before.matches('\n').count()))
-        .unwrap_or_default();
+    let place = error.span().map(|span| line_of(text, span.start));
+    let place = place.unwrap_or_default();
     ConfigError::Malformed {
         path: path.to_owned(),
         message: format!("{place}{}", error.message()),
@@ -174,7 +207,7 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
         let value = match key.kind {
             Kind::Number(..) => {
                 let number = key
-                    .number(value)
+                    .parse(value)
                     .map_err(|expected| refused(format!("{expected}, got `{value}`")))?;
                 toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
             }

@@ -1,6 +1,10 @@
 use std::path::PathBuf;
 
+use clap::{Args, FromArgMatches};
+use proptest::prelude::*;
+
 use super::defaults::DEFAULT_IMAGE;
+use super::keys::{Key, Kind};
 use super::*;
 
 /// A project's directory beside the data directory and the user's file.
@@ -242,4 +246,92 @@ fn what_is_no_project_is_configured_but_not_shared() {
     assert_eq!(at("/etc", true), Ok(()));
     let project = sources(&dir).cwd;
     assert_eq!(at(project.to_str().unwrap(), false), Ok(()));
+}
+
+/// What a number's key becomes if it is set by one source.
+fn number(key: &Key, set: impl FnOnce(&tempfile::TempDir, &mut Sources)) -> Option<u64> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut from = sources(&dir);
+    set(&dir, &mut from);
+    let config = Config::load(from).ok()?;
+    value_of(&config.settings, key.name)?.as_u64()
+}
+
+fn by_flag(key: &Key, text: &str) -> Option<u64> {
+    let flag = format!("--{}={text}", key.name.replace('_', "-"));
+    let command = Raw::augment_args(clap::Command::new("test"));
+    let matches = command.try_get_matches_from(["test", &flag]).ok()?;
+    let flags = Raw::from_arg_matches(&matches).ok()?;
+    number(key, |_, from| from.flags = flags.under(from.flags.clone()))
+}
+
+fn by_variable(key: &Key, text: &str) -> Option<u64> {
+    let variable = format!("SNOWGLOBE_{}", key.name.to_uppercase());
+    number(key, |_, from| from.env = vec![(variable, text.to_owned())])
+}
+
+/// In a file, with other lines around it.
+fn by_file(key: &Key, value: &str) -> Option<u64> {
+    let text = format!(
+        "git_identity = true\n{} = {value} # why\nimage = 'x'\n",
+        key.name
+    );
+    number(key, |dir, from| from.user_file = user_file(dir, &text))
+}
+
+fn a_quantity() -> impl Strategy<Value = String> {
+    let unit = prop::sample::select(vec![
+        "", "s", "m", "h", "m30s", "h 5m", "ms", "d", "K", "M", "G", "GiB", " gb", "T", "b",
+        " bytes", "x", "é",
+    ]);
+    prop_oneof![
+        8 => (0u64..5000, "(\\.[0-9]{1,3})?", unit)
+            .prop_map(|(number, part, unit)| format!("{number}{part}{unit}")),
+        1 => any::<u64>().prop_map(|number| number.to_string()),
+        1 => "[-+ 0-9a-zA-Z.']{1,8}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_quantity_means_the_same_in_a_flag_a_variable_and_a_file(
+        key in prop::sample::select(keys::KEYS), text in a_quantity(),
+    ) {
+        prop_assume!(matches!(key.kind, Kind::Number(..)));
+        let flag = by_flag(&key, &text);
+        prop_assert_eq!(by_variable(&key, &text), flag);
+        prop_assert_eq!(by_file(&key, &toml::Value::from(text.as_str()).to_string()), flag);
+        prop_assert_eq!(by_file(&key, &format!("\"\"\"\n{text}\"\"\"")), flag);
+        if text.parse::<u32>().is_ok_and(|number| number.to_string() == text) {
+            prop_assert_eq!(by_file(&key, &text), flag);
+        }
+    }
+}
+
+#[test]
+fn quantities_of_a_project_count_as_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    project_file(&dir, "exec_timeout_s = '1h30m'\nmemory_mib = '1GiB'");
+    let config = Config::load(sources(&dir)).unwrap();
+    let spec = &config.sandbox;
+    assert_eq!((spec.exec_timeout.as_secs(), spec.memory_mib), (5400, 1024));
+    for (line, expected) in [
+        (
+            "boot_timeout_s = 'soon'",
+            "line 2: `boot_timeout_s`: expected a time",
+        ),
+        ("memory_mib = '2X'", "line 2: `memory_mib`: expected a size"),
+        (
+            "disk_gib = '1.5G'",
+            "line 2: `disk_gib`: expected a whole number of GiB",
+        ),
+        ("cpus = '65'", "line 2: `cpus`: expected 1 to 64"),
+        ("cpus = true", "line 2: invalid type"),
+    ] {
+        project_file(&dir, &format!("exec_timeout_s = '1m'\n{line}"));
+        let error = Config::load(sources(&dir)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{line}: {error}");
+    }
 }
