@@ -230,21 +230,16 @@ async fn import(
     force: bool,
 ) -> anyhow::Result<ImageInfo> {
     let name: ImageName = name.parse()?;
-    if !force {
-        store.check_new_name(&name)?;
-    }
+    let reference: Option<ImageRef> = archive.parse().ok();
+    let path = reference.as_ref().and_then(ImageRef::host_path);
+    let from = match path {
+        Some(path) => (path, reference.as_ref()),
+        None => (Path::new(archive), None),
+    };
     let unpacker = VmUnpacker::new(host);
-    let image = with_progress(async |steps| match archive.parse::<ImageRef>() {
-        Ok(reference) if reference.is_host_path() => {
-            store
-                .import_reference(&name, &reference, &unpacker, steps)
-                .await
-        }
-        _ => {
-            store
-                .import(&name, &PathBuf::from(archive), &unpacker, steps)
-                .await
-        }
+    let image = with_progress(async |steps| {
+        let import = store.import_from(&name, from, force, &unpacker, steps);
+        import.await
     });
     let image = image.await?;
     finish(host, store, &image)?;
@@ -261,12 +256,8 @@ async fn build(
     let recipe = Recipe::find(&recipe.parse()?)?;
     let unpacker = VmUnpacker::new(host);
     let image = with_progress(async |steps| {
-        if force {
-            let built = store.build_recipe(recipe, archive, &unpacker, steps);
-            Ok(Built::Now(built.await?))
-        } else {
-            store.ensure_recipe(recipe, archive, &unpacker, steps).await
-        }
+        let built = store.build_recipe(recipe, archive, force, &unpacker, steps);
+        built.await
     });
     let image = match image.await? {
         Built::Now(image) => {

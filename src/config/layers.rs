@@ -153,7 +153,7 @@ fn allowed_in_project(key: &Key, value: &toml::Value) -> Result<(), String> {
     }
     let reference = value.as_str().map(str::parse::<ImageRef>);
     match reference {
-        Some(Ok(reference)) if key.name == "image" && reference.is_host_path() => {
+        Some(Ok(reference)) if key.name == "image" && reference.host_path().is_some() => {
             Err("`image` can't name a file of the host in a project".into())
         }
         _ => Ok(()),

@@ -26,11 +26,6 @@ pub enum ImageError {
     /// A text is no reference.
     #[error(transparent)]
     Reference(#[from] RefError),
-    /// A reference does not name a file or a layout.
-    #[error(
-        "import {0}: it names no file; a file is named oci:DIR, docker-archive:FILE or tar:FILE"
-    )]
-    NotAFile(String),
     /// The name belongs to an image already, and it was not asked to replace that.
     #[error(
         "import `{name}`: there is an image of that name, from {origin}; take another name, or replace it with --force"

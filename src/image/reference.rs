@@ -95,9 +95,14 @@ impl ImageRef {
         }
     }
 
-    /// Whether it names a file or directory of the host.
-    pub fn is_host_path(&self) -> bool {
-        !matches!(self, Self::Name(_) | Self::Registry(_))
+    /// The file or directory of the host that it names.
+    pub fn host_path(&self) -> Option<&Path> {
+        match self {
+            Self::OciLayout { dir: path, .. } | Self::DockerArchive(path) | Self::Tar(path) => {
+                Some(path)
+            }
+            Self::Name(_) | Self::Registry(_) => None,
+        }
     }
 }
 

@@ -87,9 +87,8 @@ impl ImageStore {
             ImageRef::OciLayout { dir: path, .. }
             | ImageRef::DockerArchive(path)
             | ImageRef::Tar(path) => {
-                return self
-                    .import_as(&key, path, Some(reference), unpacker, progress)
-                    .await;
+                let from = (path.as_path(), Some(reference));
+                return self.import_as(&key, from, None, unpacker, progress).await;
             }
         };
         let pulled = self

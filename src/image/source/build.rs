@@ -12,25 +12,28 @@ use crate::image::unpacker::Unpacker;
 use crate::progress::Progress;
 
 impl ImageStore {
-    /// Builds an image by a recipe, or from an archive that the recipe made before (`bash RECIPE ARCHIVE`). If another
-    /// process was building it, its result is used.
+    /// Builds an image by a recipe, or from an archive that the recipe made before (`bash RECIPE ARCHIVE`). Without
+    /// `force` nothing is built if this very recipe has built the image already, and an image from elsewhere is not
+    /// replaced. If another process was building the image, its result is used.
     pub(crate) async fn build_recipe(
         &self,
         recipe: &'static Recipe,
         archive: Option<&Path>,
+        force: bool,
         unpacker: &impl Unpacker,
         progress: &Progress,
-    ) -> Result<ImageInfo, ImageError> {
+    ) -> Result<Built, ImageError> {
         let key = ImageKey::from(&recipe.image_name()?);
+        if !force && let Some(image) = self.built_before(&key, recipe).await? {
+            return Ok(Built::Before(image));
+        }
         let _kept = self.keep_blobs().await?;
         let build = self.begin(&key, "building", progress).await?;
-        if build.waited()
-            && let Some(image) = self
-                .look_up(&key)
-                .await?
-                .filter(|image| image.record.source == recipe.source())
-        {
-            return Ok(image);
+        match self.built_before(&key, recipe).await {
+            Ok(Some(image)) if build.waited() => return Ok(Built::Now(image)),
+            Ok(Some(image)) if !force => return Ok(Built::Before(image)),
+            Err(error) if !force => return Err(error),
+            Ok(_) | Err(_) => {}
         }
         let tar = match archive {
             Some(archive) => archive.to_owned(),
@@ -43,35 +46,28 @@ impl ImageStore {
         let mut content = content.await?;
         // A recipe makes no `.wh.` files. So a pushed image that is pulled again has the same disk.
         content.plain_root = false;
-        self.install(&key, recipe.source(), content, unpacker, progress)
-            .await
+        let built = self.install(&key, recipe.source(), content, unpacker, progress);
+        Ok(Built::Now(built.await?))
     }
 
-    /// Builds the image of a recipe, unless this very recipe has built it already. An image of that name from elsewhere is
-    /// not replaced.
-    pub(crate) async fn ensure_recipe(
+    /// The image that this recipe has built; none if there is none, or an older recipe's. Fails if the image of that name
+    /// is from elsewhere.
+    async fn built_before(
         &self,
+        key: &ImageKey,
         recipe: &'static Recipe,
-        archive: Option<&Path>,
-        unpacker: &impl Unpacker,
-        progress: &Progress,
-    ) -> Result<Built, ImageError> {
-        let key = ImageKey::from(&recipe.image_name()?);
-        match self.look_up(&key).await? {
-            Some(image) if image.record.source == recipe.source() => {
-                return Ok(Built::Before(image));
-            }
-            Some(image) if !matches!(image.record.source, Source::Recipe { .. }) => {
-                return Err(ImageError::NotTheRecipes {
-                    name: key,
-                    origin: image.record.source.to_string(),
-                });
-            }
-            // Another version of Snowglobe has built it.
-            Some(_) | None => {}
+    ) -> Result<Option<ImageInfo>, ImageError> {
+        let Some(image) = self.look_up(key).await? else {
+            return Ok(None);
+        };
+        match &image.record.source {
+            source if *source == recipe.source() => Ok(Some(image)),
+            Source::Recipe { .. } => Ok(None),
+            origin => Err(ImageError::NotTheRecipes {
+                name: key.clone(),
+                origin: origin.to_string(),
+            }),
         }
-        let built = self.build_recipe(recipe, archive, unpacker, progress);
-        Ok(Built::Now(built.await?))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::progress::Progress;
 
 impl ImageStore {
     /// Refuses a name that an image or a recipe has. Blocking.
-    pub(crate) fn check_new_name(&self, name: &ImageName) -> Result<(), ImageError> {
+    fn check_new_name(&self, name: &ImageName) -> Result<(), ImageError> {
         if Recipe::find(name).is_ok() {
             return Err(ImageError::BuiltInName { name: name.clone() });
         }
@@ -50,38 +50,36 @@ impl ImageStore {
         unpacker: &impl Unpacker,
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
-        self.import_as(&ImageKey::from(name), path, None, unpacker, progress)
+        self.import_from(name, (path, None), true, unpacker, progress)
             .await
     }
 
-    /// Makes an image of the file or layout that a reference names.
-    pub(crate) async fn import_reference(
+    /// Makes an image of a file; without `force` only if no image has the name. The reference says what the file must be;
+    /// without it, its content decides.
+    pub(crate) async fn import_from(
         &self,
         name: &ImageName,
-        reference: &ImageRef,
+        from: (&Path, Option<&ImageRef>),
+        force: bool,
         unpacker: &impl Unpacker,
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
-        match reference {
-            ImageRef::OciLayout { dir: path, .. }
-            | ImageRef::DockerArchive(path)
-            | ImageRef::Tar(path) => {
-                let key = ImageKey::from(name);
-                self.import_as(&key, path, Some(reference), unpacker, progress)
-                    .await
-            }
-            ImageRef::Name(_) | ImageRef::Registry(_) => {
-                Err(ImageError::NotAFile(reference.canonical()))
-            }
+        let new = (!force).then(|| name.clone());
+        if let Some(new) = new.clone() {
+            // At once, rather than after another process that makes the same image.
+            self.blocking(move |store| store.check_new_name(&new))
+                .await?;
         }
+        self.import_as(&ImageKey::from(name), from, new, unpacker, progress)
+            .await
     }
 
-    /// Imports a file under a key. `reference` says what the file must be; without it, its content decides.
+    /// Imports a file under a key; with `new`, only if no image has this name.
     pub(crate) async fn import_as(
         &self,
         key: &ImageKey,
-        path: &Path,
-        reference: Option<&ImageRef>,
+        (path, reference): (&Path, Option<&ImageRef>),
+        new: Option<ImageName>,
         unpacker: &impl Unpacker,
         progress: &Progress,
     ) -> Result<ImageInfo, ImageError> {
@@ -92,6 +90,11 @@ impl ImageStore {
             .await?;
         let _kept = self.keep_blobs().await?;
         let build = self.begin(key, "importing", progress).await?;
+        if let Some(new) = new {
+            // From here until the record is written no other process makes an image of this name.
+            self.blocking(move |store| store.check_new_name(&new))
+                .await?;
+        }
         let (file, reference, processor, steps) = (
             path.clone(),
             reference.cloned(),

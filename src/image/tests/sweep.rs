@@ -196,28 +196,54 @@ async fn a_sweep_names_what_it_takes() {
 async fn a_name_that_is_taken_is_not_taken_by_mistake() {
     let home = Home::new();
     let store = home.store();
-    let none = Progress::none();
-    store.check_new_name(&name("mine")).unwrap();
-    let archive = home.archive("mine");
-    store
-        .import(&name("mine"), &archive, &Copy::open(), &none)
-        .await
-        .unwrap();
-    let error = store.check_new_name(&name("mine")).unwrap_err().to_string();
+    let (archive, copy, none) = (home.archive("mine"), Copy::open(), Progress::none());
+    let import = async |called: &str| {
+        let name = name(called);
+        let imported = store.import_from(&name, (&archive, None), false, &copy, &none);
+        imported.await.map_err(|error| error.to_string())
+    };
+    import("mine").await.unwrap();
+    let error = import("mine").await.unwrap_err();
     assert!(
         error.contains("--force") && error.contains("mine.tar"),
         "{error}"
     );
     for built_in in ["debian", "minimal", "dev"] {
-        let error = store
-            .check_new_name(&name(built_in))
-            .unwrap_err()
-            .to_string();
+        let error = import(built_in).await.unwrap_err();
         assert!(
             error.contains("--force") && error.contains("image build"),
             "{error}"
         );
     }
+}
+
+#[tokio::test]
+async fn of_two_imports_of_one_name_at_once_the_second_is_refused() {
+    let home = Home::new();
+    let (one, two) = (home.archive("one"), home.archive("two"));
+    let (n, copy) = (name("n"), Copy::closed());
+    let (first, second) = (home.store(), home.store());
+    let (progress_1, mut steps_1) = Progress::channel();
+    let (progress_2, mut steps_2) = Progress::channel();
+    let later = async {
+        wait_for(&mut steps_1, "copying").await;
+        let open = async {
+            let waits = "waiting for another snowglobe to finish importing `n`";
+            wait_for(&mut steps_2, waits).await;
+            copy.gate.add_permits(2);
+        };
+        let import = second.import_from(&n, (&two, None), false, &copy, &progress_2);
+        tokio::join!(import, open).0
+    };
+    let import = first.import_from(&n, (&one, None), false, &copy, &progress_1);
+    let (made, refused) = tokio::join!(import, later);
+    let error = refused.unwrap_err().to_string();
+    assert!(
+        error.contains("one.tar") && error.contains("--force"),
+        "{error}"
+    );
+    let made = made.unwrap().record;
+    assert_eq!(second.record(&made.key).unwrap(), Some(made));
 }
 
 #[tokio::test]
@@ -228,12 +254,12 @@ async fn a_build_builds_or_says_why_not() {
     let recipe = Recipe::find(&name("minimal")).unwrap();
     let archive = home.archive("of the recipe");
     let built = store
-        .ensure_recipe(recipe, Some(&archive), &copy, &none)
+        .build_recipe(recipe, Some(&archive), false, &copy, &none)
         .await
         .unwrap();
     assert!(matches!(built, Built::Now(_)));
     let built = store
-        .ensure_recipe(recipe, Some(&archive), &copy, &none)
+        .build_recipe(recipe, Some(&archive), false, &copy, &none)
         .await
         .unwrap();
     assert!(matches!(built, Built::Before(_)));
@@ -243,17 +269,20 @@ async fn a_build_builds_or_says_why_not() {
         .await
         .unwrap();
     let refused = store
-        .ensure_recipe(recipe, Some(&archive), &copy, &none)
+        .build_recipe(recipe, Some(&archive), false, &copy, &none)
         .await;
     let error = refused.unwrap_err().to_string();
     assert!(
         error.contains("of-somebody-else.tar") && error.contains("--force"),
         "{error}"
     );
-    let image = store
-        .build_recipe(recipe, Some(&archive), &copy, &none)
+    let built = store
+        .build_recipe(recipe, Some(&archive), true, &copy, &none)
         .await
         .unwrap();
+    let Built::Now(image) = built else {
+        panic!("{built:?}")
+    };
     assert_eq!(image.record.source, recipe.source());
     // What an older recipe built is built again.
     let mut older = image.record.clone();
@@ -265,7 +294,7 @@ async fn a_build_builds_or_says_why_not() {
     store.publish(&held, older).unwrap();
     drop(held);
     let built = store
-        .ensure_recipe(recipe, Some(&archive), &copy, &none)
+        .build_recipe(recipe, Some(&archive), false, &copy, &none)
         .await
         .unwrap();
     assert!(matches!(built, Built::Now(_)));

@@ -13,7 +13,7 @@ pub(crate) fn play(bytes: &[u8]) {
             return;
         }
     };
-    if reference.is_host_path() {
+    if reference.host_path().is_some() {
         return;
     }
     let canonical = reference.canonical();
