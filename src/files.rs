@@ -1,8 +1,14 @@
 //! Files that appear whole or not at all, and locks between processes.
+//!
+//! A file that is being written has a name of its own ([`temporary`]) until it is complete, and its writer locks it. So one
+//! without a lock is what a killed writer left, and the next writer in that directory removes it.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 use crate::{presence, private};
 
@@ -16,11 +22,80 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 /// Replaces a file: at every moment it has either its old or its new content.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let mut file = temporary(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     sync_dir(dir)
+}
+
+/// What the names of files begin with that are being written.
+const TEMPORARY: &str = ".tmp";
+
+/// A new file for a writer who renames it once it is complete; otherwise it goes when it is dropped. Removes what killed
+/// writers left in the directory.
+pub(crate) fn temporary(dir: &Path) -> io::Result<NamedTempFile> {
+    remove_abandoned(abandoned_temporary(dir)?)?;
+    loop {
+        let file = tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .tempfile_in(dir)?;
+        file.as_file().lock()?;
+        // Before it was locked, another process may have removed it as an abandoned one.
+        if leads_to(file.path(), file.as_file())? {
+            return Ok(file);
+        }
+    }
+}
+
+/// A file that no process writes any more, locked so that none begins to.
+pub(crate) type Abandoned = (PathBuf, File);
+
+/// What killed writers left of temporary files in a directory.
+pub(crate) fn abandoned_temporary(dir: &Path) -> io::Result<Vec<Abandoned>> {
+    let mut files = list(dir)?;
+    files.retain(|file| file.starts_with(TEMPORARY));
+    abandoned(dir, &files)
+}
+
+/// Those of a directory's files that no process writes.
+pub(crate) fn abandoned(dir: &Path, files: &[String]) -> io::Result<Vec<Abandoned>> {
+    let mut all = Vec::new();
+    for path in files.iter().map(|file| dir.join(file)) {
+        presence::ask(&path)?;
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            // It is complete, or given up.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        match file.try_lock() {
+            Ok(()) if leads_to(&path, &file)? => all.push((path, file)),
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+/// Removes abandoned files; gives the bytes that they had.
+pub(crate) fn remove_abandoned(files: Vec<Abandoned>) -> io::Result<u64> {
+    let mut freed = 0;
+    for (path, held) in files {
+        freed += held.metadata().map_or(0, |meta| meta.len());
+        remove_file(&path)?;
+    }
+    Ok(freed)
+}
+
+/// Whether a path still leads to an open file.
+pub(crate) fn leads_to(path: &Path, file: &File) -> io::Result<bool> {
+    let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    match path.symlink_metadata() {
+        Ok(meta) => Ok(id(meta) == id(file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The free space of a directory's file system, in bytes.
@@ -104,6 +179,39 @@ pub(crate) mod tests {
             .status()
             .unwrap();
         assert!(status.success());
+    }
+
+    #[test]
+    fn the_next_writer_removes_what_a_killed_one_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let writing = temporary(dir.path()).unwrap();
+        for name in [".tmpdead", "other"] {
+            fs::write(at(name), "left").unwrap();
+        }
+        replace(&at("file"), b"new").unwrap();
+        assert!(writing.path().exists() && at("other").exists() && !at(".tmpdead").exists());
+        assert_eq!(fs::read(at("file")).unwrap(), b"new");
+        drop(writing);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn writers_in_one_directory_do_not_take_each_other_for_killed_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|threads| {
+            for number in 0..8 {
+                let path = dir.path().join(format!("{number}"));
+                threads.spawn(move || {
+                    for round in 0..100 {
+                        replace(&path, format!("{round}").as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        let left = fs::read_dir(dir.path()).unwrap();
+        let mut contents = left.map(|entry| fs::read(entry.unwrap().path()).unwrap());
+        assert!(contents.all(|content| content == b"99"));
     }
 
     thread_local! {

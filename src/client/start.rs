@@ -83,7 +83,7 @@ pub(crate) async fn alone(
     loop {
         match files::try_lock(&path).map_err(fail)? {
             // `rm` may have removed it since it was opened.
-            Some(lock) if same_file(&lock, &path) => return Ok(lock),
+            Some(lock) if files::leads_to(&path, &lock).map_err(fail)? => return Ok(lock),
             Some(_) => {}
             None if tokio::time::Instant::now() > deadline => {
                 return Err(ClientError::Busy {
@@ -98,14 +98,6 @@ pub(crate) async fn alone(
             }
         }
     }
-}
-
-/// Whether a path still leads to an open file.
-fn same_file(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-    let there = path.symlink_metadata().map(id).ok();
-    there.is_some() && there == file.metadata().map(id).ok()
 }
 
 async fn spawn(config: &Config, flags: &Raw) -> Result<String, ClientError> {

@@ -261,7 +261,7 @@ impl Store {
         let path = self.record_path(&record.name);
         let dir = self.snapshots();
         let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(&dir)?;
+            let mut file = files::temporary(&dir)?;
             file.write_all(&serde_json::to_vec_pretty(record)?)?;
             file.as_file().sync_all()?;
             if replaces {

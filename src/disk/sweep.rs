@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::{StoreError, io_error};
 use super::record::Record;
 use super::store::{Store, entries, left_behind};
-use crate::presence;
+use crate::{files, presence};
 
 /// What a sweep removes.
 #[derive(Debug)]
@@ -33,7 +33,13 @@ impl Store {
 
     pub(super) fn try_sweep(&self) -> Result<(), StoreError> {
         let _held = self.lock()?;
+        let mut temporary = Vec::new();
+        for dir in [self.dir.clone(), self.dir.join("snapshots")] {
+            let left = files::abandoned_temporary(&dir);
+            temporary.extend(left.map_err(io_error("list", &dir))?);
+        }
         let plan = self.plan()?;
+        left_behind(&self.dir, files::remove_abandoned(temporary).map(drop));
         for path in &plan.files {
             left_behind(path, fs::remove_file(path));
         }

@@ -7,6 +7,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::files;
+
 /// The guest kernel, compressed.
 #[cfg(target_arch = "x86_64")]
 const KERNEL: &[u8] = include_bytes!("../../images/kernel/vmlinux-x86_64.zst");
@@ -96,7 +98,7 @@ pub fn kernel(cache: &Path) -> Result<PathBuf, ArtefactError> {
     }
     let unpack = || -> std::io::Result<()> {
         std::fs::create_dir_all(cache)?;
-        let mut file = tempfile::NamedTempFile::new_in(cache)?;
+        let mut file = files::temporary(cache)?;
         zstd::stream::copy_decode(KERNEL, &mut file)?;
         file.flush()?;
         file.persist(&path)?;

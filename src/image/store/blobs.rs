@@ -10,13 +10,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::files::{list, remove_file, sync_dir, try_lock};
+use crate::files::{self, Abandoned, list, remove_file, sync_dir};
 use crate::image::digest::Digest;
 use crate::image::file_error::{FileError, file_error};
 use crate::image::file_slice::FileSlice;
@@ -34,9 +34,6 @@ pub struct Blobs {
     whole: PathBuf,
     partial: PathBuf,
 }
-
-/// An abandoned partial blob, locked so that no other process continues it.
-type AbandonedPartial = (PathBuf, File);
 
 impl Blobs {
     /// The blobs below the store's directory, for looking: missing directories stay missing.
@@ -141,10 +138,7 @@ impl Blobs {
     /// Writes everything that a stream gives as a blob. Returns its digest and size.
     pub(crate) fn put_stream(&self, input: &mut impl Read) -> Result<(Digest, u64), FileError> {
         let error = |operation| file_error(operation, &self.partial);
-        let mut file =
-            tempfile::NamedTempFile::new_in(&self.partial).map_err(error("write into"))?;
-        // An unlocked file counts as abandoned, and another process may remove it.
-        file.as_file().lock().map_err(error("lock a file in"))?;
+        let mut file = files::temporary(&self.partial).map_err(error("write into"))?;
         let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; PIECE]);
         loop {
             match input
@@ -197,8 +191,7 @@ impl Blobs {
             Err(fs::TryLockError::Error(source)) => return Err(error("lock")(source)),
         }
         // The last writer may have renamed it meanwhile: then this file is the whole blob, not a partial one.
-        let opened = file.metadata().map_err(error("read"))?.ino();
-        if fs::metadata(&path).map(|meta| meta.ino()).ok() != Some(opened) {
+        if !files::leads_to(&path, &file).map_err(error("read"))? {
             return Ok(None);
         }
         Ok(Some(PartialBlob::resume(
@@ -235,24 +228,15 @@ impl Blobs {
     }
 
     /// The partial blobs that no process writes.
-    pub(crate) fn abandoned(&self) -> Result<Vec<AbandonedPartial>, FileError> {
-        let mut all = Vec::new();
-        for file in list(&self.partial).map_err(file_error("list", &self.partial))? {
-            let path = self.partial.join(file);
-            let held = try_lock(&path).map_err(file_error("lock", &path))?;
-            all.extend(held.map(|held| (path, held)));
-        }
-        Ok(all)
+    pub(crate) fn abandoned(&self) -> Result<Vec<Abandoned>, FileError> {
+        list(&self.partial)
+            .and_then(|all| files::abandoned(&self.partial, &all))
+            .map_err(file_error("list", &self.partial))
     }
 
     /// Removes abandoned partial blobs. Returns the bytes that this frees.
-    pub(crate) fn remove_abandoned(partials: Vec<AbandonedPartial>) -> Result<u64, FileError> {
-        let mut freed = 0;
-        for (path, held) in partials {
-            freed += held.metadata().map_or(0, |meta| meta.len());
-            remove_file(&path).map_err(file_error("remove", &path))?;
-        }
-        Ok(freed)
+    pub(crate) fn remove_abandoned(&self, partials: Vec<Abandoned>) -> Result<u64, FileError> {
+        files::remove_abandoned(partials).map_err(file_error("clear", &self.partial))
     }
 }
 

@@ -7,11 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
-use crate::files::{list, remove_dir, remove_file, sync_dir};
+use crate::files::{self, list, remove_dir, remove_file, sync_dir};
 use crate::image::digest::Digest;
 use crate::image::file_error::file_error;
 use crate::image::key::ImageKey;
-use crate::image::store::blobs::Blobs;
 use crate::image::store::dependents::Dependent;
 use crate::image::store::disk_id::DiskId;
 use crate::image::store::image_store::ImageStore;
@@ -77,8 +76,13 @@ impl ImageStore {
     /// Removes the disks that nothing needs, and the build directories of killed processes; gives these disks.
     pub(crate) fn sweep(&self) -> Result<Vec<SweptDisk>, StoreError> {
         let build_dirs = self.abandoned_build_dirs()?;
+        let mut temporary = Vec::new();
+        for dir in ["names", "disks"].map(|dir| self.dir().join(dir)) {
+            let left = files::abandoned_temporary(&dir);
+            temporary.extend(left.map_err(file_error("list", &dir))?);
+        }
         let removed = self.dir().join("removed");
-        let mut files: Vec<PathBuf> = list(&removed)
+        let mut gone: Vec<PathBuf> = list(&removed)
             .map_err(file_error("list", &removed))?
             .iter()
             .map(|file| removed.join(file))
@@ -96,14 +100,15 @@ impl ImageStore {
                     let from = self.disk_path(&disk, extension);
                     let to = removed.join(format!("{disk}.{extension}"));
                     move_away(&from, &to).map_err(file_error("remove", &from))?;
-                    files.push(to);
+                    gone.push(to);
                 }
             }
         }
+        files::remove_abandoned(temporary).map_err(file_error("clear", self.dir()))?;
         for (dir, _held) in build_dirs {
             remove_dir(&dir).map_err(file_error("remove", &dir))?;
         }
-        for path in files {
+        for path in gone {
             remove_file(&path).map_err(file_error("remove", &path))?;
         }
         Ok(swept)
@@ -165,7 +170,7 @@ impl ImageStore {
                 swept.whole.push((digest, bytes));
             }
         }
-        swept.partial = Blobs::remove_abandoned(abandoned)?;
+        swept.partial = self.blobs().remove_abandoned(abandoned)?;
         Ok(Some(swept))
     }
 }
