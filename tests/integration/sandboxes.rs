@@ -1,7 +1,5 @@
 //! Several sandboxes of one server over HTTP.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 
 use crate::common::http::serve_http;
@@ -58,19 +56,8 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     assert!(console.contains("snowglobe-init"), "{console}");
     let nowhere = resource("snowglobe://console").await;
     assert!(nowhere.contains("does not name a sandbox"), "{nowhere}");
-    let idle = async || {
-        let until = Instant::now() + Duration::from_secs(20);
-        let empty = async || {
-            let health = served.request("GET", "/healthz", &[], "").await;
-            health.1.contains("sandboxes 0")
-        };
-        while !empty().await {
-            assert!(Instant::now() < until, "the idle sandbox was not stopped");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
     // The handle survives its sandbox; the next call reports once, in both forms, what was lost.
-    idle().await;
+    served.runs_none().await;
     let look = json!({"command": "cat /tmp/mark || touch /tmp/mark", "sandbox": handle});
     let lost = "was stopped after 2.00 s without a call";
     let again = call(look.clone()).await;
@@ -95,7 +82,7 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
     assert!(saved.contains("saved `mine`"), "{saved}");
 
     // A session survives, too; its client need not know about sandboxes.
-    idle().await;
+    served.runs_none().await;
     let (status, opened) = served.initialize(&[headers[0]]).await;
     assert_eq!(status, 200, "{opened}");
     let id = opened
@@ -139,7 +126,7 @@ async fn sandboxes_over_http_are_bounded_and_idle_ones_are_stopped() {
                 .await;
             assert!(said.contains(says), "{action}: {said}");
         }
-        idle().await;
+        served.runs_none().await;
     }
     // The client that saved the snapshot still finds it after its sandbox was stopped.
     let restore = json!({"action": "restore", "name": "mine", "sandbox": handle});

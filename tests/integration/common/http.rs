@@ -1,12 +1,13 @@
 //! The server over HTTP, and plain requests to it.
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
-use super::Place;
+use super::{Place, soon};
 
 /// A server over HTTP.
 pub struct Served {
@@ -46,6 +47,20 @@ pub async fn serve_http(arguments: &[&str]) -> Served {
 }
 
 impl Served {
+    /// Waits until no sandbox runs.
+    pub async fn runs_none(&self) {
+        let began = Instant::now();
+        while !self
+            .request("GET", "/healthz", &[], "")
+            .await
+            .1
+            .contains("sandboxes 0")
+        {
+            soon(began);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Sends one plain request; returns status and body.
     pub async fn request(
         &self,
