@@ -42,6 +42,7 @@ bench: image
 	$(BIN)/examples/bench
 	$(BIN)/examples/pull-bench
 	$(BIN)/examples/mcp-bench
+	$(BIN)/examples/cli-bench
 
 # Two hours: kills processes at random moments; no data may be lost.
 chaos: image

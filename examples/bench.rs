@@ -12,55 +12,36 @@
     reason = "an example ends by panicking"
 )]
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use rmcp::ServiceExt;
-use rmcp::model::CallToolRequestParams;
-use rmcp::service::{RoleClient, RunningService};
-use rmcp::transport::TokioChildProcess;
 use russh::client;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg};
-use serde_json::{Value, json};
-use snowglobe::guest::{self, Guest, Identity};
-use snowglobe::rundir;
+use serde_json::json;
+use snowglobe::guest::Guest;
 use snowglobe_init::wire::{Report, Request};
+
+use common::{Client, Place, call, exec, ms, quantile};
 
 const COMMANDS: usize = 200;
 const CONNECTIONS: usize = 15;
 const PINGS: usize = 500;
 const FILE: usize = 4 << 20;
 
-type Client = RunningService<RoleClient, ()>;
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let dir = tempfile::tempdir()?;
-    let (workspace, runtime) = (dir.path().join("workspace"), dir.path().join("runtime"));
-    std::fs::create_dir(&workspace)?;
-    let program = std::env::current_exe()?
-        .with_file_name("../snowglobe")
-        .canonicalize()?;
-    let mut command = tokio::process::Command::new(program);
-    command
-        .args(["serve", "--rm"])
-        .current_dir(&workspace)
-        .env("SNOWGLOBE_RUNTIME_DIR", &runtime)
-        .env("SNOWGLOBE_CPUS", "1");
-    let (process, _) = TokioChildProcess::builder(command)
-        .stderr(Stdio::null())
-        .spawn()?;
-    let pid = process.id().context("the server runs")?;
-    let client = ().serve(process).await?;
+    let place = Place::new()?;
+    let (client, pid) = place.serve(&[("SNOWGLOBE_CPUS", "1")]).await?;
 
     let started = Instant::now();
     exec(&client, "true", "sandbox").await?;
     let first = started.elapsed();
-    let guest = join(&runtime).await?;
+    let guest = place.join("root").await?;
     let Report::Status(status) = guest.ask(&Request::Status).await? else {
         anyhow::bail!("the guest gave no status")
     };
@@ -80,7 +61,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let memory = memory(pid, &status);
     let (write, read, last) = files(&client).await?;
-    let sshd = sshd(&client, &guest, &workspace).await?;
+    let sshd = sshd(&client, &guest, &place.workspace).await?;
 
     let (exec50, exec99) = (quantile(&mut execs, 50), quantile(&mut execs, 99));
     let ping50 = quantile(&mut pings, 50);
@@ -133,55 +114,10 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
-fn quantile(times: &mut [Duration], percent: usize) -> Duration {
-    times.sort();
-    times[(times.len() * percent / 100).min(times.len() - 1)]
-}
-
-async fn timed(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Duration> {
+async fn timed<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Duration> {
     let started = Instant::now();
     work.await?;
     Ok(started.elapsed())
-}
-
-async fn call(client: &Client, tool: &'static str, arguments: Value) -> anyhow::Result<Value> {
-    let arguments = arguments.as_object().cloned().unwrap_or_default();
-    let result = client
-        .call_tool(CallToolRequestParams::new(tool).with_arguments(arguments))
-        .await?;
-    ensure!(
-        result.is_error != Some(true),
-        "{tool}: {:?}",
-        result.content
-    );
-    result.structured_content.context("a structured result")
-}
-
-async fn exec(client: &Client, command: &str, user: &str) -> anyhow::Result<()> {
-    let result = call(client, "exec", json!({"command": command, "user": user})).await?;
-    ensure!(result["exit_code"] == 0, "{command}: {result}");
-    Ok(())
-}
-
-/// Joins the server's sandbox, as `snowglobe exec` does.
-async fn join(runtime: &Path) -> anyhow::Result<Guest> {
-    let running = rundir::running(runtime)?
-        .into_iter()
-        .next()
-        .context("the server's sandbox runs")?;
-    let known = running.read("known_hosts")?;
-    let host_key = known.trim().split_once(' ').context("a known host")?.1;
-    let identity = Identity::decode(&running.read("control_ed25519")?, host_key)?;
-    Ok(Guest::login(
-        guest::connect(&running.ssh_socket()).await?,
-        &identity,
-        "root",
-    )
-    .await?)
 }
 
 /// The speed of writing and reading a file, in MB/s, and the time of a page in its second half as a multiple of one in its

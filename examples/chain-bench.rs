@@ -10,16 +10,16 @@
     reason = "an example ends by panicking"
 )]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use rmcp::ServiceExt;
-use rmcp::model::CallToolRequestParams;
-use rmcp::service::{RoleClient, RunningService};
-use rmcp::transport::TokioChildProcess;
 use serde_json::{Value, json};
+
+use common::{Client, Place, call, exec};
 
 /// The lengths of the chains that are compared.
 const LENGTHS: [usize; 4] = [1, 16, 32, 100];
@@ -27,31 +27,15 @@ const LENGTHS: [usize; 4] = [1, 16, 32, 100];
 /// What each save adds, in KiB.
 const ADDS: usize = 1024;
 
-type Client = RunningService<RoleClient, ()>;
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let saves: usize = std::env::args()
         .nth(1)
         .map_or(Ok(100), |count| count.parse())?;
-    let dir = tempfile::tempdir()?;
-    let workspace = dir.path().join("workspace");
-    std::fs::create_dir(&workspace)?;
+    let place = Place::new()?;
     let (name, data) = (format!("chain-bench-{}", std::process::id()), data_dir()?);
     let store = data.join("sandboxes").join(&name);
-    let program = std::env::current_exe()?
-        .with_file_name("../snowglobe")
-        .canonicalize()?;
-    let mut command = tokio::process::Command::new(program);
-    command
-        .args(["serve", "--rm"])
-        .current_dir(&workspace)
-        .env("SNOWGLOBE_RUNTIME_DIR", dir.path().join("runtime"))
-        .env("SNOWGLOBE_NAME", &name);
-    let (process, _) = TokioChildProcess::builder(command)
-        .stderr(Stdio::null())
-        .spawn()?;
-    let client = ().serve(process).await?;
+    let (client, _) = place.serve(&[("SNOWGLOBE_NAME", &name)]).await?;
     let measured = measure(&client, &store, saves).await;
     client.cancel().await?;
     std::fs::remove_dir_all(&store).ok();
@@ -59,12 +43,13 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn measure(client: &Client, store: &Path, saves: usize) -> anyhow::Result<()> {
-    exec(client, "true").await?;
+    exec(client, "true", "root").await?;
     let (mut plain, mut merging, mut before, mut longest) = (Vec::new(), Vec::new(), 0, 0);
     for number in 0..saves {
         exec(
             client,
             &format!("echo {number} >/var/count; head -c {ADDS}K /dev/urandom >/var/noise"),
+            "root",
         )
         .await?;
         let took = snapshot(client, "save", number).await?;
@@ -88,7 +73,7 @@ async fn measure(client: &Client, store: &Path, saves: usize) -> anyhow::Result<
     );
     for number in [0, saves / 2, saves - 1] {
         let took = snapshot(client, "restore", number).await?;
-        let seen = exec(client, "cat /var/count").await?;
+        let seen = exec(client, "cat /var/count", "root").await?;
         ensure!(seen.trim() == number.to_string(), "s{number} holds {seen}");
         snowglobe::show!(
             "  restore of s{number}, with {} layers: {:.2} s",
@@ -214,27 +199,6 @@ async fn restore(client: &Client, name: &str) -> anyhow::Result<Duration> {
     )
     .await?;
     Ok(began.elapsed())
-}
-
-async fn exec(client: &Client, command: &str) -> anyhow::Result<String> {
-    let result = call(client, "exec", json!({"command": command, "user": "root"})).await?;
-    ensure!(result["exit_code"] == 0, "{command}: {result}");
-    Ok(result["stdout"].as_str().unwrap_or_default().to_owned())
-}
-
-async fn call(client: &Client, tool: &'static str, arguments: Value) -> anyhow::Result<Value> {
-    let arguments = arguments.as_object().cloned().unwrap_or_default();
-    let result = client
-        .call_tool(CallToolRequestParams::new(tool).with_arguments(arguments))
-        .await?;
-    let text: Vec<_> = result
-        .content
-        .iter()
-        .filter_map(|part| part.as_text())
-        .map(|part| part.text.clone())
-        .collect();
-    ensure!(result.is_error != Some(true), "{tool}: {}", text.join("\n"));
-    Ok(result.structured_content.unwrap_or_default())
 }
 
 /// The directory where the server keeps its data, without a configuration.

@@ -10,9 +10,10 @@
     reason = "an example ends by panicking"
 )]
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,15 +85,6 @@ async fn bare(kind: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn program() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let beside = own
-        .parent()
-        .and_then(|dir| dir.parent())
-        .context("find the program")?;
-    Ok(beside.join("snowglobe"))
-}
-
 /// The command that starts one of the two servers.
 fn command(ours: bool, kind: &str, dir: &tempfile::TempDir) -> anyhow::Result<Command> {
     if !ours {
@@ -100,7 +92,7 @@ fn command(ours: bool, kind: &str, dir: &tempfile::TempDir) -> anyhow::Result<Co
         command.args(["bare", kind]);
         return Ok(command);
     }
-    let mut command = Command::new(program()?);
+    let mut command = Command::new(common::program()?);
     command
         .args(["serve", "--rm"])
         .current_dir(dir.path())

@@ -1,0 +1,109 @@
+//! What the benchmarks share: a directory to run in, the program and a client of its server, the raw guest link, and times.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each benchmark uses its own part"
+)]
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use rmcp::ServiceExt;
+use rmcp::model::CallToolRequestParams;
+use rmcp::service::{RoleClient, RunningService};
+use rmcp::transport::TokioChildProcess;
+use serde_json::{Value, json};
+use snowglobe::guest::{self, Guest, Identity};
+use snowglobe::rundir;
+
+pub type Client = RunningService<RoleClient, ()>;
+
+/// The program that was built with the benchmarks.
+pub fn program() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.with_file_name("../snowglobe").canonicalize()?)
+}
+
+/// A workspace and a runtime directory, removed on drop.
+pub struct Place {
+    pub workspace: PathBuf,
+    pub runtime: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let (workspace, runtime) = (dir.path().join("workspace"), dir.path().join("runtime"));
+        std::fs::create_dir(&workspace)?;
+        Ok(Self {
+            workspace,
+            runtime,
+            _dir: dir,
+        })
+    }
+
+    /// The program, to be run here.
+    pub fn command(&self, arguments: &[&str]) -> anyhow::Result<std::process::Command> {
+        let mut command = std::process::Command::new(program()?);
+        command
+            .args(arguments)
+            .current_dir(&self.workspace)
+            .env("SNOWGLOBE_RUNTIME_DIR", &self.runtime);
+        Ok(command)
+    }
+
+    /// Connects to a server with a sandbox of its own; gives the server's process, too.
+    pub async fn serve(&self, variables: &[(&str, &str)]) -> anyhow::Result<(Client, u32)> {
+        let mut command = tokio::process::Command::from(self.command(&["serve", "--rm"])?);
+        command.envs(variables.iter().copied());
+        let (process, _) = TokioChildProcess::builder(command)
+            .stderr(Stdio::null())
+            .spawn()?;
+        let pid = process.id().context("the server runs")?;
+        Ok((().serve(process).await?, pid))
+    }
+
+    /// Connects to the guest of the sandbox that runs here, as `snowglobe exec` does.
+    pub async fn join(&self, user: &str) -> anyhow::Result<Guest> {
+        let running = rundir::running(&self.runtime)?.into_iter().next();
+        let running = running.context("the sandbox runs")?;
+        let known = running.read("known_hosts")?;
+        let host_key = known.trim().split_once(' ').context("a known host")?.1;
+        let identity = Identity::decode(&running.read("control_ed25519")?, host_key)?;
+        let stream = guest::connect(&running.ssh_socket()).await?;
+        Ok(Guest::login(stream, &identity, user).await?)
+    }
+}
+
+/// The structured result of a call that must work.
+pub async fn call(client: &Client, tool: &'static str, arguments: Value) -> anyhow::Result<Value> {
+    let arguments = arguments.as_object().cloned().unwrap_or_default();
+    let result = client
+        .call_tool(CallToolRequestParams::new(tool).with_arguments(arguments))
+        .await?;
+    ensure!(
+        result.is_error != Some(true),
+        "{tool}: {:?}",
+        result.content
+    );
+    result.structured_content.context("a structured result")
+}
+
+/// Standard output of a command that must exit with 0.
+pub async fn exec(client: &Client, command: &str, user: &str) -> anyhow::Result<String> {
+    let result = call(client, "exec", json!({"command": command, "user": user})).await?;
+    ensure!(result["exit_code"] == 0, "{command}: {result}");
+    Ok(result["stdout"].as_str().unwrap_or_default().to_owned())
+}
+
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+pub fn quantile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
+}
