@@ -14,6 +14,7 @@ mod chaos;
 mod cli;
 mod common;
 mod data;
+mod day;
 mod deep;
 mod hostile;
 mod house;
