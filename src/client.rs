@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::config::{Config, Difference, Origin, differences, value_of};
-use crate::control::{Answer, Ask, Messages, Status, send};
+use crate::control::{Answer, Ask, MachineStatus, Messages, Status, send};
 use crate::guest::{self, Guest, Identity};
 use crate::progress::Progress;
 use crate::rundir::{self, Running};
@@ -21,6 +21,12 @@ pub(crate) use start::{Started, alone, start_or_join};
 
 /// How long the process may take to answer a question about its status, which waits for nothing but the guest's jobs.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long a change of the machine is waited for, to say what it was.
+const CHANGING: Duration = Duration::from_secs(60);
+
+/// How often a process that may be changing its machine is asked.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long it may take to stop its sandbox; after that it is killed.
 const STOPPING: Duration = Duration::from_secs(10);
@@ -174,8 +180,17 @@ pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
     Ok(guest::connect(socket).await?)
 }
 
+/// A machine of a sandbox, as its files show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MachineKeys {
+    /// Its host key, a line.
+    pub(crate) host_key: String,
+    /// The key that controls it, which no other machine has.
+    control: String,
+}
+
 /// The keys of the machine that runs.
-fn identity(running: &Running) -> Result<Identity, ClientError> {
+pub(crate) fn machine(running: &Running) -> Result<MachineKeys, ClientError> {
     let read = |file| {
         let text = running.read(file);
         text.map_err(|source| ClientError::File {
@@ -190,7 +205,43 @@ fn identity(running: &Running) -> Result<Identity, ClientError> {
             id: running.id.clone(),
         });
     };
-    Ok(Identity::decode(&read("control_ed25519")?, host_key)?)
+    Ok(MachineKeys {
+        host_key: host_key.to_owned(),
+        control: read("control_ed25519")?,
+    })
+}
+
+fn identity(running: &Running) -> Result<Identity, ClientError> {
+    let keys = machine(running)?;
+    Ok(Identity::decode(&keys.control, &keys.host_key)?)
+}
+
+/// What became of a machine whose connection ended; none if it still runs. A change that is under way is waited for.
+pub(crate) async fn ended(running: &Running, before: &MachineKeys) -> Option<String> {
+    let deadline = tokio::time::Instant::now() + CHANGING;
+    while running.lives() && tokio::time::Instant::now() < deadline {
+        // A process that stops its sandbox may not answer any more.
+        let Ok(status) = status(running).await else {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        };
+        let replaced = machine(running).is_ok_and(|now| now != *before);
+        match (status.machine, status.last_end) {
+            // A guest that is paused for its successor does not say which jobs run.
+            (MachineStatus::Running { .. }, _) if !replaced && status.jobs.is_some() => {
+                return None;
+            }
+            (MachineStatus::Off, Some(what)) => return Some(format!("the sandbox was {what}")),
+            (MachineStatus::Running { .. }, Some(what)) if replaced => {
+                return Some(format!("the sandbox was {what}"));
+            }
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
+    Some(match running.lives() {
+        true => "the connection to the sandbox broke".to_owned(),
+        false => "the sandbox was stopped".to_owned(),
+    })
 }
 
 /// Stops a sandbox: its commands get their time to end. A process that does not do so is killed, and its machine ends

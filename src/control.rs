@@ -75,6 +75,8 @@ pub(crate) enum MachineStatus {
     Off,
     /// One boots, or another change is under way.
     Changing,
+    /// The sandbox is being stopped.
+    Stopping,
     /// One runs.
     Running {
         /// The engine and what executes the guest's instructions, such as `qemu (tcg)`.

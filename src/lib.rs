@@ -15,6 +15,7 @@
 //! - [`disk`]: layers and snapshots;
 //! - `inventory`: the data on the disk, and which of it is unused;
 //! - [`rundir`]: the directory of a running sandbox, through which other processes join it;
+//! - [`login`]: the SSH keys that stay;
 //! - [`config`]: the user's settings, resolved once;
 //! - [`guest`]: the host's end of the guest link;
 //! - [`image`]: root disks: references, registries, the store;
@@ -61,6 +62,7 @@ pub mod guest;
 pub mod image;
 mod inventory;
 mod keeper;
+pub mod login;
 mod logs;
 pub mod machine;
 pub mod mcp;

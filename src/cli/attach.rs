@@ -97,13 +97,36 @@ async fn kept(config: &Config, flags: &Raw, progress: &Progress) -> anyhow::Resu
         env: Vec::new(),
         ..flags.clone()
     };
-    let (running, started) = start_or_join(config, &lasting, progress).await?;
+    let booted = booted(config, &lasting, progress).await?;
+    let guest = client::join(&booted.running).await?;
+    Ok(Attached {
+        lacks: booted.lacks,
+        ..Attached::to(booted.running, guest)
+    })
+}
+
+/// A kept sandbox with a machine that runs.
+pub(super) struct Booted {
+    pub(super) running: Running,
+    /// Whether this started it.
+    pub(super) started: bool,
+    /// The fences that are missing around a machine that this booted.
+    pub(super) lacks: Vec<String>,
+}
+
+/// The sandbox that a process keeps for this project, started if necessary, with a booted machine.
+pub(super) async fn booted(
+    config: &Config,
+    flags: &Raw,
+    progress: &Progress,
+) -> anyhow::Result<Booted> {
+    let (running, started) = start_or_join(config, flags, progress).await?;
     let log = crate::logs::log(&config.host.dirs.data, &config.sandbox.name);
     let lacks = logs::shown_while(&log, client::boot(&running, started, progress)).await?;
-    let guest = client::join(&running).await?;
-    Ok(Attached {
+    Ok(Booted {
+        running,
+        started,
         lacks,
-        ..Attached::to(running, guest)
     })
 }
 

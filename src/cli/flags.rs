@@ -79,7 +79,7 @@ fn means(subcommand: &str, action: Option<&str>, flag: &str) -> bool {
         ("image", Some(_)) => &["data_dir"],
         // The flags of any action may stand before it.
         ("image", None) => UNPACKS,
-        ("snapshot" | "ssh-config" | "ssh-proxy" | "stop" | "status" | "logs" | "rm", _) => WHICH,
+        ("snapshot" | "stop" | "status" | "logs" | "rm", _) => WHICH,
         ("doctor", _) => DOCTOR,
         ("allow" | "data" | "prune", _) => &["data_dir"],
         ("completions" | "man" | "keep" | "ls" | "help", _) => &[],
@@ -252,7 +252,7 @@ mod tests {
             "--workspace /a completions bash",
             "doctor --snapshot a",
             "ls --image x",
-            "ssh-config --cpus 1",
+            "rm --cpus 1",
         ] {
             let error = parsed(line).unwrap_err();
             // An action has no flags but those that its subcommand shares with it.
@@ -269,6 +269,7 @@ mod tests {
             "image inspect a",
             "image push a b",
             "snapshot save a",
+            "ssh-config --cpus 1",
             "doctor --image x",
             "serve --confirm ask",
             "exec --memory-mib 2G --exec-timeout-s 1m30s true",

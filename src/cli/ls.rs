@@ -96,6 +96,7 @@ impl Row {
             Some(status) => match status.machine {
                 MachineStatus::Running { .. } => "running",
                 MachineStatus::Changing => "booting",
+                MachineStatus::Stopping => "stopping",
                 MachineStatus::Off => "off",
             },
             None if self.kept => "no answer",
@@ -267,6 +268,7 @@ fn of_status(status: &Status) -> Vec<(&'static str, String)> {
             format!("running on {engine} for {}", time(seconds_since(*since)))
         }
         MachineStatus::Changing => "booting".to_owned(),
+        MachineStatus::Stopping => "stopping".to_owned(),
         MachineStatus::Off => "off; it boots when it is used".to_owned(),
     };
     let mut facts = vec![("state", state)];

@@ -91,11 +91,11 @@ enum Sub {
     Allow(allow::Allow),
     /// Check what works on this host, and print a remedy for each problem
     Doctor(doctor::Doctor),
-    /// Print what your own ssh needs to attach to a running sandbox
+    /// Print or install hosts for your own ssh, scp, sftp and editors
     SshConfig(ssh::SshConfig),
-    /// Carry one SSH connection to a running sandbox (used by `ssh-config`)
+    /// Carry one SSH connection to this project's sandbox (used by `ssh-config`)
     #[command(hide = true)]
-    SshProxy(ssh::SshProxy),
+    SshProxy(ssh::Proxy),
     /// Keep a sandbox for other programs of this user (what other subcommands start)
     #[command(hide = true)]
     Keep(keep::Keep),

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::json::AsJson;
 use super::ls::{self, Row};
 use super::{Done, attach, load_to_share, progress};
-use crate::client;
 use crate::config::{Config, Raw};
 use crate::rundir::Running;
 
@@ -52,14 +51,13 @@ impl Start {
 /// Starts the sandbox unless it runs, and boots its machine; gives whether this started it.
 pub(super) async fn boot(config: &Config, flags: &Raw) -> anyhow::Result<(Running, bool)> {
     let (steps, shown) = progress::show();
-    let booted = async {
-        let (running, started) = attach::start_or_join(config, flags, &steps).await?;
-        let lacks = client::boot(&running, started, &steps).await?;
-        Ok::<_, anyhow::Error>((running, started, lacks))
-    };
-    let booted = attach::interruptible(booted).await;
+    let booted = attach::interruptible(attach::booted(config, flags, &steps)).await;
     shown.finish();
-    let (running, started, lacks) = booted?;
+    let attach::Booted {
+        running,
+        started,
+        lacks,
+    } = booted?;
     attach::tell_lacks(&lacks);
     Ok((running, started))
 }

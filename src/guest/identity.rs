@@ -1,4 +1,5 @@
-//! Keys: ephemeral ed25519, made in this process and worthless once the VM is gone.
+//! Keys: ed25519, made in this process. Those of a VM are worthless once it is gone; only the host key of a sandbox that is
+//! kept may stay ([`crate::login`]).
 
 use std::sync::Arc;
 
@@ -40,8 +41,13 @@ pub fn generate() -> Result<PrivateKey, KeyError> {
 impl VmKeys {
     /// Makes the keys of a new VM.
     pub fn generate() -> Result<Self, KeyError> {
+        Self::with_host(generate()?)
+    }
+
+    /// Makes the keys of a new VM with this host key.
+    pub fn with_host(host: PrivateKey) -> Result<Self, KeyError> {
         Ok(Self {
-            host: generate()?,
+            host,
             control: Arc::new(generate()?),
         })
     }

@@ -120,6 +120,7 @@ impl Answering {
         let history = self.sandbox.history();
         let running = self.sandbox.is_running();
         let machine = match (history.engine, history.since) {
+            _ if self.ending.has_begun() => MachineStatus::Stopping,
             (Some(engine), Some(since)) if running => MachineStatus::Running { engine, since },
             _ if self.sandbox.is_changing() => MachineStatus::Changing,
             _ => MachineStatus::Off,

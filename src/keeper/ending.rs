@@ -59,6 +59,11 @@ impl Ending {
         self.token.cancel();
     }
 
+    /// Whether the keeper is to end.
+    pub(super) fn has_begun(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     /// Waits for the end; gives its reason.
     pub(super) async fn ended(&self) -> &End {
         self.token.cancelled().await;

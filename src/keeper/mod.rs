@@ -74,7 +74,7 @@ impl Keeper {
     pub(crate) async fn new(config: Config) -> Result<Self, KeeperError> {
         let idle_stop = config.sandbox.idle_stop;
         let console = logs::console(&config.host.dirs.data, &config.sandbox.name);
-        let sandbox = Sandbox::new(config).await?;
+        let sandbox = Sandbox::kept(config).await?;
         sandbox.keep_console(console);
         let bind = |name: &str| {
             let path = sandbox.instance().dir.join(name);

@@ -62,6 +62,7 @@ impl<'a> VmUnpacker<'a> {
             workdir: None,
             git_identity: None,
             login_keys: Vec::new(),
+            host_key: None,
             run_dir: files.dir.clone(),
             link_socket: files.dir.join("link.sock"),
             remove: Vec::new(),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
+use russh::keys::PrivateKey;
 use snowglobe_init::boot::{
     BootConfig, GitIdentity, ImageUser, Link, Root, STAGE_PREFIX, Workspace,
 };
@@ -163,6 +164,8 @@ pub struct Plan {
     pub git_identity: Option<GitIdentity>,
     /// Public keys that may log in for shells and file transfer.
     pub login_keys: Vec<String>,
+    /// The host key; absent: a new one.
+    pub host_key: Option<PrivateKey>,
     /// An existing directory for the VM's own files.
     pub run_dir: PathBuf,
     /// The path for the link's socket.
@@ -211,7 +214,10 @@ impl Machine {
         progress: &Progress,
     ) -> Result<Self, MachineError> {
         let started = Instant::now();
-        let keys = VmKeys::generate()?;
+        let keys = match plan.host_key.clone() {
+            Some(host) => VmKeys::with_host(host)?,
+            None => VmKeys::generate()?,
+        };
         progress.say("starting the VM");
         let link = link(&parts.engine);
         let spec = match spec(parts, &plan, &keys, &link).await {

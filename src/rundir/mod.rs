@@ -6,7 +6,6 @@
 //!                     /ssh.sock        each connection is an SSH session in the guest
 //!                     /mcp.sock        each connection is an MCP session with the same sandbox
 //!                     /control.sock    questions to the process that keeps the sandbox ([`crate::control`])
-//!                     /id_ed25519      the key that logs in as `root` or `sandbox`
 //!                     /control_ed25519 the key by which `snowglobe` itself joins; written anew at each boot
 //!                     /known_hosts     the guest's host key; written anew at each boot
 //! ```
@@ -22,8 +21,6 @@ use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use russh::keys::PrivateKey;
-use russh::keys::ssh_key::LineEnding;
 use serde::{Deserialize, Serialize};
 
 use crate::blocking::blocking_here;
@@ -52,8 +49,8 @@ pub enum RunDirError {
     Key(#[from] KeyError),
 }
 
-/// The host name under which the user's ssh knows the guest.
-pub const SSH_HOST: &str = "snowglobe";
+/// The name of the guest in its `known_hosts`.
+const HOST: &str = "snowglobe";
 
 /// The socket for SSH sessions.
 pub(crate) const SSH_SOCKET: &str = "ssh.sock";
@@ -67,7 +64,7 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// What a client and the process that keeps a sandbox must agree on: the control socket's questions and answers, the
 /// settings, and the files of an instance. Raise it with each change that another release would misunderstand. The
 /// question `stop`, and the name, workspace and process in `instance.json`, are understood by all releases.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// [`PROTOCOL`] with the version of the guest link.
 pub(crate) fn protocol() -> Box<str> {
@@ -105,7 +102,7 @@ impl FromStr for Id {
         match crate::text::is_hex(text, 8) {
             true => Ok(Self(text.to_owned())),
             false => Err(format!(
-                "{text:?} is no instance's id: expected eight hexadecimal digits, as `snowglobe ssh-config` prints them"
+                "{text:?} is no instance's id: expected eight hexadecimal digits, as `snowglobe ls` prints them"
             )),
         }
     }
@@ -222,8 +219,6 @@ pub struct Instance {
     pub dir: PathBuf,
     /// Its id.
     pub id: Id,
-    /// The public key that may log in, one line.
-    pub login_key: String,
     _lock: File,
 }
 
@@ -251,7 +246,6 @@ impl Instance {
             path: dir.clone(),
             source,
         };
-        let key = crate::guest::generate_key()?;
         let make = || -> io::Result<File> {
             private::new_dir(&dir)?;
             let lock = presence::hold(&dir, LOCK)?;
@@ -265,12 +259,6 @@ impl Instance {
                 program: env!("CARGO_PKG_VERSION").into(),
                 protocol: protocol(),
             };
-            private_file(
-                &dir.join("id_ed25519"),
-                key.to_openssh(LineEnding::LF)
-                    .map_err(io::Error::other)?
-                    .as_bytes(),
-            )?;
             private_file(&dir.join("known_hosts"), b"")?;
             private_file(
                 &dir.join("instance.json"),
@@ -284,7 +272,6 @@ impl Instance {
             fail(source)
         })?;
         Ok(Self {
-            login_key: public_line(&key)?,
             dir,
             id,
             _lock: lock,
@@ -293,7 +280,7 @@ impl Instance {
 
     /// Writes the keys of the running VM; the host key last, since clients wait for it. Blocks.
     pub fn set_keys(&self, keys: &VmKeys) -> Result<(), RunDirError> {
-        let known_host = format!("{SSH_HOST} {}\n", keys.host_public()?);
+        let known_host = format!("{HOST} {}\n", keys.host_public()?);
         for (file, content) in [
             ("control_ed25519", keys.control_pem()?),
             ("known_hosts", known_host),
@@ -345,12 +332,6 @@ impl Drop for Instance {
     fn drop(&mut self) {
         blocking_here(|| self.remove());
     }
-}
-
-fn public_line(key: &PrivateKey) -> Result<String, RunDirError> {
-    key.public_key()
-        .to_openssh()
-        .map_err(|e| KeyError::from(e).into())
 }
 
 /// Every running sandbox, newest first. Directories of dead owners stay: to look changes nothing. Blocks.

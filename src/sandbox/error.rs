@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::state::IsStopped;
 use crate::disk::StoreError;
 use crate::guest::GuestError;
+use crate::login::LoginError;
 use crate::machine::MachineError;
 use crate::names::NameError;
 use crate::rundir::RunDirError;
@@ -65,6 +66,9 @@ pub enum SandboxError {
     /// The sandbox's directory among the running ones.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// The keys for the user's own ssh.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// A snapshot's record names a disk that is not in the store of images.
     #[error("use the image disk {0}: it is not in the store of images")]
     ForeignDisk(PathBuf),

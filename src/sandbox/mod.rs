@@ -43,6 +43,7 @@ use crate::blocking::blocking;
 use crate::config::{self, Config};
 use crate::disk::Store;
 pub use crate::guest::Output;
+use crate::login::{Login, LoginKeys};
 use crate::rundir::{self, Instance};
 use crate::workspace::Workspace;
 pub use content::{Read, Write, Written};
@@ -66,6 +67,8 @@ pub struct Sandbox {
     config: Config,
     store: Store,
     instance: Arc<Instance>,
+    /// The keys by which the user's own ssh knows it.
+    login: Option<LoginKeys>,
     state: Arc<Mutex<State>>,
     published: Published,
     stopping: CancellationToken,
@@ -78,7 +81,17 @@ impl Sandbox {
     pub async fn new(config: Config) -> Result<Arc<Self>, SandboxError> {
         blocking(move || {
             let store = Store::open(&config.host.dirs.data, &config.sandbox.name)?;
-            Self::with(config, store)
+            Self::with(config, store, None)
+        })
+        .await
+    }
+
+    /// As [`Self::new`], for one that the user's own ssh can log in to.
+    pub async fn kept(config: Config) -> Result<Arc<Self>, SandboxError> {
+        blocking(move || {
+            let store = Store::open(&config.host.dirs.data, &config.sandbox.name)?;
+            let login = Login::of(&config.host.dirs.data).keys(&config.sandbox.name)?;
+            Self::with(config, store, Some(login))
         })
         .await
     }
@@ -87,10 +100,14 @@ impl Sandbox {
     pub fn of_session(config: &Config, store: Store) -> Result<Arc<Self>, SandboxError> {
         let mut config = config.clone();
         config.sandbox.name = store.name().clone();
-        Self::with(config, store)
+        Self::with(config, store, None)
     }
 
-    fn with(config: Config, store: Store) -> Result<Arc<Self>, SandboxError> {
+    fn with(
+        config: Config,
+        store: Store,
+        login: Option<LoginKeys>,
+    ) -> Result<Arc<Self>, SandboxError> {
         store.sweep();
         store.belongs_to(&config.sandbox.project_dir)?;
         if let Some(name) = &config.sandbox.snapshot {
@@ -109,6 +126,7 @@ impl Sandbox {
             config,
             store,
             instance: Arc::new(instance),
+            login,
             state: Arc::new(Mutex::new(State::Off)),
             published: Published::new(),
             stopping: CancellationToken::new(),

@@ -120,7 +120,11 @@ async fn exec_in_a_running_sandbox_is_what_scripts_expect() {
     let (_, config, err) = place.run(&["ssh-config"]).await;
     let file = place.dir.path().join("ssh.conf");
     std::fs::write(&file, config).unwrap();
-    let line = format!("ssh -F {} snowglobe 'kill -31 $$'; echo $?", file.display());
+    let line = format!(
+        "ssh -F {} snowglobe-{} 'kill -31 $$'; echo $?",
+        file.display(),
+        place.name()
+    );
     let output = shell(&line).await;
     assert_eq!(
         crate::common::lossy(&output.stdout),
@@ -253,7 +257,8 @@ async fn the_users_own_ssh_attaches_to_the_running_sandbox() {
             .output()
             .unwrap()
     };
-    let output = ssh("ssh", &["snowglobe", "cat /tmp/seen; whoami; exit 9"]);
+    let host = format!("snowglobe-{}", place.name());
+    let output = ssh("ssh", &[&host, "cat /tmp/seen; whoami; exit 9"]);
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         "from-mcp\nsandbox\n",
@@ -261,25 +266,8 @@ async fn the_users_own_ssh_attaches_to_the_running_sandbox() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert_eq!(output.status.code(), Some(9));
-    let output = ssh("ssh", &["snowglobe-root", "whoami"]);
+    let output = ssh("ssh", &[&format!("{host}-root"), "whoami"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "root\n");
-    let every: Vec<u8> = (0..300_000u32).map(|n| (n % 256) as u8).collect();
-    std::fs::write(place.dir.path().join("up"), &every).unwrap();
-    let up = place.dir.path().join("up");
-    let output = ssh("scp", &["-q", up.to_str().unwrap(), "snowglobe:/tmp/up"]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let down = place.dir.path().join("down");
-    let output = ssh("scp", &["-q", "snowglobe:/tmp/up", down.to_str().unwrap()]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert_eq!(std::fs::read(down).unwrap(), every);
     // `exec` joins the same machine.
     let (code, out, err) = place.run(&["exec", "--", "cat /tmp/seen"]).await;
     assert_eq!((code, out.as_str()), (0, "from-mcp\n"), "{err}");
@@ -324,7 +312,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_private() {
         &["exec", "--", "true"],
         &["exec", "--fresh", "--", "true"],
         &["ssh-config"],
-        &["ssh-proxy", "0123abcd"],
+        &["ssh-proxy"],
         &["snapshot", "save", "a"],
         &["snapshot", "restore", "a"],
         &["serve"],
@@ -359,14 +347,6 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_private() {
         assert!(listener.accept().is_err(), "a client connected to it");
         std::fs::remove_dir_all(&instance).unwrap();
     }
-    // In the user's own directory, an entry whose name is no id is no instance.
-    for id in ["$(touch owned)", "0123ABCD", "../0123abc"] {
-        let (code, _, err) = place.run(&["ssh-proxy", id]).await;
-        assert!(
-            code != 0 && err.contains("eight hexadecimal digits"),
-            "{err}"
-        );
-    }
     assert!(!place.workspace.join("owned").exists());
     if is_root {
         // The reverse case: another user does not use root's directory.
@@ -376,7 +356,7 @@ async fn every_subcommand_refuses_a_runtime_directory_that_is_not_private() {
             "--regid=12345",
             "--clear-groups",
             crate::common::PROGRAM,
-            "ssh-config",
+            "ls",
         ]);
         let output = command
             .current_dir("/")

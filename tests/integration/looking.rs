@@ -28,7 +28,6 @@ const LOOKING: &[&[&str]] = &[
     &["doctor"],
     &["doctor", "--json"],
     &["ssh-config"],
-    &["ssh-proxy", "0123abcd"],
     &["completions", "bash"],
     &["completions", "zsh"],
     &["completions", "fish"],

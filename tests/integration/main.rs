@@ -27,6 +27,7 @@ mod papers;
 mod power;
 mod protocol;
 mod sandboxes;
+mod ssh;
 mod streams;
 mod stuck;
 mod vm;

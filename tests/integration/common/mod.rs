@@ -179,6 +179,10 @@ impl Drop for Place {
         let mut stop = self.command(&["stop", "--all"]).into_std();
         let _ = stop.stdout(Stdio::null()).stderr(Stdio::null()).status();
         let _ = std::fs::remove_dir_all(self.store());
+        for file in ["host_ed25519", "known_hosts", "conf"] {
+            let file = format!("ssh/{}.{file}", self.name());
+            let _ = std::fs::remove_file(Self::data_dir().join(file));
+        }
     }
 }
 
