@@ -16,7 +16,7 @@ use crate::guest::{self, Guest, Identity};
 use crate::progress::Progress;
 use crate::rundir::{self, Running};
 pub(crate) use error::ClientError;
-pub(crate) use remove::{remove_data, remove_stale_logs};
+pub(crate) use remove::{remove_data, remove_stale};
 pub(crate) use start::{Started, alone, start_or_join};
 
 /// How long the process may take to answer a question about its status, which waits for nothing but the guest's jobs.

@@ -48,14 +48,22 @@ impl Data {
         for sandbox in &found.sandboxes {
             line(sandbox.bytes, &format!("  {}", stock::described(sandbox)))?;
         }
-        let parts: [(&str, &Part); 5] = [
+        let parts: [(&str, &Part); 7] = [
             (
                 "logs of sandboxes without data: snowglobe prune",
                 &found.stale_logs,
             ),
+            (
+                "SSH hosts of sandboxes without data: snowglobe prune",
+                &found.stale_ssh,
+            ),
             ("what can be made again: snowglobe prune", &found.cache),
             ("files that were allowed: snowglobe allow", &found.consents),
             ("the token of serve --http", &found.token),
+            (
+                "the key by which your ssh logs in to sandboxes",
+                &found.ssh_key,
+            ),
             ("directories, and files of other programs", &found.other),
         ];
         for (what, part) in parts.iter().filter(|(_, part)| part.bytes > 0) {

@@ -79,7 +79,7 @@ enum Sub {
     Config(config::ShowConfig),
     /// Show what lies on the disk, for which directory, and how to have the room back
     Data(data::Data),
-    /// Remove a sandbox's data: snapshots, layers, logs
+    /// Remove a sandbox's data: snapshots, layers, logs, SSH hosts
     Rm(rm::Rm),
     /// Remove what nothing needs: data of directories that are gone, unused parts of images, old logs
     Prune(prune::Prune),

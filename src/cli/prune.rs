@@ -13,12 +13,12 @@ use super::{Done, load, rm, stock};
 use crate::blocking::blocking_here;
 use crate::config::{Config, Raw};
 use crate::disk::Store;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Part};
 use crate::names::SandboxName;
 use crate::progress::Progress;
 use crate::sandbox::image_store;
 use crate::text::size;
-use crate::{client, files, shown};
+use crate::{client, files, login, shown};
 
 /// Remove what nothing needs: data of directories that are gone, unused layers and parts of images, old logs, caches.
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ enum How {
     Sessions,
     Layers(SandboxName),
     Images,
-    Logs(Vec<SandboxName>),
+    Stale(Vec<SandboxName>),
     Files(Vec<PathBuf>),
 }
 
@@ -86,19 +86,15 @@ pub(super) fn items(config: &Config, found: &Inventory) -> Vec<Item> {
     );
     let images = found.images.unneeded_bytes;
     add(images, "parts that no image needs".to_owned(), How::Images);
-    let logs = &found.stale_logs;
+    let (logs, ssh) = (&found.stale_logs, &found.stale_ssh);
     let what = "logs of sandboxes without data".to_owned();
-    let mut names: Vec<SandboxName> = logs
-        .paths
-        .iter()
-        .filter_map(|path| {
-            crate::logs::sandbox_of(path.file_name()?.to_str()?)?
-                .parse()
-                .ok()
-        })
-        .collect();
-    names.dedup();
-    add(logs.bytes, what, How::Logs(names));
+    add(
+        logs.bytes,
+        what,
+        How::Stale(named(logs, crate::logs::sandbox_of)),
+    );
+    let what = "SSH hosts of sandboxes without data".to_owned();
+    add(ssh.bytes, what, How::Stale(named(ssh, login::sandbox_of)));
     // A machine that boots, or fills an image, opens the kernel in the cache.
     let idle =
         std::fs::read_dir(&config.host.dirs.runtime).map_or(true, |mut all| all.next().is_none());
@@ -108,6 +104,14 @@ pub(super) fn items(config: &Config, found: &Inventory) -> Vec<Item> {
         add(cache.bytes, what, How::Files(cache.paths.clone()));
     }
     items
+}
+
+/// The sandboxes whose files a part has, by the files' names.
+fn named(part: &Part, sandbox_of: fn(&str) -> Option<&str>) -> Vec<SandboxName> {
+    let name = |path: &PathBuf| sandbox_of(path.file_name()?.to_str()?)?.parse().ok();
+    let mut names: Vec<SandboxName> = part.paths.iter().filter_map(name).collect();
+    names.dedup();
+    names
 }
 
 impl Prune {
@@ -181,10 +185,10 @@ async fn remove(config: &Config, how: &How) -> anyhow::Result<()> {
                 files::remove_file(path)?;
             }
         }
-        How::Logs(names) => {
+        How::Stale(names) => {
             for name in names {
                 let starting = client::alone(data, name, &Progress::none()).await?;
-                client::remove_stale_logs(data, name, starting)?;
+                client::remove_stale(data, name, starting)?;
             }
         }
     }

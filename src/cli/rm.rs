@@ -16,7 +16,7 @@ use crate::rundir::Running;
 use crate::text::{nearest, size};
 use crate::{client, shown};
 
-/// Remove a sandbox's data: its snapshots, layers and logs. The workspace and the images stay.
+/// Remove a sandbox's data: its snapshots, layers, logs and SSH hosts. The workspace and the images stay.
 #[derive(Debug, Args)]
 pub(super) struct Rm {
     /// Whose, as `snowglobe data` lists them; this project's without a name

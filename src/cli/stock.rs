@@ -27,6 +27,9 @@ pub(super) fn described(sandbox: &Sandbox) -> String {
     if sandbox.running {
         text += ", runs";
     }
+    if sandbox.ssh_hosts {
+        text += ", ssh hosts";
+    }
     match sandbox.snapshots.len() {
         0 => {}
         1 => text += ", 1 snapshot",

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use super::ClientError;
 use crate::disk::Store;
+use crate::login::Login;
 use crate::names::SandboxName;
 use crate::{files, logs};
 
-/// Removes the store and the logs of a sandbox that does not run, and whose start is locked; false if a machine uses the
-/// store. With `orphan`, only if its directories are gone.
+/// Removes the store, the logs and the SSH hosts of a sandbox that does not run, and whose start is locked; false if a
+/// machine uses the store. With `orphan`, only if its directories are gone.
 pub(crate) fn remove_data(
     data_dir: &Path,
     name: &SandboxName,
@@ -20,23 +21,32 @@ pub(crate) fn remove_data(
     if !Store::remove(data_dir, name, orphan)? {
         return Ok(false);
     }
-    remove_logs(data_dir, name, starting)?;
+    remove_files(data_dir, name, starting)?;
     Ok(true)
 }
 
-/// Removes the logs of a sandbox that has no store; a store that came meanwhile keeps them.
-pub(crate) fn remove_stale_logs(
+/// Removes the logs and the SSH hosts of a sandbox that has no store; a store that came meanwhile keeps them.
+pub(crate) fn remove_stale(
     data_dir: &Path,
     name: &SandboxName,
     starting: File,
 ) -> Result<(), ClientError> {
     match Store::is_there(data_dir, name)? {
         true => Ok(()),
-        false => remove_logs(data_dir, name, starting),
+        false => remove_files(data_dir, name, starting),
     }
 }
 
-fn remove_logs(data_dir: &Path, name: &SandboxName, starting: File) -> Result<(), ClientError> {
+fn remove_files(data_dir: &Path, name: &SandboxName, starting: File) -> Result<(), ClientError> {
+    let login = Login::of(data_dir);
+    let fail = |source: io::Error| ClientError::Start {
+        operation: format!(
+            "remove the SSH hosts of {name} in {}",
+            login.dir().display()
+        ),
+        source,
+    };
+    login.remove(name).map_err(fail)?;
     let dir = logs::dir(data_dir);
     let fail = |source: io::Error| ClientError::Start {
         operation: format!("remove the logs of {name} in {}", dir.display()),

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::config::Dirs;
 use crate::disk::{self, Owners, StoreError, StoreFacts};
 use crate::image::ImageStore;
+use crate::login::{self, Login};
 use crate::logs;
 use crate::rundir::Running;
 use usage::Usage;
@@ -31,6 +32,10 @@ pub(crate) struct Inventory {
     pub(crate) sandboxes: Vec<Sandbox>,
     /// Logs of sandboxes without data.
     pub(crate) stale_logs: Part,
+    /// SSH hosts and their keys of sandboxes without data.
+    pub(crate) stale_ssh: Part,
+    /// The key that logs in to every sandbox.
+    pub(crate) ssh_key: Part,
     /// What can be made again.
     pub(crate) cache: Part,
     /// The files that `snowglobe allow` makes.
@@ -95,7 +100,11 @@ pub(crate) struct Sandbox {
     pub(crate) unneeded_bytes: u64,
     /// What its logs take, in bytes.
     pub(crate) log_bytes: u64,
-    /// What all of it takes, its logs included, in bytes.
+    /// What its SSH hosts and keys take, in bytes.
+    pub(crate) ssh_bytes: u64,
+    /// Whether `ssh-config --install` added hosts for it.
+    pub(crate) ssh_hosts: bool,
+    /// What all of it takes, its logs and SSH hosts included, in bytes.
     pub(crate) bytes: u64,
     #[serde(skip)]
     pub(crate) dead_session: bool,
@@ -108,6 +117,14 @@ pub(crate) struct Saved {
     pub(crate) name: String,
     /// What its newest layer takes, in bytes.
     pub(crate) bytes: u64,
+}
+
+/// What a file beside the stores belongs to.
+enum Owner<'a> {
+    Sandbox(&'a mut Sandbox),
+    /// A sandbox without data.
+    Gone,
+    Other,
 }
 
 impl Part {
@@ -148,6 +165,7 @@ impl Inventory {
             .map(|store| Sandbox::of(store, running, &mut usage))
             .collect();
         found.add_logs(&dirs.data, running, &mut usage);
+        found.add_ssh(&dirs.data, running, &mut usage);
         for path in listed(&dirs.cache) {
             let ours = |name: &str| name.starts_with("vmlinux-") || name == "kvm.json";
             match file_name(&path).is_some_and(ours) {
@@ -160,7 +178,7 @@ impl Inventory {
             let part = match file_name(&path) {
                 Some("allowed") => &mut found.consents,
                 Some("http-token") => &mut found.token,
-                Some("images" | "logs" | "sandboxes") => continue,
+                Some("images" | "logs" | "sandboxes" | "ssh") => continue,
                 _ => &mut found.other,
             };
             part.add(path, &mut usage);
@@ -176,28 +194,57 @@ impl Inventory {
         let dir = logs::dir(data_dir);
         self.other.bytes += usage.of_directory(&dir);
         for path in listed(&dir) {
-            let name = file_name(&path).and_then(logs::sandbox_of);
-            let of = self
-                .sandboxes
-                .iter_mut()
-                .find(|sandbox| Some(sandbox.name.as_str()) == name);
-            match (of, name) {
-                (Some(sandbox), _) => {
+            match self.owner(file_name(&path).and_then(logs::sandbox_of), running) {
+                Owner::Sandbox(sandbox) => {
                     let bytes = usage.of(&path);
                     sandbox.log_bytes += bytes;
                     sandbox.bytes += bytes;
                 }
-                (None, Some(name)) if !running.iter().any(|other| other.info.name == name) => {
-                    self.stale_logs.add(path, usage);
-                }
-                (None, _) => self.other.add(path, usage),
+                Owner::Gone => self.stale_logs.add(path, usage),
+                Owner::Other => self.other.add(path, usage),
             }
+        }
+    }
+
+    fn add_ssh(&mut self, data_dir: &Path, running: &[Running], usage: &mut Usage) {
+        let login = Login::of(data_dir);
+        self.other.bytes += usage.of_directory(login.dir());
+        for path in listed(login.dir()) {
+            match self.owner(file_name(&path).and_then(login::sandbox_of), running) {
+                Owner::Sandbox(sandbox) => {
+                    let bytes = usage.of(&path);
+                    sandbox.ssh_bytes += bytes;
+                    sandbox.bytes += bytes;
+                    sandbox.ssh_hosts |= login::is_hosts(&path);
+                }
+                Owner::Gone => self.stale_ssh.add(path, usage),
+                Owner::Other if path == login.user_file() => self.ssh_key.add(path, usage),
+                Owner::Other => self.other.add(path, usage),
+            }
+        }
+    }
+
+    /// What a file belongs to whose name says that it is this sandbox's.
+    fn owner(&mut self, name: Option<&str>, running: &[Running]) -> Owner<'_> {
+        let Some(name) = name else {
+            return Owner::Other;
+        };
+        let of = self
+            .sandboxes
+            .iter_mut()
+            .find(|sandbox| sandbox.name == name);
+        match of {
+            Some(sandbox) => Owner::Sandbox(sandbox),
+            None if running.iter().any(|other| other.info.name == name) => Owner::Other,
+            None => Owner::Gone,
         }
     }
 
     fn sum(&self) -> u64 {
         let parts = [
             &self.stale_logs,
+            &self.stale_ssh,
+            &self.ssh_key,
             &self.cache,
             &self.consents,
             &self.token,
@@ -238,6 +285,8 @@ impl Sandbox {
                 .collect(),
             unneeded_bytes: unneeded.map(|path| alone.of(path)).sum(),
             log_bytes: 0,
+            ssh_bytes: 0,
+            ssh_hosts: false,
             bytes: usage.of(&store.path),
             dead_session: store.dead_session,
             name,

@@ -6,6 +6,15 @@ use std::process::Stdio;
 use crate::common::{PROGRAM, Place, private_dir};
 use serde_json::Value;
 
+/// What `ssh-config --install` leaves.
+const HOSTS: [&str; 5] = [
+    "mine.conf",
+    "mine.known_hosts",
+    "mine.host_ed25519",
+    "old.conf",
+    "none.conf",
+];
+
 /// A data directory of its own, with sandboxes that ran once.
 struct Kept {
     dir: tempfile::TempDir,
@@ -25,6 +34,10 @@ impl Kept {
         std::fs::create_dir_all(kept.at("data/logs")).unwrap();
         for name in ["old.log", "mine.log", "none.log", "none.lock", "foreign"] {
             std::fs::write(kept.at("data/logs").join(name), "text").unwrap();
+        }
+        private_dir(&kept.at("data/ssh"));
+        for name in ["id_ed25519", "foreign"].into_iter().chain(HOSTS) {
+            std::fs::write(kept.at("data/ssh").join(name), "text").unwrap();
         }
         std::fs::hard_link(kept.at("data/logs/mine.log"), kept.at("data/again")).unwrap();
         std::fs::write(kept.at("cache/vmlinux-0123"), vec![1; 100_000]).unwrap();
@@ -129,11 +142,22 @@ async fn totals_are_those_of_du_and_looking_changes_nothing() {
     assert_eq!(old["snapshots"][0]["name"], "good");
     let unneeded = old["unneeded_bytes"].as_u64().unwrap();
     assert!((300_000..500_000).contains(&unneeded), "{old}");
-    assert_eq!(sandbox(&data, "mine")["directory"], "there");
+    let mine = sandbox(&data, "mine");
+    assert_eq!(mine["directory"], "there");
+    assert!(
+        mine["ssh_hosts"] == true && mine["ssh_bytes"].as_u64() > Some(0),
+        "{mine}"
+    );
+    for part in ["ssh_key", "stale_ssh"] {
+        assert_eq!(data[part]["files"], 1, "{part}: {data:#}");
+    }
     assert_eq!(sandbox(&data, "early")["directory"], "unknown");
     let (code, out, err) = kept.run(&["data"]).await;
     assert!(
-        code == 0 && out.contains("(gone)") && err.contains("snowglobe prune"),
+        code == 0
+            && out.contains("(gone)")
+            && out.contains(", ssh hosts")
+            && err.contains("snowglobe prune"),
         "{out}{err}"
     );
     // Every size on the left adds up, and lines that belong to others are indented.
@@ -162,6 +186,8 @@ async fn prune_takes_what_nothing_needs_and_only_that() {
         "data/sandboxes/old",
         "data/logs/old.log",
         "data/logs/none.log",
+        "data/ssh/old.conf",
+        "data/ssh/none.conf",
         "data/sandboxes/mine/layers/loose.qcow2",
         "cache/vmlinux-0123",
     ] {
@@ -172,6 +198,10 @@ async fn prune_takes_what_nothing_needs_and_only_that() {
         "data/sandboxes/mine/snapshots/good.json",
         "data/logs/mine.log",
         "data/logs/foreign",
+        "data/ssh/id_ed25519",
+        "data/ssh/mine.conf",
+        "data/ssh/mine.host_ed25519",
+        "data/ssh/foreign",
         "data/again",
         "cache/mine.txt",
         "data/sandboxes/early",
@@ -200,10 +230,15 @@ async fn rm_names_what_goes_and_asks() {
         "data/sandboxes/mine",
         "data/logs/mine.log",
         "data/logs/mine.lock",
+        "data/ssh/mine.conf",
+        "data/ssh/mine.known_hosts",
+        "data/ssh/mine.host_ed25519",
+        "data/ssh/old.conf",
     ] {
         assert!(!kept.at(name).exists(), "{name}");
     }
     assert!(kept.at("data/sandboxes/early").exists());
+    assert!(kept.at("data/ssh/id_ed25519").exists());
     // This project's, which has none.
     let (code, _, err) = kept.run(&["rm", "-y"]).await;
     assert!(code == 125 && err.contains("there is none"), "{err}");

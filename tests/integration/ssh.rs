@@ -228,6 +228,15 @@ async fn hosts_stay_valid_and_editors_start_their_servers_over_them() {
     let (code, _, err) = place.run(&["stop"]).await;
     assert_eq!(code, 0, "{err}");
     assert_eq!(ssh.output(&["echo again"]), "again\n");
+
+    // `rm` takes the hosts with the sandbox's other data, and says so.
+    let hosts = Place::data_dir().join(format!("ssh/{}.conf", place.name()));
+    assert!(hosts.exists());
+    let (code, _, err) = place.run(&["rm", "--force", "--yes"]).await;
+    assert!(code == 0 && err.contains("ssh hosts"), "{err}");
+    assert!(!hosts.exists());
+    let output = ssh.run("ssh", &[&ssh.host, "true"]);
+    assert!(!output.status.success(), "{output:?}");
 }
 
 /// JetBrains Gateway: several commands, an upload by sftp, a backend in the background, a forwarded port, all over one
