@@ -104,6 +104,12 @@ impl Login {
         self.dir.join(USER)
     }
 
+    /// The user's public key, one line; makes the key if it is not there.
+    pub fn user(&self) -> Result<String, LoginError> {
+        let key = key(&self.user_file())?;
+        Ok(key.public_key().to_openssh().map_err(KeyError::from)?)
+    }
+
     /// What ssh knows of a sandbox's host key.
     pub fn known_hosts(&self, name: &SandboxName) -> PathBuf {
         self.dir.join(format!("{name}{KNOWN_HOSTS}"))
@@ -133,12 +139,11 @@ impl Login {
 
     /// The keys of a sandbox; makes those that are not there.
     pub fn keys(&self, name: &SandboxName) -> Result<LoginKeys, LoginError> {
-        let user = key(&self.user_file())?;
         let host = key(&self.dir.join(format!("{name}{HOST_KEY}")))?;
         let line = host.public_key().to_openssh().map_err(KeyError::from)?;
         self.know(name, &line)?;
         Ok(LoginKeys {
-            user: user.public_key().to_openssh().map_err(KeyError::from)?,
+            user: self.user()?,
             host,
         })
     }

@@ -6,6 +6,7 @@
 //!                     /ssh.sock        each connection is an SSH session in the guest
 //!                     /mcp.sock        each connection is an MCP session with the same sandbox
 //!                     /control.sock    questions to the process that keeps the sandbox ([`crate::control`])
+//!                     /login.pub       the key by which the user's own ssh logs in ([`crate::login`])
 //!                     /control_ed25519 the key by which `snowglobe` itself joins; written anew at each boot
 //!                     /known_hosts     the guest's host key; written anew at each boot
 //! ```
@@ -51,6 +52,9 @@ pub enum RunDirError {
 
 /// The name of the guest in its `known_hosts`.
 const HOST: &str = "snowglobe";
+
+/// The file with the key by which the user's own ssh logs in.
+pub(crate) const LOGIN: &str = "login.pub";
 
 /// The socket for SSH sessions.
 pub(crate) const SSH_SOCKET: &str = "ssh.sock";
@@ -278,6 +282,20 @@ impl Instance {
         })
     }
 
+    /// Notes the key by which the user's own ssh logs in, a line. Blocks.
+    pub fn set_login(&self, key: &str) -> Result<(), RunDirError> {
+        self.write(LOGIN, key)
+    }
+
+    fn write(&self, file: &str, content: &str) -> Result<(), RunDirError> {
+        let path = self.dir.join(file);
+        private_file(&path, content.as_bytes()).map_err(|source| RunDirError::File {
+            operation: "write",
+            path,
+            source,
+        })
+    }
+
     /// Writes the keys of the running VM; the host key last, since clients wait for it. Blocks.
     pub fn set_keys(&self, keys: &VmKeys) -> Result<(), RunDirError> {
         let known_host = format!("{HOST} {}\n", keys.host_public()?);
@@ -285,12 +303,7 @@ impl Instance {
             ("control_ed25519", keys.control_pem()?),
             ("known_hosts", known_host),
         ] {
-            let path = self.dir.join(file);
-            private_file(&path, content.as_bytes()).map_err(|source| RunDirError::File {
-                operation: "write",
-                path,
-                source,
-            })?;
+            self.write(file, &content)?;
         }
         Ok(())
     }

@@ -122,6 +122,9 @@ impl Sandbox {
                 settings: config::lasting(&config.settings),
             },
         )?;
+        if let Some(keys) = &login {
+            instance.set_login(&keys.user)?;
+        }
         Ok(Arc::new(Self {
             config,
             store,

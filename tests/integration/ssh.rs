@@ -447,4 +447,16 @@ async fn a_session_whose_machine_goes_hears_why_and_the_next_works_at_once() {
     assert_eq!(code, 0, "{err}");
     ended(child, "the sandbox was stopped; connect again");
     eventually("its process is gone", || !runs(keeper)).await;
+    // A sandbox that another key was made for since it was started does not know it.
+    assert_eq!(ssh.output(&["echo again"]), "again\n");
+    let mut instances = place.runtime_dir().read_dir().unwrap();
+    let instance = instances.next().unwrap().unwrap().path();
+    std::fs::write(instance.join("login.pub"), "another").unwrap();
+    let output = ssh.run("ssh", &[&ssh.host, "true"]);
+    let err = lossy(&output.stderr);
+    assert!(
+        !output.status.success() && err.contains("another key"),
+        "{err}"
+    );
+    assert!(err.contains("snowglobe stop"), "{err}");
 }

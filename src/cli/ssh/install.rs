@@ -62,8 +62,12 @@ pub(super) fn uninstall(
     let others = login.any_hosts();
     let others = others.with_context(|| format!("list {}", login.dir().display()))?;
     if let Some(line) = include(login).ok().filter(|_| !others) {
-        let changed = change(own, |text| without(text, &line))
-            .with_context(|| format!("remove the line `{line}` from {}", own.display()))?;
+        let changed = change(own, |text| without(text, &line)).with_context(|| {
+            format!(
+                "remove the line `{line}` from {}, which includes nothing any more",
+                own.display()
+            )
+        })?;
         if changed {
             done.push(format!("removed `{line}` from {}", own.display()));
         }

@@ -13,7 +13,7 @@ use crate::cli::{Done, attach, load_to_share, start};
 use crate::client;
 use crate::config::Raw;
 use crate::login::Login;
-use crate::rundir::Running;
+use crate::rundir::{LOGIN, Running};
 use crate::shown::{self, Stream};
 
 /// How much is carried at a time, in bytes.
@@ -44,7 +44,17 @@ impl Proxy {
         let config = load_to_share(flags.clone())?;
         let (running, _) = start::boot(&config, &flags).await?;
         let machine = client::machine(&running)?;
-        Login::of(&config.host.dirs.data).know(&config.sandbox.name, &machine.host_key)?;
+        let login = Login::of(&config.host.dirs.data);
+        let user = login.user()?;
+        if running.read(LOGIN).is_ok_and(|key| key != user) {
+            anyhow::bail!(
+                "log in to the sandbox of {}: it was started with another key than {} holds now; `snowglobe stop` ends it, so \
+                 that the next connection starts it anew",
+                running.info.workspace.display(),
+                login.user_file().display()
+            );
+        }
+        login.know(&config.sandbox.name, &machine.host_key)?;
         let ended = async {
             match carry(&running).await? {
                 true => Ok(None),
