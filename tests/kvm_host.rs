@@ -105,9 +105,10 @@ fn the_tools_hold_on_krun() {
 
 #[test]
 fn a_krun_vm_is_isolated_and_stalls_while_the_disk_is_full() {
-    let tests = "--include-ignored stuck::a_krun_vm stuck::a_full_host_disk no_command_line";
+    let tests =
+        "--include-ignored stuck::a_krun_vm stuck::a_full_host_disk no_command_line deep::a_chain";
     on_a_kvm_host(
-        400,
+        460,
         &[("SNOWGLOBE_ENGINE", "krun")],
         &suite("integration", tests),
     );

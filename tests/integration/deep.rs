@@ -1,6 +1,8 @@
 //! Many snapshots in one sandbox: their chain of layers stays short, and every one of them can be had back.
 
-use serde_json::json;
+use std::path::Path;
+
+use serde_json::{Value, json};
 
 use crate::common::Place;
 
@@ -25,10 +27,8 @@ async fn many_snapshots_keep_their_chain_short_and_can_all_be_restored() {
         session
             .call("snapshot", json!({"action": "save", "name": name}))
             .await;
-        let record = place.store().join(format!("snapshots/{name}.json"));
-        let record: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
-        let layers = record["layers"].as_array().unwrap().len();
+        let layers = record(&place.store(), &name);
+        let layers = layers["layers"].as_array().unwrap().len();
         assert!((1..=24).contains(&layers), "{name}: {layers} layers");
     }
     for number in [0, 41, SAVES - 1] {
@@ -65,5 +65,52 @@ async fn many_snapshots_keep_their_chain_short_and_can_all_be_restored() {
         .call("exec", json!({"command": "cat /var/count"}))
         .await;
     assert_eq!(seen["stdout"], "again-28\n");
+    session.close().await;
+}
+
+/// Makes empty layers above those of a snapshot, and a snapshot of them all: what many restores made before chains were
+/// merged.
+fn lengthen(store: &Path, of: &str, name: &str, length: usize) {
+    let mut record = record(store, of);
+    let layers = record["layers"].as_array_mut().unwrap();
+    while layers.len() < length {
+        let above = json!(format!("{:016x}.qcow2", layers.len()));
+        let path = |layer: &Value| store.join("layers").join(layer.as_str().unwrap());
+        let made = std::process::Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+            .args([path(layers.last().unwrap()), path(&above)])
+            .status();
+        assert!(made.expect("qemu-img is installed").success());
+        layers.push(above);
+    }
+    record["name"] = json!(name);
+    let path = store.join(format!("snapshots/{name}.json"));
+    std::fs::write(path, record.to_string()).unwrap();
+}
+
+fn record(store: &Path, name: &str) -> Value {
+    let text = std::fs::read(store.join(format!("snapshots/{name}.json"))).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_is_too_long_is_merged_before_a_boot() {
+    let place = Place::new("minimal");
+    let store = place.store();
+    let session = place.serve().await;
+    let snapshot = async |action: &str, name: &str| {
+        let arguments = json!({"action": action, "name": name});
+        session.call("snapshot", arguments).await
+    };
+    let done = session.root("echo below >/var/below").await;
+    assert_eq!(done["exit_code"], 0, "{done}");
+    snapshot("save", "short").await;
+    // One more than a machine may have, its own included.
+    lengthen(&store, "short", "long", 24);
+    snapshot("restore", "long").await;
+    let layers = record(&store, "long");
+    let layers = layers["layers"].as_array().unwrap().len();
+    assert!((1..24).contains(&layers), "{layers} layers");
+    assert_eq!(session.stdout("cat /var/below").await, "below\n");
     session.close().await;
 }
