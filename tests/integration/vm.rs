@@ -268,8 +268,8 @@ async fn a_command_that_times_out_can_clean_up_the_workspace() {
     assert_eq!(killed["jobs"][0]["state"], "killed");
 
     // Processes that ignore SIGTERM are killed after two seconds, also fork bombs.
-    // On a slow host a shell takes seconds until it ignores the signal.
-    let bomb = "trap '' TERM; f() { while :; do sleep 0.2 & done; }; f & f & wait";
+    // On a slow host a shell takes seconds until it ignores the signal; the bomb itself needs few.
+    let bomb = "trap '' TERM; sleep 3; f() { while :; do sleep 0.2 & done; }; f & f & wait";
     let started = Instant::now();
     let result = session
         .call(
