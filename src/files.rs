@@ -22,11 +22,16 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 /// Replaces a file: at every moment it has either its old or its new content.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
+    written(dir, content)?.persist(path)?;
+    sync_dir(dir)
+}
+
+/// A [`temporary`] file whose content is complete and on the disk; its writer renames it.
+pub(crate) fn written(dir: &Path, content: &[u8]) -> io::Result<NamedTempFile> {
     let mut file = temporary(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    sync_dir(dir)
+    Ok(file)
 }
 
 /// What the names of files begin with that are being written.

@@ -1,7 +1,7 @@
 //! The SSH keys that stay, for the user's own ssh and for editors: they would ask about new ones at each boot.
 //!
 //! ```text
-//! <data>/ssh/id_ed25519         the key by which this user logs in to every sandbox that is kept
+//! <data>/ssh/id_ed25519         the user's private key for all kept sandboxes
 //!           /NAME.host_ed25519  the host key of the sandbox NAME
 //!           /NAME.known_hosts   its public part, as ssh reads it
 //!           /NAME.conf          its hosts, for an `Include` in the user's own configuration
@@ -169,7 +169,7 @@ impl Login {
     }
 }
 
-/// The name by which the user's ssh knows a sandbox.
+/// The name of a sandbox's host in the user's ssh configuration.
 pub fn host(name: &SandboxName) -> String {
     format!("snowglobe-{name}")
 }
@@ -216,13 +216,9 @@ fn read(path: &Path) -> Result<Option<PrivateKey>, LoginError> {
 
 /// Makes a file, whole, unless another process has made it meanwhile.
 fn make(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::io::Write;
     let dir = path.parent().unwrap_or(Path::new("."));
     private::dir(dir)?;
-    let mut file = files::temporary(dir)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
+    match files::written(dir, content)?.persist_noclobber(path) {
         Ok(_) => files::sync_dir(dir),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error.error),

@@ -145,7 +145,7 @@ fn flag(key: &str, value: &serde_json::Value) -> Option<OsString> {
     Some(format!("--{}={text}", key.replace('_', "-")).into())
 }
 
-/// The line by which each session gets the variables of `--env`, whether or not the sandbox runs already.
+/// The line `SetEnv` with the variables of `--env`. Each session gets them, even if the sandbox runs already.
 fn set_env(config: &Config) -> anyhow::Result<String> {
     let by_flag = |setting: &Setting| setting.key == "env" && setting.origin == Origin::Flag;
     if !config.settings.iter().any(by_flag) {

@@ -1,7 +1,7 @@
 //! Snapshots: saving, finding and deleting them.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::chain::Merge;
@@ -261,14 +261,11 @@ impl Store {
         let path = self.record_path(&record.name);
         let dir = self.snapshots();
         let write = || {
-            let mut file = files::temporary(&dir)?;
-            file.write_all(&serde_json::to_vec_pretty(record)?)?;
-            file.as_file().sync_all()?;
+            let text = serde_json::to_vec_pretty(record)?;
             if replaces {
-                file.persist(&path)?;
-                return files::sync_dir(&dir);
+                return files::replace(&path, &text);
             }
-            file.persist_noclobber(&path)?;
+            files::written(&dir, &text)?.persist_noclobber(&path)?;
             let synced = files::sync_dir(&dir);
             if synced.is_err() {
                 // The record might not survive a power cut, so it must not count as saved.

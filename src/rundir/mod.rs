@@ -6,7 +6,7 @@
 //!                     /ssh.sock        each connection is an SSH session in the guest
 //!                     /mcp.sock        each connection is an MCP session with the same sandbox
 //!                     /control.sock    questions to the process that keeps the sandbox ([`crate::control`])
-//!                     /login.pub       the key by which the user's own ssh logs in ([`crate::login`])
+//!                     /login.pub       the public key of the user's own ssh ([`crate::login`])
 //!                     /control_ed25519 the key by which `snowglobe` itself joins; written anew at each boot
 //!                     /known_hosts     the guest's host key; written anew at each boot
 //! ```
@@ -53,7 +53,7 @@ pub enum RunDirError {
 /// The name of the guest in its `known_hosts`.
 const HOST: &str = "snowglobe";
 
-/// The file with the key by which the user's own ssh logs in.
+/// The file with the public key of the user's own ssh.
 pub(crate) const LOGIN: &str = "login.pub";
 
 /// The socket for SSH sessions.
@@ -282,7 +282,7 @@ impl Instance {
         })
     }
 
-    /// Notes the key by which the user's own ssh logs in, a line. Blocks.
+    /// Writes the public key of the user's own ssh, one line. Blocks.
     pub fn set_login(&self, key: &str) -> Result<(), RunDirError> {
         self.write(LOGIN, key)
     }

@@ -67,7 +67,7 @@ pub struct Sandbox {
     config: Config,
     store: Store,
     instance: Arc<Instance>,
-    /// The keys by which the user's own ssh knows it.
+    /// The login key and the host key for the user's own ssh; none if the sandbox is not kept.
     login: Option<LoginKeys>,
     state: Arc<Mutex<State>>,
     published: Published,
