@@ -379,7 +379,9 @@ impl FileSystem for Guard {
 
     fn listxattr(&self, ctx: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply> {
         let counted = match self.inner.listxattr(ctx, inode, 0)? {
-            ListxattrReply::Count(counted) if size > 0 && counted > 0 => counted,
+            // A count answers only a call that asks for one: the kernel takes it for a broken reply otherwise.
+            ListxattrReply::Count(0) if size > 0 => return Ok(ListxattrReply::Names(Vec::new())),
+            ListxattrReply::Count(counted) if size > 0 => counted,
             reply => return Ok(reply),
         };
         let names = match self.inner.listxattr(ctx, inode, counted)? {

@@ -165,7 +165,9 @@ async fn an_edited_file_of_the_workspace_keeps_its_mode_links_and_attributes() {
     for name in ["plain", "linked", "listed", "noted", "script"] {
         let edit =
             json!({"path": name, "old_string": "one old\ntwo", "new_string": "one new\ntwo"});
-        session.call("edit", edit).await;
+        let result = session.call("edit", edit).await;
+        let in_place = result.to_string().contains("in place");
+        assert_eq!(in_place, ["linked", "listed"].contains(&name), "{result}");
         assert_eq!(
             std::fs::read_to_string(at(name)).unwrap(),
             "one new\r\ntwo\n",
