@@ -5,8 +5,9 @@
 #   make install   builds the programs and installs them below PREFIX (/usr/local); needs no test packages
 #   make uninstall removes them
 #
-# Also: make build, make image (the default image), make agents (real agents as clients), make bench (the
-# figures), make chaos (kills at a thousand moments), make fuzz, make deny, make bundle
+# Also: make build, make image (the default image), make agents (real agents as clients), make kvm (every tool on
+# both engines with hardware virtualization, which is emulated), make bench (the figures), make chaos (kills at a
+# thousand moments), make fuzz, make deny, make bundle
 
 SHELL := /bin/bash
 PREFIX ?= /usr/local
@@ -18,7 +19,7 @@ ROOTS := $(or $(CARGO_TARGET_DIR),target)/images
 # Every build asks for the whole workspace, so that cargo compiles each crate once, with one set of features.
 BUILD := cargo build --workspace --bins
 
-.PHONY: demo test agents bench chaos deny fuzz build compile setup image install uninstall files bundle
+.PHONY: demo test agents kvm bench chaos deny fuzz build compile setup image install uninstall files bundle
 
 demo: image
 	$(BIN)/examples/demo
@@ -36,6 +37,11 @@ test: image
 agents: image
 	@.ci/clients agents
 	cargo test --release --workspace --test agents -- --ignored
+
+# Half an hour: every test of the tools on both engines, in a KVM host that QEMU emulates.
+kvm: image
+	@.ci/clients
+	cargo test --release --workspace --test kvm_host -- --ignored --test-threads 1
 
 bench: image
 	$(BUILD) --release --examples

@@ -84,7 +84,8 @@ fn suite(name: &str, arguments: &str) -> String {
 }
 
 #[test]
-fn the_tools_hold_on_qemu_with_kvm() {
+#[ignore = "takes ten minutes: `make kvm`"]
+fn every_tool_holds_on_qemu_with_kvm() {
     let variables = [("SNOWGLOBE_ENGINE", "qemu"), ("SNOWGLOBE_ACCEL", "kvm")];
     on_a_kvm_host(
         1100,
@@ -94,12 +95,24 @@ fn the_tools_hold_on_qemu_with_kvm() {
 }
 
 #[test]
-fn the_tools_hold_on_krun() {
+#[ignore = "takes eleven minutes: `make kvm`"]
+fn every_tool_holds_on_krun() {
     let variables = [("SNOWGLOBE_ENGINE", "krun")];
     on_a_kvm_host(
         1100,
         &variables,
         &suite("integration", "--include-ignored vm::"),
+    );
+}
+
+/// The tests of what depends on the engine: its link, workspace, disks, start and end.
+#[test]
+fn commands_files_snapshots_and_ends_hold_on_krun() {
+    let tests = "--include-ignored vm::files vm::lifecycle vm::snapshots vm::every_exit_code vm::input_and_output";
+    on_a_kvm_host(
+        800,
+        &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite("integration", tests),
     );
 }
 
