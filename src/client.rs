@@ -86,6 +86,14 @@ pub(crate) fn check(config: &Config, running: &Running) -> Result<Vec<Difference
     }
 }
 
+/// What a person is told of a changed configuration.
+pub(crate) fn outdated(differs: &Difference) -> String {
+    format!(
+        "the running sandbox was started with {} = {}; the configuration now says {}, which counts after `snowglobe stop`",
+        differs.asked.key, differs.has, differs.asked.value
+    )
+}
+
 /// A question to the process that keeps a sandbox. The process gives up what it does for a client that has gone, so the
 /// connection stays open until this is dropped.
 struct Question<'a> {

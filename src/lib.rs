@@ -21,6 +21,7 @@
 //! - [`image`]: root disks: references, registries, the store;
 //! - `logs`: the files that remain of a sandbox's processes;
 //! - [`workspace`]: what `/workspace` is, and which host directories may be shared;
+//! - `web`: clients for HTTPS;
 //! - [`names`], `text`, [`shown`], [`progress`]: names, words, what is printed, what is said meanwhile.
 #![cfg_attr(
     test,
@@ -49,6 +50,7 @@ macro_rules! tell {
     ($($what:tt)*) => { $crate::shown::print(format_args!($($what)*)) };
 }
 
+mod agent;
 mod blocking;
 pub mod cli;
 mod client;
@@ -76,6 +78,7 @@ pub mod shown;
 pub mod text;
 mod time;
 pub mod vmm;
+mod web;
 pub mod workspace;
 
 /// What helps where a file system of the host's is full.

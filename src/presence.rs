@@ -9,6 +9,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::private;
@@ -78,6 +79,35 @@ pub(crate) fn is_held(lock: &Path) -> io::Result<bool> {
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Whether a directory is there; none if its file system, which was mounted there, is not mounted or can't be read.
+pub(crate) fn is_there(directory: &Path, mount: &Path) -> Option<bool> {
+    match is_name(directory) {
+        Ok(true) => Some(true),
+        Ok(false) if is_mounted(mount) => Some(false),
+        Ok(false) | Err(_) => None,
+    }
+}
+
+/// The highest directory of a directory's file system.
+pub(crate) fn mount_of(directory: &Path) -> PathBuf {
+    let own = device(directory);
+    let same = |above: &&Path| device(above) == own;
+    let highest = directory.ancestors().take_while(same).last();
+    highest.unwrap_or(directory).to_owned()
+}
+
+/// Whether a file system is mounted there.
+fn is_mounted(mount: &Path) -> bool {
+    match mount.parent() {
+        None => true,
+        Some(above) => device(mount).is_some_and(|own| device(above) != Some(own)),
+    }
+}
+
+fn device(path: &Path) -> Option<u64> {
+    fs::metadata(path).map(|meta| meta.dev()).ok()
 }
 
 /// Ok if the error means that there is no such name; else the error.

@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -245,8 +245,23 @@ impl Standard {
     }
 }
 
+/// Whether a full-screen front end has the terminal.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Tells that a front end has the terminal, or has it no longer. Meanwhile no message goes to standard error if that is
+/// the terminal, too: `2>FILE` keeps them.
+pub fn take_terminal(taken: bool) {
+    TAKEN.store(taken, Ordering::SeqCst);
+}
+
 impl Write for Standard {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if matches!(self.0, Stream::Error)
+            && TAKEN.load(Ordering::SeqCst)
+            && io::stderr().is_terminal()
+        {
+            return Ok(bytes.len());
+        }
         self.retried(|| match self.0 {
             Stream::Output => io::stdout().lock().write(bytes),
             Stream::Error => io::stderr().lock().write(bytes),

@@ -157,6 +157,18 @@ pub(crate) fn nearest<'a>(
         .map(|(_, name)| name)
 }
 
+/// What is said about a key of a configuration that is none.
+pub(crate) fn unknown_key<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let mut known: Vec<&str> = known.into_iter().collect();
+    known.sort_unstable();
+    // Bounded and without control characters: a project's file may come from anywhere.
+    let name: String = name.escape_debug().take(40).collect();
+    match nearest(&name, known.iter().copied()) {
+        Some(near) => format!("unknown key `{name}`; did you mean `{near}`?"),
+        None => format!("unknown key `{name}`; known keys: {}", known.join(", ")),
+    }
+}
+
 /// A question about the name that was probably meant, before other words: `did you mean `debian`? `; empty if none is near.
 pub(crate) fn did_you_mean<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(unknown, known).map_or_else(String::new, |near| format!("did you mean `{near}`? "))
@@ -212,6 +224,20 @@ macro_rules! checked_text {
 }
 
 pub(crate) use {checked_text, serde_as_text};
+
+/// A text of at most about `most` bytes: of a longer one its beginning and its end, with a line about the missing part.
+pub(crate) fn middle_cut(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let (head, tail) = (most * 2 / 5, most - most * 2 / 5);
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=head).rev().find(boundary).unwrap_or(0);
+    let tail = (text.len() - tail..text.len()).find(boundary);
+    let tail = tail.unwrap_or(text.len());
+    let missing = size((tail - head) as u64);
+    format!("{}\n[{missing} left out]\n{}", &text[..head], &text[tail..]).into()
+}
 
 #[cfg(test)]
 mod tests {
@@ -342,6 +368,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_cut_text_keeps_its_beginning_and_its_end(text in "\\PC{0,80}", most in 0_usize..100) {
+            let cut = middle_cut(&text, most);
+            if text.len() <= most {
+                prop_assert_eq!(&cut, &text);
+            } else {
+                let (head, rest) = cut.split_once("\n[").unwrap();
+                let (_, tail) = rest.split_once(" left out]\n").unwrap();
+                prop_assert!(text.starts_with(head) && text.ends_with(tail));
+                prop_assert!(head.len() + tail.len() <= most);
+            }
+        }
+
         #[test]
         fn hexadecimal_digits_are_counted_and_in_lower_case(text in "[0-9a-fA-Fg ]{0,9}|[0-9a-f]{8}", digits in 0..10_usize) {
             let read = u64::from_str_radix(&format!("1{text}"), 16);

@@ -10,7 +10,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use super::ending::Interrupted;
 use super::{logs, progress};
 use crate::client;
-use crate::config::{Config, Difference, Raw};
+use crate::config::{Config, Raw};
 use crate::guest::Guest;
 use crate::progress::Progress;
 use crate::rundir::Running;
@@ -145,19 +145,11 @@ pub(super) async fn start_or_join(
         false => {
             progress.say(format!("joining the running sandbox {}", running.id));
             for differs in client::check(config, &running)? {
-                say!("{}", outdated(&differs));
+                say!("{}", client::outdated(&differs));
             }
         }
     }
     Ok((running, started))
-}
-
-/// What a person is told of a changed configuration.
-pub(super) fn outdated(differs: &Difference) -> String {
-    format!(
-        "the running sandbox was started with {} = {}; the configuration now says {}, which counts after `snowglobe stop`",
-        differs.asked.key, differs.has, differs.asked.value
-    )
 }
 
 /// A sandbox for this command alone.

@@ -48,6 +48,13 @@ impl Data {
         for sandbox in &found.sandboxes {
             line(sandbox.bytes, &format!("  {}", stock::described(sandbox)))?;
         }
+        let all: u64 = found.conversations.iter().map(|of| of.bytes).sum();
+        if all > 0 {
+            line(all, "the agent's conversations: snowglobe rm --sessions")?;
+        }
+        for of in &found.conversations {
+            line(of.bytes, &format!("  {}", stock::conversations(of)))?;
+        }
         let parts: [(&str, &Part); 7] = [
             (
                 "logs of sandboxes without data: snowglobe prune",

@@ -221,7 +221,7 @@ impl ShowStatus {
             writeln!(out, "{name:<10} {}", shown::line(&value))?;
         }
         for differs in client::check(&config, &running).unwrap_or_default() {
-            say!("{}", super::attach::outdated(&differs));
+            say!("{}", client::outdated(&differs));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -5,6 +5,7 @@ macro_rules! say {
     ($($what:tt)*) => { crate::shown::say(format_args!($($what)*)) };
 }
 
+mod agent;
 mod allow;
 mod attach;
 mod completions;
@@ -59,6 +60,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Sub {
+    /// Work on this project with a model: the terminal agent
+    Agent(agent::Agent),
     /// Serve MCP on standard input and output (what an editor starts), or over HTTP
     Serve(serve::Serve),
     /// Run one command in the sandbox and exit with its exit status
@@ -133,6 +136,7 @@ pub fn run() -> Done {
         .build()?;
     let done = runtime.block_on(async {
         match cli.command {
+            Sub::Agent(agent) => agent.run().await,
             Sub::Serve(serve) => serve.run().await,
             Sub::Exec(exec) => exec.run().await,
             Sub::Shell(shell) => shell.run().await,

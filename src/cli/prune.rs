@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::confirm::Yes;
 use super::json::AsJson;
 use super::{Done, load, rm, stock};
+use crate::agent::session::{self, Kept};
 use crate::blocking::blocking_here;
 use crate::config::{Config, Raw};
 use crate::disk::Store;
@@ -51,6 +52,7 @@ enum How {
     Layers(SandboxName),
     Images,
     Stale(Vec<SandboxName>),
+    Conversations(Kept),
     Files(Vec<PathBuf>),
 }
 
@@ -84,6 +86,10 @@ pub(super) fn items(config: &Config, found: &Inventory) -> Vec<Item> {
         "clients' sessions that have ended".to_owned(),
         How::Sessions,
     );
+    for of in found.conversations.iter().filter(|of| of.is_orphan()) {
+        let how = How::Conversations(of.kept.clone());
+        add(of.bytes, stock::conversations(of), how);
+    }
     let images = found.images.unneeded_bytes;
     add(images, "parts that no image needs".to_owned(), How::Images);
     let (logs, ssh) = (&found.stale_logs, &found.stale_ssh);
@@ -180,6 +186,7 @@ async fn remove(config: &Config, how: &How) -> anyhow::Result<()> {
                 say!("another snowglobe process fetches an image now, so layers were kept");
             }
         }
+        How::Conversations(kept) => blocking_here(|| session::remove(kept))?,
         How::Files(paths) => {
             for path in paths {
                 files::remove_file(path)?;

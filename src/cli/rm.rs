@@ -7,9 +7,10 @@ use clap::Args;
 use super::confirm::Yes;
 use super::json::AsJson;
 use super::{Done, load, stock};
+use crate::agent::session;
 use crate::blocking::blocking_here;
 use crate::config::{Config, Raw};
-use crate::inventory::Sandbox;
+use crate::inventory::{Conversations, Sandbox};
 use crate::names::SandboxName;
 use crate::progress::Progress;
 use crate::rundir::Running;
@@ -21,6 +22,9 @@ use crate::{client, shown};
 pub(super) struct Rm {
     /// Whose, as `snowglobe data` lists them; this project's without a name
     names: Vec<SandboxName>,
+    /// Remove the agent's conversations about their directories, too
+    #[arg(long)]
+    sessions: bool,
     /// Stop sandboxes that run
     #[arg(long)]
     force: bool,
@@ -54,7 +58,27 @@ impl Rm {
                 sandbox.name
             );
         }
+        let about = |of: &&Conversations| {
+            let directory = of.directory.as_ref();
+            directory.is_some_and(|path| doomed.iter().any(|one| one.directories.contains(path)))
+        };
+        let conversations: Vec<&Conversations> = found.conversations.iter().filter(about).collect();
+        let (spoken, stay): (Vec<_>, Vec<_>) =
+            conversations.into_iter().partition(|_| self.sessions);
+        if let Some(of) = spoken.iter().find(|of| of.open) {
+            anyhow::bail!(
+                "remove {}: end the agent that has one open first",
+                shown::line(&stock::conversations(of))
+            );
+        }
         if !self.yes.given() {
+            for of in &spoken {
+                shown::complain(format_args!(
+                    "{} would go: {}",
+                    size(of.bytes),
+                    shown::line(&stock::conversations(of))
+                ));
+            }
             for sandbox in &doomed {
                 shown::complain(format_args!(
                     "{} would go: {}",
@@ -73,6 +97,16 @@ impl Rm {
                 "removed {} ({})",
                 shown::line(&stock::described(sandbox)),
                 size(sandbox.bytes)
+            );
+        }
+        for of in spoken {
+            blocking_here(|| session::remove(&of.kept))?;
+            say!("removed {}", shown::line(&stock::conversations(of)));
+        }
+        for of in stay {
+            say!(
+                "{} stay; --sessions removes them, too",
+                shown::line(&stock::conversations(of))
             );
         }
         self.json.print(&doomed)?;

@@ -124,7 +124,7 @@ fn proxy_command(program: &Path, config: &Config) -> anyhow::Result<String> {
                 "name" | "workspace" | "data_dir" | "env"
             )
         {
-            words.extend(flag(&setting.key, &setting.value));
+            words.extend(flag(&setting.key, &setting.value).map(OsString::from));
         }
     }
     let words: anyhow::Result<Vec<String>> = words
@@ -135,14 +135,14 @@ fn proxy_command(program: &Path, config: &Config) -> anyhow::Result<String> {
 }
 
 /// The word of a flag that sets a key, if a flag can set it to that value.
-fn flag(key: &str, value: &serde_json::Value) -> Option<OsString> {
+pub(super) fn flag(key: &str, value: &serde_json::Value) -> Option<String> {
     use serde_json::Value;
     let text = match value {
         Value::Null | Value::Object(_) | Value::Array(_) => return None,
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    Some(format!("--{}={text}", key.replace('_', "-")).into())
+    Some(format!("--{}={text}", key.replace('_', "-")))
 }
 
 /// The line `SetEnv` with the variables of `--env`. Each session gets them, even if the sandbox runs already.

@@ -2,7 +2,7 @@
 
 use crate::client;
 use crate::config::Config;
-use crate::inventory::{Inventory, Sandbox};
+use crate::inventory::{Conversations, Inventory, Sandbox};
 
 /// What lies on the disk now.
 pub(super) fn look(config: &Config) -> anyhow::Result<Inventory> {
@@ -34,6 +34,22 @@ pub(super) fn described(sandbox: &Sandbox) -> String {
         0 => {}
         1 => text += ", 1 snapshot",
         count => text += &format!(", {count} snapshots"),
+    }
+    text
+}
+
+/// The agent's conversations about a project, on one line.
+pub(super) fn conversations(of: &Conversations) -> String {
+    let directory = of.directory.as_deref().unwrap_or("an unknown directory");
+    let mut text = match of.sessions {
+        1 => format!("1 conversation about {directory}"),
+        count => format!("{count} conversations about {directory}"),
+    };
+    if of.state == "gone" {
+        text += " (gone)";
+    }
+    if of.open {
+        text += ", open";
     }
     text
 }

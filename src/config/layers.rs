@@ -9,7 +9,6 @@ use super::ConfigError;
 use super::dirs::Dirs;
 use super::keys::{KEYS, Key, Kind, Raw, SetBy, key};
 use crate::image::ImageRef;
-use crate::text::nearest;
 
 /// Names that `SNOWGLOBE_*` may have beside the keys.
 const OTHER_VARIABLES: &[&str] = &["LOG", "LIBEXEC", "CACHE_DIR", "RUNTIME_DIR"];
@@ -171,18 +170,8 @@ fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
 }
 
 fn unknown_key(name: &str, may: impl Fn(&Key) -> bool) -> String {
-    let mut known: Vec<&str> = KEYS
-        .iter()
-        .filter(|key| may(key))
-        .map(|key| key.name)
-        .collect();
-    known.sort_unstable();
-    // Bounded and without control characters: a project's file may come from anywhere.
-    let name: String = name.escape_debug().take(40).collect();
-    match nearest(&name, known.iter().copied()) {
-        Some(near) => format!("unknown key `{name}`; did you mean `{near}`?"),
-        None => format!("unknown key `{name}`; known keys: {}", known.join(", ")),
-    }
+    let known = KEYS.iter().filter(|key| may(key)).map(|key| key.name);
+    crate::text::unknown_key(name, known)
 }
 
 fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {

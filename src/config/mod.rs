@@ -31,7 +31,10 @@ pub use dirs::Dirs;
 pub use error::ConfigError;
 pub use keys::Raw;
 pub use layers::Sources;
-pub use project::{PROJECT_FILE, ProjectFile, find as find_project};
+pub use project::{
+    MCP_FILES, PROJECT_FILE, ProjectFile, find as find_project, find_in as find_in_project,
+    root as project_root,
+};
 pub use resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
 pub use setting::{Origin, Setting};
 pub use settings::{Difference, differences, lasting, value_of};

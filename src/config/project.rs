@@ -17,6 +17,9 @@ use super::ConfigError;
 /// The name of the project's file.
 pub const PROJECT_FILE: &str = "snowglobe.toml";
 
+/// The files in which a project names servers for clients.
+pub const MCP_FILES: [&str; 2] = [".mcp.json", "mcp.json"];
+
 /// The longest file that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -32,7 +35,7 @@ pub struct ProjectFile {
 /// The project that `cwd` is in: the root of its repository, or the nearest directory there that has a project's file;
 /// `cwd` itself outside of repositories. The search ends where that for the project's file does, so no other user can
 /// widen what a sandbox shares.
-pub(super) fn root(cwd: &Path, home: Option<&Path>) -> PathBuf {
+pub fn root(cwd: &Path, home: Option<&Path>) -> PathBuf {
     let Ok(start) = stat(cwd) else {
         return cwd.to_owned();
     };
@@ -79,6 +82,12 @@ pub fn find(cwd: &Path, home: Option<&Path>) -> Result<Option<ProjectFile>, Conf
         }
     }
     Ok(None)
+}
+
+/// The file of that name in a project's directory.
+pub fn find_in(project: &Path, name: &str) -> Result<Option<ProjectFile>, ConfigError> {
+    let path = project.join(name);
+    Ok(read(&path)?.map(|text| ProjectFile { path, text }))
 }
 
 /// Whether the search may go on in a parent: on the same file system, of the same owner, and not writable for other

@@ -4,9 +4,7 @@
 //! A directory counts as gone only while its file system is mounted: a disk that was taken out takes no data with it.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{StoreError, io_error};
@@ -40,7 +38,7 @@ impl Store {
         let mut owners = self.owners()?;
         let owner = Owner {
             directory: directory.to_owned(),
-            mount: mount_of(directory),
+            mount: presence::mount_of(directory),
         };
         if owners.contains(&owner) {
             return Ok(());
@@ -62,7 +60,10 @@ impl Store {
         let Ok(owners) = self.owners() else {
             return Owners::Unknown;
         };
-        let there: Vec<Option<bool>> = owners.iter().map(is_there).collect();
+        let there: Vec<Option<bool>> = owners
+            .iter()
+            .map(|owner| presence::is_there(&owner.directory, &owner.mount))
+            .collect();
         match there.is_empty() {
             _ if there.contains(&Some(true)) => Owners::There,
             false if there.iter().all(|there| *there == Some(false)) => Owners::Gone,
@@ -98,37 +99,10 @@ fn decoded(text: &[u8]) -> Vec<Owner> {
         .collect()
 }
 
-/// Whether a directory is there; none if its file system is not mounted or can't be read.
-fn is_there(owner: &Owner) -> Option<bool> {
-    match presence::is_name(&owner.directory) {
-        Ok(true) => Some(true),
-        Ok(false) if is_mounted(&owner.mount) => Some(false),
-        Ok(false) | Err(_) => None,
-    }
-}
-
-fn device(path: &Path) -> Option<u64> {
-    fs::metadata(path).map(|meta| meta.dev()).ok()
-}
-
-/// The highest directory of a directory's file system.
-fn mount_of(directory: &Path) -> PathBuf {
-    let own = device(directory);
-    let same = |above: &&Path| device(above) == own;
-    let highest = directory.ancestors().take_while(same).last();
-    highest.unwrap_or(directory).to_owned()
-}
-
-/// Whether a file system is mounted there.
-fn is_mounted(mount: &Path) -> bool {
-    match mount.parent() {
-        None => true,
-        Some(above) => device(mount).is_some_and(|own| device(above) != Some(own)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::super::tests::named;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::agent::session::{self, Kept};
 use crate::config::Dirs;
 use crate::disk::{self, Owners, StoreError, StoreFacts};
 use crate::image::ImageStore;
@@ -30,6 +31,8 @@ pub(crate) struct Inventory {
     pub(crate) images: Images,
     /// The data of each sandbox.
     pub(crate) sandboxes: Vec<Sandbox>,
+    /// What `snowglobe agent` keeps of each project.
+    pub(crate) conversations: Vec<Conversations>,
     /// Logs of sandboxes without data.
     pub(crate) stale_logs: Part,
     /// SSH hosts and their keys of sandboxes without data.
@@ -110,6 +113,23 @@ pub(crate) struct Sandbox {
     pub(crate) dead_session: bool,
 }
 
+/// What `snowglobe agent` keeps of a project.
+#[derive(Debug, Serialize)]
+pub(crate) struct Conversations {
+    /// The project's directory, if it is known.
+    pub(crate) directory: Option<String>,
+    /// Whether that is there: `there`, `gone`, or `unknown`.
+    pub(crate) state: &'static str,
+    /// Whether a process has one of them open.
+    pub(crate) open: bool,
+    /// How many there are.
+    pub(crate) sessions: usize,
+    /// What they take, with the logs of the project's servers, in bytes.
+    pub(crate) bytes: u64,
+    #[serde(skip)]
+    pub(crate) kept: Kept,
+}
+
 /// A snapshot.
 #[derive(Debug, Serialize)]
 pub(crate) struct Saved {
@@ -146,6 +166,28 @@ impl Sandbox {
     }
 }
 
+impl Conversations {
+    fn of(kept: Kept, usage: &mut Usage) -> Self {
+        Self {
+            directory: kept.project.as_ref().map(|path| path.display().to_string()),
+            state: match kept.is_there {
+                Some(true) => "there",
+                Some(false) => "gone",
+                None => "unknown",
+            },
+            open: kept.open,
+            sessions: kept.sessions,
+            bytes: usage.of(&kept.path),
+            kept,
+        }
+    }
+
+    /// Whether nothing needs them: the project's directory is gone, and none is open.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.state == "gone" && !self.open
+    }
+}
+
 impl Inventory {
     /// Looks at everything. `running` are the sandboxes that run with this data directory.
     pub(crate) fn look(dirs: &Dirs, running: &[Running]) -> Result<Self, StoreError> {
@@ -165,6 +207,13 @@ impl Inventory {
             .map(|store| Sandbox::of(store, running, &mut usage))
             .collect();
         found.add_logs(&dirs.data, running, &mut usage);
+        let agent = dirs.data.join("agent");
+        found.other.bytes += usage.of_directory(&agent);
+        for kept in session::kept(&dirs.data) {
+            found
+                .conversations
+                .push(Conversations::of(kept, &mut usage));
+        }
         found.add_ssh(&dirs.data, running, &mut usage);
         for path in listed(&dirs.cache) {
             let ours = |name: &str| name.starts_with("vmlinux-") || name == "kvm.json";
@@ -178,12 +227,13 @@ impl Inventory {
             let part = match file_name(&path) {
                 Some("allowed") => &mut found.consents,
                 Some("http-token") => &mut found.token,
-                Some("images" | "logs" | "sandboxes" | "ssh") => continue,
+                Some("agent" | "images" | "logs" | "sandboxes" | "ssh") => continue,
                 _ => &mut found.other,
             };
             part.add(path, &mut usage);
         }
-        for path in listed(&sandboxes).into_iter().filter(|path| !path.is_dir()) {
+        let strays = [&sandboxes, &agent].map(|dir| listed(dir));
+        for path in strays.into_iter().flatten().filter(|path| !path.is_dir()) {
             found.other.add(path, &mut usage);
         }
         found.bytes = found.sum();
@@ -252,7 +302,8 @@ impl Inventory {
         ];
         let parts: u64 = parts.iter().map(|part| part.bytes).sum();
         let sandboxes: u64 = self.sandboxes.iter().map(|sandbox| sandbox.bytes).sum();
-        self.images.bytes + parts + sandboxes
+        let conversations = self.conversations.iter().map(|of| of.bytes);
+        self.images.bytes + parts + sandboxes + conversations.sum::<u64>()
     }
 }
 

@@ -10,6 +10,7 @@
 
 #[path = "../integration/common/mod.rs"]
 mod common;
+mod models;
 
 use std::path::{Path, PathBuf};
 

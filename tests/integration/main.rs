@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod agent;
 mod chaos;
 mod cli;
 mod common;

@@ -46,7 +46,9 @@ pub(super) fn check(
         .filter_map(Value::as_str)
         .collect();
     let arguments = arguments.unwrap_or_default();
-    let ignored = unknown(tool, properties, &arguments)?;
+    let mut ignored = unknown(tool, properties, &arguments)?;
+    // Whether a map keeps an order depends on what else is built.
+    ignored.sort_unstable();
     let mut notes = Notes::default();
     let mut checked = JsonObject::new();
     for (name, value) in arguments {

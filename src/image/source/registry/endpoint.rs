@@ -13,7 +13,7 @@ use crate::image::reference::RegistryRef;
 use crate::image::source::registry::credentials;
 use crate::image::source::registry::error::RegistryError;
 use crate::image::source::registry::login::Login;
-use crate::image::source::registry::reader::{Connection, Reader, use_ring};
+use crate::image::source::registry::reader::{Connection, Reader};
 use crate::image::source::registry::settings::Registries;
 use crate::progress::Progress;
 
@@ -61,7 +61,6 @@ impl Endpoint {
         host: String,
         progress: &Progress,
     ) -> Result<Self, RegistryError> {
-        use_ring();
         let login = credentials::login(&host).await;
         if let Some(problem) = &login.problem {
             progress.say(format!("going on without a login for {host}: {problem}"));

@@ -6,7 +6,7 @@
 //! sent only if the registry asks for it. Pushing is in `writer`.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http_auth::parser::ChallengeParser;
@@ -18,9 +18,6 @@ use reqwest::{RequestBuilder, Response, StatusCode, Url};
 
 use crate::image::manifest::MAX_JSON;
 
-/// The user agent of all requests.
-pub(super) const USER_AGENT: &str = concat!("snowglobe/", env!("CARGO_PKG_VERSION"));
-
 /// The most redirects of a request.
 const MAX_REDIRECTS: usize = 5;
 /// The most that is read of the text of an error, in bytes.
@@ -29,19 +26,6 @@ const MAX_ERROR: usize = 64 << 10;
 const MAX_TOKEN: u64 = 64 << 10;
 /// How long a manifest, a token or an error may take to arrive.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Makes ring the cryptography of TLS in this process.
-pub(super) fn use_ring() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if rustls::crypto::ring::default_provider()
-            .install_default()
-            .is_err()
-        {
-            tracing::debug!("the process has another provider of cryptography already");
-        }
-    });
-}
 
 /// How to connect to a registry.
 pub(super) struct Connection<'a> {
@@ -108,8 +92,7 @@ impl Reader {
             certificates.extend(reqwest::Certificate::from_pem_bundle(pem)?);
         }
         let builder = || {
-            reqwest::Client::builder()
-                .user_agent(USER_AGENT)
+            crate::web::client()
                 .connect_timeout(connection.connect_timeout)
                 .tls_certs_merge(certificates.clone())
         };

@@ -54,7 +54,6 @@ fn reader(host: &str) -> Reader {
         connect_timeout: Duration::from_secs(5),
         read_timeout: Duration::from_secs(5),
     };
-    use_ring();
     Reader::new(
         &connection,
         &RegistryAuth::Basic("me".into(), "secret".into()),
