@@ -46,9 +46,7 @@ pub(super) fn check(
         .filter_map(Value::as_str)
         .collect();
     let arguments = arguments.unwrap_or_default();
-    let mut ignored = unknown(tool, properties, &arguments)?;
-    // Whether a map keeps an order depends on what else is built.
-    ignored.sort_unstable();
+    let ignored = unknown(tool, properties, &arguments)?;
     let mut notes = Notes::default();
     let mut checked = JsonObject::new();
     for (name, value) in arguments {
