@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::ending::{Interrupted, Misused};
-use super::{Done, signals};
+use super::{Done, signals, terminal};
 use crate::agent::conversation::{self, Brain, Limits, Setup};
 use crate::agent::event::TurnEnd;
 use crate::agent::providers::{ModelName, Models};
@@ -91,7 +91,7 @@ impl Agent {
         if self.demo {
             return self.play().await;
         }
-        if self.print.is_none() && !is_on_a_terminal() {
+        if self.print.is_none() && !terminal::is_there() {
             return Err(Misused(
                 "open the agent: standard input and output are no terminal; use `snowglobe agent -p PROMPT` in scripts"
                     .into(),
@@ -123,7 +123,7 @@ impl Agent {
         };
         let setup = self.setup(Brain::Demo, script::MODEL.parse()?, own, session);
         let prompt = script::PROMPT.to_owned();
-        let done = match is_on_a_terminal() {
+        let done = match terminal::is_there() {
             true => open(setup, Some(prompt), false, shell).await,
             false => answer(setup, prompt, self.json).await,
         };
@@ -217,12 +217,8 @@ impl Agent {
     }
 }
 
-fn is_on_a_terminal() -> bool {
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
-}
-
-/// Opens the terminal front end. `resume`: the person picks a session first. `shell`: the flags by which a shell finds the
-/// same sandbox, if it can.
+/// Opens the terminal front end. With `resume`, the person first picks a session. `shell` has the flags that make
+/// `snowglobe shell` join the same sandbox; without them the front end offers no shell.
 async fn open(
     setup: Setup,
     prompt: Option<String>,

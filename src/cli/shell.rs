@@ -1,6 +1,5 @@
 //! `snowglobe shell`: the sandbox's login shell on this terminal.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -32,7 +31,7 @@ pub(super) struct Shell {
 impl Shell {
     pub(super) async fn run(self) -> Done {
         anyhow::ensure!(
-            std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
+            terminal::is_there(),
             "open a shell: standard input and output are no terminal; use `snowglobe exec` in scripts"
         );
         let flags = *self.config;

@@ -12,11 +12,14 @@ const TERM: &str = "xterm-256color";
 /// The size of a terminal that does not know its own.
 const SIZE: (u16, u16) = (80, 24);
 
+/// Whether standard input and output are a terminal, which a shell or a front end needs.
+pub(super) fn is_there() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
 /// Whether a person is at the terminal: what they type and what they see are one.
 pub(super) fn is_interactive() -> bool {
-    std::io::stdin().is_terminal()
-        && std::io::stdout().is_terminal()
-        && std::io::stderr().is_terminal()
+    is_there() && std::io::stderr().is_terminal()
 }
 
 /// The guest's terminal: of the size and type of this process's.
