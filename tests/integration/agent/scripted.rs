@@ -691,27 +691,26 @@ fn responses(answer: &Answer, request: usize) -> Vec<Event> {
     for piece in &answer.pieces {
         let at = output.len();
         let item = match piece {
-            Piece::Text(text) if matches!(answer.end, End::Refused) => {
-                for word in words(text) {
-                    send(
-                        &mut events,
-                        "response.refusal.delta",
-                        json!({"output_index": at, "content_index": 0, "delta": word}),
-                    );
-                }
-                json!({"type": "message", "id": format!("msg_{request}_{at}"), "role": "assistant", "status": "completed",
-                    "content": [{"type": "refusal", "refusal": text}]})
-            }
             Piece::Text(text) => {
+                let (delta, content) = match answer.end {
+                    End::Refused => (
+                        "response.refusal.delta",
+                        json!({"type": "refusal", "refusal": text}),
+                    ),
+                    _ => (
+                        "response.output_text.delta",
+                        json!({"type": "output_text", "text": text, "annotations": []}),
+                    ),
+                };
                 for word in words(text) {
                     send(
                         &mut events,
-                        "response.output_text.delta",
+                        delta,
                         json!({"output_index": at, "content_index": 0, "delta": word}),
                     );
                 }
                 json!({"type": "message", "id": format!("msg_{request}_{at}"), "role": "assistant", "status": "completed",
-                    "content": [{"type": "output_text", "text": text, "annotations": []}]})
+                    "content": [content]})
             }
             Piece::Reasoning(text) => {
                 for word in words(text) {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use super::scripted::{Answer, ScriptedModel};
-use super::task::Desk;
+use super::task::{Desk, results};
 use crate::common::http::serve_http;
 use crate::common::{Place, SOON, eventually, lossy};
 
@@ -27,15 +27,6 @@ done
 sleep 4322 &
 wait
 "#;
-
-/// The results in a request.
-fn told(asked: &super::scripted::Asked) -> Vec<String> {
-    let messages = asked.body["messages"].as_array().unwrap();
-    let results = messages.iter().filter(|message| message["role"] == "tool");
-    results
-        .map(|result| result["content"].to_string())
-        .collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_sandbox_is_started_anew_and_other_servers_are_used() {
@@ -59,13 +50,7 @@ async fn a_lost_sandbox_is_started_anew_and_other_servers_are_used() {
     let evil = json!({"mcpServers": {"evil": {"command": "touch", "args": [home.join("evil")]}}});
     std::fs::write(desk.place.workspace.join(".mcp.json"), evil.to_string()).unwrap();
     let kept = desk.allows_for_ever(json!([{"server": "notes__remember"}]));
-    let child = desk
-        .command(&["--json", "-p", "go"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = desk.start(&["--json", "-p", "go"]);
     let begun = desk.place.workspace.join("begun");
     eventually("the command runs", || begun.exists()).await;
     let (status, _, err) = desk.place.run(&["stop"]).await;
@@ -82,7 +67,7 @@ async fn a_lost_sandbox_is_started_anew_and_other_servers_are_used() {
         first.contains("Keep notes.") && first.contains("notes__remember"),
         "{first}"
     );
-    let results = told(&asked[2]);
+    let results = results(&asked[2]);
     assert!(results[0].contains("remembered"), "{results:?}");
     assert!(results[2].contains("again"), "{results:?}");
     let notices: Vec<String> = out
@@ -144,7 +129,7 @@ async fn servers_over_http_are_used() {
     );
     let asked = desk.model.requests();
     assert!(asked[0].body.to_string().contains("other__exec"));
-    let results = told(&asked[1]);
+    let results = results(&asked[1]);
     assert!(results[0].contains("no snapshots"), "{results:?}");
     // What runs on another server is asked about, and nobody is there to answer.
     assert!(results[1].contains("did not allow this"), "{results:?}");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Child;
 
 use super::scripted::{Answer, Asked, ScriptedModel};
 use crate::common::{Place, SOON, lossy};
@@ -65,6 +66,16 @@ impl Desk {
         command
     }
 
+    /// Starts it without input; its outputs are read by the test.
+    pub(super) fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
     async fn run(&self, arguments: &[&str]) -> Done {
         let run = self.command(arguments).stdin(Stdio::null()).output();
         let output = tokio::time::timeout(SOON, run)
@@ -80,7 +91,7 @@ impl Desk {
 }
 
 /// The results of calls in a request, in the form of Chat Completions.
-fn results(asked: &Asked) -> Vec<String> {
+pub(super) fn results(asked: &Asked) -> Vec<String> {
     let messages = asked.body["messages"].as_array().unwrap();
     let results = messages.iter().filter(|message| message["role"] == "tool");
     results
@@ -286,14 +297,7 @@ async fn an_interrupted_turn_goes_on_later() {
         Answer::text("Going on."),
     ]);
     let desk = Desk::new("chat", "", model);
-    let mut child = desk
-        .command(&["--json", "-p", "sleep"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut child = desk.start(&["--json", "-p", "sleep"]);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let begun = desk.place.workspace.join("begun");
     let mut results = 0;
@@ -409,13 +413,7 @@ async fn what_breaks_at_any_moment_does_not_end_the_turn() {
         }
     });
     let desk = Desk::new("chat", "", model);
-    let mut child = desk
-        .command(&["--json", "-p", "go"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = desk.start(&["--json", "-p", "go"]);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut events = Vec::new();
     let mut kill_at = 20 + rand::random_range(0..20);
