@@ -77,8 +77,8 @@ pub(crate) enum Command {
 /// A report of the loop.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The session, at the start and whenever it is another one. `messages` are those of an earlier session or branch,
-    /// with their entries: a front end shows them anew.
+    /// The session: at the start, and again after each change of session or branch. A front end shows `messages`, which
+    /// were said before, anew.
     Session {
         /// The session's name.
         id: String,
@@ -235,7 +235,7 @@ pub(crate) enum SandboxState {
 /// A question to a person.
 #[derive(Debug)]
 pub(crate) struct Question {
-    /// Who asks: a server's name, or Snowglobe itself.
+    /// The name of the server that asks, or `snowglobe`.
     pub(crate) from: String,
     /// The question.
     pub(crate) text: String,

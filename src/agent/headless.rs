@@ -76,7 +76,7 @@ fn told(what: &str) {
     shown::say(format_args!("{what}"));
 }
 
-/// What a person who waits is told on standard error.
+/// Reports progress on standard error, for a person who waits for the answer.
 fn tell(event: &Event) {
     match event {
         Event::Notice(text) => told(text),

@@ -50,7 +50,7 @@ pub(crate) struct Options {
     pub(crate) prompt: Option<String>,
     /// Whether the person picks a session to go on with first.
     pub(crate) resume: bool,
-    /// The flags by which `snowglobe shell` finds the same sandbox; none if it can't.
+    /// The flags that make `snowglobe shell` join the same sandbox; `None` where no shell can join it.
     pub(crate) shell: Option<Vec<String>>,
 }
 

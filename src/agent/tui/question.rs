@@ -94,7 +94,7 @@ impl Asked {
         self.question.answer.is_closed()
     }
 
-    /// Gives the answer to whoever asked, and a line about it.
+    /// Sends the answer to the asking loop or server. Returns a line that says what was answered.
     pub(super) fn reply(self, reply: Reply) -> String {
         let said = match &reply {
             Reply::Decline => "no",
