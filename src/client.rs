@@ -4,6 +4,7 @@ mod error;
 mod remove;
 mod start;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::config::{Config, Difference, Origin, differences, value_of};
 use crate::control::{Answer, Ask, MachineStatus, Messages, Status, send};
 use crate::guest::{self, Guest, Identity};
+use crate::network::live::Status as NetworkStatus;
+use crate::network::ports::{OpenPort, Port};
+use crate::network::settings::Change;
 use crate::progress::Progress;
 use crate::rundir::{self, Running};
 pub(crate) use error::ClientError;
@@ -150,19 +154,77 @@ pub(crate) async fn boot(
         match question.answer().await? {
             Answer::Step(step) => progress.step(step),
             Answer::Booted { lacks } => return Ok(lacks),
-            Answer::Status(_) | Answer::Failed { .. } => return Err(question.ended()),
+            _ => return Err(question.ended()),
         }
     }
 }
 
 /// How a kept sandbox is.
 pub(crate) async fn status(running: &Running) -> Result<Status, ClientError> {
+    ask(running, &Ask::Status, |answer| match answer {
+        Answer::Status(status) => Some(status),
+        _ => None,
+    })
+    .await
+}
+
+/// What of the network a kept sandbox reaches; after a change, if one is given.
+pub(crate) async fn network(
+    running: &Running,
+    change: Option<Change>,
+) -> Result<NetworkStatus, ClientError> {
+    let question = change.map_or(Ask::Network, |change| Ask::ChangeNetwork { change });
+    ask(running, &question, |answer| match answer {
+        Answer::Network(network) => Some(*network),
+        _ => None,
+    })
+    .await
+}
+
+/// The ports of a kept sandbox.
+pub(crate) async fn ports(running: &Running) -> Result<Vec<Port>, ClientError> {
+    ask(running, &Ask::Ports, |answer| match answer {
+        Answer::Ports { ports } => Some(ports),
+        _ => None,
+    })
+    .await
+}
+
+/// Opens a port of a kept sandbox.
+pub(crate) async fn open_port(
+    running: &Running,
+    port: u16,
+    address: Option<SocketAddr>,
+) -> Result<OpenPort, ClientError> {
+    ask(
+        running,
+        &Ask::OpenPort { port, address },
+        |answer| match answer {
+            Answer::PortOpen(open) => Some(open),
+            _ => None,
+        },
+    )
+    .await
+}
+
+/// Closes a port of a kept sandbox; gives whether it was open.
+pub(crate) async fn close_port(running: &Running, port: u16) -> Result<bool, ClientError> {
+    ask(running, &Ask::ClosePort { port }, |answer| match answer {
+        Answer::PortClosed { was_open } => Some(was_open),
+        _ => None,
+    })
+    .await
+}
+
+/// The answer to a question that waits for little.
+async fn ask<T>(
+    running: &Running,
+    question: &Ask,
+    fitting: impl FnOnce(Answer) -> Option<T>,
+) -> Result<T, ClientError> {
     let asked = async {
-        let mut question = Question::put(running, &Ask::Status).await?;
-        match question.answer().await? {
-            Answer::Status(status) => Ok(status),
-            _ => Err(question.ended()),
-        }
+        let mut question = Question::put(running, question).await?;
+        fitting(question.answer().await?).ok_or_else(|| question.ended())
     };
     tokio::time::timeout(ANSWER, asked)
         .await

@@ -1,16 +1,21 @@
 //! What the process that keeps a sandbox is asked by other programs of the same user: one JSON line each way, on the
 //! socket `control.sock` of the sandbox's directory. A question may have several answers; the last one is not a step.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
+use crate::network::live::Status as Network;
+use crate::network::ports::{OpenPort, Port};
+use crate::network::settings::Change;
 use crate::progress::Step;
 
 /// The longest answer that is read, in bytes.
 const LONGEST_ANSWER: u64 = 1 << 20;
 
 /// The longest question that is read, in bytes.
-const LONGEST_QUESTION: u64 = 4 << 10;
+const LONGEST_QUESTION: u64 = 128 << 10;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +29,27 @@ pub(crate) enum Ask {
     },
     /// How the sandbox is.
     Status,
+    /// What of the network it reaches.
+    Network,
+    /// Change that, at once.
+    ChangeNetwork {
+        /// The change.
+        change: Change,
+    },
+    /// On which ports its programs listen, and which are open on this machine.
+    Ports,
+    /// Open a port of the guest.
+    OpenPort {
+        /// The port.
+        port: u16,
+        /// Where; on the loopback interface if none.
+        address: Option<SocketAddr>,
+    },
+    /// Close it.
+    ClosePort {
+        /// The port.
+        port: u16,
+    },
     /// Stop the sandbox and end the process. The answer is the end of the connection. All releases understand it.
     Stop,
 }
@@ -41,6 +67,20 @@ pub(crate) enum Answer {
     },
     /// How the sandbox is.
     Status(Status),
+    /// What of the network it reaches now.
+    Network(Box<Network>),
+    /// Its ports.
+    Ports {
+        /// Each.
+        ports: Vec<Port>,
+    },
+    /// A port that is open now.
+    PortOpen(OpenPort),
+    /// Whether the port was open.
+    PortClosed {
+        /// Whether it was.
+        was_open: bool,
+    },
     /// Why it could not be done.
     Failed {
         /// For a person.

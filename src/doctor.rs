@@ -10,6 +10,7 @@ use snowglobe_runner::{Accel, EngineSpec, Trial};
 use crate::blocking::blocking;
 use crate::config::{AccelChoice, Config, EngineChoice, HostConfig, IsolationChoice};
 use crate::image::{HUB, ImageError, ImageRef, ImageStore, login_problem};
+use crate::network::health::{self, Finding};
 use crate::rundir::RuntimeDir;
 use crate::vmm::{
     self, artefacts,
@@ -83,8 +84,15 @@ impl Check {
 
 /// Runs all checks.
 pub async fn checks(config: &Config) -> Vec<Check> {
-    let (config, login) = (config.clone(), login_problem(HUB).await);
-    blocking(move || all(&config, login)).await
+    let (host, login) = (config.clone(), login_problem(HUB).await);
+    let mut checks = blocking(move || all(&host, login)).await;
+    let environment = |name: &str| std::env::var(name).ok();
+    let network = health::findings(&config.sandbox.network, &environment).await;
+    checks.extend(network.into_iter().map(|finding| match finding {
+        Finding::Works(found) => Check::ok("network", found),
+        Finding::Lacks(found, remedy) => Check::note("network", found, remedy),
+    }));
+    checks
 }
 
 /// All checks: they start programs and look at the disk. `login`: what is wrong with the logins that are kept. Blocks.

@@ -21,6 +21,8 @@
 //! - [`image`]: root disks: references, registries, the store;
 //! - `logs`: the files that remain of a sandbox's processes;
 //! - [`workspace`]: what `/workspace` is, and which host directories may be shared;
+//! - `key`: where keys and secrets come from;
+//! - [`network`]: what the guest may reach: rules, settings;
 //! - `web`: clients for HTTPS;
 //! - [`names`], `text`, [`shown`], [`progress`]: names, words, what is printed, what is said meanwhile.
 #![cfg_attr(
@@ -64,11 +66,13 @@ pub mod guest;
 pub mod image;
 mod inventory;
 mod keeper;
+mod key;
 pub mod login;
 mod logs;
 pub mod machine;
 pub mod mcp;
 pub mod names;
+pub mod network;
 mod presence;
 mod private;
 pub mod progress;

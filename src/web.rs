@@ -2,6 +2,8 @@
 
 use std::sync::Once;
 
+use rustls_platform_verifier::ConfigVerifierExt as _;
+
 /// The user agent of all requests.
 pub(crate) const USER_AGENT: &str = concat!("snowglobe/", env!("CARGO_PKG_VERSION"));
 
@@ -16,6 +18,12 @@ pub(crate) fn use_ring() {
             tracing::debug!("the process has another provider of cryptography already");
         }
     });
+}
+
+/// TLS of a client that trusts the system's authorities.
+pub(crate) fn tls() -> Result<rustls::ClientConfig, rustls::Error> {
+    use_ring();
+    rustls::ClientConfig::with_platform_verifier()
 }
 
 /// A client that trusts the system's authorities. Answers come as they are: a compressed one could be of any length.

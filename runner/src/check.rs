@@ -67,6 +67,12 @@ pub(crate) fn owners(spec: &VmSpec) -> Checked {
     let own = [
         ("link_socket's directory", directory(&spec.link_socket)),
         ("console_log's directory", directory(&spec.console_log)),
+        (
+            "the streams' directory",
+            spec.streams
+                .as_ref()
+                .and_then(|port| directory(&port.socket)),
+        ),
     ]
     .into_iter()
     .chain(written.map(|disk| ("a disk", Some(disk.path.clone()))))
@@ -155,8 +161,13 @@ fn names(spec: &VmSpec) -> Checked {
         .shares
         .iter()
         .map(|share| ("a share's tag", &share.tag));
+    let streams = spec
+        .streams
+        .iter()
+        .map(|port| ("the streams' name", &port.name));
     for (what, name) in [("name", &spec.name), ("link_name", &spec.link_name)]
         .into_iter()
+        .chain(streams)
         .chain(tags)
     {
         if !plain(name) {
@@ -207,6 +218,11 @@ fn paths(spec: &VmSpec) -> Checked {
     let all = listed
         .into_iter()
         .chain([("console_log", &spec.console_log)])
+        .chain(
+            spec.streams
+                .iter()
+                .map(|port| ("the streams' socket", &port.socket)),
+        )
         .chain(disks)
         .chain(shares)
         .chain(removed);

@@ -54,6 +54,9 @@ pub struct VmSpec {
     pub link_name: String,
     /// Its vsock port (engines with vsock).
     pub link_port: u32,
+    /// A second port beside the guest link; absent: there is none.
+    #[serde(default)]
+    pub streams: Option<Port>,
     /// The file that receives the guest's console.
     pub console_log: PathBuf,
     /// The maximum size of a disk's file, at which the VM is ended; absent: the size of the disk. With krun the first
@@ -136,6 +139,18 @@ pub struct Trial {
 
 /// The argument with which the runner tests each fence on this host: it prints a [`Trial`] for each, a line of JSON.
 pub const TRY_FENCES: &str = "--try-fences";
+
+/// A port between the guest and a unix socket of the host: one connection at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The unix socket on which the runner listens.
+    pub socket: PathBuf,
+    /// The name of its virtio-serial port (engines with virtio-serial).
+    pub name: String,
+    /// Its vsock port (engines with vsock).
+    pub port: u32,
+}
 
 /// One disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

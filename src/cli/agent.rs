@@ -232,6 +232,7 @@ async fn open(
         prompt,
         resume,
         shell,
+        network: config.sandbox.network.mode,
     };
     match tui::run(options, conversation::start(setup)).await? {
         Some(signal) => Err(Interrupted(signal).into()),

@@ -107,6 +107,8 @@ fn with_candidates(argument: Arg, above: &str, command: &str) -> Arg {
         (_, _, "setting_snapshot") | ("snapshot", "restore" | "delete", "name" | "names") => {
             snapshots
         }
+        ("network", "explain", "preset") | ("network", "allow" | "deny", "rules") => presets,
+        (_, _, "setting_allow" | "setting_deny") => presets,
         (_, _, "setting_name") | (_, "rm", "names") => sandboxes,
         _ => return argument,
     };
@@ -119,6 +121,10 @@ fn with_candidates(argument: Arg, above: &str, command: &str) -> Arg {
 fn recipes() -> Vec<String> {
     let names = Recipe::ALL.iter().map(|recipe| recipe.name.to_owned());
     names.collect()
+}
+
+fn presets() -> Vec<String> {
+    crate::network::presets::names()
 }
 
 /// The configuration of this directory. A completion has no place for an error.
@@ -191,6 +197,9 @@ mod tests {
             assert_eq!(completed(hidden), Vec::<String>::new(), "{hidden}");
         }
         assert_eq!(completed("snowglobe exec --cpu"), ["--cpus"]);
+        assert_eq!(completed("snowglobe network allow pack"), ["packages"]);
+        assert_eq!(completed("snowglobe exec --allow gitl"), ["gitlab"]);
+        assert_eq!(completed("snowglobe network explain mod"), ["models"]);
         let build = completed("snowglobe image build --");
         assert!(!build.contains(&"--workspace".to_owned()), "{build:?}");
         assert!(completed("snowglobe image build ").contains(&"debian".to_owned()));

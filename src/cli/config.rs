@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::json::AsJson;
 use super::{Done, load};
-use crate::config::{Origin, Raw};
+use crate::config::Raw;
 use crate::shown;
 
 /// Show the effective configuration here, and where each value comes from.
@@ -31,12 +31,7 @@ impl ShowConfig {
                 serde_json::Value::Null => "-".to_owned(),
                 value => value.to_string(),
             };
-            let origin = match &setting.origin {
-                Origin::Default => "default".to_owned(),
-                Origin::UserFile(path) | Origin::ProjectFile(path) => path.display().to_string(),
-                Origin::Environment(name) => name.clone(),
-                Origin::Flag => "flag".to_owned(),
-            };
+            let origin = setting.origin.to_string();
             writeln!(
                 out,
                 "{:<18} {:<32} {}",

@@ -51,6 +51,7 @@ const HEADINGS: &[(&str, &[&str])] = &[
             "git_identity",
         ],
     ),
+    ("Its network", &["network", "allow", "deny"]),
     (
         "How it runs",
         &[
@@ -79,7 +80,7 @@ fn means(subcommand: &str, action: Option<&str>, flag: &str) -> bool {
         ("image", Some(_)) => &["data_dir"],
         // The flags of any action may stand before it.
         ("image", None) => UNPACKS,
-        ("snapshot" | "stop" | "status" | "logs" | "rm", _) => WHICH,
+        ("snapshot" | "stop" | "network" | "status" | "logs" | "rm", _) => WHICH,
         ("doctor", _) => DOCTOR,
         ("allow" | "data" | "prune", _) => &["data_dir"],
         ("completions" | "man" | "keep" | "ls" | "help", _) => &[],

@@ -8,8 +8,10 @@ use serde::Serialize;
 
 use super::json::AsJson;
 use super::{Done, load};
-use crate::config::{Raw, value_of};
+use crate::config::{Raw, Setting, value_of};
 use crate::control::{MachineStatus, Status};
+use crate::network::rules::Mode;
+use crate::network::settings::in_words;
 use crate::rundir::{self, Running};
 use crate::text::{size, time};
 use crate::{client, shown};
@@ -45,8 +47,10 @@ pub(super) struct Row {
     memory_mib: Option<u64>,
     snapshot: Option<String>,
     workspace_mode: Option<String>,
-    /// Which part of the network the sandbox reaches.
-    network: &'static str,
+    /// How much of the network the sandbox reaches: `off`, `list` or `open`.
+    network: String,
+    /// What of it, in words.
+    network_rules: String,
     /// Whether it stays when its client leaves.
     kept: bool,
     /// None for one that is its client's alone, and for one that does not answer.
@@ -83,11 +87,24 @@ pub(super) async fn row(running: &Running) -> Row {
         memory_mib: setting("memory_mib").and_then(serde_json::Value::as_u64),
         snapshot: text("snapshot"),
         workspace_mode: text("workspace_mode"),
-        network: "none",
+        network: text("network.mode").unwrap_or_else(|| Mode::Off.to_string()),
+        network_rules: network_rules(&info.settings),
         kept,
         status,
         problem,
     }
+}
+
+/// What of the network is open, in words.
+fn network_rules(settings: &[Setting]) -> String {
+    let rules = |key: &str| -> Vec<&str> {
+        let rules = value_of(settings, key).and_then(|value| value.as_array());
+        let texts = rules.into_iter().flatten();
+        texts.filter_map(|rule| rule.as_str()).collect()
+    };
+    let mode = value_of(settings, "network.mode").and_then(|mode| mode.as_str());
+    let mode = mode.and_then(|mode| mode.parse().ok()).unwrap_or(Mode::Off);
+    in_words(mode, &rules("network.allow"), &rules("network.deny"))
 }
 
 impl Row {
@@ -247,7 +264,7 @@ impl Row {
         if let Some(mode) = &self.workspace_mode {
             facts.push(("workspace", mode.clone()));
         }
-        facts.push(("network", self.network.to_owned()));
+        facts.push(("network", self.network_rules.clone()));
         facts.push(("process", format!("{}, for {}", self.pid, self.age())));
         match &self.status {
             Some(status) => facts.extend(of_status(status)),

@@ -21,6 +21,8 @@ mod json;
 mod keep;
 mod logs;
 mod ls;
+mod network;
+mod port;
 mod progress;
 mod prune;
 mod rm;
@@ -92,6 +94,9 @@ enum Sub {
     Snapshot(snapshot::Snapshot),
     /// Allow what this project's snowglobe.toml asks for
     Allow(allow::Allow),
+    /// Show and change what the sandbox reaches of the network
+    Network(network::Network),
+    Port(port::Port),
     /// Check what works on this host, and print a remedy for each problem
     Doctor(doctor::Doctor),
     /// Print or install hosts for your own ssh, scp, sftp and editors
@@ -143,6 +148,8 @@ pub fn run() -> Done {
             Sub::Image(image) => image.run().await,
             Sub::Snapshot(snapshot) => snapshot.run().await,
             Sub::Allow(allow) => allow.run(),
+            Sub::Network(network) => network.run().await,
+            Sub::Port(port) => port.run().await,
             Sub::Doctor(doctor) => doctor.run().await,
             Sub::SshConfig(config) => config.run(),
             Sub::SshProxy(proxy) => proxy.run().await,

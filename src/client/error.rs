@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Difference, Origin};
+use crate::config::{self, Difference, Origin};
 use crate::disk::StoreError;
 use crate::guest::{GuestError, KeyError};
 use crate::rundir::{self, RunDirError};
@@ -106,7 +106,7 @@ fn told(directory: &std::path::Path, difference: &Difference) -> String {
     let asked = &difference.asked;
     let by = match &asked.origin {
         Origin::Environment(name) => name.clone(),
-        _ => format!("--{}", asked.key.replace('_', "-")),
+        _ => format!("--{}", config::flag(&asked.key).replace('_', "-")),
     };
     let shown = |value: &serde_json::Value| match value {
         serde_json::Value::String(text) => text.clone(),

@@ -15,6 +15,14 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file could not be changed.
+    #[error("change the configuration file {path}")]
+    Unwritten {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A file does not hold what it should.
     #[error("read the configuration file {path}: {message}")]
     Malformed {

@@ -12,6 +12,7 @@ use clap::builder::ValueParser;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
+use super::network::{self, RawNetwork};
 use crate::image::Registries;
 use crate::text::{parse_seconds, parse_size};
 use crate::workspace::Mode;
@@ -61,6 +62,12 @@ pub(super) struct Key {
 /// The key of that name.
 pub(super) fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key that an effective setting is of: `network.mode` is of `network`.
+pub(super) fn key_of(setting: &str) -> Option<&'static Key> {
+    let table = setting.split('.').next();
+    table.and_then(key)
 }
 
 impl Key {
@@ -152,6 +159,10 @@ macro_rules! keys {
             #[arg(skip)]
             #[serde(default, skip_serializing_if = "Registries::is_empty")]
             pub registries: Registries,
+            /// What of the network the sandbox reaches.
+            #[command(flatten)]
+            #[serde(default, skip_serializing_if = "RawNetwork::is_empty")]
+            pub network: RawNetwork,
             /// Environment of every command, NAME=VALUE; may be repeated
             #[arg(long = "env", id = "setting_env", value_name = "NAME=VALUE", value_parser = parse_variable)]
             #[serde(default, deserialize_with = "variables", serialize_with = "as_table", skip_serializing_if = "Vec::is_empty")]
@@ -162,6 +173,7 @@ macro_rules! keys {
         pub(super) const KEYS: &[Key] = &[
             $(Key { name: stringify!($key), kind: $kind, set_by: SetBy::$set_by, applies: Applies::$applies },)*
             Key { name: "registries", kind: Kind::Table, set_by: SetBy::User, applies: Applies::Start },
+            Key { name: network::TABLE, kind: Kind::Table, set_by: SetBy::Project, applies: Applies::Start },
             Key { name: "env", kind: Kind::Table, set_by: SetBy::Project, applies: Applies::Call },
         ];
 
@@ -174,6 +186,7 @@ macro_rules! keys {
                 Self {
                     $($key: over.$key.or(self.$key),)*
                     registries,
+                    network: self.network.under(over.network),
                     env,
                 }
             }
@@ -182,6 +195,7 @@ macro_rules! keys {
             pub(super) fn not_in(&self, over: &Self) -> Self {
                 Self {
                     $($key: self.$key.clone().filter(|_| over.$key.is_none()),)*
+                    network: self.network.not_in(&over.network),
                     ..self.clone()
                 }
             }

@@ -8,6 +8,7 @@ use etcetera::BaseStrategy;
 use super::ConfigError;
 use super::dirs::Dirs;
 use super::keys::{KEYS, Key, Kind, Raw, SetBy, key};
+use super::network::{self, RawNetwork};
 use crate::image::ImageRef;
 
 /// Names that `SNOWGLOBE_*` may have beside the keys.
@@ -98,8 +99,11 @@ pub(super) fn parse(path: &Path, text: &str, by: SetBy) -> Result<Raw, ConfigErr
     let table: Table = toml::from_str(text).map_err(wrong)?;
     for (name, value) in &table {
         let Some(key) = key(name) else {
-            return Err(refused(unknown_key(name, |_| true)));
+            return Err(refused(unknown_key(name)));
         };
+        if key.name == network::TABLE {
+            network::check_keys(value.as_ref(), by == SetBy::Project).map_err(&refused)?;
+        }
         if by == SetBy::Project
             && let Err(why) = allowed_in_project(key, value.as_ref())
         {
@@ -110,8 +114,10 @@ pub(super) fn parse(path: &Path, text: &str, by: SetBy) -> Result<Raw, ConfigErr
             )));
         }
     }
-    let text = with_numbers(text, &table).map_err(refused)?;
-    toml::from_str(&text).map_err(|error| malformed(path, &text, &error))
+    let text = with_numbers(text, &table).map_err(&refused)?;
+    let raw: Raw = toml::from_str(&text).map_err(|error| malformed(path, &text, &error))?;
+    raw.network.check().map_err(refused)?;
+    Ok(raw)
 }
 
 /// The top level of a file.
@@ -169,14 +175,13 @@ fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     }
 }
 
-fn unknown_key(name: &str, may: impl Fn(&Key) -> bool) -> String {
-    let known = KEYS.iter().filter(|key| may(key)).map(|key| key.name);
-    crate::text::unknown_key(name, known)
+fn unknown_key(name: &str) -> String {
+    crate::text::unknown_key(name, KEYS.iter().map(|key| key.name))
 }
 
 fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
     let may = |key: &Key| key.kind != Kind::Table;
-    let mut table = toml::Table::new();
+    let (mut table, mut network) = (toml::Table::new(), RawNetwork::default());
     for (name, value) in env {
         let Some(suffix) = name.strip_prefix("SNOWGLOBE_") else {
             continue;
@@ -189,8 +194,13 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
             message,
         };
         let lower = suffix.to_lowercase();
+        if network.set_variable(&lower, value).map_err(&refused)? {
+            continue;
+        }
         let Some(key) = key(&lower).filter(|key| may(key)) else {
-            return Err(refused(unknown_key(&lower, may)));
+            let known = KEYS.iter().filter(|key| may(key)).map(|key| key.name);
+            let known = known.chain(network::variables());
+            return Err(refused(crate::text::unknown_key(&lower, known)));
         };
         let expected = |what: &str| refused(format!("expected {what}, got `{value}`"));
         let value = match key.kind {
@@ -208,10 +218,11 @@ fn read_env(env: &[(String, String)]) -> Result<Raw, ConfigError> {
         };
         table.insert(lower, value);
     }
-    table
+    let raw: Raw = table
         .try_into()
         .map_err(|e: toml::de::Error| ConfigError::Environment {
             name: "SNOWGLOBE_*".into(),
             message: e.message().to_owned(),
-        })
+        })?;
+    Ok(Raw { network, ..raw })
 }

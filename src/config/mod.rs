@@ -14,9 +14,11 @@ mod choices;
 mod consent;
 mod defaults;
 mod dirs;
+mod edit;
 mod error;
 mod keys;
 mod layers;
+mod network;
 mod project;
 mod resolve;
 mod resolved;
@@ -28,15 +30,18 @@ mod tests;
 pub use choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 pub use consent::{Consent, Ignored};
 pub use dirs::Dirs;
+pub(crate) use edit::save_rules;
 pub use error::ConfigError;
 pub use keys::Raw;
 pub use layers::Sources;
+pub use network::{RawNetwork, flag};
 pub use project::{
     MCP_FILES, PROJECT_FILE, ProjectFile, find as find_project, find_in as find_in_project,
     root as project_root,
 };
 pub use resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
 pub use setting::{Origin, Setting};
+pub(crate) use settings::of as of_network;
 pub use settings::{Difference, differences, lasting, value_of};
 
 use std::path::{Path, PathBuf};
@@ -86,10 +91,11 @@ impl Config {
             }
         }
         origins.add(&layers.env, |key| {
-            Origin::Environment(format!("SNOWGLOBE_{}", key.to_uppercase()))
+            let name = flag(key).to_uppercase();
+            Origin::Environment(format!("SNOWGLOBE_{name}"))
         });
         origins.add(&layers.flags, |_| Origin::Flag);
-        let mut config = resolve::resolve(raw.under(over), &root, dirs.clone())?;
+        let mut config = resolve::resolve(raw.under(over), &root, dirs.clone(), &origins)?;
         config.ignored = ignored;
         config.settings = origins.settings(&config);
         config.subdirectory = below(&sources.cwd, &config.sandbox.project_dir);
@@ -124,7 +130,9 @@ fn granted(
     let own_image = user.image.as_deref().unwrap_or(defaults::DEFAULT_IMAGE);
     let fetches = |image: &str| image != own_image && !is_here(dirs, image);
     // What a flag or the environment sets anyway is not asked of the user.
-    let asks = excess(&project.not_in(over), &Bounds::of(user), fetches);
+    let asked = project.not_in(over);
+    let mut asks = excess(&asked, &Bounds::of(user), fetches);
+    asks.extend(network::excess(&asked.network, &user.network));
     if asks.is_empty() || Consent::new(&dirs.data).given(file)? {
         return Ok(Ok(project));
     }

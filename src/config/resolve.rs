@@ -11,6 +11,7 @@ use super::dirs::Dirs;
 use super::error::ConfigError;
 use super::keys::{Raw, key};
 use super::resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
+use super::settings::Origins;
 use crate::names::{RULE, SandboxName};
 use crate::workspace::{Mode, SharedDir, Workspace};
 
@@ -36,7 +37,12 @@ fn gibibytes(name: &'static str, value: u32) -> Result<u64, ConfigError> {
     in_range(name, value).map(|gib| u64::from(gib) << 30)
 }
 
-pub(super) fn resolve(raw: Raw, cwd: &Path, dirs: Dirs) -> Result<Config, ConfigError> {
+pub(super) fn resolve(
+    raw: Raw,
+    cwd: &Path,
+    dirs: Dirs,
+    origins: &Origins,
+) -> Result<Config, ConfigError> {
     let host = HostConfig {
         engine: raw.engine.unwrap_or_default(),
         accel: raw.accel.unwrap_or_default(),
@@ -53,7 +59,7 @@ pub(super) fn resolve(raw: Raw, cwd: &Path, dirs: Dirs) -> Result<Config, Config
     };
     Ok(Config {
         host,
-        sandbox: sandbox(raw, cwd)?,
+        sandbox: sandbox(raw, cwd, origins)?,
         calls,
         ignored: None,
         settings: Vec::new(),
@@ -61,7 +67,7 @@ pub(super) fn resolve(raw: Raw, cwd: &Path, dirs: Dirs) -> Result<Config, Config
     })
 }
 
-fn sandbox(raw: Raw, cwd: &Path) -> Result<SandboxSpec, ConfigError> {
+fn sandbox(raw: Raw, cwd: &Path, origins: &Origins) -> Result<SandboxSpec, ConfigError> {
     let project_named = raw.workspace.is_some();
     let directory = raw.workspace.unwrap_or_else(|| cwd.to_owned());
     let unusable = |expected: String| ConfigError::Value {
@@ -101,6 +107,9 @@ fn sandbox(raw: Raw, cwd: &Path) -> Result<SandboxSpec, ConfigError> {
         git_identity: raw.git_identity.unwrap_or(true),
         idle_stop: Some(seconds("idle_stop_s", raw.idle_stop_s.unwrap_or(3600))?)
             .filter(|time| !time.is_zero()),
+        network: raw
+            .network
+            .resolve(|key, rule| origins.of_rule(key, rule))?,
         env: raw.env,
     })
 }

@@ -9,6 +9,7 @@ use super::dirs::Dirs;
 use super::setting::Setting;
 use crate::image::Registries;
 use crate::names::{SandboxName, SnapshotName};
+use crate::network;
 use crate::workspace::Workspace;
 
 /// What holds for every sandbox on this host.
@@ -63,6 +64,8 @@ pub struct SandboxSpec {
     pub idle_stop: Option<Duration>,
     /// Whether the guest's git gets the user's name and e-mail address.
     pub git_identity: bool,
+    /// What of the network it reaches at its start.
+    pub network: network::settings::Settings,
     /// Environment of every command.
     pub env: Vec<(String, String)>,
 }

@@ -1,5 +1,6 @@
 //! One effective setting.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,17 @@ pub enum Origin {
     Environment(String),
     /// A flag.
     Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::UserFile(path) | Self::ProjectFile(path) => path.display().fmt(f),
+            Self::Environment(name) => f.write_str(name),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
 }
 
 /// One key's effective value.

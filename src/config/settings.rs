@@ -4,47 +4,90 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::keys::{Applies, KEYS, Raw, key};
+use super::keys::{Applies, KEYS, Raw, key_of};
+use super::network;
 use super::resolved::{Config, HostConfig, SandboxSpec};
 use super::setting::{Origin, Setting};
+use crate::network::settings::{Settings as Network, Stated};
 use crate::workspace::{Mode, Workspace};
 
 /// Where each key that a layer sets comes from. Later layers count more.
 #[derive(Debug, Default)]
-pub(super) struct Origins(BTreeMap<String, Origin>);
+pub(super) struct Origins {
+    keys: BTreeMap<String, Origin>,
+    /// The origins of the network's rules, each with its key in front. The first layer that states one counts.
+    rules: BTreeMap<(&'static str, String), String>,
+}
 
 impl Origins {
     /// Adds a layer.
     pub(super) fn add(&mut self, layer: &Raw, origin: impl Fn(&str) -> Origin) {
         for key in layer.set_keys() {
-            self.0.insert(key.clone(), origin(&key));
+            self.keys.insert(key.clone(), origin(&key));
         }
+        for (key, rules) in [
+            ("allow", &layer.network.allow),
+            ("deny", &layer.network.deny),
+        ] {
+            let origin = match origin(&format!("network.{key}")) {
+                Origin::Flag => format!("--{key}"),
+                origin => origin.to_string(),
+            };
+            for rule in rules {
+                let known = self.rules.entry((key, rule.clone()));
+                known.or_insert_with(|| origin.clone());
+            }
+        }
+    }
+
+    /// Who stated a rule of the network.
+    pub(super) fn of_rule(&self, key: &'static str, rule: &str) -> String {
+        let known = self.rules.get(&(key, rule.to_owned()));
+        known.cloned().unwrap_or_default()
     }
 
     /// The effective settings.
     pub(super) fn settings(mut self, config: &Config) -> Vec<Setting> {
         let mut values = values(config);
-        KEYS.iter()
-            .map(|key| Setting {
-                key: key.name.to_owned(),
-                value: values.remove(key.name).unwrap_or(Value::Null),
-                origin: self.0.remove(key.name).unwrap_or(Origin::Default),
+        names()
+            .map(|name| Setting {
+                value: values.remove(&name).unwrap_or(Value::Null),
+                origin: self.keys.remove(&name).unwrap_or(Origin::Default),
+                key: name,
             })
             .collect()
     }
 }
 
+/// The names of all effective settings: those of the network, one by one.
+fn names() -> impl Iterator<Item = String> {
+    KEYS.iter().flat_map(|key| match key.name {
+        network::TABLE => network::KEYS.iter().map(|key| of_network(key)).collect(),
+        name => vec![name.to_owned()],
+    })
+}
+
+/// The name of a setting of the network.
+fn of_network(key: &str) -> String {
+    format!("{}.{key}", network::TABLE)
+}
+
 impl Raw {
-    /// The keys that this layer sets.
+    /// The settings that this layer sets.
     pub(super) fn set_keys(&self) -> BTreeSet<String> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(set)) => set.into_iter().map(|(key, _)| key).collect(),
-            _ => BTreeSet::new(),
-        }
+        let Ok(Value::Object(mut set)) = serde_json::to_value(self) else {
+            return BTreeSet::new();
+        };
+        let network = match set.remove(network::TABLE) {
+            Some(Value::Object(network)) => network,
+            _ => serde_json::Map::new(),
+        };
+        let network = network.into_iter().map(|(key, _)| of_network(&key));
+        set.into_iter().map(|(key, _)| key).chain(network).collect()
     }
 }
 
-fn values(config: &Config) -> BTreeMap<&'static str, Value> {
+fn values(config: &Config) -> BTreeMap<String, Value> {
     let mut values = of_host(&config.host);
     values.extend(of_sandbox(&config.sandbox));
     values.extend([
@@ -54,7 +97,35 @@ fn values(config: &Config) -> BTreeMap<&'static str, Value> {
             json!(config.calls.background_after.as_secs()),
         ),
     ]);
+    let values = values
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value));
+    values.chain(of(&config.sandbox.network)).collect()
+}
+
+/// The values of the settings of a network, by their names.
+pub(crate) fn of(network: &Network) -> Vec<(String, Value)> {
+    let values = network_values(network).into_iter();
     values
+        .map(|(key, value)| (of_network(key), value))
+        .collect()
+}
+
+/// Of a list only the rules: who stated each is in the answer of `snowglobe network show`.
+fn network_values(network: &Network) -> BTreeMap<&'static str, Value> {
+    let rules = |stated: &[Stated]| -> Value {
+        let rules = stated.iter().map(|stated| stated.rule.as_str());
+        rules.collect()
+    };
+    BTreeMap::from([
+        ("mode", json!(network.mode)),
+        ("allow", rules(&network.allow)),
+        ("deny", rules(&network.deny)),
+        ("hosts", json!(network.hosts)),
+        ("secrets", json!(network.shown().secrets)),
+        ("trust_host_ca", json!(network.trust_host_ca)),
+        ("bounds", json!(network.bounds)),
+    ])
 }
 
 fn of_host(host: &HostConfig) -> BTreeMap<&'static str, Value> {
@@ -107,7 +178,7 @@ pub fn value_of<'a>(settings: &'a [Setting], key: &str) -> Option<&'a Value> {
 
 /// The settings that a sandbox has from its start to its end.
 pub fn lasting(settings: &[Setting]) -> Vec<Setting> {
-    let lasts = |name: &str| key(name).is_some_and(|key| key.applies != Applies::Call);
+    let lasts = |name: &str| key_of(name).is_some_and(|key| key.applies != Applies::Call);
     let lasting = settings.iter().filter(|setting| lasts(&setting.key));
     lasting.cloned().collect()
 }
@@ -124,18 +195,26 @@ pub struct Difference {
 /// What `asked` asks for and a sandbox that was started with `has` does not give: only keys that are fixed when a
 /// sandbox starts.
 pub fn differences(asked: &[Setting], has: &[Setting]) -> Vec<Difference> {
-    let fixed = |name: &str| key(name).is_some_and(|key| key.applies == Applies::Start);
+    let fixed = |name: &str| key_of(name).is_some_and(|key| key.applies == Applies::Start);
     asked
         .iter()
         .filter(|setting| fixed(&setting.key))
         .filter_map(|setting| {
             let has = value_of(has, &setting.key)?;
-            (*has != setting.value).then(|| Difference {
+            (!gives(has, setting)).then(|| Difference {
                 asked: setting.clone(),
                 has: has.clone(),
             })
         })
         .collect()
+}
+
+/// Whether a sandbox with this value has what is asked for: of a list of rules all of them, of anything else just that.
+fn gives(has: &Value, asked: &Setting) -> bool {
+    match (has, &asked.value) {
+        (Value::Array(has), Value::Array(rules)) => rules.iter().all(|rule| has.contains(rule)),
+        (has, asked) => has == asked,
+    }
 }
 
 #[cfg(test)]
@@ -160,10 +239,12 @@ mod tests {
         })
         .unwrap();
         let settings = &config.settings;
-        assert_eq!(settings.len(), KEYS.len());
+        let all = KEYS.len() - 1 + network::KEYS.len();
+        assert_eq!(settings.len(), all);
         let values = values(&config);
-        for key in KEYS {
-            assert!(values.contains_key(key.name), "{} has no value", key.name);
+        assert_eq!(values.len(), all);
+        for name in names() {
+            assert!(values.contains_key(&name), "{name} has no value");
         }
         let find = |name: &str| {
             let found = settings.iter().find(|setting| setting.key == name);
@@ -195,6 +276,10 @@ mod tests {
             &has,
         );
         assert_eq!(same, []);
+        let rules = |rules: &[&str]| setting("network.allow", json!(rules));
+        let more = [rules(&["a.org", "b.org"])];
+        assert_eq!(differences(&[rules(&["b.org"])], &more), []);
+        assert_eq!(differences(&[rules(&["c.org"])], &more).len(), 1);
         let asked = setting("cpus", json!(3));
         let differ = differences(&[asked.clone(), setting("exec_timeout_s", json!(2))], &has);
         assert_eq!(

@@ -335,3 +335,200 @@ fn quantities_of_a_project_count_as_numbers() {
         assert!(error.contains(expected), "{line}: {error}");
     }
 }
+
+/// The settings of the network that these layers give.
+fn network(
+    user: &str,
+    env: &[(&str, &str)],
+    flags: &[&str],
+) -> Result<crate::network::settings::Settings, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut from = sources(&dir);
+    from.user_file = user_file(&dir, user);
+    let env = env
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    from.env = env.collect();
+    let command = Raw::augment_args(clap::Command::new("test"));
+    let words = ["test"].iter().chain(flags);
+    let matches = command
+        .try_get_matches_from(words)
+        .map_err(|error| error.to_string())?;
+    from.flags = Raw::from_arg_matches(&matches)
+        .unwrap()
+        .under(from.flags.clone());
+    let config = Config::load(from).map_err(|error| error.to_string())?;
+    Ok(config.sandbox.network)
+}
+
+#[test]
+fn rules_of_the_network_come_from_files_variables_and_flags() {
+    let user =
+        "[network]\nallow = ['packages']\n[network.hosts]\n'db.local:5432' = '127.0.0.1:5432'";
+    let env = [
+        (
+            "SNOWGLOBE_ALLOW",
+            "a.example.org, GET https://b.example.org/x/**",
+        ),
+        ("SNOWGLOBE_DENY", "upload.pypi.org"),
+    ];
+    let settings = network(user, &env, &["--allow", "github", "--allow", "packages"]).unwrap();
+    let rules: Vec<_> = settings.allow.iter().map(|by| by.rule.as_str()).collect();
+    assert_eq!(
+        rules,
+        [
+            "packages",
+            "a.example.org",
+            "GET https://b.example.org/x/**",
+            "github"
+        ]
+    );
+    let origin = |rule: &str| settings.origin_of(rule).unwrap().origin.clone();
+    assert!(origin("packages (pypi.org)").ends_with("config.toml"));
+    assert_eq!(origin("upload.pypi.org"), "SNOWGLOBE_DENY");
+    assert_eq!(origin("github (github.com)"), "--allow");
+    assert_eq!(settings.mode.as_str(), "list", "something is allowed");
+    assert_eq!(settings.hosts["db.local:5432"], "127.0.0.1:5432");
+    let bounds = network("[network.bounds]\nper_second = 5\ngib = 2", &[], &[]);
+    let bounds = bounds.unwrap().bounds;
+    assert_eq!(
+        (bounds.connections, bounds.per_second, bounds.gib),
+        (1024, 5, Some(2))
+    );
+    assert_eq!(
+        network(user, &[], &["--network", "off"])
+            .unwrap()
+            .mode
+            .as_str(),
+        "off"
+    );
+    assert_eq!(
+        network(user, &[("SNOWGLOBE_NETWORK", "open")], &[])
+            .unwrap()
+            .mode
+            .as_str(),
+        "open"
+    );
+    assert_eq!(
+        network("", &[], &[]).unwrap(),
+        crate::network::settings::Settings::default()
+    );
+}
+
+#[test]
+fn what_is_wrong_about_the_network_is_named_at_once() {
+    for (user, expected) in [
+        (
+            "cpus = 1\n[network]\nallow = [\n'pypi.org',\n'pakages']",
+            "line 3: understand the rule `pakages`",
+        ),
+        (
+            "[network]\nallwo = []",
+            "[network]: unknown key `allwo`; did you mean `allow`?",
+        ),
+        (
+            "[network]\nmode = 'opne'",
+            "`opne` is not `off`, `list` or `open`",
+        ),
+        ("network = 'open'", "expected a table"),
+        ("[netwrok]\nmode = 'open'", "did you mean `network`?"),
+        (
+            "[network.secrets.A]\nfrom = { comand = 'x' }\nhosts = ['x.org']\nheader = 'X-Key'",
+            "did you mean `command`?",
+        ),
+        (
+            "[network.secrets.A]\nfrom = { env = 'A', file = '/a' }\nhosts = ['x.org']\nheader = 'X-Key'",
+            "line 2: ",
+        ),
+        (
+            "[network.secrets.A]\nfrom = { env = 'A' }\nhosts = ['x.org']\nheadr = 'X-Key'",
+            "did you mean `header`?",
+        ),
+        (
+            "[network.bounds]\nconnections = 0",
+            "`connections`: expected 1 to 65536",
+        ),
+        (
+            "[network.bounds]\nconections = 5",
+            "did you mean `connections`?",
+        ),
+        (
+            "[network.hosts]\n'db.local:0' = '127.0.0.1'",
+            "`db.local:0` of `network.hosts`: port 0",
+        ),
+        (
+            "[network.secrets.A]\nfrom = { env = 'A' }\nhosts = []\nheader = 'X-Key'",
+            "it has no `hosts`",
+        ),
+    ] {
+        let error = network(user, &[], &[]).unwrap_err();
+        assert!(error.contains(expected), "{user}: {error}");
+    }
+    for (name, value, expected) in [
+        (
+            "SNOWGLOBE_ALLOW",
+            "pypi.org,pakages",
+            "use the environment variable SNOWGLOBE_ALLOW: understand the rule `pakages`",
+        ),
+        ("SNOWGLOBE_NETWORK", "opne", "`opne` is not"),
+        ("SNOWGLOBE_NETWRK", "open", "did you mean `network`?"),
+    ] {
+        let error = network("", &[(name, value)], &[]).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    for (flags, expected) in [
+        (["--network", "opne"], "open"),
+        (["--deny", "pakages"], "did you mean `packages`?"),
+    ] {
+        let error = network("", &[], &flags).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_project_asks_for_the_network_and_a_person_allows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    project_file(
+        &dir,
+        "[network]\nallow = ['packages', 'exfil.example']\ndeny = ['upload.pypi.org']",
+    );
+    let load = |user: &str| {
+        let mut from = sources(&dir);
+        from.user_file = user_file(&dir, user);
+        Config::load(from).unwrap()
+    };
+    let config = load("[network]\nallow = ['packages']");
+    let said = config.ignored.unwrap().to_string();
+    assert!(
+        said.contains("`exfil.example`") && !said.contains("`packages`"),
+        "{said}"
+    );
+    assert_eq!(config.sandbox.network.to_string(), "list: packages");
+    assert_eq!(
+        load("[network]\nallow = ['packages', 'exfil.example']").ignored,
+        None
+    );
+    let file = project::find(&sources(&dir).cwd, None).unwrap().unwrap();
+    Consent::new(&dir.path().join("data")).give(&file).unwrap();
+    let config = load("");
+    assert_eq!(config.ignored, None);
+    assert_eq!(
+        config.sandbox.network.to_string(),
+        "list: packages, exfil.example, but not upload.pypi.org"
+    );
+    assert!(
+        config.sandbox.network.deny[0]
+            .origin
+            .ends_with(PROJECT_FILE)
+    );
+    for key in [
+        "hosts]\n'a.local' = '127.0.0.1'",
+        "secrets.A]\nfrom = { env = 'A' }\nhosts = ['x.org']\nheader = 'X-Key'",
+    ] {
+        project_file(&dir, &format!("[network.{key}"));
+        let error = Config::load(sources(&dir)).unwrap_err().to_string();
+        assert!(error.contains("can't be set by a project"), "{error}");
+    }
+    project_file(&dir, "[network]\ntrust_host_ca = true");
+    assert!(Config::load(sources(&dir)).is_err());
+}

@@ -117,6 +117,18 @@ impl Store {
         &self.name
     }
 
+    /// The directory for the log of the sandbox's network and for its certificate authority; made if it is not there.
+    pub fn network_dir(&self) -> Result<PathBuf, StoreError> {
+        let dir = self.network_path();
+        private::dir(&dir).map_err(io_error("make the directory", &dir))?;
+        Ok(dir)
+    }
+
+    /// The path of that directory.
+    pub fn network_path(&self) -> PathBuf {
+        self.dir.join("network")
+    }
+
     /// Locks the store against other processes until dropped.
     pub(super) fn lock(&self) -> Result<File, StoreError> {
         let path = self.dir.join("lock");

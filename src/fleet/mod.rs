@@ -17,7 +17,7 @@ mod table;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use table::{Content, Found, Idle, Refused, Slot, Table};
 use crate::blocking::blocking;
 use crate::config::Config;
 use crate::disk::Store;
+use crate::network::live::Counts;
 use crate::sandbox::{Sandbox, SandboxError};
 
 /// How long a session or handle without calls is kept at least.
@@ -60,6 +61,8 @@ pub(crate) struct Fleet {
     config: Arc<Config>,
     limits: Limits,
     slots: Arc<Slots>,
+    /// What sandboxes that were stopped did on the network.
+    ended: std::sync::Mutex<Counts>,
 }
 
 impl Fleet {
@@ -75,6 +78,7 @@ impl Fleet {
             config: Arc::new(config),
             limits,
             slots: Slots::new(limits.sandboxes, limits.idle),
+            ended: std::sync::Mutex::default(),
         });
         let swept = fleet.clone();
         tokio::spawn(async move {
@@ -105,6 +109,28 @@ impl Fleet {
     /// The number of sandboxes, with those that are being made.
     pub(crate) fn count(&self) -> usize {
         self.table().count()
+    }
+
+    /// What all sandboxes so far did on the network.
+    pub(crate) fn network_counts(&self) -> Counts {
+        // In this order no sandbox that is being stopped is left out.
+        let running = self.table().all();
+        let mut counts = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        for sandbox in running {
+            counts += sandbox.network().counts();
+        }
+        counts
+    }
+
+    /// Stops a sandbox, and keeps its counts.
+    async fn end(&self, sandbox: &Sandbox) {
+        sandbox.stop().await;
+        let counts = Counts {
+            open: 0,
+            ..sandbox.network().counts()
+        };
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended += counts;
     }
 
     /// A sandbox in a new slot; `lost`: what the client lost with an earlier slot.
@@ -179,10 +205,11 @@ impl Fleet {
     }
 
     /// Removes a slot and stops its sandbox.
-    pub(crate) fn close(&self, handle: &str) {
+    pub(crate) fn close(self: &Arc<Self>, handle: &str) {
         let slot = self.table().close(handle);
         if let (Some(slot), Ok(runtime)) = (slot, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(stop_slot(slot));
+            let fleet = self.clone();
+            runtime.spawn(async move { fleet.stop_slot(slot).await });
         }
     }
 
@@ -202,7 +229,7 @@ impl Fleet {
         let stopped = self.table().checked(&idle, has_jobs, lost, Instant::now());
         if let Some(sandbox) = stopped {
             tracing::info!("stopping a sandbox without calls");
-            sandbox.stop().await;
+            self.end(&sandbox).await;
         }
     }
 
@@ -219,7 +246,20 @@ impl Fleet {
     /// Stops all of them, for good; also waits for those that are being made.
     pub(crate) async fn stop(&self) {
         let all = self.table().close_all();
-        futures_util::future::join_all(all.into_iter().map(stop_slot)).await;
+        let stopping = all.into_iter().map(|slot| self.stop_slot(slot));
+        futures_util::future::join_all(stopping).await;
+    }
+
+    /// Stops what a removed slot has, and removes its snapshots.
+    async fn stop_slot(&self, slot: Slot<Arc<Sandbox>, Store>) {
+        match slot.content {
+            Content::Ready(sandbox) => self.end(&sandbox).await,
+            // The call that makes the sandbox finds the slot gone, and removes the sandbox again.
+            Content::Making(done) => done.cancelled().await,
+            Content::Empty => {}
+        }
+        let store = slot.store;
+        blocking(move || drop(store)).await;
     }
 }
 
@@ -232,16 +272,4 @@ fn make(config: &Config, store: Option<Store>) -> Result<(Arc<Sandbox>, Store), 
             .map_err(SandboxError::from)?,
     };
     Ok((Sandbox::of_session(config, store.clone())?, store))
-}
-
-/// Stops what a removed slot has, and removes its snapshots.
-async fn stop_slot(slot: Slot<Arc<Sandbox>, Store>) {
-    match slot.content {
-        Content::Ready(sandbox) => sandbox.stop().await,
-        // The call that makes the sandbox finds the slot gone, and removes the sandbox again.
-        Content::Making(done) => done.cancelled().await,
-        Content::Empty => {}
-    }
-    let store = slot.store;
-    blocking(move || drop(store)).await;
 }

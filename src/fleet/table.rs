@@ -121,6 +121,15 @@ impl<S: Clone, T: Clone> Table<S, T> {
         self.slots.values().filter(taken).count()
     }
 
+    /// Every sandbox that is there now.
+    pub(super) fn all(&self) -> Vec<S> {
+        let ready = self.slots.values().filter_map(|slot| match &slot.content {
+            Content::Ready(sandbox) => Some(sandbox.clone()),
+            Content::Making(_) | Content::Empty => None,
+        });
+        ready.collect()
+    }
+
     fn check_room(&self) -> Result<(), Refused> {
         match (self.closed, self.count() >= self.limit) {
             (true, _) => Err(Refused::Closed),

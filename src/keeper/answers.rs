@@ -9,14 +9,18 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use super::ending::{End, Ending};
 use super::uses::Uses;
 use crate::control::{self, Answer, Ask, MachineStatus, Messages, Status};
+use crate::network::settings::Change;
 use crate::progress::Progress;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxError};
 
 /// How long the guest may take to say which jobs run.
 const JOBS: Duration = Duration::from_secs(2);
 
 /// How long a client may take for its question, and to read an answer.
 const QUESTION: Duration = Duration::from_secs(10);
+
+/// Who states the rules that a person adds while the sandbox runs.
+const CHANGED: &str = "snowglobe network";
 
 /// Sends an answer to a client, which must read it in time.
 async fn send(to: &mut OwnedWriteHalf, answer: &Answer) -> std::io::Result<()> {
@@ -29,6 +33,17 @@ pub(super) struct Answering {
     pub(super) uses: Arc<Uses>,
     pub(super) idle_stop: Option<Duration>,
     pub(super) ending: Arc<Ending>,
+}
+
+/// The answer about what could not be done.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "it stands where results are mapped"
+)]
+fn failed(error: SandboxError) -> Answer {
+    Answer::Failed {
+        error: crate::describe(&error),
+    }
 }
 
 impl Answering {
@@ -44,6 +59,27 @@ impl Answering {
                 Ok(Some(Ask::Status)) => {
                     let status = self.status().await;
                     send(&mut to, &Answer::Status(status)).await
+                }
+                Ok(Some(Ask::Network)) => {
+                    let network = Box::new(self.sandbox.network().status());
+                    send(&mut to, &Answer::Network(network)).await
+                }
+                Ok(Some(Ask::ChangeNetwork { change })) => {
+                    let answer = self.change_network(&change).await;
+                    send(&mut to, &answer).await
+                }
+                Ok(Some(Ask::Ports)) => {
+                    let ports = self.sandbox.ports().await;
+                    let answer = ports.map_or_else(failed, |ports| Answer::Ports { ports });
+                    send(&mut to, &answer).await
+                }
+                Ok(Some(Ask::OpenPort { port, address })) => {
+                    let opened = self.sandbox.open_port(port, address).await;
+                    send(&mut to, &opened.map_or_else(failed, Answer::PortOpen)).await
+                }
+                Ok(Some(Ask::ClosePort { port })) => {
+                    let was_open = self.sandbox.close_port(port);
+                    send(&mut to, &Answer::PortClosed { was_open }).await
                 }
                 Ok(Some(Ask::Boot { started })) => {
                     self.boot(started, &mut questions, &mut to).await
@@ -114,6 +150,16 @@ impl Answering {
             self.ending.end(End::NotBooted);
         }
         sent
+    }
+
+    async fn change_network(&self, change: &Change) -> Answer {
+        match self.sandbox.change_network(change, CHANGED).await {
+            Ok(status) => {
+                tracing::info!("the network is now {}", status.settings);
+                Answer::Network(Box::new(status))
+            }
+            Err(error) => failed(error),
+        }
     }
 
     async fn status(&self) -> Status {

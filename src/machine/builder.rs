@@ -65,6 +65,7 @@ impl<'a> VmUnpacker<'a> {
             host_key: None,
             run_dir: files.dir.clone(),
             link_socket: files.dir.join("link.sock"),
+            network: None,
             remove: Vec::new(),
             remove_if_orphaned: Vec::new(),
             timeout: self.host.boot_timeout,

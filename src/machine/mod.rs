@@ -7,6 +7,7 @@
 mod builder;
 mod console;
 mod feed;
+mod streams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use snowglobe_init::boot::{
     BootConfig, GitIdentity, ImageUser, Link, Root, STAGE_PREFIX, Workspace,
 };
 use snowglobe_init::wire::Request;
-use snowglobe_runner::{Disk, DiskFormat, EngineSpec, Isolation, Share, VmSpec};
+use snowglobe_init::wire::network::{STREAMS_NAME, STREAMS_PORT};
+use snowglobe_runner::{Disk, DiskFormat, EngineSpec, Isolation, Port, Share, VmSpec};
 
 use crate::blocking::blocking;
 use crate::config::HostConfig;
@@ -31,6 +33,7 @@ use crate::vmm::{self, Vm, VmEnd, VmmError, artefacts, host::Host};
 use crate::workspace::SharedDir;
 
 pub use builder::VmUnpacker;
+pub use streams::{Connection, Network};
 
 /// The name of the virtio-serial port that carries the guest link.
 const LINK_NAME: &str = "snowglobe.link";
@@ -170,6 +173,8 @@ pub struct Plan {
     pub run_dir: PathBuf,
     /// The path for the link's socket.
     pub link_socket: PathBuf,
+    /// What answers the guest's questions about the network; none: the machine has no streams.
+    pub network: Option<Network>,
     /// What else is removed when the VM ends.
     pub remove: Vec<PathBuf>,
     /// What is removed, too, if the VM's owner was killed.
@@ -189,10 +194,16 @@ pub struct Machine {
     pub boot_time: Duration,
     link_socket: PathBuf,
     link: Link,
+    streams: Option<Connection>,
     guest: tokio::sync::Mutex<Arc<Guest>>,
 }
 
 impl Plan {
+    /// The path for the streams' socket.
+    fn streams_socket(&self) -> PathBuf {
+        self.link_socket.with_extension("streams")
+    }
+
     /// Removes what the runner would have removed, were there one.
     async fn give_up(&self) {
         let (run_dir, files) = (self.run_dir.clone(), self.remove.clone());
@@ -275,12 +286,15 @@ impl Machine {
             boot_time.as_secs_f64()
         ));
         end_with_violation(&vm, &guest);
+        let streams = plan.network.clone();
+        let streams = streams.map(|network| Connection::start(plan.streams_socket(), network));
         Ok(Self {
             vm,
             keys,
             boot_time,
             link_socket: plan.link_socket,
             link,
+            streams,
             guest: tokio::sync::Mutex::new(Arc::new(guest)),
         })
     }
@@ -313,6 +327,11 @@ impl Machine {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The streams beside the guest link, if it has them.
+    pub fn streams(&self) -> Option<&Connection> {
+        self.streams.as_ref()
     }
 
     /// Whether its engine copies the newest layer to freeze the disk.
@@ -462,6 +481,12 @@ async fn spec(
     .await?;
     let mut remove = vec![plan.run_dir.clone(), plan.link_socket.clone()];
     remove.extend(plan.remove.clone());
+    let streams = plan.network.as_ref().map(|_| Port {
+        socket: plan.streams_socket(),
+        name: STREAMS_NAME.into(),
+        port: STREAMS_PORT,
+    });
+    remove.extend(streams.iter().map(|port| port.socket.clone()));
     Ok(VmSpec {
         name: plan.name.clone(),
         engine: parts.engine.clone(),
@@ -497,6 +522,7 @@ async fn spec(
         link_socket: plan.link_socket.clone(),
         link_name: LINK_NAME.into(),
         link_port: LINK_PORT,
+        streams,
         console_log: plan.run_dir.join(CONSOLE_LOG),
         max_layer_bytes: plan.disk_bytes.map(layer_bound),
         remove,

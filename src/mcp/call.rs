@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rmcp::RoleServer;
 use rmcp::model::{
-    ElicitRequestParams, ElicitResult, ProgressNotificationParam, ProgressToken, ProtocolVersion,
+    ClientCapabilities, ElicitRequestParams, ElicitResult, ProgressNotificationParam,
+    ProgressToken, ProtocolVersion,
 };
-use rmcp::service::{Peer, RequestContext};
+use rmcp::service::{Peer, RequestContext, ServiceError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,15 @@ pub(crate) struct Work {
     pub(crate) cancel: CancellationToken,
 }
 
+/// Why a person has given no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unasked {
+    #[error("the call was cancelled")]
+    Cancelled,
+    #[error("failed to have a person confirm the call: {0}")]
+    Failed(#[from] ServiceError),
+}
+
 /// One call of a client.
 pub(crate) struct Call {
     peer: Peer<RoleServer>,
@@ -40,6 +50,7 @@ pub(crate) struct Call {
     cancelled: CancellationToken,
     disconnected: CancellationToken,
     supports_links: bool,
+    can_ask: bool,
     handle: Option<String>,
 }
 
@@ -50,7 +61,10 @@ impl Call {
         disconnected: CancellationToken,
     ) -> Self {
         let supports_links = |version| version >= ProtocolVersion::V_2025_06_18;
+        let version = context.protocol_version();
+        let waits = version.is_some_and(|version| version < ProtocolVersion::V_2026_07_28);
         Self {
+            can_ask: waits && can_ask(context.client_capabilities()),
             progress_token: context.meta.get_progress_token(),
             supports_links: context.protocol_version().is_some_and(supports_links),
             peer: context.peer,
@@ -81,25 +95,28 @@ impl Call {
         self.progress_token.is_some()
     }
 
+    /// Whether the client can ask a person while the call waits.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.can_ask
+    }
+
     /// Asks the person at the client, and waits at most `timeout` for the answer.
     pub(crate) async fn ask_person(
         &self,
         question: ElicitRequestParams,
         timeout: Duration,
-    ) -> Result<ElicitResult, Refusal> {
+    ) -> Result<ElicitResult, Unasked> {
         let answer = self
             .peer
             .create_elicitation_with_timeout(question, Some(timeout));
         tokio::pin!(answer);
         let mut schedule = ReportSchedule::new(Instant::now());
-        schedule.set_message("waiting for a person to confirm".to_owned());
+        schedule.set_message("waiting for a person to answer".to_owned());
         loop {
             tokio::select! {
                 biased;
-                () = self.ended() => return Err(Refusal::new("the call was cancelled: nothing was done")),
-                answer = &mut answer => return answer.map_err(|error| Refusal::new(format!(
-                    "failed to have a person confirm the call: {error}; nothing was done"
-                ))),
+                () = self.ended() => return Err(Unasked::Cancelled),
+                answer = &mut answer => return Ok(answer?),
                 () = tokio::time::sleep_until(schedule.next().into()), if self.wants_progress() => {
                     self.report(&mut schedule).await;
                 }
@@ -166,6 +183,12 @@ impl Call {
             }
         }
     }
+}
+
+/// Whether a client can ask a person. One that names no mode can show forms.
+pub(crate) fn can_ask(capabilities: Option<ClientCapabilities>) -> bool {
+    let elicitation = capabilities.and_then(|all| all.elicitation);
+    elicitation.is_some_and(|can| can.form.is_some() || can.url.is_none())
 }
 
 fn panicked(error: &tokio::task::JoinError) -> Refusal {

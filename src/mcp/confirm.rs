@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use rmcp::RoleServer;
 use rmcp::model::{
-    CallToolRequestParams, ClientCapabilities, ElicitRequest, ElicitRequestParams, ElicitResult,
-    ElicitationAction, ElicitationSchema, InputRequest, InputRequiredResult, ProtocolVersion,
-    RequestStateCodec, SealOptions,
+    CallToolRequestParams, ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction,
+    ElicitationSchema, InputRequest, InputRequiredResult, ProtocolVersion, RequestStateCodec,
+    SealOptions,
 };
 use rmcp::service::RequestContext;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::config::Confirm;
-use crate::mcp::call::Call;
+use crate::mcp::call::{Call, can_ask};
 use crate::mcp::refusal::Refusal;
 
 /// How long a person may take to answer.
@@ -81,7 +81,8 @@ impl Confirmation {
         if stateless {
             return self.ask_by_result(question, request);
         }
-        let asked = call.ask_person(form(question), ANSWER_TIMEOUT).await?;
+        let asked = call.ask_person(form(question), ANSWER_TIMEOUT).await;
+        let asked = asked.map_err(|error| Refusal::new(format!("{error}: nothing was done")))?;
         decide(&asked.action)
     }
 
@@ -148,12 +149,6 @@ impl Confirmation {
             )),
         }
     }
-}
-
-fn can_ask(capabilities: Option<ClientCapabilities>) -> bool {
-    let elicitation = capabilities.and_then(|all| all.elicitation);
-    // A client that names no mode can show forms.
-    elicitation.is_some_and(|can| can.form.is_some() || can.url.is_none())
 }
 
 fn form(question: &str) -> ElicitRequestParams {

@@ -4,10 +4,16 @@
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::network::rules::Mode;
+use crate::network::settings::{Settings, Stated};
+use crate::sandbox::Sandbox;
 use crate::workspace;
 
+/// How many bytes of a list of rules the instructions have room for.
+const MOST: usize = 150;
+
 /// Facts about the sandboxes of one configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// Where the files of `/workspace` are.
     pub(crate) workspace: Workspace,
@@ -15,6 +21,46 @@ pub(crate) struct Facts {
     pub(crate) exec_timeout: Duration,
     /// Whether the sandbox is there before and after this client's session, and others may use it meanwhile.
     pub(crate) kept: bool,
+    /// What they reach of the network.
+    pub(crate) network: Network,
+}
+
+/// What is reached of the network. A person may change it later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// Nothing.
+    Off,
+    /// What these words list.
+    Listed(String),
+    /// The public network; but not what these words list, if there are any.
+    Open(String),
+}
+
+impl Network {
+    /// What these settings open.
+    pub(crate) fn of(settings: &Settings) -> Self {
+        match settings.mode {
+            Mode::Off => Self::Off,
+            Mode::List => Self::Listed(words(&settings.allow)),
+            Mode::Open => Self::Open(words(&settings.deny)),
+        }
+    }
+}
+
+/// The first rules of a list, in at most [`MOST`] bytes.
+fn words(rules: &[Stated]) -> String {
+    let mut words = String::new();
+    for (at, stated) in rules.iter().enumerate() {
+        if words.len() + stated.rule.len() > MOST {
+            words.push_str(&format!("{} more", rules.len() - at));
+            return words;
+        }
+        words.push_str(&stated.rule);
+        if at + 1 < rules.len() {
+            words.push_str(", ");
+        }
+    }
+    words
 }
 
 /// Where the files of `/workspace` are.
@@ -27,6 +73,14 @@ pub(crate) enum Workspace {
 }
 
 impl Facts {
+    /// The facts about a sandbox as it is now.
+    pub(crate) fn of_sandbox(sandbox: &Sandbox) -> Self {
+        Self {
+            network: Network::of(&sandbox.network().settings()),
+            ..Self::of(sandbox.config())
+        }
+    }
+
     /// The facts that the configuration fixes.
     pub(crate) fn of(config: &Config) -> Self {
         Self {
@@ -36,6 +90,7 @@ impl Facts {
             },
             exec_timeout: config.sandbox.exec_timeout,
             kept: false,
+            network: Network::of(&config.sandbox.network),
         }
     }
 }

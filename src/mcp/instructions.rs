@@ -2,7 +2,7 @@
 //!
 //! Clients cut them at 2 KB, so the most important comes first.
 
-use crate::mcp::facts::{Facts, Workspace};
+use crate::mcp::facts::{Facts, Network, Workspace};
 
 /// The instructions for sandboxes of which these facts hold.
 pub(crate) fn instructions(facts: &Facts) -> String {
@@ -38,6 +38,7 @@ pub(crate) fn instructions(facts: &Facts) -> String {
         }
         false => "",
     };
+    let network = network(&facts.network);
     format!(
         "\
 Snowglobe is a computer of your own: a private Linux microVM. {boundary}
@@ -51,11 +52,32 @@ them, kills them, sends them input. A call that takes long may become a job by i
 - `snapshot` saves and restores the whole system disk. Save one before a risky step, restore it when the system \
 is broken. {snapshots}
 - `reboot` gives a clean system in seconds: {reboot}. It is the way out when nothing else works.
-- There is no network: do not try to download or to install from package registries; use what is installed.
+- {network}
 
 Long output is shortened to its head and tail; the result names a file in the VM with all of it, to be searched \
 with `exec` (grep, sed -n) or paged with `read`. The VM boots by itself with the first call that needs it.{kept}"
     )
+}
+
+/// What is reached of the network.
+fn network(network: &Network) -> String {
+    match network {
+        Network::Off => "There is no network: do not try to download or to install from package registries; use what \
+                         is installed."
+            .to_owned(),
+        Network::Listed(rules) if rules.is_empty() => "The network reaches nothing yet; results say what was refused, \
+                                                       and how the user allows it."
+            .to_owned(),
+        Network::Listed(rules) => format!(
+            "The network (TCP) reaches only: {rules}. All else is refused at once; the result says how the user allows it."
+        ),
+        Network::Open(but) if but.is_empty() => {
+            "The network (TCP) reaches the public internet; private addresses are refused.".to_owned()
+        }
+        Network::Open(but) => {
+            format!("The network (TCP) reaches the public internet, but not: {but}; private addresses are refused.")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +93,7 @@ mod tests {
                 workspace,
                 exec_timeout: Duration::from_secs(1),
                 kept,
+                network: Network::Off,
             };
             let kept = instructions(&facts(true));
             assert!(kept.len() < 2048, "{workspace:?}: {}", kept.len());
@@ -81,6 +104,27 @@ mod tests {
             assert_eq!(text.contains("Nothing is shared"), !shared);
             assert_eq!(text.contains("outside /workspace"), shared);
             assert_eq!(text.contains("not part of snapshots"), shared);
+            let rules = "x".repeat(160);
+            for (network, says) in [
+                (Network::Off, "There is no network"),
+                (
+                    Network::Listed("packages, example.org".to_owned()),
+                    "reaches only: packages, example.org. All",
+                ),
+                (Network::Listed(rules.clone()), "reaches only"),
+                (Network::Listed(String::new()), "nothing yet"),
+                (Network::Open(String::new()), "the public internet;"),
+                (Network::Open(rules), "but not: xxx"),
+            ] {
+                let facts = Facts {
+                    network,
+                    ..facts(true)
+                };
+                let text = instructions(&facts);
+                assert!(text.len() < 2048, "{workspace:?}: {}", text.len());
+                assert!(text.contains(says), "{text}");
+                assert_eq!(text.contains("no network"), facts.network == Network::Off);
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Metrics for Prometheus: tool calls and their outcomes, sandboxes, refused requests.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::network::live::Counts;
 
 /// The media type of the text.
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -41,6 +44,57 @@ pub(crate) struct Metrics {
     refused: Family<ReasonLabel, Counter>,
     sandboxes: Gauge,
     sse: Counter,
+    network: Network,
+}
+
+/// What the sandboxes did on the network.
+#[derive(Default)]
+struct Network {
+    open: Gauge,
+    made: Counter,
+    refused: Counter,
+    up: Counter,
+    down: Counter,
+}
+
+impl Network {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "network_connections_open",
+            "Connections of sandboxes that are open",
+            self.open.clone(),
+        );
+        for (name, help, counter) in [
+            (
+                "network_connections",
+                "Connections of sandboxes that were made",
+                &self.made,
+            ),
+            (
+                "network_refused",
+                "Names and connections of sandboxes that were refused",
+                &self.refused,
+            ),
+            ("network_sent_bytes", "Bytes from sandboxes", &self.up),
+            ("network_received_bytes", "Bytes to sandboxes", &self.down),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+
+    fn set(&self, counts: &Counts) {
+        self.open
+            .set(i64::try_from(counts.open).unwrap_or(i64::MAX));
+        for (counter, count) in [
+            (&self.made, counts.made),
+            (&self.refused, counts.refused),
+            (&self.up, counts.bytes_up),
+            (&self.down, counts.bytes_down),
+        ] {
+            // Two readers at a time must not make a counter smaller.
+            counter.inner().fetch_max(count, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Metrics {
@@ -52,6 +106,7 @@ impl Metrics {
             refused: Family::default(),
             sandboxes: Gauge::default(),
             sse: Counter::default(),
+            network: Network::default(),
             registry: Registry::with_prefix("snowglobe"),
         };
         let registry = &mut metrics.registry;
@@ -82,6 +137,7 @@ impl Metrics {
             "Connections of the older transport so far",
             metrics.sse.clone(),
         );
+        metrics.network.register(registry);
         metrics
     }
 
@@ -107,7 +163,8 @@ impl Metrics {
     }
 
     /// All metrics as text.
-    pub(crate) fn text(&self, sandboxes: usize) -> String {
+    pub(crate) fn text(&self, sandboxes: usize, network: &Counts) -> String {
+        self.network.set(network);
         self.sandboxes
             .set(i64::try_from(sandboxes).unwrap_or(i64::MAX));
         let mut text = String::new();
@@ -161,7 +218,14 @@ mod tests {
         metrics.call("exec").end(false);
         drop(metrics.call("exec"));
         metrics.refused("token");
-        let text = metrics.text(3);
+        let counts = Counts {
+            open: 1,
+            made: 7,
+            refused: 2,
+            bytes_up: 10,
+            bytes_down: 20,
+        };
+        let text = metrics.text(3, &counts);
         for line in [
             "snowglobe_tool_calls_total{tool=\"exec\",outcome=\"ok\"} 1",
             "snowglobe_tool_calls_total{tool=\"exec\",outcome=\"cancelled\"} 1",
@@ -169,6 +233,11 @@ mod tests {
             "snowglobe_tool_calls_under_way 0",
             "snowglobe_http_refused_total{reason=\"token\"} 1",
             "snowglobe_sandboxes 3",
+            "snowglobe_network_connections_open 1",
+            "snowglobe_network_connections_total 7",
+            "snowglobe_network_refused_total 2",
+            "snowglobe_network_sent_bytes_total 10",
+            "snowglobe_network_received_bytes_total 20",
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }

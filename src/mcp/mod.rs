@@ -7,7 +7,7 @@
 //! - [`server`]: the server of one client; it finds the tool or resource of a request;
 //! - [`tools`], [`resources`], [`prompts`]: what a client can use;
 //! - [`selector`]: the sandbox that a call acts on;
-//! - [`confirm`], [`call`], [`notes`], [`refusal`]: the parts of every call;
+//! - [`confirm`], [`permission`], [`call`], [`network`], [`notes`], [`refusal`]: the parts of every call;
 //! - [`output`], [`outcome`], [`records`], [`facts`]: what results are made of.
 //!
 //! What holds for every tool:
@@ -34,9 +34,11 @@ mod facts;
 mod icons;
 mod instructions;
 mod metrics;
+mod network;
 mod notes;
 mod outcome;
 mod output;
+mod permission;
 mod prompts;
 mod records;
 mod refusal;

@@ -29,7 +29,7 @@ pub(crate) enum Selector {
 impl Selector {
     /// For a server with one sandbox.
     pub(crate) fn single(sandbox: Arc<Sandbox>) -> Self {
-        let facts = Facts::of(sandbox.config());
+        let facts = Facts::of_sandbox(&sandbox);
         Self::Single { sandbox, facts }
     }
 

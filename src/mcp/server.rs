@@ -3,8 +3,9 @@
 mod shared;
 mod tool_call;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use rmcp::model::{
     CacheScope, CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult,
@@ -21,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub(crate) use self::shared::Shared;
 use crate::mcp::call::Call;
 use crate::mcp::confirm::Decision;
+use crate::mcp::permission::Permission;
 use crate::mcp::refusal::HANDLE;
 use crate::mcp::refusal::Refusal;
 use crate::mcp::resources::subscriptions::{self, Subscriptions};
@@ -43,6 +45,12 @@ pub(crate) struct Server {
     told_ignored: AtomicBool,
     /// Whether a result of this session has said which fences are missing, which is known after the first boot.
     told_missing_fences: AtomicBool,
+    /// Up to where the results of this session have told of refused connections, and of which sandbox.
+    told_refusals: Mutex<Option<(String, u64)>>,
+    /// The sandbox's ports that results of this session have told of, and which sandbox's.
+    told_ports: Mutex<(String, BTreeSet<u16>)>,
+    /// What a person is asked about refused connections.
+    permission: Permission,
     // Cancels running calls when the server is dropped, where no transport reports that the client has left.
     _disconnect: Option<DropGuard>,
 }
@@ -69,6 +77,9 @@ impl Server {
             disconnected,
             told_ignored: AtomicBool::new(false),
             told_missing_fences: AtomicBool::new(false),
+            told_refusals: Mutex::default(),
+            told_ports: Mutex::default(),
+            permission: Permission::default(),
             _disconnect: disconnect,
         }
     }

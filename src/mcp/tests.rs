@@ -212,7 +212,7 @@ async fn tools_are_flat_and_complete_in_both_eras() {
         assert_eq!(
             names,
             [
-                "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot"
+                "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot", "port"
             ]
         );
         for tool in &tools {
@@ -272,6 +272,7 @@ fn parameters_and_results_have_the_names_that_clients_know() {
         workspace: facts::Workspace::Shared,
         exec_timeout: std::time::Duration::from_secs(5),
         kept: false,
+        network: facts::Network::Off,
     };
     let listings: Vec<Tool> = tools::table(&facts)
         .iter()
@@ -579,6 +580,7 @@ async fn resources_are_listed_read_and_completed_without_a_boot() {
             "snowglobe://workspace/"
         ]
     );
+    assert_eq!(uris[4], "snowglobe://network");
     assert!(uris.contains(&"snowglobe://workspace/notes.md"), "{uris:?}");
     let again = bare.ask("resources/list", json!({})).await;
     assert_eq!(listed, again, "the order stays");
@@ -587,6 +589,7 @@ async fn resources_are_listed_read_and_completed_without_a_boot() {
         ("snowglobe://console", "no VM has booted"),
         ("snowglobe://snapshots", "[]"),
         ("snowglobe://jobs", "[]"),
+        ("snowglobe://network", "\"mode\": \"off\""),
     ] {
         let read = bare.ask("resources/read", json!({"uri": uri})).await;
         let text = read["result"]["contents"][0]["text"].as_str();

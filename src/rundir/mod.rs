@@ -68,7 +68,7 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// What a client and the process that keeps a sandbox must agree on: the control socket's questions and answers, the
 /// settings, and the files of an instance. Raise it with each change that another release would misunderstand. The
 /// question `stop`, and the name, workspace and process in `instance.json`, are understood by all releases.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 
 /// [`PROTOCOL`] with the version of the guest link.
 pub(crate) fn protocol() -> Box<str> {
@@ -76,7 +76,10 @@ pub(crate) fn protocol() -> Box<str> {
 }
 
 /// How much of a file of an instance is read, in bytes.
-const LONGEST_FILE: u64 = 64 << 10;
+const LONGEST_FILE: u64 = 1 << 20;
+
+/// The file in which an instance says what it is.
+const INFO: &str = "instance.json";
 
 /// The prefix of directories in which images are built.
 pub(crate) const BUILD: &str = "build-";
@@ -264,10 +267,7 @@ impl Instance {
                 protocol: protocol(),
             };
             private_file(&dir.join("known_hosts"), b"")?;
-            private_file(
-                &dir.join("instance.json"),
-                &serde_json::to_vec_pretty(&info)?,
-            )?;
+            private_file(&dir.join(INFO), &serde_json::to_vec_pretty(&info)?)?;
             Ok(lock)
         };
         let lock = make().map_err(|source| {
@@ -285,6 +285,29 @@ impl Instance {
     /// Writes the public key of the user's own ssh, one line. Blocks.
     pub fn set_login(&self, key: &str) -> Result<(), RunDirError> {
         self.write(LOGIN, key)
+    }
+
+    /// Replaces the values of some of the settings that other programs see. Blocks.
+    pub(crate) fn set_settings(
+        &self,
+        values: Vec<(String, serde_json::Value)>,
+    ) -> Result<(), RunDirError> {
+        let path = self.dir.join(INFO);
+        let replaced = || -> io::Result<()> {
+            let mut info: Info = serde_json::from_str(&read(&path)?)?;
+            for (key, value) in values {
+                let known = info.settings.iter_mut().find(|one| one.key == key);
+                if let Some(setting) = known {
+                    setting.value = value;
+                }
+            }
+            private_file(&path, &serde_json::to_vec_pretty(&info)?)
+        };
+        replaced().map_err(|source| RunDirError::File {
+            operation: "write",
+            path: path.clone(),
+            source,
+        })
     }
 
     fn write(&self, file: &str, content: &str) -> Result<(), RunDirError> {
@@ -311,9 +334,7 @@ impl Instance {
     /// Whether clients still find the sandbox there: a session's end or a cleaner of temporary files may have removed it.
     pub(crate) fn is_found(&self) -> bool {
         let there = |name: &str| presence::is_name(&self.dir.join(name)).unwrap_or(true);
-        [LOCK, "instance.json", CONTROL_SOCKET]
-            .into_iter()
-            .all(there)
+        [LOCK, INFO, CONTROL_SOCKET].into_iter().all(there)
     }
 
     /// Makes its files look used, so that no cleaner of temporary files takes them for old.
@@ -392,7 +413,7 @@ fn look(runtime: &RuntimeDir, name: &str) -> Option<Running> {
         Ok((true, true)) => {}
         Ok(_) | Err(_) => return None,
     }
-    let info = serde_json::from_str(&read(&dir.join("instance.json")).ok()?).ok()?;
+    let info = serde_json::from_str(&read(&dir.join(INFO)).ok()?).ok()?;
     Some(Running {
         id: id.ok()?,
         dir,

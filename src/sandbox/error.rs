@@ -2,12 +2,17 @@
 
 use std::path::PathBuf;
 
+use snowglobe_init::streams::OpenError;
+
 use super::state::IsStopped;
 use crate::disk::StoreError;
 use crate::guest::GuestError;
 use crate::login::LoginError;
 use crate::machine::MachineError;
 use crate::names::NameError;
+use crate::network::live::LiveError;
+use crate::network::ports::PortError;
+use crate::network::settings::ChangeError;
 use crate::rundir::RunDirError;
 use crate::vmm::VmmError;
 
@@ -57,6 +62,18 @@ pub enum SandboxError {
     /// Snapshots and layers.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] LiveError),
+    /// A change of the network.
+    #[error(transparent)]
+    NetworkChange(#[from] ChangeError),
+    /// A port of the guest could not be opened.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The guest does not say on which ports its programs listen.
+    #[error("learn on which ports the sandbox's programs listen: {0}")]
+    Ports(OpenError),
     /// A name.
     #[error(transparent)]
     Name(#[from] NameError),

@@ -117,6 +117,9 @@ impl Sandbox {
         self.view.booting(disk.vm_dir.path().join(CONSOLE_LOG));
         let workspace = spec.workspace.shared().cloned();
         let mut env = base.env.clone();
+        let given = base.env.iter().chain(&spec.env);
+        let given = given.map(|(name, _)| name.as_str()).collect();
+        env.extend(self.network.variables(&given));
         env.extend(spec.env.clone());
         let plan = Plan {
             name: "snowglobe".into(),
@@ -139,6 +142,10 @@ impl Sandbox {
             host_key: self.login.as_ref().map(|keys| keys.host.clone()),
             run_dir: disk.vm_dir.path().to_owned(),
             link_socket: self.instance.link_socket(),
+            network: Some(crate::machine::Network {
+                broker: self.network.broker().clone(),
+                authorities: self.network.authorities().clone(),
+            }),
             remove: vec![disk.file],
             remove_if_orphaned: vec![self.instance.dir.clone()],
             timeout: host.boot_timeout,

@@ -27,6 +27,8 @@ mod git;
 mod images;
 mod jobs;
 mod lifecycle;
+mod network;
+mod ports;
 mod read_ahead;
 mod replace;
 mod request;
@@ -44,6 +46,7 @@ use crate::config::{self, Config};
 use crate::disk::Store;
 pub use crate::guest::Output;
 use crate::login::{Login, LoginKeys};
+use crate::network::live::Live;
 use crate::rundir::{self, Instance};
 use crate::workspace::Workspace;
 pub use content::{Read, Write, Written};
@@ -73,6 +76,7 @@ pub struct Sandbox {
     published: Published,
     stopping: CancellationToken,
     view: view::View,
+    network: Live,
     read_ahead: read_ahead::ReadAhead,
 }
 
@@ -113,6 +117,7 @@ impl Sandbox {
         if let Some(name) = &config.sandbox.snapshot {
             store.start(name)?;
         }
+        let network = Live::new(config.sandbox.network.clone(), &store.network_dir()?)?;
         let instance = Instance::create(
             &config.host.dirs.runtime,
             rundir::About {
@@ -131,6 +136,7 @@ impl Sandbox {
             instance: Arc::new(instance),
             login,
             state: Arc::new(Mutex::new(State::Off)),
+            network,
             published: Published::new(),
             stopping: CancellationToken::new(),
             view: view::View::default(),

@@ -71,6 +71,7 @@ impl Sandbox {
     /// Ends commands in order, then kills the VM and removes its files. Idempotent.
     pub async fn stop(&self) {
         self.stopping.cancel();
+        self.network.ports.close_all();
         let mut state = self.state.lock().await;
         let old = self.published.change(&mut state, Event::Stop);
         drop(state);

@@ -5,6 +5,7 @@
 //! - [`boot`]: the configuration that a guest is booted with, read from its initramfs;
 //! - [`wire`]: the requests that the host sends over the guest link, and their outcomes;
 //! - [`headers`]: the headers of tar archives;
+//! - `streams`: many streams over one connection, beside the guest link;
 //! - [`signals`]: the names of signals, and the exit statuses that stand for them;
 //! - [`text`]: text for readers of messages.
 //!
@@ -16,7 +17,8 @@
 //! - `server`: the SSH server on that stream;
 //! - `command`: commands, from their start to their end, and jobs;
 //! - `files`: reading, writing, editing and searching files;
-//! - `layers`: unpacking the layers of an image.
+//! - `layers`: unpacking the layers of an image;
+//! - `network`: the guest's half of the network.
 //!
 //! The server is a library so that tests can run it over an in-memory stream, without a VM.
 #![cfg_attr(
@@ -42,10 +44,14 @@ pub mod layers;
 #[cfg(feature = "server")]
 pub mod link;
 #[cfg(feature = "server")]
+pub mod network;
+#[cfg(feature = "server")]
 mod reason;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod signals;
+#[cfg(feature = "streams")]
+pub mod streams;
 #[cfg(feature = "server")]
 pub mod system;
 pub mod text;

@@ -19,7 +19,9 @@ use snowglobe_init::boot::{BOOT_CONFIG_PATH, BUILD_ROOT, BootConfig, Link, Root}
 use snowglobe_init::command::cgroup::Cgroups;
 use snowglobe_init::command::enter;
 use snowglobe_init::command::reaper::Reaper;
+use snowglobe_init::network::Network;
 use snowglobe_init::server::{self, Server, Setup};
+use snowglobe_init::wire::network::{BEGINNING, STREAMS_NAME, STREAMS_PORT};
 use snowglobe_init::{link, system};
 
 fn main() {
@@ -124,9 +126,29 @@ async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Resul
             }
         }
     };
+    let network = Arc::new(Network::default());
+    tokio::spawn(network.clone().serve_resolver());
+    tokio::spawn(serve_streams(config.link.clone(), network));
     match config.link {
-        Link::VirtioSerial { name } => link::serve_port(&link::find_port(&name)?, session).await?,
-        Link::Vsock { port } => link::serve_vsock(port, session).await?,
+        Link::VirtioSerial { name } => {
+            link::serve_port(&link::find_port(&name)?, link::SSH, session).await?
+        }
+        Link::Vsock { port } => link::serve_vsock(port, link::SSH, session).await?,
     }
     Ok(())
+}
+
+/// Serves the streams beside the guest link. A machine that was started without their port has none.
+async fn serve_streams(link: Link, network: Arc<Network>) {
+    let session = move |stream: Box<dyn link::Stream>| network.clone().serve(stream);
+    let served = match link {
+        Link::VirtioSerial { .. } => match link::find_port(STREAMS_NAME) {
+            Ok(path) => link::serve_port(&path, BEGINNING, session).await,
+            Err(error) => Err(error),
+        },
+        Link::Vsock { .. } => link::serve_vsock(STREAMS_PORT, BEGINNING, session).await,
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "the streams are not served");
+    }
 }

@@ -15,12 +15,12 @@
 mod events;
 mod finish;
 mod freeze;
-mod link;
+pub(crate) mod link;
 mod requests;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -38,6 +38,8 @@ use crate::removal::Removal;
 use crate::share::{self, Server};
 use crate::stall::Stall;
 use crate::talk::{Input, failed};
+
+use self::link::Sockets;
 
 /// The time limit for an engine to be ready: it builds the machine, but need not boot it.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -121,12 +123,8 @@ pub(crate) fn run(passed: Vec<OwnedFd>) -> ExitCode {
         return failed(&error, Vec::new());
     }
     let mut removal = Removal::new(&spec.remove, &spec.remove_if_orphaned);
-    let checked = check::files(&spec).and_then(|()| link::listen(&spec.link_socket));
-    let started = checked.and_then(|link| {
-        // Only now: before, the socket may be another VM's.
-        removal.add(&spec.link_socket);
-        Vm::start(&spec, link, &passed)
-    });
+    let checked = check::files(&spec).and_then(|()| Sockets::listen(&spec, &mut removal));
+    let started = checked.and_then(|sockets| Vm::start(&spec, sockets, &passed));
     match started {
         Ok(mut vm) => {
             let end = vm.supervise(&mut input, &signals, &mut removal);
@@ -179,7 +177,7 @@ fn serve(
 }
 
 impl Vm {
-    fn start(spec: &VmSpec, link: UnixListener, passed: &[OwnedFd]) -> Result<Self, StartError> {
+    fn start(spec: &VmSpec, sockets: Sockets, passed: &[OwnedFd]) -> Result<Self, StartError> {
         let log = Log::create(&spec.console_log).map_err(StartError::io(
             "console",
             format!("make the log {}", spec.console_log.display()),
@@ -187,10 +185,13 @@ impl Vm {
         let mut shares = Vec::new();
         let engine: Result<Box<dyn Engine>, StartError> = match &spec.engine {
             EngineSpec::Qemu { binary, accel } => serve(&spec.shares, passed, &mut shares)
-                .and_then(|connections| qemu::Qemu::start(spec, binary, *accel, link, connections))
+                .and_then(|connections| {
+                    qemu::Qemu::start(spec, binary, *accel, sockets, connections)
+                })
                 .map(|engine| Box::new(engine) as _),
             // libkrun serves the shares and makes the socket itself.
-            EngineSpec::Krun => link::free(link, &spec.link_socket)
+            EngineSpec::Krun => sockets
+                .free(spec)
                 .and_then(|()| krun::Krun::start(spec, passed))
                 .map(|engine| Box::new(engine) as _),
         };

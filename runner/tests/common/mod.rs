@@ -153,6 +153,7 @@ impl Vm {
             link_socket: path("link"),
             link_name: "test".into(),
             link_port: 1,
+            streams: None,
             console_log: path("console"),
             max_layer_bytes: None,
             remove: Vec::new(),

@@ -19,7 +19,6 @@ mod draft;
 mod error;
 mod facts;
 mod failure;
-mod key;
 mod name;
 mod protocol;
 mod request;
@@ -41,10 +40,10 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::message::{Assistant, Message, User};
+use crate::key::{Environment, KeySource};
 use ask::{Pace, Take};
 use asked::Asked;
 use failure::{Failure, Kind};
-use key::{Environment, KeySource};
 use settings::{Provider, Settings};
 use transport::Access;
 

@@ -12,9 +12,9 @@ use serde::Deserialize;
 
 use super::error::ProviderError;
 use super::facts::{Facts, Said};
-use super::key::{Environment, KeySource, set};
 use super::name::ModelName;
 use super::protocol::Protocol;
+use crate::key::{Environment, KeySource, set};
 
 /// The file's name in the configuration directory.
 pub(super) const FILE: &str = "agent.toml";

@@ -21,6 +21,7 @@ use crate::agent::event::{Command, Event, PlanItem, PlanStatus, Prompt, SandboxS
 use crate::agent::event::{Spent, TurnEnd};
 use crate::agent::message::{Call, CallResult, Content, Image, Message};
 use crate::agent::session::EntryId;
+use crate::network::rules::Mode;
 use crate::{shown, text};
 
 /// How many folded outputs can still be shown whole.
@@ -102,6 +103,8 @@ pub(super) struct App {
     pub(super) spent: Spent,
     pub(super) sandbox: SandboxState,
     pub(super) sandbox_since: Duration,
+    /// How much of the network the sandbox reaches at its start.
+    pub(super) network: Mode,
     pub(super) jobs: usize,
     /// When the turn began.
     pub(super) turn: Option<Duration>,

@@ -5,6 +5,7 @@ use ratatui_core::text::{Line, Span};
 use super::app::App;
 use super::lines::{cut_span, span, width};
 use crate::agent::event::SandboxState;
+use crate::network::rules::Mode;
 
 /// A number of tokens: `950`, `12.3k`, `4.56M`.
 fn tokens(count: u64) -> String {
@@ -56,7 +57,12 @@ fn parts(app: &App) -> Vec<(u8, Span<'static>)> {
         SandboxState::Running => add(4, "sandbox running".to_owned(), theme.good()),
         SandboxState::Lost(_) => add(4, "sandbox lost".to_owned(), theme.bad()),
     }
-    add(0, "no network".to_owned(), dim);
+    let network = match app.network {
+        Mode::Off => "no network",
+        Mode::List => "network by list",
+        Mode::Open => "open network",
+    };
+    add(0, network.to_owned(), dim);
     match app.jobs {
         0 => {}
         1 => add(2, "1 job".to_owned(), theme.accent()),

@@ -102,6 +102,7 @@ impl Front {
             input: None,
             terminal: Some(Terminal::enter()?),
         };
+        front.app.network = front.options.network;
         front.draw()?;
         front.answers.ask(front.now())?;
         front.input = Some(EventStream::new());

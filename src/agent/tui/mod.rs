@@ -38,6 +38,7 @@ mod tests;
 use std::io;
 
 use super::event::Handle;
+use crate::network::rules::Mode;
 
 /// What the terminal front end is told at its start.
 #[derive(Debug, Clone)]
@@ -52,6 +53,8 @@ pub(crate) struct Options {
     pub(crate) resume: bool,
     /// The flags that make `snowglobe shell` join the same sandbox; `None` where no shell can join it.
     pub(crate) shell: Option<Vec<String>>,
+    /// How much of the network the sandbox reaches at its start.
+    pub(crate) network: Mode,
 }
 
 /// Runs the terminal front end until the person leaves or the loop ends, or a signal comes, whose number it gives. Dropped,

@@ -36,6 +36,8 @@ pub(crate) enum Subject {
     Job(String),
     /// The whole of a long output.
     Output(String),
+    /// What of the network is reached, and the newest of what was asked of it.
+    Network,
 }
 
 /// Why an address names no resource.
@@ -114,6 +116,7 @@ impl Address {
             ("console", name) if name.is_empty() => Subject::Console,
             ("snapshots", name) if name.is_empty() => Subject::Snapshots,
             ("jobs", name) if name.is_empty() => Subject::Jobs,
+            ("network", name) if name.is_empty() => Subject::Network,
             ("snapshots" | "jobs" | "output", name)
                 if name.is_empty() || name.contains('/') || name.starts_with('.') =>
             {
@@ -124,7 +127,7 @@ impl Address {
             ("output", name) => Subject::Output(name),
             _ => {
                 return Err(refuse(
-                    "the kinds are workspace, console, snapshots, jobs and output",
+                    "the kinds are workspace, console, snapshots, jobs, network and output",
                 ));
             }
         };
@@ -154,6 +157,7 @@ impl fmt::Display for Address {
             Subject::Jobs => ("jobs", ""),
             Subject::Job(id) => ("jobs/", id.as_str()),
             Subject::Output(name) => ("output/", name.as_str()),
+            Subject::Network => ("network", ""),
         };
         write!(f, "{SCHEME}{kind}{}", utf8_percent_encode(name, PATH))?;
         let numbers = [("offset", self.offset), ("limit", self.limit)];
@@ -237,6 +241,7 @@ mod tests {
             Just(Subject::Jobs),
             name.prop_map(Subject::Job),
             name.prop_map(Subject::Output),
+            Just(Subject::Network),
         ]
     }
 

@@ -37,6 +37,12 @@ pub(crate) async fn list(sandbox: Option<Arc<Sandbox>>, handle: Option<&str>) ->
             .with_title("Workspace")
             .with_description("The entries of /workspace")
             .with_mime_type("application/json"),
+        Resource::new(at(Subject::Network), "network")
+            .with_title("Network")
+            .with_description(
+                "What of the network is reached, and the newest of what was asked of it",
+            )
+            .with_mime_type("application/json"),
     ];
     for saved in sandbox.snapshot_list().await.unwrap_or_default() {
         let described = format!("Saved {:.0}, {}", saved.created, text::size(saved.bytes));

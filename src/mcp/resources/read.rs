@@ -1,5 +1,8 @@
 //! Reads a resource.
 
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::address::{Address, Subject, media_type};
+use crate::blocking::blocking;
 use crate::guest::GuestError;
 use crate::mcp::call::{Call, Work};
 use crate::mcp::output::terminal;
@@ -18,6 +22,7 @@ use crate::mcp::output::utf8::{whole_at_end, whole_at_start};
 use crate::mcp::records::{JobRecord, SnapshotRecord, directory_entries};
 use crate::mcp::refusal::Refusal;
 use crate::mcp::selector::Selector;
+use crate::network::audit::{Follow, Record};
 use crate::sandbox::{
     ErrorKind, JobAction, OUTPUT_DIRECTORY, ReadContent, Sandbox, SandboxError, WORKSPACE,
 };
@@ -26,6 +31,9 @@ use crate::shown;
 /// How much is read of an address that sets no limit, and at most, in bytes.
 const DEFAULT_LIMIT: u64 = 1 << 20;
 const MAX_LIMIT: u64 = 8 << 20;
+
+/// How many lines of the network's log are shown.
+const NEWEST: usize = 200;
 
 /// The members of a content's `_meta`: the address of the rest, and the length of the whole.
 const NEXT: &str = "snowglobe/next";
@@ -215,6 +223,15 @@ async fn content(
                 ))),
             }
         }
+        Subject::Network => {
+            let path = sandbox.network().log().to_owned();
+            let log = blocking(move || newest(&path)).await;
+            let log = log.map_err(|error| {
+                ReadError::Failed(format!("failed to read the log of the network: {error}"))
+            })?;
+            let status = sandbox.network().status();
+            Content::json(&json!({"now": status, "log": log}))
+        }
         Subject::Jobs => {
             let jobs = sandbox.jobs(&work.progress).await?;
             Content::json(&jobs.iter().map(JobRecord::from).collect::<Vec<_>>())
@@ -234,6 +251,20 @@ async fn content(
                 size: report.job.kept_bytes,
             })
         }
+    }
+}
+
+/// The newest lines of the network's log. Blocks.
+fn newest(path: &Path) -> io::Result<VecDeque<Record>> {
+    let mut log = Follow::new(path)?;
+    let mut newest = VecDeque::new();
+    loop {
+        let records = log.read()?;
+        if records.is_empty() {
+            return Ok(newest);
+        }
+        newest.extend(records);
+        newest.drain(..newest.len().saturating_sub(NEWEST));
     }
 }
 

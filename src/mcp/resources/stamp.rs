@@ -35,6 +35,7 @@ pub(super) async fn stamp(sandbox: &Arc<Sandbox>, subject: &Subject) -> String {
             .find(|info| info.id == *id)
             .map_or_else(String::new, output),
         Subject::Output(_) => String::new(),
+        Subject::Network => format!("{:?}", sandbox.network().status()),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::mcp::icons;
 use crate::mcp::instructions::instructions;
 use crate::mcp::metrics::Metrics;
 use crate::mcp::tools::{Entry, table};
+use crate::sandbox::Sandbox;
 use crate::text::nearest;
 
 /// What the servers of all clients share.
@@ -23,18 +24,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// For sandboxes of this configuration; `pooled`: whether calls may name a sandbox.
-    pub(crate) fn new(config: &Config, pooled: bool) -> Arc<Self> {
-        Self::of(&Facts::of(config), config, pooled)
+    /// For the sandboxes of a fleet, which calls may name.
+    pub(crate) fn fleet(config: &Config) -> Arc<Self> {
+        Self::of(&Facts::of(config), config, true)
     }
 
-    /// For a sandbox that stays when the client leaves.
-    pub(crate) fn kept(config: &Config) -> Arc<Self> {
+    /// For one sandbox; `kept`: whether it stays when the client leaves.
+    pub(crate) fn single(sandbox: &Sandbox, kept: bool) -> Arc<Self> {
         let facts = Facts {
-            kept: true,
-            ..Facts::of(config)
+            kept,
+            ..Facts::of_sandbox(sandbox)
         };
-        Self::of(&facts, config, false)
+        Self::of(&facts, sandbox.config(), false)
     }
 
     fn of(facts: &Facts, config: &Config, pooled: bool) -> Arc<Self> {

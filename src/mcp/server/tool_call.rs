@@ -1,7 +1,8 @@
 //! A call of a tool: the sandbox it acts on, the confirmation before it, the notes after it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rmcp::RoleServer;
@@ -15,11 +16,15 @@ use crate::fleet::{Lease, Lost};
 use crate::mcp::call::Call;
 use crate::mcp::confirm::Decision;
 use crate::mcp::facts::{Facts, Workspace};
+use crate::mcp::network::{add_listeners, add_refusals};
 use crate::mcp::notes::Notes;
 use crate::mcp::refusal::{HANDLE, Refusal};
 use crate::mcp::tools::{Context, Entry};
-use crate::sandbox::weaker_fences;
+use crate::sandbox::{Sandbox, weaker_fences};
 use crate::text;
+
+/// How long a result waits for the guest to say on which ports its programs listen.
+const LISTENERS: Duration = Duration::from_secs(1);
 
 impl Server {
     /// Calls a tool with checked arguments.
@@ -38,8 +43,20 @@ impl Server {
             facts: self.selector.facts(),
             call: &call,
         };
+        let cursor = self.refusals_cursor(&lease.sandbox, session);
+        let once = self.permission.has_once();
         let result = tool.run(arguments, context).await;
-        let notes = self.session_notes(&lease, session);
+        let mut notes = self.session_notes(&lease, session);
+        if tool.runs_commands() {
+            if once {
+                self.permission.take_back(&lease.sandbox).await;
+            }
+            self.tell_refusals(&lease.sandbox, cursor, &call, &mut notes)
+                .await;
+            if session {
+                self.tell_ports(&lease.sandbox, &mut notes).await;
+            }
+        }
         let result = notes.append_to(result.unwrap_or_else(Refusal::into_result));
         Ok(match lease.new_handle() {
             Some(handle) => with_new_handle(result, handle),
@@ -81,6 +98,64 @@ impl Server {
                 "`{HANDLE}` must be a string, as an earlier result gave it"
             ))),
         }
+    }
+
+    /// From where on a result tells of refused connections: where the session's last one ended, so that those of jobs are
+    /// told, too.
+    fn refusals_cursor(&self, sandbox: &Sandbox, session: bool) -> u64 {
+        let told = self.told_refusals.lock();
+        let told = told.unwrap_or_else(PoisonError::into_inner);
+        match &*told {
+            Some((id, next)) if session && id == sandbox.instance().id.as_str() => *next,
+            _ => sandbox.network().refusals_cursor(),
+        }
+    }
+
+    /// Tells of refusals, and asks a person about them where the client is the user's own: who uses a server of many
+    /// sandboxes does not change what its owner opens.
+    async fn tell_refusals(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        cursor: u64,
+        call: &Call,
+        notes: &mut Notes,
+    ) {
+        let network = sandbox.network();
+        let refusals = network.refusals_since(cursor);
+        self.set_told(sandbox, refusals.next);
+        add_refusals(&refusals, &network.rules(), notes);
+        if !self.selector.has_fleet()
+            && let Some(note) = self.permission.ask(&refusals, sandbox, call).await
+        {
+            notes.add(note);
+        }
+    }
+
+    /// Tells of ports on which programs of the guest have begun to listen. A guest that does not say is not waited for.
+    async fn tell_ports(&self, sandbox: &Sandbox, notes: &mut Notes) {
+        let asked = tokio::time::timeout(LISTENERS, sandbox.listeners()).await;
+        let Ok(Ok(listeners)) = asked else {
+            return;
+        };
+        let told = self.told_ports.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        let id = sandbox.instance().id.as_str();
+        if told.0 != id {
+            *told = (id.to_owned(), BTreeSet::new());
+        }
+        // One that was closed is told of again when it is back.
+        told.1.retain(|port| listeners.contains_key(port));
+        let new: Vec<_> = listeners
+            .iter()
+            .filter(|(port, _)| told.1.insert(**port))
+            .collect();
+        add_listeners(&new, notes);
+    }
+
+    fn set_told(&self, sandbox: &Sandbox, next: u64) {
+        let told = self.told_refusals.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        *told = Some((sandbox.instance().id.to_string(), next));
     }
 
     /// Notes that only some results of a session get: what was lost, what of the project's file is ignored, which fences

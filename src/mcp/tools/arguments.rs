@@ -94,10 +94,13 @@ fn unknown(
     arguments: &JsonObject,
 ) -> Result<Vec<String>, Refusal> {
     let mut ignored = Vec::new();
-    for name in arguments
+    let mut names: Vec<&String> = arguments
         .keys()
         .filter(|name| !properties.contains_key(*name))
-    {
+        .collect();
+    // Whether a map keeps an order depends on what else is built.
+    names.sort_unstable();
+    for name in names {
         let known = properties.keys().map(String::as_str);
         let given = |name: &str| arguments.contains_key(name);
         if let Some(intended) = names::intended(name, known, given) {

@@ -25,6 +25,7 @@ pub(crate) struct Entry {
     schema: JsonObject,
     question: Question,
     run: Run,
+    runs_commands: bool,
 }
 
 impl Entry {
@@ -33,13 +34,14 @@ impl Entry {
         let mut listing = Listing::new(T::NAME, T::description(facts), schema::listed(&schema))
             .with_title(T::TITLE)
             .with_icons(vec![icons::icon(T::ICON)])
-            .with_annotations(T::HINTS.annotations(T::TITLE));
+            .with_annotations(T::HINTS.annotations(T::TITLE, facts));
         if let Some(output) = T::output() {
             listing = listing.with_raw_output_schema(output);
         }
         Self {
             listing,
             schema,
+            runs_commands: T::HINTS.runs_commands,
             question: |arguments, facts| T::question(&arguments::parse(T::NAME, arguments)?, facts),
             run: |arguments, context| {
                 Box::pin(
@@ -66,6 +68,11 @@ impl Entry {
             add(output, "Handle of the new sandbox, for the next calls");
         }
         self
+    }
+
+    /// Whether a call runs commands, or goes on with some.
+    pub(crate) fn runs_commands(&self) -> bool {
+        self.runs_commands
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -104,13 +111,14 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mcp::facts::Workspace;
+    use crate::mcp::facts::{Network, Workspace};
 
     /// Facts of a sandbox that shares its workspace.
     pub(crate) const SHARED: Facts = Facts {
         workspace: Workspace::Shared,
         exec_timeout: Duration::from_secs(60),
         kept: false,
+        network: Network::Off,
     };
 
     /// Facts of a sandbox that shares nothing.

@@ -39,7 +39,7 @@ impl Tool for Exec {
     const NAME: &'static str = "exec";
     const TITLE: &'static str = "Run a command";
     const ICON: &'static str = "<path d='M4 6l6 6-6 6M12 18h8'/>";
-    const HINTS: Hints = Hints::CHANGES;
+    const HINTS: Hints = Hints::RUNS;
 
     fn description(_: &Facts) -> String {
         "Run a shell command in the microVM and get its stdout, stderr and exit status. Each call is a new \

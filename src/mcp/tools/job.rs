@@ -59,7 +59,7 @@ impl Tool for Job {
     const NAME: &'static str = "job";
     const TITLE: &'static str = "Manage background jobs";
     const ICON: &'static str = "<path d='M4 6h10M4 12h10M4 18h6'/><path d='M17 14l5 3-5 3z'/>";
-    const HINTS: Hints = Hints::CHANGES;
+    const HINTS: Hints = Hints::RUNS;
 
     fn description(_: &Facts) -> String {
         "Manage background jobs (commands started by exec with `background`, or that became one): list them, \

@@ -8,6 +8,7 @@ mod edit;
 mod entry;
 mod exec;
 mod job;
+mod port;
 mod read;
 mod reboot;
 mod schema;
@@ -32,6 +33,7 @@ pub(crate) fn table(facts: &Facts) -> Vec<Entry> {
         Entry::of::<search::Search>(facts),
         Entry::of::<snapshot::Snapshot>(facts),
         Entry::of::<reboot::Reboot>(facts),
+        Entry::of::<port::Port>(facts),
     ]
 }
 
@@ -43,6 +45,32 @@ pub(crate) const SEARCH_ICON: &str = search::Search::ICON;
 mod tests {
     use super::entry::tests::{PRIVATE, SHARED};
     use super::*;
+
+    #[test]
+    fn only_commands_reach_an_open_world_and_only_with_a_network() {
+        use crate::mcp::facts::Network;
+        for network in [
+            Network::Off,
+            Network::Listed("packages".into()),
+            Network::Open(String::new()),
+        ] {
+            let facts = Facts { network, ..SHARED };
+            for entry in table(&facts) {
+                let open = entry
+                    .listing
+                    .annotations
+                    .as_ref()
+                    .and_then(|hints| hints.open_world_hint);
+                let runs = matches!(entry.name(), "exec" | "job");
+                assert_eq!(
+                    open,
+                    Some(runs && facts.network != Network::Off),
+                    "{}",
+                    entry.name()
+                );
+            }
+        }
+    }
 
     #[test]
     fn descriptions_promise_only_what_the_sandbox_has() {

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::schema;
 use crate::mcp::call::Call;
-use crate::mcp::facts::Facts;
+use crate::mcp::facts::{Facts, Network};
 use crate::mcp::refusal::Refusal;
 use crate::sandbox::Sandbox;
 
@@ -62,6 +62,8 @@ pub(crate) struct Hints {
     read_only: bool,
     destructive: bool,
     idempotent: bool,
+    /// Whether a call runs commands, which reach what the sandbox reaches.
+    pub(super) runs_commands: bool,
 }
 
 impl Hints {
@@ -70,26 +72,43 @@ impl Hints {
         read_only: true,
         destructive: false,
         idempotent: true,
+        runs_commands: false,
     };
     /// A call may change or remove something.
     pub(super) const CHANGES: Self = Self {
         read_only: false,
         destructive: true,
         idempotent: false,
+        runs_commands: false,
     };
     /// A call removes something, and a second one right after it changes nothing more.
     pub(super) const RESETS: Self = Self {
         read_only: false,
         destructive: true,
         idempotent: true,
+        runs_commands: false,
     };
 
-    pub(super) fn annotations(self, title: &str) -> ToolAnnotations {
+    /// A call changes something, destroys nothing, and a second one right after it changes nothing more.
+    pub(super) const OPENS: Self = Self {
+        read_only: false,
+        destructive: false,
+        idempotent: true,
+        runs_commands: false,
+    };
+
+    /// A call runs a command, or goes on with one.
+    pub(super) const RUNS: Self = Self {
+        runs_commands: true,
+        ..Self::CHANGES
+    };
+
+    pub(super) fn annotations(self, title: &str, facts: &Facts) -> ToolAnnotations {
         ToolAnnotations::with_title(title)
             .read_only(self.read_only)
             .destructive(self.destructive)
             .idempotent(self.idempotent)
             // Without a network a tool reaches nothing outside of the sandbox.
-            .open_world(false)
+            .open_world(self.runs_commands && facts.network != Network::Off)
     }
 }

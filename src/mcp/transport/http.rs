@@ -90,7 +90,7 @@ pub async fn listen(mut options: HttpOptions) -> Result<Listening, HttpError> {
 impl Listening {
     /// Serves until `closing` fires. Then every sandbox is stopped.
     pub async fn serve(self, config: Config, closing: CancellationToken) {
-        let shared = Shared::new(&config, true);
+        let shared = Shared::fleet(&config);
         let pool = Fleet::new(config, self.options.limits, closing.clone()).await;
         let metrics = shared.metrics.clone();
         let health = pool.clone();
@@ -103,7 +103,10 @@ impl Listening {
             let (metrics, pool) = (metrics.clone(), pool.clone());
             let text = move || async move {
                 let media_type = [(header::CONTENT_TYPE, metrics::MEDIA_TYPE)];
-                (media_type, metrics.text(pool.count()))
+                (
+                    media_type,
+                    metrics.text(pool.count(), &pool.network_counts()),
+                )
             };
             guarded = guarded.route("/metrics", get(text));
         }

@@ -49,7 +49,7 @@ where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,
 {
-    let shared = Shared::new(sandbox.config(), false);
+    let shared = Shared::single(&sandbox, false);
     serve_with(shared, input, output, sandbox).await
 }
 
@@ -59,7 +59,7 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (input, output) = tokio::io::split(stream);
-    let shared = Shared::kept(sandbox.config());
+    let shared = Shared::single(&sandbox, true);
     serve_with(shared, input, output, sandbox).await
 }
 

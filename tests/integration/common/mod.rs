@@ -37,8 +37,8 @@ pub fn executable(path: &Path, text: &str) {
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_snowglobe");
 
 /// Every tool, in the order in which they are listed.
-pub const TOOLS: [&str; 8] = [
-    "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot",
+pub const TOOLS: [&str; 9] = [
+    "exec", "job", "read", "write", "edit", "search", "snapshot", "reboot", "port",
 ];
 
 /// The environment variables that the program inherits from the tests.

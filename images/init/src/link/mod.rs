@@ -18,19 +18,22 @@ pub use synchronize::synchronize;
 /// How often to try again whether a host is connected.
 const RECONNECT: Duration = Duration::from_millis(10);
 
-/// A stream on which an SSH session begins.
+/// The start of an SSH session.
+pub const SSH: &[u8] = b"SSH-";
+
+/// A stream on which a session begins.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// Serves each host that connects to a virtio-serial port, one after the other, forever.
-pub async fn serve_port<F, S>(path: &Path, serve: F) -> io::Result<()>
+pub async fn serve_port<F, S>(path: &Path, beginning: &[u8], serve: F) -> io::Result<()>
 where
     F: Fn(Box<dyn Stream>) -> S,
     S: Future<Output = ()>,
 {
     loop {
-        match synchronize(open(path).await?).await {
+        match synchronize(open(path).await?, beginning).await {
             Ok(Some(stream)) => serve(Box::new(stream)).await,
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "the link could not be read"),
@@ -54,7 +57,7 @@ async fn open(path: &Path) -> io::Result<Nonblocking> {
 }
 
 /// Serves each host that connects to a vsock port, forever.
-pub async fn serve_vsock<F, S>(port: u32, serve: F) -> io::Result<()>
+pub async fn serve_vsock<F, S>(port: u32, beginning: &'static [u8], serve: F) -> io::Result<()>
 where
     F: Fn(Box<dyn Stream>) -> S + Clone + Send + 'static,
     S: Future<Output = ()> + Send,
@@ -67,7 +70,7 @@ where
         let (stream, _) = listener.accept().await?;
         let serve = serve.clone();
         tokio::spawn(async move {
-            if let Ok(Some(stream)) = synchronize(stream).await {
+            if let Ok(Some(stream)) = synchronize(stream, beginning).await {
                 serve(Box::new(stream)).await;
             }
         });

@@ -6,16 +6,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::wire::SYNC_PREFIX;
 
-/// The start of an SSH session.
-const SSH: &[u8] = b"SSH-";
-
 /// The longest line of a host. A longer piece without a line end is left over from a broken connection.
 const LONGEST_LINE: usize = 256;
 
-/// Answers synchronizing lines until an SSH session begins, and gives the stream from that point on. Gives `None` when
+/// Answers synchronizing lines until a session begins with these bytes, and gives the stream from that point on. Gives `None` when
 /// the host closes the stream. Drops everything else, since it is left over from a broken connection.
 pub async fn synchronize<S>(
     mut stream: S,
+    beginning: &[u8],
 ) -> io::Result<Option<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -25,7 +23,7 @@ where
     loop {
         while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
             // The client's identification line ends with a newline, too, so it can't be missed here.
-            if held.starts_with(SSH) {
+            if held.starts_with(beginning) {
                 break;
             }
             let line: Vec<u8> = held.drain(..=end).collect();
@@ -37,7 +35,7 @@ where
                 stream.flush().await?;
             }
         }
-        if held.starts_with(SSH) {
+        if held.starts_with(beginning) {
             let (reader, writer) = tokio::io::split(stream);
             return Ok(Some(tokio::io::join(
                 Cursor::new(held).chain(reader),
@@ -61,7 +59,7 @@ mod tests {
     #[tokio::test]
     async fn leftovers_are_dropped_and_every_nonce_answered() {
         let (mut host, guest) = tokio::io::duplex(4096);
-        let served = tokio::spawn(synchronize(guest));
+        let served = tokio::spawn(synchronize(guest, b"SSH-"));
         host.write_all(b"\x01\xff garbage without end")
             .await
             .unwrap();
@@ -80,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn an_ssh_line_in_pieces_is_one() {
         let (mut host, guest) = tokio::io::duplex(4096);
-        let served = tokio::spawn(synchronize(guest));
+        let served = tokio::spawn(synchronize(guest, b"SSH-"));
         for byte in b"SSH-2.0-x\n" {
             host.write_all(&[*byte]).await.unwrap();
         }
@@ -91,6 +89,6 @@ mod tests {
     async fn a_host_that_leaves_ends_it() {
         let (host, guest) = tokio::io::duplex(4096);
         drop(host);
-        assert!(synchronize(guest).await.unwrap().is_none());
+        assert!(synchronize(guest, b"SSH-").await.unwrap().is_none());
     }
 }

@@ -3,18 +3,17 @@
 mod clock;
 mod error;
 mod mounts;
+pub mod netlink;
 mod settings;
 pub(crate) mod user_thread;
 pub(crate) mod users;
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
-use rustix::net::{AddressFamily, SendFlags, SocketType};
 
 use crate::boot::{BUILD_ROOT, BootConfig, ImageUser, Workspace};
 use crate::reason::chain;
@@ -27,6 +26,9 @@ use error::failed;
 use mounts::mount_at;
 pub use mounts::{limit_disk, mount_disk, mount_system, switch_root};
 
+/// The number of the loopback interface.
+const LOOPBACK: u32 = 1;
+
 /// Git's settings for all users. The file is not on the disk, so each boot writes its own.
 const GIT_SETTINGS: &str = "/run/snowglobe.gitconfig";
 
@@ -38,7 +40,7 @@ pub fn set_up(config: &BootConfig) -> Result<(), SystemError> {
     renew(now, &config.entropy).map_err(failed("set the clock"))?;
     rustix::system::sethostname(config.hostname.as_bytes())
         .map_err(|e| failed("set the host name")(e.into()))?;
-    loopback_up().map_err(failed("bring up the loopback interface"))?;
+    netlink::switch_on(LOOPBACK).map_err(failed("bring up the loopback interface"))?;
     for (name, value) in [
         ("fs/nr_open", config.nofile.max(1_048_576).to_string()),
         // Programs may listen on any port and make sandboxes of their own.
@@ -52,25 +54,6 @@ pub fn set_up(config: &BootConfig) -> Result<(), SystemError> {
         // Best effort: some kernels lack a setting, and the boot does not depend on any.
         fs::write(Path::new("/proc/sys").join(name), value).ok();
     }
-    Ok(())
-}
-
-/// Brings `lo` up with one netlink message, `RTM_NEWLINK` for interface 1.
-fn loopback_up() -> io::Result<()> {
-    const RTM_NEWLINK: u16 = 16;
-    const NLM_F_REQUEST: u16 = 1;
-    const IFF_UP: u32 = 1;
-    let mut message = Vec::with_capacity(32);
-    message.extend_from_slice(&32u32.to_ne_bytes());
-    message.extend_from_slice(&RTM_NEWLINK.to_ne_bytes());
-    message.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-    message.extend_from_slice(&[0; 8]);
-    message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&1i32.to_ne_bytes());
-    message.extend_from_slice(&IFF_UP.to_ne_bytes());
-    message.extend_from_slice(&IFF_UP.to_ne_bytes());
-    let socket = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
-    rustix::net::send(&socket, &message, SendFlags::empty())?;
     Ok(())
 }
 

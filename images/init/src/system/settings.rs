@@ -42,6 +42,9 @@ pub(crate) fn names(root: &Path, hostname: &str) -> io::Result<()> {
     if fs::read(&nsswitch).is_err() {
         put(&nsswitch, NSSWITCH.as_bytes())?;
     }
+    // The guest's own resolver answers at once, also if nothing is allowed. `edns0` keeps questions in one datagram.
+    let resolver = format!("nameserver {}\noptions edns0\n", crate::network::RESOLVER);
+    put(&etc.join("resolv.conf"), resolver.as_bytes())?;
     put(&etc.join("hostname"), format!("{hostname}\n").as_bytes())
 }
 

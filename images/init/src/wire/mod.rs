@@ -22,6 +22,7 @@ mod exec;
 mod files;
 mod jobs;
 pub mod lines;
+pub mod network;
 mod refused;
 mod search;
 mod status;

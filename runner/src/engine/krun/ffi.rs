@@ -168,11 +168,15 @@ impl Context {
         checked(CALL, directory.display(), code).map(drop)
     }
 
-    /// Adds a vsock device: libkrun makes `socket` for its one port, on which the guest listens.
-    pub(super) fn add_vsock(&self, port: u32, socket: &Path) -> Outcome {
-        const CALL: &str = "krun_add_vsock_port2";
+    /// Adds a vsock device, without ports.
+    pub(super) fn add_vsock(&self) -> Outcome {
         let code = krun::krun_add_vsock(self.0, NO_SOCKET_IMPERSONATION);
-        checked("krun_add_vsock", "", code)?;
+        checked("krun_add_vsock", "", code).map(drop)
+    }
+
+    /// Adds a port to the vsock device: libkrun makes `socket` for it, and the guest listens on it.
+    pub(super) fn add_vsock_port(&self, port: u32, socket: &Path) -> Outcome {
+        const CALL: &str = "krun_add_vsock_port2";
         let place = path(CALL, socket)?;
         // SAFETY: the string ends in a zero byte and lives until the call is over, which copies it.
         let code = unsafe { krun::krun_add_vsock_port2(self.0, port, place.as_ptr(), true) };
@@ -223,8 +227,9 @@ mod tests {
         let error = missing.unwrap_err().to_string();
         assert!(error.starts_with("krun_set_kernel for /k: "), "{error}");
         let taken = tempfile::NamedTempFile::new().unwrap();
+        context.add_vsock().unwrap();
         let error = context
-            .add_vsock(1024, taken.path())
+            .add_vsock_port(1024, taken.path())
             .unwrap_err()
             .to_string();
         assert!(error.contains("krun_add_vsock_port2 for /"), "{error}");
@@ -242,9 +247,11 @@ mod tests {
             .add_disk("disk0", Path::new("/d"), DiskFormat::Qcow2, false)
             .unwrap();
         context.add_share("workspace", Path::new("/w")).unwrap();
-        context
-            .add_vsock(1024, Path::new("/no/such/socket"))
-            .unwrap();
+        context.add_vsock().unwrap();
+        for port in [1024, 1025] {
+            let socket = format!("/no/such/socket-{port}");
+            context.add_vsock_port(port, Path::new(&socket)).unwrap();
+        }
         let (_, output) = std::os::unix::net::UnixStream::pair().unwrap();
         context.add_serial(output.into()).unwrap();
     }

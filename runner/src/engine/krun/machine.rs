@@ -20,7 +20,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::CapabilitySet;
 
 use super::ffi::{Context, KrunError};
-use super::order::{CONSOLE_FD, HAND_OVER_FD, Order, SOCKET, SOCKET_DIRECTORY};
+use super::order::{CONSOLE_FD, HAND_OVER_FD, Order, SOCKET, SOCKET_DIRECTORY, STREAMS};
 use crate::confine::calls::{Calls, FilterError};
 use crate::confine::fence::{self, Fence, Right};
 use crate::confine::{missing, namespaces, order, process};
@@ -117,7 +117,12 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
     for share in &spec.shares {
         context.add_share(&share.tag, &share.path)?;
     }
-    context.add_vsock(spec.link_port, &Path::new(SOCKET_DIRECTORY).join(SOCKET))?;
+    let sockets = Path::new(SOCKET_DIRECTORY);
+    context.add_vsock()?;
+    context.add_vsock_port(spec.link_port, &sockets.join(SOCKET))?;
+    if let Some(streams) = &spec.streams {
+        context.add_vsock_port(streams.port, &sockets.join(STREAMS))?;
+    }
     context.add_serial(console)?;
 
     fence(order)

@@ -27,7 +27,7 @@ use rustix::process::Signal;
 use snowglobe_runner::VmSpec;
 
 use self::disk::{OFTEN, Room, SELDOM, check_interval, copy, while_stopped};
-use self::order::{Order, SOCKET};
+use self::order::{Order, SOCKET, STREAMS};
 use super::{Engine, Frozen, Notice, Process, newest_layer, socket_pair};
 use crate::confine::namespaces::Confinement;
 use crate::confine::spawn::{self, Inherited};
@@ -45,6 +45,7 @@ pub(crate) struct Krun {
     /// The socket's directory.
     directory: Option<OwnedFd>,
     link: PathBuf,
+    streams: Option<PathBuf>,
     phase: Phase,
     top: Option<PathBuf>,
     max_layer_bytes: Option<u64>,
@@ -96,6 +97,7 @@ impl Krun {
             never_readable,
             directory: None,
             link: spec.link_socket.clone(),
+            streams: spec.streams.as_ref().map(|port| port.socket.clone()),
             phase: Phase::Preparing,
             top: newest_layer(spec),
             max_layer_bytes: spec.max_layer_bytes,
@@ -148,6 +150,9 @@ impl Krun {
         let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&news, &within, inotify::WatchFlags::CREATE)?;
         std::os::unix::fs::symlink(within.join(SOCKET), &self.link)?;
+        if let Some(streams) = &self.streams {
+            std::os::unix::fs::symlink(within.join(STREAMS), streams)?;
+        }
         self.control = news;
         self.directory = Some(directory);
         Ok(true)

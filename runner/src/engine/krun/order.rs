@@ -6,6 +6,9 @@ use snowglobe_runner::VmSpec;
 /// The name of the socket that libkrun makes.
 pub(super) const SOCKET: &str = "link";
 
+/// The name of the streams' socket, beside it.
+pub(super) const STREAMS: &str = "streams";
+
 /// The directory of that socket, in the machine's file system.
 pub(super) const SOCKET_DIRECTORY: &str = "/snowglobe-link";
 

@@ -109,6 +109,20 @@ pub(super) fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
         "-device",
         &format!("virtserialport,chardev=link,name={}", spec.link_name),
     );
+    if let Some(port) = &spec.streams {
+        // After those of the shares.
+        let fd = (FIRST_SHARE_FD..)
+            .nth(spec.shares.len())
+            .unwrap_or_default();
+        arg(
+            "-chardev",
+            &format!("socket,id=streams,fd={fd},server=on,wait=off"),
+        );
+        arg(
+            "-device",
+            &format!("virtserialport,chardev=streams,name={}", port.name),
+        );
+    }
     arg("-object", &"rng-builtin,id=rng");
     arg("-device", &format!("virtio-rng-device,rng=rng{}", slot()));
     arg(
@@ -181,7 +195,7 @@ fn block_node(number: usize, disk: &Disk) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use snowglobe_runner::{EngineSpec, Share};
+    use snowglobe_runner::{EngineSpec, Port, Share};
 
     use super::*;
 
@@ -221,6 +235,11 @@ mod tests {
             link_socket: "/s".into(),
             link_name: "link".into(),
             link_port: 0,
+            streams: Some(Port {
+                socket: "/t".into(),
+                name: "streams".into(),
+                port: 1,
+            }),
             console_log: "/c".into(),
             max_layer_bytes: None,
             remove: Vec::new(),

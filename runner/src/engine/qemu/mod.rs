@@ -24,7 +24,7 @@ mod tsc;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ use super::{Engine, Frozen, Notice, Process, socket_pair};
 use crate::confine::calls::Calls;
 use crate::confine::spawn::{self, Inherited, Program};
 use crate::error::StartError;
+use crate::vm::link::Sockets;
 
 /// The time limit for adding a layer to a disk.
 const FREEZE_LIMIT: Duration = Duration::from_secs(60);
@@ -84,20 +85,22 @@ impl Qemu {
         spec: &VmSpec,
         binary: &Path,
         accel: Accel,
-        link: UnixListener,
+        sockets: Sockets,
         shares: Vec<UnixStream>,
     ) -> Result<Self, StartError> {
-        let sockets = || -> io::Result<_> { Ok((UnixStream::pair()?, socket_pair()?)) };
+        let pairs = || -> io::Result<_> { Ok((UnixStream::pair()?, socket_pair()?)) };
         let ((qmp, their_qmp), (console, their_console)) =
-            sockets().map_err(StartError::io("qemu", "make its sockets"))?;
+            pairs().map_err(StartError::io("qemu", "make its sockets"))?;
 
         let khz = if accel == Accel::Tcg {
             tsc::khz()
         } else {
             None
         };
-        let mut fds = vec![OwnedFd::from(their_qmp), their_console.into(), link.into()];
+        let mut fds = vec![OwnedFd::from(their_qmp), their_console.into()];
+        fds.push(sockets.link.into());
         fds.extend(shares.into_iter().map(OwnedFd::from));
+        fds.extend(sockets.streams.map(OwnedFd::from));
 
         let (fence, missing) = fence(spec, binary, accel).for_child();
         let mut started = spawn::spawn(

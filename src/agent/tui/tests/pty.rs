@@ -30,6 +30,7 @@ async fn on_this_terminal() {
         prompt: None,
         resume: false,
         shell: None,
+        network: Default::default(),
     };
     tokio::spawn(async move {
         let model = Event::Model {

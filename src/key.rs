@@ -1,4 +1,5 @@
-//! Where the key of a provider comes from. A key is read when it is needed, and shown nowhere.
+//! Where a key comes from: that of a model provider, a secret of the network. A key is read when it is needed, and shown
+//! nowhere.
 
 use std::fmt::Display;
 use std::io::Read as _;
@@ -9,19 +10,21 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 
-use super::failure::shown;
+use crate::shown;
 
 /// The longest key, in bytes.
 const MAX_KEY: u64 = 16 << 10;
+/// The most that is shown of what a command says, in characters.
+const SHOWN: usize = 500;
 /// How long a command may take that prints a key. It may ask the user for a password first.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The environment of this process, or that of a test.
-pub(super) type Environment = dyn Fn(&str) -> Option<String> + Send + Sync;
+pub(crate) type Environment = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 /// Where a key comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum KeySource {
+pub(crate) enum KeySource {
     /// None is needed.
     None,
     /// What an environment variable holds.
@@ -34,7 +37,7 @@ pub(super) enum KeySource {
 
 impl KeySource {
     /// Where it is, in words.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         match self {
             Self::None => "nowhere".to_owned(),
             Self::Variable(name) => name.clone(),
@@ -47,7 +50,7 @@ impl KeySource {
     }
 
     /// Whether there seems to be a key: a command is not run for that, and a file not opened.
-    pub(super) fn seems_there(&self, environment: &Environment) -> bool {
+    pub(crate) fn seems_there(&self, environment: &Environment) -> bool {
         match self {
             Self::None | Self::Command(_) => true,
             Self::Variable(name) => set(environment, name).is_some(),
@@ -56,7 +59,7 @@ impl KeySource {
     }
 
     /// The key; none if none is needed.
-    pub(super) async fn read(&self, environment: &Environment) -> Result<Option<String>, String> {
+    pub(crate) async fn read(&self, environment: &Environment) -> Result<Option<String>, String> {
         let place = self.place();
         let text = match self {
             Self::None => return Ok(None),
@@ -80,7 +83,7 @@ impl KeySource {
 }
 
 /// The value of a variable that is set and not empty.
-pub(super) fn set(environment: &Environment, name: &str) -> Option<String> {
+pub(crate) fn set(environment: &Environment, name: &str) -> Option<String> {
     environment(name).filter(|value| !value.trim().is_empty())
 }
 
@@ -128,7 +131,18 @@ async fn run(words: &[String]) -> Result<String, String> {
     let status = status.map_err(|error| failed(&error))?;
     match status.success() {
         true => Ok(printed),
-        false => Err(failed(&format!("{status}; {}", shown(&complaint, &[])))),
+        false => Err(failed(&format!("{status}; {}", line(&complaint)))),
+    }
+}
+
+/// The beginning of what a program says, on one line.
+fn line(said: &str) -> String {
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let line = words.join(" ");
+    let line = shown::line(&line);
+    match line.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.into_owned(),
     }
 }
 

@@ -1,0 +1,226 @@
+//! Asks a person whether the sandbox may reach what it was just refused: once, for this session, or always.
+//!
+//! The connection itself was refused at once; the question comes with the result of the command that wanted it, so
+//! nothing in the guest waits for a person. It is asked where a client can ask while a call runs, for one question at a
+//! time. Whoever does not answer is not asked again in this session, and what was declined is not asked about again.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rmcp::model::{
+    ConstTitle, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema,
+    EnumSchema, PrimitiveSchemaDefinition, SingleSelectEnumSchema, TitledSingleSelectEnumSchema,
+};
+use tokio::sync::Mutex;
+
+use crate::blocking::blocking;
+use crate::config::{Raw, Sources, save_rules};
+use crate::mcp::call::Call;
+use crate::mcp::network::{Wish, wish};
+use crate::network::broker::Refusals;
+use crate::network::settings::{Change, ONCE};
+use crate::sandbox::Sandbox;
+
+/// How long a person may take to answer: a result waits for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who states a rule that a person allows for the session, or always.
+const SESSION: &str = "a person who was asked";
+
+/// The only field of the form.
+const FIELD: &str = "allow";
+
+/// The answers, and how each is put to the person. The first one is the default.
+const ANSWERS: [(&str, &str); 4] = [
+    ("no", "No"),
+    ("once", "Once: until the next command has ended"),
+    ("session", "For this session: until the sandbox is stopped"),
+    ("always", "Always: also put it into my configuration"),
+];
+
+/// The questions of one session.
+#[derive(Debug, Default)]
+pub(crate) struct Permission {
+    /// Held while a question is open.
+    open: Mutex<()>,
+    past: StdMutex<Past>,
+}
+
+/// What came of the earlier questions.
+#[derive(Debug, Default)]
+struct Past {
+    /// A question got no answer, so nobody is there.
+    unattended: bool,
+    declined: HashSet<String>,
+    /// Something is allowed until the next command has ended.
+    once: bool,
+}
+
+/// What a person says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    No,
+    Once,
+    Session,
+    Always,
+    /// Nothing.
+    None,
+}
+
+impl Permission {
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something is allowed until the next command has ended.
+    pub(crate) fn has_once(&self) -> bool {
+        self.past().once
+    }
+
+    /// Takes back what was allowed until a command had ended.
+    pub(crate) async fn take_back(&self, sandbox: &Arc<Sandbox>) {
+        self.past().once = false;
+        if let Err(error) = sandbox.take_back_once().await {
+            tracing::warn!("failed to {}", crate::describe(&error));
+        }
+    }
+
+    /// Asks about refusals, and does what the person says. Gives what the result says of it, if there was a question.
+    pub(crate) async fn ask(
+        &self,
+        refusals: &Refusals,
+        sandbox: &Arc<Sandbox>,
+        call: &Call,
+    ) -> Option<String> {
+        if !call.can_ask() {
+            return None;
+        }
+        let _open = self.open.try_lock().ok()?;
+        let Wish { rules, question } = {
+            let past = self.past();
+            if past.unattended {
+                return None;
+            }
+            wish(refusals, &sandbox.network().rules(), &past.declined)?
+        };
+        let asked = call.ask_person(form(&question), ANSWER_TIMEOUT).await;
+        let answer = asked.map_or(Answer::None, |answer| Answer::of(&answer));
+        Some(self.obey(answer, rules, sandbox).await)
+    }
+
+    async fn obey(&self, answer: Answer, rules: Vec<String>, sandbox: &Arc<Sandbox>) -> String {
+        let named = rules.join(", ");
+        let (origin, how_long) = match answer {
+            Answer::None => {
+                self.past().unattended = true;
+                return "a person was asked about that and has not answered: it stays refused, and this session does \
+                        not ask again"
+                    .to_owned();
+            }
+            Answer::No => {
+                self.past().declined.extend(rules);
+                return format!("a person was asked, and does not allow {named}");
+            }
+            Answer::Once => (ONCE, "until the next command has ended"),
+            Answer::Session => (SESSION, "until the sandbox is stopped"),
+            Answer::Always => (SESSION, "from now on"),
+        };
+        let change = Change {
+            allow: rules,
+            deny: Vec::new(),
+        };
+        if let Err(error) = sandbox.change_network(&change, origin).await {
+            return format!(
+                "a person allows {named}, but that failed: {}",
+                crate::describe(&error)
+            );
+        }
+        if answer == Answer::Once {
+            self.past().once = true;
+        }
+        let mut told =
+            format!("a person was asked, and allows {named} {how_long}: run the command again");
+        if answer == Answer::Always
+            && let Err(error) = blocking(move || save(&change)).await
+        {
+            told.push_str(&format!(
+                "; it holds until the sandbox is stopped only, since the configuration can't be changed: {error:#}"
+            ));
+        }
+        told
+    }
+}
+
+/// Puts a change into the user's file.
+fn save(change: &Change) -> anyhow::Result<PathBuf> {
+    let file = Sources::of_process(Raw::default())?.user_file;
+    let file = file.ok_or_else(|| anyhow::anyhow!("HOME is not set"))?;
+    save_rules(&file, change)?;
+    Ok(file)
+}
+
+impl Answer {
+    fn of(answer: &ElicitResult) -> Self {
+        let said = answer
+            .content
+            .as_ref()
+            .and_then(|content| content.get(FIELD));
+        match (&answer.action, said.and_then(|said| said.as_str())) {
+            (ElicitationAction::Accept, Some("once")) => Self::Once,
+            (ElicitationAction::Accept, Some("session")) => Self::Session,
+            (ElicitationAction::Accept, Some("always")) => Self::Always,
+            (ElicitationAction::Accept | ElicitationAction::Decline, _) => Self::No,
+            _ => Self::None,
+        }
+    }
+}
+
+fn form(question: &str) -> ElicitRequestParams {
+    let answers = ANSWERS.map(|(value, title)| ConstTitle::new(value, title));
+    let mut choice = TitledSingleSelectEnumSchema::new(answers.to_vec());
+    choice.title = Some("Allow it?".into());
+    choice.default = Some(ANSWERS[0].0.to_owned());
+    let choice = EnumSchema::Single(SingleSelectEnumSchema::Titled(choice));
+    let schema = ElicitationSchema::builder()
+        .required_property(FIELD, PrimitiveSchemaDefinition::Enum(choice))
+        .build_unchecked();
+    ElicitRequestParams::FormElicitationParams {
+        meta: None,
+        message: question.to_owned(),
+        requested_schema: schema,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_clear_yes_is_one() {
+        let answer = |action: &str, content: serde_json::Value| {
+            let answer = json!({"action": action, "content": content});
+            Answer::of(&serde_json::from_value(answer).unwrap())
+        };
+        assert_eq!(answer("accept", json!({"allow": "once"})), Answer::Once);
+        assert_eq!(
+            answer("accept", json!({"allow": "session"})),
+            Answer::Session
+        );
+        assert_eq!(answer("accept", json!({"allow": "always"})), Answer::Always);
+        for content in [
+            json!({}),
+            json!({"allow": "no"}),
+            json!({"allow": "Yes"}),
+            json!({"allow": true}),
+            json!(null),
+        ] {
+            assert_eq!(answer("accept", content), Answer::No);
+        }
+        assert_eq!(answer("decline", json!({"allow": "always"})), Answer::No);
+        assert_eq!(answer("cancel", json!({"allow": "always"})), Answer::None);
+    }
+}
