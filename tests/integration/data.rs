@@ -264,7 +264,7 @@ async fn what_runs_is_removed_only_by_force() {
     assert!(place.store().exists());
     let (code, out, err) = place.run(&["ls", "--json"]).await;
     assert!(
-        code == 0 && out.contains("\"network\": \"none\""),
+        code == 0 && out.contains("\"network\": \"off\""),
         "{out}{err}"
     );
     let (code, _, err) = place.run(&["rm", "--force", "-y"]).await;

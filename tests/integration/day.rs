@@ -316,7 +316,7 @@ async fn a_narrow_and_a_dumb_terminal_are_readable() {
     tmux.kind("export TERM=dumb");
     for (line, parts) in [
         ("start", &["started the sandbox"][..]),
-        ("ls", &["running, ", "network none, jobs 0", "  minimal"]),
+        ("ls", &["running, ", "network off, jobs 0", "  minimal"]),
         ("status", &["machine    1 cpus", "state      running"]),
         ("logs", &["INFO"]),
         ("data", &["in all, in"]),

@@ -11,6 +11,7 @@
 )]
 
 mod agent;
+mod asking;
 mod chaos;
 mod cli;
 mod common;
@@ -24,9 +25,12 @@ mod images;
 mod kept;
 mod looking;
 mod mcp;
+mod network;
 mod papers;
+mod ports;
 mod power;
 mod protocol;
+mod rules;
 mod sandboxes;
 mod ssh;
 mod streams;

@@ -17,7 +17,10 @@ mod fuse;
 mod image;
 mod layer;
 mod link;
+mod network;
+mod packets;
 mod reference;
+mod rules;
 mod tree;
 mod wire;
 
@@ -33,13 +36,16 @@ use libfuzzer_sys::fuzz_target;
 /// A target: its name, and the function that runs one input.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 10] = [
     ("archive", archive::play),
     ("config", config::play),
     ("fuse", fuse::play),
     ("layer", layer::play),
     ("link", link::play),
+    ("network", network::play),
+    ("packets", packets::play),
     ("reference", reference::play),
+    ("rules", rules::play),
     ("wire", wire::play),
 ];
 

@@ -139,7 +139,9 @@ async fn serve(listener: std::os::unix::net::UnixListener, key: PrivateKey, play
             while stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {}
             continue;
         }
-        let Ok(Some(stream)) = snowglobe_init::link::synchronize(stream).await else {
+        let Ok(Some(stream)) =
+            snowglobe_init::link::synchronize(stream, snowglobe_init::link::SSH).await
+        else {
             continue;
         };
         let trusted = Arc::new(AtomicBool::new(false));
