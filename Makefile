@@ -49,6 +49,7 @@ bench: image
 	$(BIN)/examples/pull-bench
 	$(BIN)/examples/mcp-bench
 	$(BIN)/examples/cli-bench
+	$(BIN)/examples/network-bench
 	$(BIN)/examples/agent-bench
 
 # Two hours: kills processes at random moments; no data may be lost.
