@@ -116,6 +116,17 @@ fn commands_files_snapshots_and_ends_hold_on_krun() {
     );
 }
 
+/// The network's second port is vsock there.
+#[test]
+fn programs_reach_the_network_and_ports_are_reached_on_krun() {
+    let tests = "network::programs_see network::a_network_that_is_off ports::";
+    on_a_kvm_host(
+        460,
+        &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite_in_turn("integration", tests),
+    );
+}
+
 #[test]
 fn a_krun_vm_is_isolated_and_stalls_while_the_disk_is_full() {
     let tests =
