@@ -30,6 +30,10 @@ const STOPPING: Duration = Duration::from_secs(10);
 /// The time limit for showing the runner's last messages.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// What the runner inherits of this process's variables: how programs, libraries and temporary files are found. The
+/// others may hold keys, and the runner has no use for them.
+const VARIABLES: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "RUST_BACKTRACE"];
+
 /// How long a VM may be stalled before calls report it.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -67,7 +71,12 @@ impl Vm {
         };
         let (messages, to_messages) = std::io::pipe().map_err(spawn)?;
         let mut command = tokio::process::Command::new(runner);
+        let inherited = VARIABLES
+            .iter()
+            .filter_map(|name| Some((name, std::env::var_os(name)?)));
         command
+            .env_clear()
+            .envs(inherited)
             .arg(format!("{DESCRIPTORS}{}", opened.len()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
