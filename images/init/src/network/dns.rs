@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 
 use simple_dns::rdata::{A, RData};
-use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, RCODE, ResourceRecord, TYPE};
+use simple_dns::{
+    CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, RCODE, ResourceRecord, TYPE, header_buffer,
+};
 
 /// How long an answer may be kept, in seconds. An address stands for its name for much longer.
 const TTL: u32 = 60;
@@ -29,6 +31,18 @@ pub(super) enum Answer {
     NoSuchName,
     /// The host could not tell.
     Failed,
+}
+
+/// What answers a datagram that is no [`Question`]: that it is not supported, if it is a query at all. An asker that
+/// hears nothing waits for seconds.
+pub(super) fn not_supported(datagram: &[u8]) -> Option<Vec<u8>> {
+    if header_buffer::has_flags(datagram, PacketFlag::RESPONSE).ok()? {
+        return None;
+    }
+    let mut reply = Packet::new_reply(header_buffer::id(datagram).ok()?);
+    *reply.opcode_mut() = header_buffer::opcode(datagram).ok()?;
+    *reply.rcode_mut() = RCODE::NotImplemented;
+    reply.build_bytes_vec().ok()
 }
 
 impl Question {
@@ -131,11 +145,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_query_of_any_kind_is_answered() {
+        let mut query = question("example.org", TYPE::A);
+        let kind = query.len() - 4;
+        // A type of the public network that the parser does not know, one that nobody knows, and another class.
+        for changed in [[1, 0, 0, 1], [0xff, 0x42, 0, 1], [0, 1, 0, 3]] {
+            query[kind..].copy_from_slice(&changed);
+            assert_eq!(Question::parse(&query), None);
+            let answer = not_supported(&query).unwrap();
+            let answer = Packet::parse(&answer).unwrap();
+            assert_eq!((answer.id(), answer.rcode()), (77, RCODE::NotImplemented));
+        }
+        // Two resolvers must not answer each other's answers.
+        let answer = not_supported(&query).unwrap();
+        assert_eq!(not_supported(&answer), None);
+        assert_eq!(not_supported(&query[..11]), None);
+    }
+
     proptest! {
         #[test]
         fn any_datagram_is_a_question_or_none(datagram in prop::collection::vec(any::<u8>(), 0..600)) {
-            if let Some(question) = Question::parse(&datagram) {
-                question.answered(Answer::Empty);
+            match Question::parse(&datagram) {
+                Some(question) => drop(question.answered(Answer::Empty)),
+                None => drop(not_supported(&datagram)),
             }
         }
     }

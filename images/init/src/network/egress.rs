@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc};
 use tun_rs::{AsyncDevice, DeviceBuilder};
 
-use super::dns::{Answer, Question};
+use super::dns::{self, Answer, Question};
 use super::flows::{Action, Flows, OWN_V4, OWN_V6};
 use super::packet::{self, Unreachable};
 use super::{Network, program};
@@ -221,6 +221,10 @@ impl Carrier {
     /// Answers a question that was asked of another resolver.
     fn resolve(&self, question: &[u8], from: SocketAddr, to: SocketAddr) {
         let Some(question) = Question::parse(question) else {
+            if let Some(answer) = dns::not_supported(question) {
+                let packet = packet::datagram(to, from, &answer);
+                self.reports.send(Report::Packet(packet)).ok();
+            }
             return;
         };
         let Ok(place) = self.questions.clone().try_acquire_owned() else {

@@ -169,6 +169,9 @@ impl Network {
         loop {
             let (length, from) = socket.recv_from(&mut buffer).await?;
             let Some(question) = Question::parse(&buffer[..length]) else {
+                if let Some(answer) = dns::not_supported(&buffer[..length]) {
+                    socket.send_to(&answer, from).await.ok();
+                }
                 continue;
             };
             let Ok(place) = places.clone().acquire_owned().await else {
