@@ -5,6 +5,9 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
+mod attacks;
+mod world;
+
 use crate::common::{Place, SOON, lossy, soon};
 
 /// What programs of the guest see. Each line of its output is one finding.
