@@ -68,9 +68,8 @@ struct Hello {
 impl Hello {
     /// Has the parser read the bytes that are new. Gives the server name, which may be none, once it is complete.
     fn read(&mut self, held: &[u8]) -> Result<Option<Option<String>>, Wrong> {
-        let new = &held[self.taken..];
-        self.taken = held.len();
-        hello::read(&mut self.parser, new)
+        let taken = std::mem::replace(&mut self.taken, held.len());
+        hello::read(&mut self.parser, held, taken)
     }
 }
 

@@ -1,6 +1,7 @@
 //! TLS's ClientHello: the server name in it. Pure.
 
 use rustls::server::Acceptor;
+use rustls::{Error, PeerIncompatible};
 
 use super::wrong::Wrong;
 
@@ -18,8 +19,22 @@ pub(super) const HEAD: usize = 5;
 /// The extension with an encrypted ClientHello.
 const ENCRYPTED: u16 = 0xfe0d;
 
-/// Has the parser read bytes. Gives the server name, which may be none, once the ClientHello is complete.
-pub(super) fn read(parser: &mut Acceptor, mut new: &[u8]) -> Result<Option<Option<String>>, Wrong> {
+const LACKS_SIGNATURES: PeerIncompatible = PeerIncompatible::SignatureAlgorithmsExtensionRequired;
+
+/// The extension with algorithms of signatures, with one algorithm.
+const SIGNATURES: [u8; 8] = [0, 13, 0, 4, 0, 2, 4, 1];
+
+/// The longest body of a record.
+const MAX_RECORD: usize = 1 << 14;
+
+/// Has the parser read the bytes after those that it has taken. Gives the server name, which may be none, once the
+/// ClientHello is complete.
+pub(super) fn read(
+    parser: &mut Acceptor,
+    held: &[u8],
+    taken: usize,
+) -> Result<Option<Option<String>>, Wrong> {
+    let mut new = &held[taken..];
     while !new.is_empty() {
         let taken = parser
             .read_tls(&mut new)
@@ -32,6 +47,12 @@ pub(super) fn read(parser: &mut Acceptor, mut new: &[u8]) -> Result<Option<Optio
             }
             Ok(None) if taken > 0 => {}
             Ok(None) => return Err(Wrong::Long),
+            // The parser has no other objection. TLS 1.2 leaves the extension to the client, and busybox leaves it out.
+            Err((Error::PeerIncompatible(LACKS_SIGNATURES), _)) => {
+                let mended = with_signatures(held)
+                    .ok_or_else(|| Wrong::Bad("the ClientHello is out of shape".into()))?;
+                return read(&mut Acceptor::default(), &mended, 0);
+            }
             Err((error, _)) => return Err(Wrong::Bad(error.to_string())),
         }
     }
@@ -101,30 +122,28 @@ fn message_length(bytes: &[u8]) -> usize {
     }
 }
 
+/// The first ClientHello, with algorithms of signatures as its first extension. It must have none.
+fn with_signatures(bytes: &[u8]) -> Option<Vec<u8>> {
+    let message = message(bytes);
+    let (fixed, extensions) = parts(&message)?;
+    let extensions = [&SIGNATURES, extensions].concat();
+    let length = u16::try_from(extensions.len()).ok()?;
+    let body = [fixed, &length.to_be_bytes(), &extensions].concat();
+    let [0, length @ ..] = u32::try_from(body.len()).ok()?.to_be_bytes() else {
+        return None;
+    };
+    let mut records = Vec::with_capacity(bytes.len() + SIGNATURES.len() + HEAD);
+    for piece in [&message[..1], &length, &body].concat().chunks(MAX_RECORD) {
+        records.extend([HANDSHAKE, 3, 1]);
+        records.extend(u16::try_from(piece.len()).ok()?.to_be_bytes());
+        records.extend(piece);
+    }
+    Some(records)
+}
+
 /// The types of a ClientHello's extensions.
 fn extensions(message: &[u8]) -> Option<Vec<u16>> {
-    /// Takes a field that begins with its length in one byte or two.
-    fn field<'a>(rest: &mut &'a [u8], width: usize) -> Option<&'a [u8]> {
-        let (length, after) = rest.split_at_checked(width)?;
-        let length = length
-            .iter()
-            .fold(0, |length, byte| length * 256 + usize::from(*byte));
-        let (field, after) = after.split_at_checked(length)?;
-        *rest = after;
-        Some(field)
-    }
-    let (length, mut rest) = message.get(1..)?.split_at_checked(3)?;
-    let length = length
-        .iter()
-        .fold(0, |length, byte| length * 256 + usize::from(*byte));
-    rest = rest.get(..length)?.get(2 + 32..)?;
-    field(&mut rest, 1)?;
-    field(&mut rest, 2)?;
-    field(&mut rest, 1)?;
-    if rest.is_empty() {
-        return Some(Vec::new());
-    }
-    let mut extensions = field(&mut rest, 2)?;
+    let (_, mut extensions) = parts(message)?;
     let mut kinds = Vec::new();
     while let [high, low, after @ ..] = extensions {
         kinds.push(u16::from_be_bytes([*high, *low]));
@@ -132,4 +151,31 @@ fn extensions(message: &[u8]) -> Option<Vec<u16>> {
         field(&mut extensions, 2)?;
     }
     Some(kinds)
+}
+
+/// The fields of a ClientHello before its extensions, and its extensions.
+fn parts(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut rest = message.get(1..)?;
+    let body = field(&mut rest, 3)?;
+    let mut rest = body.get(2 + 32..)?;
+    field(&mut rest, 1)?;
+    field(&mut rest, 2)?;
+    field(&mut rest, 1)?;
+    let fixed = &body[..body.len() - rest.len()];
+    let extensions = match rest.is_empty() {
+        true => rest,
+        false => field(&mut rest, 2)?,
+    };
+    rest.is_empty().then_some((fixed, extensions))
+}
+
+/// Takes a field that begins with its length, in so many bytes.
+fn field<'a>(rest: &mut &'a [u8], width: usize) -> Option<&'a [u8]> {
+    let (length, after) = rest.split_at_checked(width)?;
+    let length = length
+        .iter()
+        .fold(0, |length, byte| length * 256 + usize::from(*byte));
+    let (field, after) = after.split_at_checked(length)?;
+    *rest = after;
+    Some(field)
 }

@@ -49,6 +49,23 @@ pub(super) fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind, 3, 1][..], &(body.len() as u16).to_be_bytes(), body].concat()
 }
 
+/// The ClientHello of busybox's `wget`, which has a server name and no other extension.
+pub(super) fn bare(name: &str) -> Vec<u8> {
+    let length = |length: usize| (length as u16).to_be_bytes();
+    let list = [&[0][..], &length(name.len()), name.as_bytes()].concat();
+    let name = [&length(list.len())[..], &list].concat();
+    let extension = [&[0, 0][..], &length(name.len()), &name].concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0, 0, 4, 0xc0, 0x2f, 0, 0x3c, 1, 0],
+        &length(extension.len()),
+        &extension,
+    ]
+    .concat();
+    record(22, &[&[1, 0][..], &length(body.len()), &body].concat())
+}
+
 /// An encrypted ClientHello, or what looks like one.
 pub(super) fn encrypted() -> Vec<u8> {
     [
@@ -151,6 +168,8 @@ fn only_hellos_for_the_name_pass() {
         &fragmented(&right, 1),
         &fragmented(&right, 50),
         &extended(&right, 0x1a1a, b"grease"),
+        &bare(NAME),
+        &fragmented(&bare(NAME), 20),
     ] {
         for port in [80, 443, 8443] {
             assert_eq!(pass(NAME, port, bytes, &[1, 6, 90]).as_ref(), Ok(bytes));
@@ -166,6 +185,12 @@ fn only_hellos_for_the_name_pass() {
         (other.clone(), "asks for `b.example`"),
         (fragmented(&other, 3), "asks for `b.example`"),
         (hello("xa.example"), "asks for `xa.example`"),
+        (bare("b.example"), "asks for `b.example`"),
+        (extended(&bare(NAME), 0xfe0d, &encrypted()), "hide a name"),
+        (
+            record(22, &[&bare(NAME)[5..], &other[5..]].concat()),
+            "understand",
+        ),
         (hello("151.101.0.1"), "no server name"),
         (extended(&right, 0xfe0d, &encrypted()), "hide a name"),
         (
@@ -378,11 +403,12 @@ proptest! {
     /// A hello with any byte changed names the same host still, or does not pass; it never panics.
     #[test]
     fn changed_hellos_do_no_harm(at in any::<usize>(), to in any::<u8>()) {
-        let mut bytes = hello(NAME);
-        let at = at % bytes.len();
-        bytes[at] = to;
-        if let Ok(passed) = pass(NAME, 443, &bytes, &[]) {
-            prop_assert!(passed.to_ascii_lowercase().windows(NAME.len()).any(|part| part == NAME.as_bytes()));
+        for mut bytes in [hello(NAME), bare(NAME)] {
+            let at = at % bytes.len();
+            bytes[at] = to;
+            if let Ok(passed) = pass(NAME, 443, &bytes, &[]) {
+                prop_assert!(passed.to_ascii_lowercase().windows(NAME.len()).any(|part| part == NAME.as_bytes()));
+            }
         }
     }
 }
