@@ -6,6 +6,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 mod attacks;
+mod guest;
+mod installs;
+mod programs;
+mod server;
 mod world;
 
 use crate::common::{Place, SOON, lossy, soon};
@@ -191,22 +195,4 @@ async fn a_network_that_is_off_refuses_at_once() {
         "{result}"
     );
     session.close().await;
-}
-
-/// Packages come from the public registry, as on any machine that may reach it.
-#[tokio::test(flavor = "multi_thread")]
-async fn packages_are_installed_from_the_public_registry() {
-    let place = Place::new("debian");
-    let config = place.dir.path().join("config/snowglobe");
-    std::fs::create_dir_all(&config).unwrap();
-    // This machine may have authorities of its own.
-    let text = "[network]\nallow = [\"packages\"]\ntrust_host_ca = true\n";
-    std::fs::write(config.join("config.toml"), text).unwrap();
-    let line = "pip3 download --no-deps -d /tmp/found six && ls /tmp/found";
-    let mut command = place.command(&["exec", "--timeout", "200", "--", line]);
-    command.env("XDG_CONFIG_HOME", place.dir.path().join("config"));
-    let output = tokio::time::timeout(2 * SOON, command.stdin(Stdio::null()).output());
-    let output = output.await.unwrap().unwrap();
-    let (out, err) = (lossy(&output.stdout), lossy(&output.stderr));
-    assert!(out.contains("six-"), "{out}{err}");
 }

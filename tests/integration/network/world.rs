@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -137,9 +137,12 @@ impl World {
 }
 
 /// An authority's certificate, a certificate of it for these names, and its key.
-fn certificates(names: &[&str]) -> (String, String, String) {
+pub(super) fn certificates(names: &[&str]) -> (String, String, String) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A name of its own, or OpenSSL takes what it signs for self-signed.
+    let name = &mut authority.distinguished_name;
+    name.push(DnType::CommonName, "the authority of this test");
     let key = KeyPair::generate().unwrap();
     let certificate = authority.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(authority, key);
