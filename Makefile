@@ -6,8 +6,9 @@
 #   make uninstall removes them
 #
 # Also: make build, make image (the default image), make agents (real agents as clients), make kvm (every tool on
-# both engines with hardware virtualization, which is emulated), make bench (the figures), make chaos (kills at a
-# thousand moments), make fuzz, make deny, make bundle
+# both engines with hardware virtualization, which is emulated), make installs (package managers and languages in a
+# sandbox, with the public registries), make browser (a page of a sandbox in Chromium), make bench (the figures), make
+# chaos (kills at a thousand moments), make fuzz, make deny, make bundle
 
 SHELL := /bin/bash
 PREFIX ?= /usr/local
@@ -19,7 +20,7 @@ ROOTS := $(or $(CARGO_TARGET_DIR),target)/images
 # Every build asks for the whole workspace, so that cargo compiles each crate once, with one set of features.
 BUILD := cargo build --workspace --bins
 
-.PHONY: demo test agents kvm bench chaos deny fuzz build compile setup image install uninstall files bundle
+.PHONY: demo test agents kvm installs browser bench chaos deny fuzz build compile setup image install uninstall files bundle
 
 demo: image
 	$(BIN)/examples/demo
@@ -42,6 +43,16 @@ agents: image
 kvm: image
 	@.ci/clients
 	cargo test --release --workspace --test kvm_host -- --ignored --test-threads 1
+
+# Half an hour: apt, cargo, npm, Go and Java in a sandbox, with the public registries.
+installs: image
+	cargo test --release --workspace --test integration -- --ignored --nocapture network::installs:: network::languages::
+
+# A development server from npm in a sandbox, whose page changes in a browser on this machine.
+browser: image
+	@.ci/clients
+	@.ci/browser
+	cargo test --release --workspace --test integration -- --ignored --nocapture network::browser::
 
 bench: image
 	$(BUILD) --release --examples

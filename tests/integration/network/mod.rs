@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 mod attacks;
+mod browser;
 mod guest;
 mod installs;
 mod programs;
