@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::wire::network::AUTHORITIES;
@@ -15,8 +17,11 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Where a system looks when it makes its bundle anew.
+/// Where a system looks when it makes its bundle anew, one certificate a file.
 const LOCAL: &str = "/usr/local/share/ca-certificates";
+
+/// Where it has links to these files. The packages of Java make their own bundle of what is linked here.
+const LINKS: &str = "/etc/ssl/certs";
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
@@ -25,7 +30,7 @@ const END: &str = "-----END CERTIFICATE-----";
 /// that are told where it is.
 pub(super) fn install(root: &Path, authorities: &str) -> io::Result<()> {
     let at = |path: &str| root.join(path.trim_start_matches('/'));
-    let mut whole = String::new();
+    let (mut whole, mut lacking) = (String::new(), authorities.to_owned());
     for bundle in BUNDLES {
         let path = at(bundle);
         // What is no text is left alone.
@@ -39,20 +44,34 @@ pub(super) fn install(root: &Path, authorities: &str) -> io::Result<()> {
         }
         if whole.is_empty() {
             whole = format!("{text}\n{missing}");
+            lacking = missing;
         }
     }
     if whole.is_empty() {
         authorities.clone_into(&mut whole);
     }
-    let local = at(LOCAL);
-    if local.is_dir() {
-        fs::write(local.join("snowglobe.crt"), authorities)?;
+    if at(LOCAL).is_dir() && at(LINKS).is_dir() {
+        certificates(&lacking).try_for_each(|one| link(root, one))?;
     }
     let path = at(AUTHORITIES);
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
     fs::write(path, whole)
+}
+
+/// Writes one certificate, and links it.
+fn link(root: &Path, certificate: &str) -> io::Result<()> {
+    let at = |path: &str| root.join(path.trim_start_matches('/'));
+    let mut hash = DefaultHasher::new();
+    certificate.hash(&mut hash);
+    let name = format!("snowglobe-{:016x}", hash.finish());
+    let file = format!("{LOCAL}/{name}.crt");
+    fs::write(at(&file), format!("{BEGIN}{certificate}{END}\n"))?;
+    match symlink(&file, at(&format!("{LINKS}/{name}.pem"))) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The certificates of `wanted` that a bundle lacks.
@@ -99,6 +118,28 @@ mod tests {
             }
         }
         assert!(!at(BUNDLES[1]).exists());
+    }
+
+    #[test]
+    fn a_system_has_each_missing_authority_in_a_file_with_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path.trim_start_matches('/'));
+        fs::create_dir_all(at(LOCAL)).unwrap();
+        fs::create_dir_all(at(LINKS)).unwrap();
+        let (a, b, c) = (certificate('a'), certificate('b'), certificate('c'));
+        fs::write(at(BUNDLES[0]), &a).unwrap();
+        for _ in 0..2 {
+            install(root.path(), &format!("{a}{b}{c}")).unwrap();
+        }
+        let mut linked = Vec::new();
+        for entry in fs::read_dir(at(LINKS)).unwrap().flatten() {
+            if let Ok(target) = fs::read_link(entry.path()) {
+                linked.push(fs::read_to_string(at(target.to_str().unwrap())).unwrap());
+            }
+        }
+        linked.sort();
+        assert_eq!(linked, [b, c]);
+        assert_eq!(fs::read_dir(at(LOCAL)).unwrap().count(), 2);
     }
 
     #[test]
