@@ -9,6 +9,7 @@ mod attacks;
 mod browser;
 mod guest;
 mod installs;
+mod languages;
 mod programs;
 mod server;
 mod world;
