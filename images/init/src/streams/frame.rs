@@ -1,7 +1,13 @@
 //! Frames: their heads, what refuses a stream, and what no peer may send.
 
-/// How many bytes of a stream may be under way, or wait for its reader.
-pub const WINDOW: usize = 128 << 10;
+/// How many bytes of a new stream may be under way, or wait for its reader.
+pub const WINDOW: usize = 64 << 10;
+
+/// How many it may become: more the longer its reader keeps up.
+pub const MAX_WINDOW: usize = 512 << 10;
+
+/// By how many bytes the windows of all streams together may have grown.
+pub const GROWTH: usize = 32 << 20;
 
 /// Which end this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,8 +9,9 @@
 //! in rising order.
 //!
 //! Neither side trusts the other. What a peer sends beyond its window, beyond the bound on streams or out of order is a
-//! [`Violation`], which ends the connection; at most [`Bounds::streams`] times [`WINDOW`] bytes wait for readers. The
-//! task that reads never waits for the task that writes, so two ends that are both full don't block each other.
+//! [`Violation`], which ends the connection. A stream's window grows while its reader keeps up; at most [`Bounds::streams`]
+//! times [`WINDOW`] bytes and [`GROWTH`] wait for readers. The task that reads never waits for the task that writes, so two
+//! ends that are both full don't block each other.
 
 mod frame;
 mod pump;
@@ -28,7 +29,9 @@ use tokio::sync::mpsc;
 use frame::{HEAD, Head};
 use shared::Shared;
 
-pub use frame::{Bounds, MAX_REQUEST, Reason, Refusal, Side, Violation, WINDOW};
+pub use frame::{
+    Bounds, GROWTH, MAX_REQUEST, MAX_WINDOW, Reason, Refusal, Side, Violation, WINDOW,
+};
 pub use pump::{All, End, Source, Stop, copy, pump, pump_after, read as read_piece};
 pub use stream::{Gone, OpenError, Stream};
 

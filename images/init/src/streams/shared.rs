@@ -7,7 +7,9 @@ use std::task::Waker;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
-use super::frame::{Bounds, Head, Kind, MAX_BODY, Reason, Refusal, Side, Violation, WINDOW, put};
+use super::frame::{
+    Bounds, GROWTH, Head, Kind, MAX_BODY, MAX_WINDOW, Reason, Refusal, Side, Violation, WINDOW, put,
+};
 
 /// How many bytes of a stream wait to be sent, at most.
 pub(super) const SEND: usize = 64 << 10;
@@ -41,6 +43,8 @@ pub(super) struct State {
     newest_theirs: u32,
     /// The newest number of ours.
     newest_ours: u32,
+    /// By how many bytes windows have grown.
+    pub(super) grown: usize,
     pub(super) ended: bool,
 }
 
@@ -55,10 +59,11 @@ pub(super) struct Entry {
     greeting: Option<(Kind, Bytes)>,
     /// The peer's answer.
     pub(super) answer: Option<Bytes>,
-    /// What the peer sent, and how much of its window is left.
+    /// What the peer sent, the size of its window, and how much of that is left.
     pub(super) received: VecDeque<BytesMut>,
-    left: usize,
-    /// What the reader took and the peer has not been told of.
+    pub(super) window: usize,
+    pub(super) left: usize,
+    /// What the reader took, or the window has grown by, and the peer has not been told of.
     taken: usize,
     pub(super) peer_finished: bool,
     /// What is to be sent, and how much of it the peer takes.
@@ -81,6 +86,7 @@ impl Entry {
     fn new(ours: bool) -> Self {
         Self {
             ours,
+            window: WINDOW,
             left: WINDOW,
             credit: WINDOW,
             ..Self::default()
@@ -107,7 +113,7 @@ impl Entry {
         if let Some(refusal) = self.reset.take() {
             return put(buffer, id, Kind::Reset, &[&refusal.encode()]);
         }
-        if self.taken >= WINDOW / 4 && !self.peer_finished {
+        if self.taken >= self.window / 4 && !self.peer_finished {
             let taken = std::mem::take(&mut self.taken);
             self.left += taken;
             let taken = u32::try_from(taken).unwrap_or(u32::MAX);
@@ -156,6 +162,7 @@ impl State {
             && let Some(entry) = self.entries.remove(&id)
         {
             self.theirs -= usize::from(!entry.ours);
+            self.grown -= entry.window - WINDOW;
         }
     }
 }
@@ -244,9 +251,15 @@ impl Shared {
 
     /// The reader took so many bytes.
     pub(super) fn took(&self, state: &mut State, id: u32, bytes: usize) {
+        let room = GROWTH - state.grown;
         if let Some(entry) = state.entry(id) {
             entry.taken += bytes;
-            if entry.taken >= WINDOW / 4 {
+            if entry.taken >= entry.window / 4 {
+                let most = MAX_WINDOW.min(2 * entry.window);
+                let more = (most - entry.window).min(room);
+                entry.window += more;
+                entry.taken += more;
+                state.grown += more;
                 self.touch(state, id);
             }
         }
@@ -348,8 +361,7 @@ impl Shared {
             Kind::Fin if entry.open && !ended => entry.peer_finished = true,
             Kind::Window if entry.open => {
                 let more = body[..].try_into().map(u32::from_be_bytes).unwrap_or(0) as usize;
-                // No more than was sent can have been taken.
-                if entry.credit + more > WINDOW {
+                if entry.credit + more > MAX_WINDOW {
                     return Err(Violation::Window(id));
                 }
                 entry.credit += more;

@@ -229,10 +229,10 @@ async fn streams_beyond_the_bound_are_refused() {
 async fn what_breaks_the_rules_ends_the_connection() {
     let open = |id| frame(id, Kind::Open, b"x");
     let data = |id, length| frame(id, Kind::Data, &vec![0; length]);
-    let one = 1_u32.to_be_bytes();
+    let more = (MAX_WINDOW - WINDOW + 1) as u32;
     for beyond in [
         vec![data(1, 32 << 10); 5],
-        vec![frame(1, Kind::Window, &one)],
+        vec![frame(1, Kind::Window, &more.to_be_bytes())],
     ] {
         let (mut guest, mut requests, served) = forged();
         guest.write_all(&open(1)).await.unwrap();
@@ -315,4 +315,57 @@ async fn small_pieces_are_joined() {
     let mut got = Vec::new();
     stream.read_to_end(&mut got).await.unwrap();
     assert_eq!(got, vec![b'x'; WINDOW]);
+}
+
+/// Readers that keep up get larger windows, until those of all streams have grown by so much together.
+#[tokio::test]
+async fn windows_grow_with_their_readers_up_to_a_bound() {
+    const STREAMS: u32 = 200;
+    let streams = STREAMS as usize;
+    let shared = Arc::new(Shared::new(Side::Host, Bounds { streams }));
+    let receive = |id, kind, body: &[u8]| {
+        let length = body.len();
+        shared.receive(Head { id, kind, length }, body.into())
+    };
+    let compose = || shared.compose(&mut Vec::new(), usize::MAX);
+    let ids = (0..STREAMS).map(|at| 2 * at + 1);
+    let mut all = Vec::new();
+    for id in ids.clone() {
+        receive(id, Kind::Open, b"").unwrap();
+        let mut stream = Stream::new(shared.clone(), id);
+        stream.accept(Bytes::new());
+        compose();
+        let mut piece = vec![0; WINDOW / 4];
+        for _ in 0..40 {
+            receive(id, Kind::Data, &piece).unwrap();
+            stream.read_exact(&mut piece).await.unwrap();
+            compose();
+        }
+        all.push(stream);
+    }
+    let windows: Vec<(usize, usize)> = {
+        let mut state = shared.lock();
+        let sizes = ids.clone().map(|id| {
+            let entry = state.entry(id).unwrap();
+            (entry.window, entry.left)
+        });
+        sizes.collect()
+    };
+    assert_eq!(windows[0].0, MAX_WINDOW);
+    assert_eq!(windows[streams - 1].0, WINDOW);
+    assert!(windows.iter().all(|(window, left)| left <= window));
+    let sum: usize = windows.iter().map(|(window, _)| window).sum();
+    assert_eq!(sum, streams * WINDOW + GROWTH);
+    // A peer that sends beyond a window breaks the rules, whatever size that is.
+    let left = windows[0].1;
+    receive(1, Kind::Data, &vec![0; left]).unwrap();
+    assert_eq!(receive(1, Kind::Data, b"x"), Err(Violation::Window(1)));
+    // What a stream had is there for others once it has ended.
+    drop(all);
+    compose();
+    for id in ids {
+        receive(id, Kind::Reset, b"").unwrap();
+    }
+    let state = shared.lock();
+    assert_eq!((state.entries.len(), state.grown), (0, 0));
 }
