@@ -39,6 +39,9 @@ pub(crate) struct Measured {
     pub(crate) connect: [Duration; 2],
     /// The p50 and p99 until the first byte of an answer, from the beginning of connecting.
     pub(crate) first: [Duration; 2],
+    /// The time of the processor, on the host.
+    #[serde(skip)]
+    pub(crate) processor: Duration,
 }
 
 /// Serves each connection as it asks.
