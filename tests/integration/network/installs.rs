@@ -56,6 +56,7 @@ fn npm_install() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: run `make installs`"]
 async fn npm_installs_a_package() {
     let guest = Guest::with_packages(768).await;
     npm(&guest).await;
