@@ -116,6 +116,17 @@ fn commands_files_snapshots_and_ends_hold_on_krun() {
     );
 }
 
+/// What the guest's root tries against the fences of the network.
+#[test]
+#[ignore = "takes ten minutes: `make kvm`"]
+fn attacks_on_the_network_fail_on_krun() {
+    on_a_kvm_host(
+        1100,
+        &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite_in_turn("integration", "network::attacks::"),
+    );
+}
+
 /// The network's second port is vsock there.
 #[test]
 fn programs_reach_the_network_and_ports_are_reached_on_krun() {
