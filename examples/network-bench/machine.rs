@@ -210,7 +210,7 @@ fn start_qemu(dir: &Path, socket: &Path) -> anyhow::Result<Child> {
     ])
     .args([
         "-append",
-        "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 rdinit=/init acpi=off pci=off",
+        "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 rdinit=/init acpi=off pci=off noreplace-smp tsc=reliable",
     ])
     .arg("-kernel")
     .arg(kernel)
