@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::AddressFamily;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::MissedTickBehavior;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 
 use super::dns::{self, Answer, Question};
@@ -137,6 +138,8 @@ async fn carry(
     mut received: mpsc::UnboundedReceiver<Report>,
 ) {
     let mut buffer = vec![0; usize::from(u16::MAX) + 1];
+    let mut sweeps = tokio::time::interval(SWEEP);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let answer = tokio::select! {
             biased;
@@ -154,7 +157,7 @@ async fn carry(
                 Report::Packet(packet) => Some(packet),
             },
             // Without packets nothing else forgets them.
-            () = tokio::time::sleep(SWEEP), if !flows.is_empty() => {
+            _ = sweeps.tick(), if !flows.is_empty() => {
                 flows.sweep(Instant::now());
                 None
             }

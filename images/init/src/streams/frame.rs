@@ -1,9 +1,9 @@
 //! Frames: their heads, what refuses a stream, and what no peer may send.
 
 /// How many bytes of a new stream may be under way, or wait for its reader.
-pub const WINDOW: usize = 64 << 10;
+pub const WINDOW: usize = 128 << 10;
 
-/// How many it may become: more the longer its reader keeps up.
+/// How many it may become while the stream has much to carry.
 pub const MAX_WINDOW: usize = 512 << 10;
 
 /// By how many bytes the windows of all streams together may have grown.
@@ -28,8 +28,8 @@ pub struct Bounds {
 /// The length of a head, in bytes.
 pub(super) const HEAD: usize = 8;
 
-/// The longest body, in bytes.
-pub(super) const MAX_BODY: usize = 32 << 10;
+/// The longest body, in bytes: with its head, a frame is what the guest's port takes at once.
+pub(super) const MAX_BODY: usize = (32 << 10) - HEAD;
 
 /// The longest request and answer, in bytes.
 pub const MAX_REQUEST: usize = 8 << 10;

@@ -9,7 +9,7 @@
 //! in rising order.
 //!
 //! Neither side trusts the other. What a peer sends beyond its window, beyond the bound on streams or out of order is a
-//! [`Violation`], which ends the connection. A stream's window grows while its reader keeps up; at most [`Bounds::streams`]
+//! [`Violation`], which ends the connection. The window of a stream that carries much grows; at most [`Bounds::streams`]
 //! times [`WINDOW`] bytes and [`GROWTH`] wait for readers. The task that reads never waits for the task that writes, so two
 //! ends that are both full don't block each other.
 

@@ -14,11 +14,11 @@ use tokio::net::tcp::ReadHalf;
 use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
-use super::frame::{Reason, Refusal};
+use super::frame::{MAX_BODY, Reason, Refusal};
 use super::stream::Stream;
 
-/// How much is read at once, in bytes.
-const PIECE: usize = 32 << 10;
+/// How much is read at once, in bytes: a frame's body.
+const PIECE: usize = MAX_BODY;
 
 /// How long what the TCP end sent before it reset the connection may take to reach the stream's peer.
 const DRAIN: Duration = Duration::from_secs(1);

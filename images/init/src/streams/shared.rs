@@ -256,7 +256,10 @@ impl Shared {
             entry.taken += bytes;
             if entry.taken >= entry.window / 4 {
                 let most = MAX_WINDOW.min(2 * entry.window);
-                let more = (most - entry.window).min(room);
+                let more = match entry.peer_finished {
+                    true => 0,
+                    false => (most - entry.window).min(room),
+                };
                 entry.window += more;
                 entry.taken += more;
                 state.grown += more;
@@ -373,7 +376,10 @@ impl Shared {
         }
         entry.wake();
         state.remove_if_over(id);
-        self.touch(&mut state, id);
+        // Nothing else lets this side send more.
+        if let Kind::Opened | Kind::Window = kind {
+            self.touch(&mut state, id);
+        }
         Ok(None)
     }
 

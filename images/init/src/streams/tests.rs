@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use super::frame::Kind;
+use super::frame::{Kind, MAX_BODY};
 use super::*;
 
 const BOUNDS: Bounds = Bounds { streams: 8 };
@@ -231,7 +231,7 @@ async fn what_breaks_the_rules_ends_the_connection() {
     let data = |id, length| frame(id, Kind::Data, &vec![0; length]);
     let more = (MAX_WINDOW - WINDOW + 1) as u32;
     for beyond in [
-        vec![data(1, 32 << 10); 5],
+        vec![data(1, MAX_BODY); 5],
         vec![frame(1, Kind::Window, &more.to_be_bytes())],
     ] {
         let (mut guest, mut requests, served) = forged();
@@ -336,7 +336,7 @@ async fn windows_grow_with_their_readers_up_to_a_bound() {
         stream.accept(Bytes::new());
         compose();
         let mut piece = vec![0; WINDOW / 4];
-        for _ in 0..40 {
+        for _ in 0..20 {
             receive(id, Kind::Data, &piece).unwrap();
             stream.read_exact(&mut piece).await.unwrap();
             compose();
