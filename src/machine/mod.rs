@@ -288,6 +288,9 @@ impl Machine {
         end_with_violation(&vm, &guest);
         let streams = plan.network.clone();
         let streams = streams.map(|network| Connection::start(plan.streams_socket(), network));
+        if let Some(streams) = &streams {
+            streams.ready().await;
+        }
         Ok(Self {
             vm,
             keys,

@@ -44,6 +44,8 @@ pub struct Network {
 pub struct Connection {
     task: tokio::task::JoinHandle<()>,
     streams: watch::Receiver<Option<Streams>>,
+    /// Whether the guest has the network that the rules give it.
+    ready: watch::Receiver<bool>,
 }
 
 impl Drop for Connection {
@@ -56,13 +58,15 @@ impl Connection {
     /// Connects to a socket, and again whenever the connection ends.
     pub(super) fn start(socket: PathBuf, network: Network) -> Self {
         let (connected, streams) = watch::channel(None);
+        let is_off = network.broker.rules().mode == Mode::Off;
+        let (is_ready, ready) = watch::channel(is_off);
         let Network {
             broker,
             authorities,
         } = network;
         let task = tokio::spawn(async move {
             loop {
-                match serve(&socket, &broker, &authorities, &connected).await {
+                match serve(&socket, &broker, &authorities, &connected, &is_ready).await {
                     Ok(()) => {}
                     Err(Ended::Violation(violation)) => {
                         tracing::warn!(%violation, "the guest broke the rules of its streams: it has no network");
@@ -74,7 +78,20 @@ impl Connection {
                 tokio::time::sleep(AGAIN).await;
             }
         });
-        Self { task, streams }
+        Self {
+            task,
+            streams,
+            ready,
+        }
+    }
+
+    /// Waits until the guest has the network that the rules give it, so that the first command has it, too. A guest that
+    /// does not answer has none.
+    pub(super) async fn ready(&self) {
+        let mut ready = self.ready.clone();
+        tokio::time::timeout(ANSWER, ready.wait_for(|ready| *ready))
+            .await
+            .ok();
     }
 
     /// Connects to a port of the guest's loopback interface.
@@ -133,6 +150,7 @@ async fn serve(
     broker: &Arc<Broker>,
     authorities: &str,
     connected: &watch::Sender<Option<Streams>>,
+    is_ready: &watch::Sender<bool>,
 ) -> Result<(), Ended> {
     let lost = |error: GuestError| Ended::Io(io::Error::other(error));
     let stream = guest::connect(socket).await.map_err(lost)?;
@@ -152,6 +170,7 @@ async fn serve(
         {
             tracing::warn!(%error, "the guest can't bring its connections to the host");
         }
+        is_ready.send_replace(true);
         std::future::pending::<()>().await;
     };
     tokio::select! {

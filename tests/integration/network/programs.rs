@@ -82,6 +82,19 @@ async fn git_pushes_with_a_token_that_the_guest_does_not_have() {
     guest.session.close().await;
 }
 
+/// The first command after a boot has the network, however early it asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_command_has_the_network() {
+    let server = Server::start().await;
+    let guest = server.guest("minimal").await;
+    let line = "wget -q -O - http://web.test/";
+    for _ in 0..3 {
+        assert_eq!(guest.run(line).await, "hello web.test\n");
+        guest.session.call("reboot", json!({})).await;
+    }
+    guest.session.close().await;
+}
+
 /// Every user of the guest has the network, with and without the variables that name the authorities.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_user_has_the_network() {
