@@ -51,7 +51,7 @@ installs: image
 # A development server from npm in a sandbox, whose page changes in a browser on this machine.
 browser: image
 	@.ci/clients
-	@.ci/browser
+	@.ci/setup browser
 	cargo test --release --workspace --test integration -- --ignored --nocapture network::browser::
 
 bench: image
