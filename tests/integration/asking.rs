@@ -98,13 +98,11 @@ async fn a_person_allows_once_for_the_session_and_always() {
         }
     });
     let place = Place::new("debian");
-    let file = place.dir.path().join("config/snowglobe/config.toml");
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     let mut text = "# mine\n[network]\nmode = \"list\"\n[network.hosts]\n".to_owned();
     for name in ["one", "two", "three", "four"] {
         text += &format!("\"{name}.test:443\" = \"127.0.0.1:{port}\"\n");
     }
-    std::fs::write(&file, &text).unwrap();
+    let file = place.configure(&text);
     let client = Client::new(&place, &["no", "once", "session", "always"]).await;
 
     let (out, notes, questions) = client.connects("one.test").await;

@@ -146,6 +146,16 @@ impl Place {
         command
     }
 
+    /// Writes the user's configuration, for programs whose `XDG_CONFIG_HOME` is `config` in the place's directory. Gives
+    /// the file's path.
+    pub fn configure(&self, text: &str) -> PathBuf {
+        let dir = self.dir.path().join("config/snowglobe");
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
     /// Starts a server with a sandbox of its own, and connects to it.
     pub async fn serve(&self) -> Session {
         Session::over(self.command(&["serve", "--rm"])).await

@@ -18,8 +18,7 @@ def attempt(what, expected, tried):
         found = tried()
     except Exception as error:
         found = type(error).__name__
-    right = found in expected if isinstance(expected, list) else found == expected
-    print("held:" if right else "NOT HELD:", f"{what}: {found}", flush=True)
+    held(what, found in expected if isinstance(expected, list) else found == expected, found)
 
 
 def held(what, right, found=""):
@@ -296,7 +295,7 @@ def flood():
     held("the others were refused", set(refused) <= {REFUSED, UNKNOWN} and len(open_ones) + len(refused) == 600, set(refused))
 
 
-# Whoever is root owns the guest's half
+# The guest's root controls the guest's half of the network
 
 def wreck():
     own = {os.getpid(), os.getppid(), 1}

@@ -1,4 +1,4 @@
-//! What the guest's root tries against the fences of the network. The world outside notes whoever gets through.
+//! Attacks by the guest's root on the fences of the network. The servers outside record every connection that gets through.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -24,8 +24,6 @@ const RESOLVED: [&str; 5] = [
 
 /// The rules, and where the servers are. The traps stand behind `evil.test`, which no rule allows.
 fn configure(place: &Place, mode: &str) {
-    let config = place.dir.path().join("config/snowglobe");
-    std::fs::create_dir_all(&config).unwrap();
     let text = format!(
         r#"[network]
 mode = "{mode}"
@@ -46,7 +44,7 @@ hosts = ["api.test"]
 header = "Authorization"
 "#
     );
-    std::fs::write(config.join("config.toml"), text).unwrap();
+    place.configure(&text);
     std::fs::write(
         place.workspace.join("attacks.py"),
         include_str!("attacks.py"),
@@ -251,7 +249,7 @@ async fn a_flood_fills_no_memory_and_blocks_nobody() {
     };
     tokio::join!(siege.tries("flood", 2), beside);
     let more = peak(siege.session.pid) - before;
-    // At most the windows of all connections, which is 128 MiB.
+    // The windows of all streams are together at most 96 MiB.
     assert!(more < 160 << 10, "{more} KiB");
     // What was open has ended with its process.
     siege.session.stdout(RIGHT).await;

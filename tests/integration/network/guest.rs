@@ -23,9 +23,7 @@ impl Guest {
         configuration: &str,
         variables: &[(&str, V)],
     ) -> Self {
-        let dir = place.dir.path().join("config/snowglobe");
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join("config.toml"), configuration).unwrap();
+        place.configure(configuration);
         let mut command = place.command(&["serve", "--rm"]);
         command
             .env("XDG_CONFIG_HOME", place.dir.path().join("config"))

@@ -128,13 +128,11 @@ async fn programs_see_a_network_and_only_what_is_allowed() {
         ("unlisted.test:7", server(echo)),
     ];
     let place = Place::new("debian");
-    let config = place.dir.path().join("config/snowglobe");
-    std::fs::create_dir_all(&config).unwrap();
     let mut text = "[network]\nallow = [\"echo.test:7\", \"late.test:7\", \"reset.test:7\", \"closed.test:7\"]\n[network.hosts]\n".to_owned();
     for (name, port) in hosts {
         text += &format!("\"{name}\" = \"127.0.0.1:{port}\"\n");
     }
-    std::fs::write(config.join("config.toml"), text).unwrap();
+    place.configure(&text);
     std::fs::write(place.workspace.join("probe.py"), PROBE).unwrap();
     let run = |arguments: &[&str]| {
         let mut command = place.command(arguments);

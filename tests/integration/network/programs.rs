@@ -52,7 +52,7 @@ async fn git_pushes_with_a_token_that_the_guest_does_not_have() {
     let log = git(&["-C", repository, "log", "--format=%s", "main"]);
     assert_eq!(log, "from the guest\n");
 
-    // The server refuses whoever has no token.
+    // The server refuses a client without the token.
     for wrong in [
         "https://git.test/it.git",
         "https://me:wrong@git.test/it.git",

@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::common::{Place, SOON, Session, node};
 
-/// Where the servers are, and where whoever comes is trapped.
+/// The ports of the servers, and those of the traps, which record every connection.
 pub(super) const TLS: u16 = 8443;
 pub(super) const PLAIN: u16 = 8081;
 pub(super) const ECHO: u16 = 8007;
