@@ -45,8 +45,8 @@ struct Known {
     unsure: BTreeMap<String, u64>,
     /// The number on the running disk; none after a machine was lost.
     mark: u64,
-    /// The possible contents of the workspace's file.
-    written: Vec<String>,
+    /// The possible contents of the workspace's file; `None` while no write was reported.
+    written: Vec<Option<String>>,
 }
 
 struct Chaos {
@@ -71,7 +71,10 @@ async fn whatever_is_killed_nothing_is_lost() {
         place: Place::new("minimal"),
         session: None,
         random: StdRng::seed_from_u64(seed),
-        known: Known::default(),
+        known: Known {
+            written: vec![None],
+            ..Known::default()
+        },
         killed: 0,
     };
     for round in 1..=rounds {
@@ -158,8 +161,8 @@ impl Chaos {
         let known = &mut self.known;
         let text = content(round);
         match deed {
-            Deed::Write if done => known.written = vec![text],
-            Deed::Write => known.written.push(text),
+            Deed::Write if done => known.written = vec![Some(text)],
+            Deed::Write => known.written.push(Some(text)),
             Deed::Save(name) if done => {
                 known.saved.insert(name.clone(), known.mark);
             }
@@ -197,15 +200,16 @@ impl Chaos {
                 "{name} is from nowhere"
             );
         }
-        if !self.known.written.is_empty() {
-            let now = std::fs::read_to_string(self.place.workspace.join("file")).unwrap();
-            assert!(
-                self.known.written.contains(&now),
-                "the workspace's file has content that was never written: {} bytes",
-                now.len()
-            );
-            self.known.written = vec![now];
-        }
+        let now = match std::fs::read_to_string(self.place.workspace.join("file")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            read => Some(read.unwrap()),
+        };
+        assert!(
+            self.known.written.contains(&now),
+            "the workspace's file has content that was never written: {:?} bytes",
+            now.map(|now| now.len())
+        );
+        self.known.written = vec![now];
         // Each snapshot has its old content, and a machine restored from it works.
         let Some((name, mark)) = self.known.saved.iter().choose(&mut self.random) else {
             return;
