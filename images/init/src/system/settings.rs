@@ -110,8 +110,11 @@ pub(crate) fn git(root: &Path, ours: &Path, identity: Option<&GitIdentity>) -> i
 
 /// All users may use all repositories: the workspace belongs to one user, although root works in it, too, and the VM
 /// serves one person. Only git 2.46 and later could limit this to repositories below the workspace.
+///
+/// Git compares only sizes and whole seconds of files with its index: owners and inodes are others on the host, and the
+/// index that the host's git wrote would make the guest's read every file anew.
 fn git_settings(identity: Option<&GitIdentity>) -> String {
-    let mut text = "[safe]\n\tdirectory = *\n".to_owned();
+    let mut text = "[safe]\n\tdirectory = *\n[core]\n\tcheckStat = minimal\n".to_owned();
     if let Some(identity) = identity {
         text += "[user]\n";
         for (key, value) in [("name", &identity.name), ("email", &identity.email)] {
@@ -194,6 +197,7 @@ mod tests {
         assert_eq!(get("user.name"), "Image");
         assert_eq!(get("user.email"), "host@example");
         assert_eq!(get("safe.directory"), "*");
+        assert_eq!(get("core.checkStat"), "minimal");
         git(root.path(), &ours, None).unwrap();
         let text = fs::read_to_string(etc.join("gitconfig")).unwrap();
         assert_eq!(text.matches("[include]").count(), 1, "{text}");
