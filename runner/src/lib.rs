@@ -46,7 +46,7 @@ pub struct VmSpec {
     pub kernel_args: Vec<String>,
     /// The disks, in order: the first is `/dev/vda`.
     pub disks: Vec<Disk>,
-    /// Directories shared by virtio-fs.
+    /// Directories shared with the guest.
     pub shares: Vec<Share>,
     /// The unix socket on which the runner listens for the guest link: one connection at a time.
     pub link_socket: PathBuf,
@@ -181,8 +181,10 @@ pub enum DiskFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
-    /// The virtio-fs tag the guest mounts.
+    /// The name of the virtio-serial port that carries its messages (engines with virtio-serial).
     pub tag: String,
+    /// The vsock port on which the guest connects to it (engines with vsock).
+    pub port: u32,
     /// The host directory.
     pub path: PathBuf,
     /// Its index in the descriptors that the runner inherits ([`DESCRIPTORS`]); absent: its path is opened.

@@ -137,7 +137,7 @@ fn nothing_is_left_when_the_parent_is_killed() {
     let mut runner = vm.run_with(Stdio::from(input));
     let engine = runner.started();
     let mut guest = runner.connect();
-    guest.run("mount -t virtiofs workspace /mnt");
+    guest.mount("workspace", "/mnt");
 
     parent.kill().unwrap();
     parent.wait().unwrap();

@@ -32,7 +32,7 @@ fn users() -> Vec<Option<u32>> {
 
 fn mounted(vm: &Vm) -> (Runner, Guest) {
     let (runner, mut guest, _) = vm.boot();
-    guest.run("mount -t virtiofs workspace /mnt");
+    guest.mount("workspace", "/mnt");
     (runner, guest)
 }
 
@@ -102,8 +102,15 @@ fn ownership_is_the_guest_users_inside_and_the_runners_outside() {
             fs::read_to_string(shared.join("host")).unwrap(),
             "hostmore\n"
         );
-        // Changing the owner is believed, and does nothing; modes are kept.
-        guest.run("chown 2000:2000 /mnt/one && chown -R 0 /mnt/dir && cp -a /mnt/one /mnt/copy");
+        // All files keep their owner, and a change to another is refused; modes are kept.
+        for to in ["2000", ":2000", "0:0"] {
+            let (status, said) = guest.try_run(&format!("chown {to} /mnt/one"));
+            assert!(
+                status != 0 && said.contains("not permitted"),
+                "{to}: {said}"
+            );
+        }
+        guest.run("chown -R 1000:1000 /mnt/dir && cp -a /mnt/one /mnt/copy");
         assert_eq!(guest.run("stat -c '%u %g' /mnt/one"), "1000 1000\n");
         guest.run(
             "chmod 640 /mnt/one; umask 027; echo > /mnt/umasked; touch -d 2001-02-03 /mnt/one",
@@ -239,11 +246,12 @@ fn two_shares_stay_apart() {
     fs::create_dir(&second).unwrap();
     let mut share = vm.spec.shares[0].clone();
     (share.tag, share.path, share.guest_id) = ("other".into(), second.clone(), 7);
+    share.port = 1027;
     vm.spec.shares.push(share);
     let (_runner, mut guest) = mounted(&vm);
-    guest.run(
-        "mkdir /other; mount -t virtiofs other /other; echo 1 > /mnt/name; echo 2 > /other/name",
-    );
+    guest.run("mkdir /other");
+    guest.mount("other", "/other");
+    guest.run("echo 1 > /mnt/name; echo 2 > /other/name");
     assert_eq!(guest.run("stat -c %u /mnt/name /other/name"), "1000\n7\n");
     let read = |path: &Path| fs::read_to_string(path.join("name")).unwrap();
     assert_eq!((read(&first), read(&second)), ("1\n".into(), "2\n".into()));

@@ -47,8 +47,11 @@ const RECONNECT: Duration = Duration::from_secs(20);
 /// How long to wait before connecting again to a vsock port without a listener.
 const LISTENING_SOON: Duration = Duration::from_millis(5);
 
-/// The virtio-fs tag of the workspace.
-const WORKSPACE_TAG: &str = "workspace";
+/// The name of the virtio-serial port that carries the workspace.
+const WORKSPACE_TAG: &str = "snowglobe.workspace";
+
+/// The vsock port that carries it.
+const WORKSPACE_PORT: u32 = 1026;
 
 /// The uid and gid of the user `sandbox`.
 const SANDBOX_ID: u32 = 1000;
@@ -458,7 +461,7 @@ async fn spec(
         },
         link: link.clone(),
         workspace: plan.workspace_path.clone().map(|path| Workspace {
-            tag: plan.workspace.as_ref().map(|_| WORKSPACE_TAG.into()),
+            share: plan.workspace.as_ref().map(|_| workspace_link(link)),
             path,
         }),
         host_key: keys.host_pem()?,
@@ -517,6 +520,7 @@ async fn spec(
             .iter()
             .map(|dir| Share {
                 tag: WORKSPACE_TAG.into(),
+                port: WORKSPACE_PORT,
                 path: dir.path().to_owned(),
                 opened: Some(0),
                 guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
@@ -531,6 +535,18 @@ async fn spec(
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
     })
+}
+
+/// The device that carries the workspace, beside the one of the guest link.
+fn workspace_link(link: &Link) -> Link {
+    match link {
+        Link::VirtioSerial { .. } => Link::VirtioSerial {
+            name: WORKSPACE_TAG.into(),
+        },
+        Link::Vsock { .. } => Link::Vsock {
+            port: WORKSPACE_PORT,
+        },
+    }
 }
 
 /// How large a layer may grow, in bytes, if so many bytes of its disk may be used: freed space is reclaimed in whole

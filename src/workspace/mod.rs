@@ -15,7 +15,7 @@ pub use listing::{Name, Names, Stamp};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// The host directory itself, by virtio-fs.
+    /// The host directory itself.
     #[default]
     Mount,
     /// An empty directory on the sandbox's own disk.

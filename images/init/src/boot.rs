@@ -111,8 +111,9 @@ pub enum Link {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workspace {
-    /// The virtio-fs tag of the shared directory; absent: a directory on the root disk.
-    pub tag: Option<String>,
+    /// The device that carries the shared directory, on which init connects to the host; absent: a directory on the root
+    /// disk.
+    pub share: Option<Link>,
     /// Its path, `/workspace`.
     pub path: String,
 }

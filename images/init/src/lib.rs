@@ -49,6 +49,8 @@ pub mod network;
 mod reason;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod share;
 pub mod signals;
 #[cfg(feature = "streams")]
 pub mod streams;

@@ -22,7 +22,7 @@ use snowglobe_init::command::reaper::Reaper;
 use snowglobe_init::network::Network;
 use snowglobe_init::server::{self, Server, Setup};
 use snowglobe_init::wire::network::{BEGINNING, STREAMS_NAME, STREAMS_PORT};
-use snowglobe_init::{link, system};
+use snowglobe_init::{link, share, system};
 
 fn main() {
     let mut arguments = std::env::args_os();
@@ -32,8 +32,16 @@ fn main() {
         std::process::exit(enter::main(&arguments));
     }
     if !rustix::process::getpid().is_init() {
-        let text =
-            "snowglobe-init: this is PID 1 of a Snowglobe guest; it does nothing anywhere else\n";
+        let arguments: Vec<String> = arguments
+            .filter_map(|word| word.into_string().ok())
+            .collect();
+        if let [verb, port, path] = &arguments[..]
+            && verb == "mount"
+        {
+            std::process::exit(mount(port, path));
+        }
+        let text = "snowglobe-init: this is PID 1 of a Snowglobe guest; anywhere else it only mounts a share: \
+                    snowglobe-init mount PORT PATH\n";
         // Nobody is told if standard error can't take it.
         std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).ok();
         std::process::exit(2);
@@ -49,6 +57,25 @@ fn main() {
     )
     .ok();
     system::power_off();
+}
+
+/// Mounts the share of a virtio-serial port, for as long as it lasts.
+fn mount(port: &str, path: &str) -> i32 {
+    let link = Link::VirtioSerial {
+        name: port.to_owned(),
+    };
+    match share::mount_share(&link, port, Path::new(path)) {
+        Ok(carriers) => {
+            carriers.join();
+            0
+        }
+        Err(error) => {
+            let text = format!("snowglobe-init: mount {path}: {error}\n");
+            // Nobody is told if standard error can't take it.
+            std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).ok();
+            1
+        }
+    }
 }
 
 fn run() -> anyhow::Result<()> {

@@ -3,36 +3,47 @@
 //! The guest controls its kernel, so each request may be an attack. Besides the permissions of the runner's user:
 //! - a name is one component: no `..` and no `/` leads out of the directory;
 //! - an offset is one that a file can have: the file server panics at others;
-//! - ownership never changes: all files belong to one id in the guest, so a change succeeds and does nothing;
+//! - ownership never changes: all files belong to one id in the guest, and a change to another is refused;
 //! - nothing becomes setuid or setgid, no device node is made, and of extended attributes only `user.*` exist:
 //!   a file that the guest leaves has no power on the host beyond its contents.
 
 use std::ffi::CStr;
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
-    SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+    SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
-use virtiofsd::passthrough::PassthroughFs;
+use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 
-type Inode = <PassthroughFs as FileSystem>::Inode;
-type Handle = <PassthroughFs as FileSystem>::Handle;
+use super::tree::{Tree, sized};
+
+type Inode = <Tree as FileSystem>::Inode;
+type Handle = <Tree as FileSystem>::Handle;
 
 /// The file system behind these rules.
+#[derive(Debug)]
 pub(super) struct Guard {
-    inner: PassthroughFs,
+    inner: Tree,
+    guest_id: u32,
 }
 
 impl Guard {
-    /// Puts `inner` behind the rules.
-    pub(super) fn new(inner: PassthroughFs) -> Self {
-        Self { inner }
+    /// Puts `inner`, whose files belong to `guest_id`, behind the rules.
+    pub(super) fn new(inner: Tree, guest_id: u32) -> Self {
+        Self { inner, guest_id }
+    }
+
+    /// Refuses a change of the owner, and lets one that changes nothing pass.
+    fn check_owner(&self, attr: &SetattrIn, valid: SetattrValid) -> io::Result<()> {
+        let user = valid.contains(SetattrValid::UID) && attr.uid != GuestUid::from(self.guest_id);
+        let group = valid.contains(SetattrValid::GID) && attr.gid != GuestGid::from(self.guest_id);
+        match user || group {
+            true => Err(error(libc::EPERM)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -75,28 +86,15 @@ fn is_user_attribute(attribute: &[u8]) -> bool {
     attribute.starts_with(b"user.")
 }
 
-/// A change of attributes without that of the owner.
-fn without_owner(valid: SetattrValid) -> SetattrValid {
-    valid.difference(SetattrValid::UID | SetattrValid::GID)
-}
-
 /// The name of a file's ACL.
 const ACL: &[u8] = b"system.posix_acl_access\0";
 
-/// The name of a directory's default ACL, for new files in it.
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default\0";
-
-/// The names among NUL-terminated ones that the guest may know: those that are [`is_user_attribute`], and whether there is an
-/// ACL. That one has no value here, and can't be set: it tells a program in the guest that a copy would lack it.
-///
-/// The inner file system counts the names of ACLs, `counted` bytes with them, but leaves them out.
-fn listed(names: &[u8], counted: usize) -> Vec<u8> {
-    let left_out = counted.saturating_sub(names.len());
-    let acl = left_out != 0 && left_out != DEFAULT_ACL.len();
+/// The names among NUL-terminated ones that the guest may know: those that are [`is_user_attribute`], and that of an ACL.
+/// That one has no value here, and can't be set: it tells a program in the guest that a copy would lack it.
+fn listed(names: &[u8]) -> Vec<u8> {
     names
         .split_inclusive(|&byte| byte == 0)
-        .filter(|name| is_user_attribute(name))
-        .chain(acl.then_some(ACL))
+        .filter(|name| is_user_attribute(name) || *name == ACL)
         .flatten()
         .copied()
         .collect()
@@ -114,7 +112,7 @@ macro_rules! pass_on {
 impl FileSystem for Guard {
     type Inode = Inode;
     type Handle = Handle;
-    type DirIter = <PassthroughFs as FileSystem>::DirIter;
+    type DirIter = <Tree as FileSystem>::DirIter;
 
     pass_on! {
         fn init(capable: FsOptions) -> io::Result<FsOptions>;
@@ -229,9 +227,9 @@ impl FileSystem for Guard {
         handle: Option<Handle>,
         valid: SetattrValid,
     ) -> io::Result<(Attr, Duration)> {
+        self.check_owner(&attr, valid)?;
         attr.mode = without_setid(attr.mode);
-        self.inner
-            .setattr(ctx, inode, attr, handle, without_owner(valid))
+        self.inner.setattr(ctx, inode, attr, handle, valid)
     }
 
     fn symlink(
@@ -378,20 +376,11 @@ impl FileSystem for Guard {
     }
 
     fn listxattr(&self, ctx: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply> {
-        let counted = match self.inner.listxattr(ctx, inode, 0)? {
-            // A count answers only a call that asks for one: the kernel takes it for a broken reply otherwise.
-            ListxattrReply::Count(0) if size > 0 => return Ok(ListxattrReply::Names(Vec::new())),
-            ListxattrReply::Count(counted) if size > 0 => counted,
-            reply => return Ok(reply),
+        let names = match self.inner.listxattr(ctx, inode, u32::MAX)? {
+            ListxattrReply::Names(names) => listed(&names),
+            ListxattrReply::Count(_) => Vec::new(),
         };
-        let names = match self.inner.listxattr(ctx, inode, counted)? {
-            ListxattrReply::Names(names) => listed(&names, counted as usize),
-            reply @ ListxattrReply::Count(_) => return Ok(reply),
-        };
-        match names.len() <= size as usize {
-            true => Ok(ListxattrReply::Names(names)),
-            false => Err(error(libc::ERANGE)),
-        }
+        sized(names, size, ListxattrReply::Names, ListxattrReply::Count)
     }
 
     fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
@@ -399,14 +388,6 @@ impl FileSystem for Guard {
             return Err(error(libc::ENODATA));
         }
         self.inner.removexattr(ctx, inode, name)
-    }
-}
-
-impl SerializableFileSystem for Guard {
-    pass_on! {
-        fn prepare_serialization(cancel: Arc<AtomicBool>);
-        fn serialize(state_pipe: File) -> io::Result<()>;
-        fn deserialize_and_apply(state_pipe: File) -> io::Result<()>;
     }
 }
 
@@ -445,25 +426,14 @@ mod tests {
 
     #[test]
     fn only_user_attributes_exist() {
-        let names = b"user.a\0security.selinux\0user.b\0trusted.x\0";
-        let all = names.len();
-        assert_eq!(listed(names, all), b"user.a\0user.b\0");
-        assert_eq!(listed(names, all + DEFAULT_ACL.len()), b"user.a\0user.b\0");
-        let with_acl = [b"user.a\0user.b\0".as_slice(), ACL].concat();
-        assert_eq!(listed(names, all + ACL.len()), with_acl);
-        assert_eq!(listed(names, all + ACL.len() + DEFAULT_ACL.len()), with_acl);
-        assert_eq!(listed(b"", 0), b"");
+        let names = b"user.a\0security.selinux\0user.b\0system.posix_acl_default\0trusted.x\0";
+        assert_eq!(listed(names), b"user.a\0user.b\0");
+        let with_acl = [b"user.a\0".as_slice(), ACL].concat();
+        assert_eq!(listed(&with_acl), with_acl);
+        assert_eq!(listed(b""), b"");
         assert!(
             !is_user_attribute(b"security.capability")
                 && !is_user_attribute(b"system.posix_acl_access")
         );
-    }
-
-    #[test]
-    fn the_owner_never_changes() {
-        let all = SetattrValid::all();
-        let left = without_owner(all);
-        assert!(!left.intersects(SetattrValid::UID | SetattrValid::GID));
-        assert!(left.contains(SetattrValid::MODE | SetattrValid::SIZE));
     }
 }

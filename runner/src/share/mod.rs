@@ -1,18 +1,32 @@
 //! Shared directories. A process of its own serves each to the guest: this program again, as [`role::SHARE`].
 //!
-//! It is a process, not a thread, because the file server ends its whole process on a request that it does not
-//! understand, and changes the umask and the working directory of all threads. A process can also be confined to the
-//! one directory that it serves ([`sandbox`]), whatever the guest's kernel requests; [`guard`] refuses the most harmful
-//! requests before that.
+//! ```text
+//! guest's kernel -- /dev/fuse -- init ==== stream ==== link --> queue --> guard --> tree --> the directory
+//!                                            ^------- notes -------- watch <-- fanotify <-------'
+//! ```
+//!
+//! The stream carries messages of the FUSE protocol. The guest believes what it is told for an hour, since [`watch`] tells it
+//! what others change; so most of what its programs do needs no message at all.
+//!
+//! It is a process, not a thread, because it can be confined to the one directory that it serves ([`sandbox`]), whatever
+//! the guest's kernel requests; [`guard`] refuses the most harmful requests before that.
 
-mod config;
+mod descriptors;
 mod guard;
+mod known;
+mod link;
+mod message;
+mod nodes;
+mod note;
 mod order;
+mod queue;
 mod sandbox;
 pub(crate) mod server;
+mod tree;
+mod watch;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::fs::{Mode, OFlags};
@@ -67,12 +81,37 @@ pub(crate) fn directory(share: &Share, passed: &[OwnedFd]) -> Result<OwnedFd, St
     ))
 }
 
-/// Starts a server for `share`, which is `directory`; gives the engine's connection to it. The engine may write to it
-/// before the server is ready.
-pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixStream), StartError> {
+/// The socket of a server, which has no path any more. It takes one connection, whenever that is made.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    fn new() -> io::Result<(UnixListener, Self)> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let socket = rustix::fs::open(&path, flags, Mode::empty())?;
+        Ok((listener, Self(socket)))
+    }
+
+    /// Connects to it.
+    pub(crate) fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    /// The descriptor, for a process that connects to it by the path of its descriptor.
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
+        self.0
+    }
+}
+
+/// Starts a server for `share`, which is `directory`; gives the socket for the engine, which may connect and write before the
+/// server is ready.
+pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, Socket), StartError> {
     let failed =
         |what: &str| StartError::io(STAGE, format!("serve {}: {what}", share.path.display()));
-    let (listener, connection) = connection().map_err(failed("make its socket"))?;
+    let (listener, socket) = Socket::new().map_err(failed("make its socket"))?;
     let order = Order {
         share: share.clone(),
     };
@@ -98,20 +137,11 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, UnixSt
                 messages: started.messages,
                 missing_fences: started.missing_fences,
             },
-            connection,
+            socket,
         )),
         Err(error) => {
             child.end();
             Err(failed("watch its server")(error))
         }
     }
-}
-
-/// A listening socket whose directory is removed at once, and the one connection to it.
-fn connection() -> io::Result<(UnixListener, UnixStream)> {
-    let directory = tempfile::tempdir()?;
-    let path = directory.path().join("socket");
-    let listener = UnixListener::bind(&path)?;
-    let connection = UnixStream::connect(&path)?;
-    Ok((listener, connection))
 }

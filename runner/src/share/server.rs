@@ -1,19 +1,20 @@
 //! The process that serves a share.
 
-use std::os::fd::FromRawFd;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use vhost::vhost_user::{Error as VhostError, Listener};
-use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
-use virtiofsd::passthrough::PassthroughFs;
-use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use rustix::fs::{Mode, OFlags};
+use virtiofsd::server::Server;
 
-use super::config::config;
 use super::guard::Guard;
+use super::link::{self, Output};
 use super::order::Order;
 use super::sandbox::{self, Inside};
+use super::tree::Tree;
+use super::watch::{self, Watch};
 use crate::confine::{order, process};
 use crate::role;
 
@@ -38,23 +39,55 @@ type Error = Box<dyn std::error::Error>;
 
 fn try_serve(order: &Order) -> Result<(), Error> {
     // SAFETY: this process inherits the listening socket at this number, and nothing else uses it.
-    let mut listener = unsafe { Listener::from_raw_fd(LISTENER_FD) };
+    let listener = unsafe { UnixListener::from_raw_fd(LISTENER_FD) };
     process::print_warnings(role::SHARE);
     process::exit_on_panic();
     let open_files = process::raise_open_files()?;
+    // The guest's kernel has taken its own umask off already.
+    rustix::process::umask(Mode::empty());
+    let source = watch::source();
     let Inside { root, own_files } = sandbox::enter()?;
-    let config = config(order.share.guest_id, root, own_files.into(), open_files);
-    let fs = Guard::new(PassthroughFs::new(config)?);
-    let backend = VhostUserFsBackendBuilder::default().build(fs)?;
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let mut daemon = VhostUserDaemon::new("share".into(), Arc::new(backend), memory)
-        .map_err(|e| e.to_string())?;
-    daemon.start(&mut listener).map_err(|e| e.to_string())?;
-    match daemon.wait() {
-        Ok(())
-        | Err(BackendError::HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
-            Ok(())
-        }
-        Err(error) => Err(error.to_string().into()),
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    let source = source.and_then(|source| watch::try_out(source, root.as_fd()));
+    if let Err(why) = &source {
+        complain!("{}: changes are not reported: {why}", role::SHARE);
     }
+    let (stream, _) = listener.accept()?;
+    drop(listener);
+    serve_stream(stream, root, own_files, order, source.ok(), open_files)?;
+    Ok(())
+}
+
+/// The guest believes what it was told, and nothing would correct it: the machine must end.
+fn unwatched(error: io::Error) {
+    complain!("{}: watch the directory: {error}", role::SHARE);
+    std::process::exit(1);
+}
+
+fn serve_stream(
+    stream: UnixStream,
+    root: OwnedFd,
+    own_files: OwnedFd,
+    order: &Order,
+    source: Option<OwnedFd>,
+    open_files: u64,
+) -> io::Result<()> {
+    let output = Arc::new(Output::new(stream.try_clone()?));
+    let mut watch = None;
+    let tree = Tree::new(root, own_files, order.share.guest_id, open_files, |known| {
+        watch = source.map(|source| Watch::start(source, known.clone(), output.clone(), unwatched));
+        watch
+            .as_ref()
+            .and_then(|watch| watch.as_ref().ok())
+            .cloned()
+    })?;
+    let reported = watch.transpose()?.is_some();
+    tree.close_unused();
+    link::serve(
+        stream,
+        Server::new(Guard::new(tree, order.share.guest_id)),
+        &output,
+        reported,
+    )
 }

@@ -35,7 +35,7 @@ use crate::console::{Lines, Log, read_available};
 use crate::engine::{Engine, krun, newest_layer, qemu};
 use crate::error::StartError;
 use crate::removal::Removal;
-use crate::share::{self, Server};
+use crate::share::{self, Server, Socket};
 use crate::stall::Stall;
 use crate::talk::{Input, failed};
 
@@ -162,16 +162,16 @@ fn control_group(spec: &VmSpec, processes: &[u32]) -> io::Result<Cgroup> {
     Ok(group)
 }
 
-/// Starts a server for each share; gives the engine's connections to them.
+/// Starts a server for each share; gives their sockets.
 fn serve(
     shares: &[Share],
     passed: &[OwnedFd],
     servers: &mut Vec<Server>,
-) -> Result<Vec<UnixStream>, StartError> {
+) -> Result<Vec<Socket>, StartError> {
     let start = |spec: &Share| {
-        let (server, connection) = share::start(spec, share::directory(spec, passed)?)?;
+        let (server, socket) = share::start(spec, share::directory(spec, passed)?)?;
         servers.push(server);
-        Ok(connection)
+        Ok(socket)
     };
     shares.iter().map(start).collect()
 }
@@ -183,18 +183,19 @@ impl Vm {
             format!("make the log {}", spec.console_log.display()),
         ))?;
         let mut shares = Vec::new();
-        let engine: Result<Box<dyn Engine>, StartError> = match &spec.engine {
-            EngineSpec::Qemu { binary, accel } => serve(&spec.shares, passed, &mut shares)
-                .and_then(|connections| {
-                    qemu::Qemu::start(spec, binary, *accel, sockets, connections)
-                })
-                .map(|engine| Box::new(engine) as _),
-            // libkrun serves the shares and makes the socket itself.
-            EngineSpec::Krun => sockets
-                .free(spec)
-                .and_then(|()| krun::Krun::start(spec, passed))
-                .map(|engine| Box::new(engine) as _),
-        };
+        let served = serve(&spec.shares, passed, &mut shares);
+        let engine: Result<Box<dyn Engine>, StartError> =
+            served.and_then(|served| match &spec.engine {
+                EngineSpec::Qemu { binary, accel } => {
+                    let engine = qemu::Qemu::start(spec, binary, *accel, sockets, &served)?;
+                    Ok(Box::new(engine) as _)
+                }
+                // libkrun makes the sockets of the guest link itself.
+                EngineSpec::Krun => {
+                    sockets.free(spec)?;
+                    Ok(Box::new(krun::Krun::start(spec, served)?) as _)
+                }
+            });
         let engine = match engine {
             Ok(engine) => engine,
             Err(error) => {

@@ -73,6 +73,9 @@ pub(crate) fn initramfs() -> PathBuf {
                 0o100_755,
                 include_bytes!("guest.sh"),
             );
+            let init = Path::new(RUNNER).with_file_name("snowglobe-init");
+            let init = fs::read(&init).expect("build the workspace's programs");
+            add(&mut archive, "bin/snowglobe-init", 0o100_755, &init);
             publish("initramfs", &cpio::newc::trailer(archive).unwrap())
         })
         .clone()
@@ -186,6 +189,7 @@ impl Vm {
         self.spec.shares.push(Share {
             opened: None,
             tag: "workspace".into(),
+            port: 1026,
             path: path.clone(),
             guest_id: 1000,
         });
@@ -363,6 +367,14 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// Mounts a share.
+    pub(crate) fn mount(&mut self, tag: &str, path: &str) {
+        self.run(&format!(
+            "snowglobe-init mount {tag} {path} </dev/null >/dev/console 2>&1 & \
+             until grep -q ' {path} fuse' /proc/mounts; do usleep 10000; done"
+        ));
+    }
+
     /// Have the guest's shell run a line; what it wrote.
     pub(crate) fn run(&mut self, line: &str) -> String {
         let (status, output) = self.try_run(line);

@@ -1,23 +1,44 @@
 //! Any message of a guest's kernel to a share's server gives an answer or an error, and touches no file outside the share.
 
 use std::fs::{self, File};
-use std::sync::LazyLock;
+use std::path::Path;
 
 use arbitrary::Arbitrary;
-use vhost_user_backend::bitmap::BitmapMmapRegion;
-use virtio_queue::{DescriptorChain, Queue, QueueT};
-use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::passthrough::PassthroughFs;
+use rustix::fs::{Mode, OFlags};
 use virtiofsd::server::Server;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::tree;
+use crate::tree as directories;
 
-// The settings of the share's process.
-#[path = "../../../runner/src/share/config.rs"]
-mod config;
+// The parts of the share's process that read what the guest sends.
+#[path = "../../../runner/src/share/descriptors.rs"]
+mod descriptors;
 #[path = "../../../runner/src/share/guard.rs"]
 mod guard;
+#[path = "../../../runner/src/share/known.rs"]
+mod known;
+#[allow(dead_code, reason = "there is no stream here")]
+#[path = "../../../runner/src/share/link.rs"]
+mod link;
+#[path = "../../../runner/src/share/message.rs"]
+mod message;
+#[path = "../../../runner/src/share/nodes.rs"]
+mod nodes;
+#[allow(dead_code, reason = "nobody watches the directory")]
+#[path = "../../../runner/src/share/note.rs"]
+mod note;
+#[path = "../../../runner/src/share/queue.rs"]
+mod queue;
+#[allow(dead_code, reason = "no file stays open for long")]
+#[path = "../../../runner/src/share/tree.rs"]
+mod tree;
+#[allow(dead_code, reason = "nobody watches the directory")]
+#[path = "../../../runner/src/share/watch.rs"]
+mod watch;
+
+use self::guard::Guard;
+use self::message::Request;
+use self::queue::Messages;
+use self::tree::Tree;
 
 /// A message: its header, with few operations and few inodes, and a body of names and numbers.
 #[derive(Arbitrary, Debug)]
@@ -27,7 +48,6 @@ struct Message {
     /// A false length in the header.
     length: Option<u32>,
     body: Vec<Piece>,
-    room: u16,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -68,105 +88,64 @@ impl Piece {
     }
 }
 
-/// The addresses of the queue's parts in the guest's memory.
-const DESCRIPTORS: u32 = 0x1000;
-const AVAILABLE: u32 = 0x2000;
-const USED: u32 = 0x3000;
-const REQUEST: u64 = 0x1_0000;
-const REPLY: u64 = 0x8_0000;
-
 /// The longest body.
 const LONGEST: usize = 0x1_0000;
-
-/// Descriptor flags: there is a next one; the server writes to it.
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
 
 /// The operation that starts a FUSE session.
 const INIT: u32 = 26;
 
-type Memory = GuestMemoryMmap<BitmapMmapRegion>;
-
-static MEMORY: LazyLock<Memory> =
-    LazyLock::new(|| Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("there is memory"));
-
-fn put(bytes: &[u8], at: u64) {
-    MEMORY
-        .write_slice(bytes, GuestAddress(at))
-        .expect("it is there");
+/// The guest's kernel, and what it talks to.
+struct Kernel {
+    server: Server<Guard>,
+    messages: Messages,
 }
 
-/// A descriptor chain: a request and room for its answer.
-fn chain(request: u32, room: u32) -> DescriptorChain<&'static Memory> {
-    let mut table = Vec::new();
-    let parts = [(REQUEST, request, NEXT, 1_u16), (REPLY, room, WRITE, 0)];
-    for (at, length, flags, next) in parts {
-        table.extend_from_slice(&at.to_le_bytes());
-        table.extend_from_slice(&length.to_le_bytes());
-        table.extend_from_slice(&flags.to_le_bytes());
-        table.extend_from_slice(&next.to_le_bytes());
+impl Kernel {
+    fn ask(&mut self, operation: u32, node: u64, length: Option<u32>, body: &[u8]) {
+        let body = &body[..body.len().min(LONGEST)];
+        let length = length.unwrap_or(40 + body.len() as u32);
+        let mut request = Vec::new();
+        request.extend_from_slice(&length.to_le_bytes());
+        request.extend_from_slice(&operation.to_le_bytes());
+        for number in [7, node, 0, 1] {
+            request.extend_from_slice(&u64::to_le_bytes(number));
+        }
+        request.extend_from_slice(body);
+        message::without_features(&mut request, true);
+        let Ok(Some(request)) = Request::first(&request) else {
+            return;
+        };
+        let mut reply = Vec::new();
+        if self
+            .messages
+            .handle(&self.server, &request, &mut reply)
+            .is_ok()
+        {
+            assert!(reply.len() <= request.room() as usize, "{}", reply.len());
+            request.shorten(&mut reply);
+        }
     }
-    put(&table, DESCRIPTORS.into());
-    // One chain is available; it starts at the first descriptor.
-    put(&[0, 0, 1, 0, 0, 0], AVAILABLE.into());
-    let mut queue = Queue::new(2).expect("a queue can be made");
-    queue.set_size(2);
-    queue.set_desc_table_address(Some(DESCRIPTORS), Some(0));
-    queue.set_avail_ring_address(Some(AVAILABLE), Some(0));
-    queue.set_used_ring_address(Some(USED), Some(0));
-    queue.set_ready(true);
-    let memory: &'static Memory = &MEMORY;
-    queue.pop_descriptor_chain(memory).expect("there is one")
-}
 
-fn ask(
-    server: &Server<guard::Guard>,
-    operation: u32,
-    node: u64,
-    length: Option<u32>,
-    body: &[u8],
-    room: u16,
-) {
-    let body = &body[..body.len().min(LONGEST)];
-    let length = length.unwrap_or(40 + body.len() as u32);
-    let mut request = Vec::new();
-    request.extend_from_slice(&length.to_le_bytes());
-    request.extend_from_slice(&operation.to_le_bytes());
-    for number in [7, node, 0, 1] {
-        request.extend_from_slice(&u64::to_le_bytes(number));
+    fn send(&mut self, message: &Message) {
+        let mut body = Vec::new();
+        let pieces = message.body.iter().take(16);
+        pieces.for_each(|piece| piece.write(&mut body));
+        let node = match message.node {
+            Node::Root => 1,
+            Node::Known(number) => u64::from(number % 8),
+            Node::Any(number) => number,
+        };
+        // Valid operations, and some numbers above them.
+        let operation = u32::from(message.operation % 56);
+        self.ask(operation, node, message.length, &body);
     }
-    request.extend_from_slice(body);
-    put(&request, REQUEST);
-    let chain = chain(request.len() as u32, u32::from(room).max(16));
-    let reader = Reader::new(&MEMORY, chain.clone()).expect("it is a chain");
-    let writer = Writer::new(&MEMORY, chain).expect("it is a chain");
-    if let Ok(written) = server.handle_message(reader, writer, None::<&mut ()>) {
-        assert!(
-            written <= usize::from(room).max(16),
-            "{written} bytes of {room}"
-        );
-    }
-}
-
-fn send(server: &Server<guard::Guard>, message: &Message) {
-    let mut body = Vec::new();
-    let pieces = message.body.iter().take(16);
-    pieces.for_each(|piece| piece.write(&mut body));
-    let node = match message.node {
-        Node::Root => 1,
-        Node::Known(number) => u64::from(number % 8),
-        Node::Any(number) => number,
-    };
-    // Valid operations, and some numbers above them.
-    let operation = u32::from(message.operation % 56);
-    ask(server, operation, node, message.length, &body, message.room);
 }
 
 pub(crate) fn play(bytes: &[u8]) {
     let Some((flags, messages)) = crate::made::<(u64, Vec<Message>)>(bytes) else {
         return;
     };
-    let home = tree::directory();
+    let home = directories::directory();
     for dir in ["share", "share/dir", "outside"] {
         fs::create_dir(home.path().join(dir)).expect("it can be made");
     }
@@ -174,11 +153,17 @@ pub(crate) fn play(bytes: &[u8]) {
     fs::write(home.path().join("outside/a"), "secret").expect("it can be written");
     let link = home.path().join("share/link");
     std::os::unix::fs::symlink("../outside/a", link).expect("it can be made");
-    let root = home.path().join("share").to_string_lossy().into_owned();
+    let open = |path: &Path| {
+        rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .expect("it is there")
+    };
     let own_files = File::open("/proc/self/fd").expect("it is there");
-    let config = config::config(1000, &root, own_files, 4096);
-    let inner = PassthroughFs::new(config).expect("it can be served");
-    let server = Server::new(guard::Guard::new(inner));
+    let root = open(&home.path().join("share"));
+    let tree = Tree::new(root, own_files.into(), 1000, 1024, |_| None).expect("it can be served");
+    let mut kernel = Kernel {
+        server: Server::new(Guard::new(tree, 1000)),
+        messages: Messages::new().expect("there is memory"),
+    };
     let numbers: [u32; 4] = [7, 38, 0x2_0000, flags as u32];
     let mut hello: Vec<u8> = numbers
         .iter()
@@ -186,9 +171,9 @@ pub(crate) fn play(bytes: &[u8]) {
         .collect();
     hello.extend_from_slice(&((flags >> 32) as u32).to_le_bytes());
     hello.resize(64, 0);
-    ask(&server, INIT, 1, None, &hello, 4096);
+    kernel.ask(INIT, 1, None, &hello);
     for message in messages.iter().take(16) {
-        send(&server, message);
+        kernel.send(message);
     }
     assert_eq!(names(&home.path().join("outside")), ["a"]);
     assert_eq!(names(home.path()), ["outside", "share"]);
@@ -196,7 +181,7 @@ pub(crate) fn play(bytes: &[u8]) {
     assert_eq!(secret, b"secret");
 }
 
-fn names(dir: &std::path::Path) -> Vec<std::ffi::OsString> {
+fn names(dir: &Path) -> Vec<std::ffi::OsString> {
     let entries = fs::read_dir(dir).expect("it is there");
     let mut names: Vec<_> = entries
         .map(|entry| entry.expect("it is there").file_name())

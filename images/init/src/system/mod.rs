@@ -13,10 +13,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 use crate::boot::{BUILD_ROOT, BootConfig, ImageUser, Workspace};
 use crate::reason::chain;
+use crate::share;
 use crate::wire::{ErrorKind, WireError};
 
 pub use clock::{note_start, stage};
@@ -28,6 +29,9 @@ pub use mounts::{limit_disk, mount_disk, mount_system, switch_root};
 
 /// The number of the loopback interface.
 const LOOPBACK: u32 = 1;
+
+/// The name of the workspace's file system, as `mount` shows it.
+const WORKSPACE: &str = "workspace";
 
 /// Git's settings for all users. The file is not on the disk, so each boot writes its own.
 const GIT_SETTINGS: &str = "/run/snowglobe.gitconfig";
@@ -89,12 +93,11 @@ pub fn prepare_root(config: &BootConfig) -> Result<(), SystemError> {
 fn mount_workspace(workspace: &Workspace, user: Option<&ImageUser>) -> Result<(), SystemError> {
     let path = &workspace.path;
     fs::create_dir_all(path).map_err(failed(format!("make {path}")))?;
-    match &workspace.tag {
-        Some(tag) => {
-            let flags = MountFlags::NOSUID | MountFlags::NODEV;
-            mount(tag.as_str(), path.as_str(), "virtiofs", flags, c"")
-                .map_err(|e| failed(format!("mount the workspace at {path}"))(e.into()))
-        }
+    match &workspace.share {
+        // Its threads run for as long as the machine.
+        Some(link) => share::mount_share(link, WORKSPACE, Path::new(path))
+            .map(drop)
+            .map_err(failed(format!("mount the workspace at {path}"))),
         None => {
             let default = users::SANDBOX_ID;
             let (uid, gid) = user.map_or((default, default), |user| (user.uid, user.gid));

@@ -62,53 +62,28 @@ pub(super) const EVERY_PROCESS: &[i64] = &[
     libc::SYS_time,
 ];
 
-/// A file server, besides these. While it writes it gives up a capability, so that the kernel clears setuid and setgid
-/// bits.
-pub(super) const FILE_SERVER: &[i64] = &[
-    libc::SYS_capget,
-    libc::SYS_capset,
-    libc::SYS_chdir,
+/// The server of a share, besides these: open files, names in open directories, and reports of changes.
+pub(super) const SHARE: &[i64] = &[
     libc::SYS_copy_file_range,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
     libc::SYS_fallocate,
-    libc::SYS_fchdir,
-    libc::SYS_fchownat,
-    libc::SYS_fchown,
+    libc::SYS_fanotify_mark,
     libc::SYS_fdatasync,
     libc::SYS_fgetxattr,
     libc::SYS_flistxattr,
-    libc::SYS_flock,
     libc::SYS_fremovexattr,
     libc::SYS_fsetxattr,
     libc::SYS_fstatfs,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
     libc::SYS_getdents64,
-    libc::SYS_getxattr,
-    libc::SYS_lgetxattr,
     libc::SYS_linkat,
-    libc::SYS_listxattr,
-    libc::SYS_llistxattr,
-    libc::SYS_lremovexattr,
-    libc::SYS_lsetxattr,
     libc::SYS_name_to_handle_at,
     libc::SYS_readlinkat,
-    libc::SYS_removexattr,
-    libc::SYS_renameat,
     libc::SYS_renameat2,
-    libc::SYS_setxattr,
-    libc::SYS_statfs,
     libc::SYS_symlinkat,
-    libc::SYS_sync_file_range,
     libc::SYS_syncfs,
-    libc::SYS_umask,
     libc::SYS_unlinkat,
     libc::SYS_utimensat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_unlink,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_readlink,
 ];
 
 /// Sockets that are open already.
@@ -121,11 +96,21 @@ pub(super) const SOCKETS: &[i64] = &[
     libc::SYS_shutdown,
 ];
 
-/// The server of a share, besides these: it sets the user of a thread.
-pub(super) const SHARE: &[i64] = &[libc::SYS_setresgid, libc::SYS_setresuid];
-
-/// A krun machine, besides these: it makes the socket of the guest link.
+/// A krun machine, besides these: its disks, the socket of the guest link, and connections to the servers of its shares.
 pub(super) const MACHINE: &[i64] = &[
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_readlinkat,
+    libc::SYS_statfs,
+    libc::SYS_unlinkat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
     libc::SYS_accept,
     libc::SYS_bind,
     libc::SYS_connect,
@@ -209,18 +194,6 @@ pub(super) const UNKNOWN: &[i64] = &[
     libc::SYS_clone3,
     libc::SYS_io_uring_setup,
     libc::SYS_openat2,
-];
-
-/// Calls that succeed and do nothing in a krun machine.
-pub(super) const WITHOUT_EFFECT: &[i64] = &[
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_setresgid,
-    libc::SYS_setresuid,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_chown,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_lchown,
 ];
 
 /// The runner, while its engine runs and afterwards: it freezes disks, removes files, and waits.

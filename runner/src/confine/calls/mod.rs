@@ -7,9 +7,6 @@
 //!
 //! The runner installs QEMU's filters before it becomes QEMU, so every thread of QEMU has them; the runner's other
 //! processes install their own. QEMU adds a filter of its own, which refuses to start programs from then on.
-//!
-//! Some calls succeed and do nothing in a krun machine: all files of a share belong to one id there, as in the process's
-//! user namespace, so changing to another user, or changing the owner of a file, has no effect.
 
 mod lists;
 
@@ -60,8 +57,6 @@ fn equals(argument: u8, bits: u64, value: u64) -> Condition {
 pub(crate) struct Calls {
     /// Each call with alternatives, of which one must hold; without any, the call is always allowed.
     allowed: BTreeMap<i64, Vec<Vec<Condition>>>,
-    /// Calls that succeed and do nothing.
-    without_effect: &'static [i64],
 }
 
 impl Calls {
@@ -104,11 +99,6 @@ impl Calls {
                 libc::SYS_ioctl,
                 &[equals(1, lists::CONTROL_TYPE, lists::KVM_CONTROLS)],
             )
-            // A pair for requests of the share's server.
-            .allow_if(
-                libc::SYS_socketpair,
-                &[equals(0, ALL, libc::AF_UNIX as u64)],
-            )
             // As many open files as its limit allows.
             .allow_if(
                 libc::SYS_prlimit64,
@@ -137,37 +127,16 @@ impl Calls {
     /// The server of a share.
     pub(crate) fn of_share() -> Self {
         Self::of_every_process()
-            .allow(lists::FILE_SERVER)
             .allow(lists::SOCKETS)
             .allow(lists::SHARE)
             .allow_plain_modes()
-            // Reading its capabilities, as libcap-ng does.
-            .allow_if(
-                libc::SYS_prctl,
-                &[equals(0, ALL, libc::PR_CAPBSET_READ as u64)],
-            )
-            .allow_if(
-                libc::SYS_prctl,
-                &[equals(0, ALL, libc::PR_GET_SECUREBITS as u64)],
-            )
-            .allow_if(
-                libc::SYS_prctl,
-                &[
-                    equals(0, ALL, libc::PR_CAP_AMBIENT as u64),
-                    equals(1, ALL, libc::PR_CAP_AMBIENT_IS_SET as u64),
-                ],
-            )
-            // Each thread has a working directory and a umask of its own.
-            .allow_if(libc::SYS_unshare, &[equals(0, ALL, libc::CLONE_FS as u64)])
     }
 
     /// A krun machine.
     pub(crate) fn of_machine() -> Self {
-        let calls = Self::of_every_process()
-            .allow(lists::FILE_SERVER)
+        Self::of_every_process()
             .allow(lists::SOCKETS)
             .allow(lists::MACHINE)
-            .allow(lists::WITHOUT_EFFECT)
             .allow_plain_modes()
             .allow_if(
                 libc::SYS_ioctl,
@@ -178,14 +147,6 @@ impl Calls {
                 libc::SYS_socketpair,
                 &[equals(0, ALL, libc::AF_UNIX as u64)],
             )
-            .allow_if(
-                libc::SYS_prctl,
-                &[equals(0, ALL, libc::PR_SET_KEEPCAPS as u64)],
-            );
-        Self {
-            without_effect: lists::WITHOUT_EFFECT,
-            ..calls
-        }
     }
 
     /// The runner, which may signal `children` and no other process.
@@ -275,15 +236,6 @@ impl Calls {
             compile(rules, others, matched).map(|program| filters.push((program, log)))
         };
         // Of several filters with errors the newest decides; a call must be allowed by all.
-        if !self.without_effect.is_empty() {
-            let succeed = SeccompAction::Errno(0);
-            add(
-                plain(self.without_effect),
-                SeccompAction::Allow,
-                succeed,
-                false,
-            )?;
-        }
         let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         add(plain(lists::UNKNOWN), SeccompAction::Allow, unknown, false)?;
         let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());

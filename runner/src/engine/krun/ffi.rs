@@ -15,10 +15,6 @@ use snowglobe_runner::DiskFormat;
 /// `krun_set_kernel`'s number for an ELF file.
 const KERNEL_FORMAT_ELF: u32 = 1;
 
-/// `krun_add_virtiofs4`'s number for attributes that the guest does not cache; else it would miss changes on the host for
-/// five seconds.
-const UNCACHED: u32 = 1;
-
 /// No vsock traffic goes to the host's own sockets.
 const NO_SOCKET_IMPERSONATION: u32 = 0;
 
@@ -157,17 +153,6 @@ impl Context {
         checked(CALL, file.display(), code).map(drop)
     }
 
-    /// Shares a directory under a tag.
-    pub(super) fn add_share(&self, tag: &str, directory: &Path) -> Outcome {
-        const CALL: &str = "krun_add_virtiofs4";
-        let (tag, shared) = (text(CALL, tag)?, path(CALL, directory)?);
-        // SAFETY: the two strings end in a zero byte and live until the call is over, which copies them.
-        let code = unsafe {
-            krun::krun_add_virtiofs4(self.0, tag.as_ptr(), shared.as_ptr(), 0, false, UNCACHED)
-        };
-        checked(CALL, directory.display(), code).map(drop)
-    }
-
     /// Adds a vsock device, without ports.
     pub(super) fn add_vsock(&self) -> Outcome {
         let code = krun::krun_add_vsock(self.0, NO_SOCKET_IMPERSONATION);
@@ -176,10 +161,19 @@ impl Context {
 
     /// Adds a port to the vsock device: libkrun makes `socket` for it, and the guest listens on it.
     pub(super) fn add_vsock_port(&self, port: u32, socket: &Path) -> Outcome {
+        self.add_port(port, socket, true)
+    }
+
+    /// Adds a port to the vsock device on which the guest connects to `socket`.
+    pub(super) fn add_vsock_service(&self, port: u32, socket: &Path) -> Outcome {
+        self.add_port(port, socket, false)
+    }
+
+    fn add_port(&self, port: u32, socket: &Path, listen: bool) -> Outcome {
         const CALL: &str = "krun_add_vsock_port2";
         let place = path(CALL, socket)?;
         // SAFETY: the string ends in a zero byte and lives until the call is over, which copies it.
-        let code = unsafe { krun::krun_add_vsock_port2(self.0, port, place.as_ptr(), true) };
+        let code = unsafe { krun::krun_add_vsock_port2(self.0, port, place.as_ptr(), listen) };
         checked(CALL, socket.display(), code).map(drop)
     }
 
@@ -218,10 +212,12 @@ mod tests {
             error.starts_with("krun_set_vm_config for 1 processors and 128 MiB: No such file"),
             "{error}"
         );
-        let error = context.add_share("a\0b", Path::new("/w")).unwrap_err();
+        let error = context
+            .add_vsock_port(1024, Path::new("/a\0b"))
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "krun_add_virtiofs4: a\0b holds a zero byte"
+            "krun_add_vsock_port2: /a\0b holds a zero byte"
         );
         let missing = context.set_kernel(Path::new("/k"), Path::new("/no/such/initramfs"), "quiet");
         let error = missing.unwrap_err().to_string();
@@ -246,12 +242,14 @@ mod tests {
         context
             .add_disk("disk0", Path::new("/d"), DiskFormat::Qcow2, false)
             .unwrap();
-        context.add_share("workspace", Path::new("/w")).unwrap();
         context.add_vsock().unwrap();
         for port in [1024, 1025] {
             let socket = format!("/no/such/socket-{port}");
             context.add_vsock_port(port, Path::new(&socket)).unwrap();
         }
+        context
+            .add_vsock_service(1026, Path::new("/proc/self/fd/5"))
+            .unwrap();
         let (_, output) = std::os::unix::net::UnixStream::pair().unwrap();
         context.add_serial(output.into()).unwrap();
     }

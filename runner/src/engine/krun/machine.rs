@@ -2,8 +2,7 @@
 //!
 //! A guest that breaks out of libkrun can do what this process may do. So that is little:
 //! - its root directory holds the spec's files and directories, at their own paths, and nothing else;
-//! - in its user namespace the runner's user has the share's guest id, and no other id exists: files of the user on the
-//!   host belong to that id in the guest, and the reverse;
+//! - in its user namespace only the runner's user exists;
 //! - it is alone in its PID namespace, so it sees and signals no other process;
 //! - Landlock and a system call filter ([`crate::confine::calls`]) enforce the same independently.
 //!
@@ -20,7 +19,9 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::thread::CapabilitySet;
 
 use super::ffi::{Context, KrunError};
-use super::order::{CONSOLE_FD, HAND_OVER_FD, Order, SOCKET, SOCKET_DIRECTORY, STREAMS};
+use super::order::{
+    CONSOLE_FD, FIRST_SHARE_FD, HAND_OVER_FD, Order, SOCKET, SOCKET_DIRECTORY, STREAMS,
+};
 use crate::confine::calls::{Calls, FilterError};
 use crate::confine::fence::{self, Fence, Right};
 use crate::confine::{missing, namespaces, order, process};
@@ -114,14 +115,15 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
         let name = format!("disk{number}");
         context.add_disk(&name, &disk.path, disk.format, disk.read_only)?;
     }
-    for share in &spec.shares {
-        context.add_share(&share.tag, &share.path)?;
-    }
     let sockets = Path::new(SOCKET_DIRECTORY);
     context.add_vsock()?;
     context.add_vsock_port(spec.link_port, &sockets.join(SOCKET))?;
     if let Some(streams) = &spec.streams {
         context.add_vsock_port(streams.port, &sockets.join(STREAMS))?;
+    }
+    for (share, number) in spec.shares.iter().zip(FIRST_SHARE_FD..) {
+        let socket = Path::new(OWN_FILES).join(number.to_string());
+        context.add_vsock_service(share.port, &socket)?;
     }
     context.add_serial(console)?;
 
@@ -139,8 +141,6 @@ fn prepare(order: &Order) -> Result<Context, MachineError> {
 struct Place {
     path: PathBuf,
     right: Right,
-    /// Whether it is the working directory; its path is not looked up again.
-    is_working_directory: bool,
 }
 
 /// The files of the host that the machine needs; a directory is before the places in it.
@@ -149,7 +149,6 @@ fn places(order: &Order) -> Vec<Place> {
     let place = |path: &Path, right| Place {
         path: path.to_owned(),
         right,
-        is_working_directory: false,
     };
     let mut places = vec![
         place(Path::new(KVM), Right::Device),
@@ -166,10 +165,6 @@ fn places(order: &Order) -> Vec<Place> {
         places.push(place(&disk.path, right));
         places.extend(disk.backing.iter().map(|path| place(path, Right::Read)));
     }
-    places.extend(spec.shares.iter().enumerate().map(|(number, share)| Place {
-        is_working_directory: number == 0,
-        ..place(&share.path, Right::All)
-    }));
     places.sort_by(|a, b| a.path.cmp(&b.path));
     places.dedup_by(|a, b| a.path == b.path);
     places
@@ -255,11 +250,7 @@ fn open_tree(place: &Place) -> Result<OwnedFd, MachineError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
-    let path = match place.is_working_directory {
-        true => Path::new("."),
-        false => &place.path,
-    };
-    rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+    rustix::mount::open_tree(rustix::fs::CWD, &place.path, flags)
         .map_err(|error| isolation(format!("take {}", place.path.display()))(error.into()))
 }
 
@@ -310,9 +301,6 @@ fn attach(root: &Path, place: &Place, tree: &OwnedFd) -> Result<(), MachineError
     Ok(())
 }
 
-/// Keeps the capabilities of changing the user, without which libkrun would not try to. The system call filter then lets
-/// that succeed and do nothing: there is only one user.
 fn drop_capabilities() -> io::Result<()> {
-    let kept = CapabilitySet::SETUID | CapabilitySet::SETGID;
-    Ok(namespaces::keep_only(kept)?)
+    Ok(namespaces::keep_only(CapabilitySet::empty())?)
 }

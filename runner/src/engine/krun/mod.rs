@@ -32,7 +32,8 @@ use super::{Engine, Frozen, Notice, Process, newest_layer, socket_pair};
 use crate::confine::namespaces::Confinement;
 use crate::confine::spawn::{self, Inherited};
 use crate::error::StartError;
-use crate::{role, share};
+use crate::role;
+use crate::share::Socket;
 
 /// A running machine.
 #[derive(Debug)]
@@ -66,27 +67,21 @@ const STAGE: &str = "krun";
 
 impl Krun {
     /// Starts the machine. Nothing may exist at the link's path.
-    pub(crate) fn start(spec: &VmSpec, passed: &[OwnedFd]) -> Result<Self, StartError> {
+    pub(crate) fn start(spec: &VmSpec, shares: Vec<Socket>) -> Result<Self, StartError> {
         let failed = |what: &'static str| StartError::io(STAGE, what);
         let (control, hand_over) = socket_pair().map_err(failed("make a socket"))?;
         let order = Order { spec: spec.clone() };
         let never_readable = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
             .map_err(|error| failed("make an event")(error.into()))?;
         let (console, theirs) = socket_pair().map_err(failed("make the console"))?;
-        // In its user namespace the runner's user has the share's guest id, and no other id exists. Its working
-        // directory is the first share.
-        let guest_id = spec.shares.first().map_or(0, |share| share.guest_id);
-        let directory = match spec.shares.first() {
-            Some(first) => Some(share::directory(first, passed)?),
-            None => None,
-        };
+        let mut fds = vec![OwnedFd::from(theirs), hand_over.into()];
+        fds.extend(shares.into_iter().map(Socket::into_descriptor));
         let started = spawn::spawn_self(
             role::KRUN,
             &order,
-            Confinement::SelfInUserNamespace(guest_id),
+            Confinement::SelfInUserNamespace(rustix::process::geteuid().as_raw()),
             Inherited {
-                directory,
-                fds: vec![theirs.into(), hand_over.into()],
+                fds,
                 ..Inherited::default()
             },
         )

@@ -18,6 +18,9 @@ pub(super) const CONSOLE_FD: i32 = 3;
 /// The number at which it inherits the socket on which it sends the link's directory.
 pub(super) const HAND_OVER_FD: i32 = 4;
 
+/// The numbers at which it inherits the sockets of the shares' servers, from this one on.
+pub(super) const FIRST_SHARE_FD: u32 = 5;
+
 /// The order of the machine's process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {

@@ -123,6 +123,13 @@ pub(super) fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
             &format!("virtserialport,chardev=streams,name={}", port.name),
         );
     }
+    for (number, (share, fd)) in spec.shares.iter().zip(FIRST_SHARE_FD..).enumerate() {
+        arg("-chardev", &format!("socket,id=share{number},fd={fd}"));
+        arg(
+            "-device",
+            &format!("virtserialport,chardev=share{number},name={}", share.tag),
+        );
+    }
     arg("-object", &"rng-builtin,id=rng");
     arg("-device", &format!("virtio-rng-device,rng=rng{}", slot()));
     arg(
@@ -135,17 +142,6 @@ pub(super) fn arguments(spec: &VmSpec, accel: Accel) -> Vec<OsString> {
             &format!(
                 "virtio-blk-device,drive=disk{number}{}{}",
                 error_policy(disk),
-                slot()
-            ),
-        );
-    }
-    for (number, (share, fd)) in spec.shares.iter().zip(FIRST_SHARE_FD..).enumerate() {
-        arg("-chardev", &format!("socket,id=share{number},fd={fd}"));
-        arg(
-            "-device",
-            &format!(
-                "vhost-user-fs-device,chardev=share{number},tag={},queue-size=1024{}",
-                share.tag,
                 slot()
             ),
         );
@@ -228,6 +224,7 @@ mod tests {
             ],
             shares: vec![Share {
                 tag: "workspace".into(),
+                port: 1026,
                 path: "/w".into(),
                 opened: None,
                 guest_id: 1000,

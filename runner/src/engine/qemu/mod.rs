@@ -39,6 +39,7 @@ use super::{Engine, Frozen, Notice, Process, socket_pair};
 use crate::confine::calls::Calls;
 use crate::confine::spawn::{self, Inherited, Program};
 use crate::error::StartError;
+use crate::share::Socket;
 use crate::vm::link::Sockets;
 
 /// The time limit for adding a layer to a disk.
@@ -86,7 +87,7 @@ impl Qemu {
         binary: &Path,
         accel: Accel,
         sockets: Sockets,
-        shares: Vec<UnixStream>,
+        shares: &[Socket],
     ) -> Result<Self, StartError> {
         let pairs = || -> io::Result<_> { Ok((UnixStream::pair()?, socket_pair()?)) };
         let ((qmp, their_qmp), (console, their_console)) =
@@ -99,7 +100,14 @@ impl Qemu {
         };
         let mut fds = vec![OwnedFd::from(their_qmp), their_console.into()];
         fds.push(sockets.link.into());
-        fds.extend(shares.into_iter().map(OwnedFd::from));
+        for share in shares {
+            let connected = share.connect();
+            fds.push(
+                connected
+                    .map_err(StartError::io("qemu", "connect to a share"))?
+                    .into(),
+            );
+        }
         fds.extend(sockets.streams.map(OwnedFd::from));
 
         let (fence, missing) = fence(spec, binary, accel).for_child();

@@ -1,0 +1,176 @@
+//! The stream of messages between the guest's kernel and the file system.
+//!
+//! One thread reads. It answers a request itself if no other waits, which is fastest; further ones, and those that may take
+//! long, are answered by a few more threads. Replies and notes go to the guest in the order in which they are true: a reply
+//! that was made while a change was reported is believed for no time.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use rustix::io::Errno;
+use virtiofsd::filesystem::FileSystem;
+use virtiofsd::server::Server;
+
+use super::known::lock;
+use super::message::{LONGEST, Request, without_features};
+use super::note::Note;
+use super::queue::Messages;
+
+/// The threads besides the one that reads.
+const WORKERS: usize = 4;
+
+/// How many requests may wait for them.
+const WAITING: usize = 64;
+
+/// The guest's end of the stream.
+#[derive(Debug)]
+pub(super) struct Output {
+    stream: Mutex<UnixStream>,
+    /// How often changes were reported.
+    reports: AtomicU64,
+}
+
+impl Output {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream: Mutex::new(stream),
+            reports: AtomicU64::new(0),
+        }
+    }
+
+    /// Tells the guest what it must no longer believe.
+    pub(super) fn notify(&self, notes: &[Note]) -> io::Result<()> {
+        let mut messages = Vec::new();
+        notes.iter().for_each(|note| note.write(&mut messages));
+        let mut stream = lock(&self.stream);
+        self.reports.fetch_add(1, Ordering::SeqCst);
+        stream.write_all(&messages)
+    }
+
+    fn reports(&self) -> u64 {
+        self.reports.load(Ordering::SeqCst)
+    }
+
+    /// Sends a reply that was begun after so many reports.
+    fn reply(&self, request: &Request<'_>, reply: &mut [u8], reports: u64) -> io::Result<()> {
+        let mut stream = lock(&self.stream);
+        if self.reports() != reports {
+            request.shorten(reply);
+        }
+        stream.write_all(reply)
+    }
+}
+
+/// A thread that answers requests.
+struct Worker<F: FileSystem + Sync> {
+    server: Arc<Server<F>>,
+    output: Arc<Output>,
+    messages: Messages,
+    reply: Vec<u8>,
+}
+
+impl<F: FileSystem + Sync> Worker<F> {
+    fn new(server: &Arc<Server<F>>, output: &Arc<Output>) -> io::Result<Self> {
+        Ok(Self {
+            server: server.clone(),
+            output: output.clone(),
+            messages: Messages::new()?,
+            reply: Vec::new(),
+        })
+    }
+
+    fn answer(&mut self, request: &Request<'_>) -> io::Result<()> {
+        let reports = self.output.reports();
+        self.reply.clear();
+        let handled = self.messages.handle(&self.server, request, &mut self.reply);
+        if handled.is_err() {
+            // The library could not read it.
+            self.reply = request.failure(Errno::IO.raw_os_error());
+        }
+        match self.reply.is_empty() || !request.has_reply() {
+            true => Ok(()),
+            false => self.output.reply(request, &mut self.reply, reports),
+        }
+    }
+}
+
+/// Answers the guest's requests until the stream ends. `reported` tells whether changes are reported to the guest.
+pub(super) fn serve<F: FileSystem + Send + Sync + 'static>(
+    mut stream: UnixStream,
+    server: Server<F>,
+    output: &Arc<Output>,
+    reported: bool,
+) -> io::Result<()> {
+    let server = Arc::new(server);
+    let (sender, receiver) = sync_channel::<Vec<u8>>(WAITING);
+    let receiver = Arc::new(Mutex::new(receiver));
+    for _ in 0..WORKERS {
+        let (worker, receiver) = (Worker::new(&server, output)?, receiver.clone());
+        std::thread::Builder::new()
+            .name("worker".into())
+            .spawn(move || work(worker, &receiver))?;
+    }
+    let mut own = Worker::new(&server, output)?;
+    let mut buffer = vec![0; 2 * LONGEST];
+    let mut filled = 0;
+    loop {
+        let read = match stream.read(&mut buffer[filled..]) {
+            Ok(0) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            read => read?,
+        };
+        filled += read;
+        let used = take(&mut buffer[..filled], &mut own, &sender, reported)?;
+        buffer.copy_within(used..filled, 0);
+        filled -= used;
+    }
+}
+
+/// Answers the whole requests in a buffer, or has them answered; gives their length.
+fn take<F: FileSystem + Sync>(
+    buffer: &mut [u8],
+    own: &mut Worker<F>,
+    others: &SyncSender<Vec<u8>>,
+    reported: bool,
+) -> io::Result<usize> {
+    let mut used = 0;
+    loop {
+        let Some(length) = Request::first(&buffer[used..])?.map(|request| request.bytes().len())
+        else {
+            return Ok(used);
+        };
+        let (message, rest) = buffer[used..].split_at_mut(length);
+        without_features(message, reported);
+        let Some(request) = Request::first(message)? else {
+            return Ok(used);
+        };
+        let last = Request::first(rest)?.is_none();
+        match request.is_quick() || last && !request.is_slow() {
+            true => own.answer(&request)?,
+            false => others
+                .send(message.to_vec())
+                .map_err(|_| io::Error::other("the threads that answer requests ended"))?,
+        }
+        used += length;
+    }
+}
+
+fn work<F: FileSystem + Sync>(mut worker: Worker<F>, requests: &Mutex<Receiver<Vec<u8>>>) {
+    loop {
+        let received = lock(requests).recv();
+        let Ok(message) = received else { return };
+        let answered = match Request::first(&message) {
+            Ok(Some(request)) => worker.answer(&request),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if answered.is_err() {
+            // The stream ended; the thread that reads it sees that, too.
+            return;
+        }
+    }
+}
