@@ -7,8 +7,8 @@
 #
 # Also: make build, make image (the default image), make agents (real agents as clients), make kvm (every tool on
 # both engines with hardware virtualization, which is emulated), make installs (package managers and languages in a
-# sandbox, with the public registries), make browser (a page of a sandbox in Chromium), make bench (the figures), make
-# chaos (kills at a thousand moments), make fuzz, make deny, make bundle
+# sandbox, with the public registries), make browser (a page of a sandbox in Chromium), make workspace (very many files),
+# make bench (the figures), make chaos (kills at a thousand moments), make fuzz, make deny, make bundle
 
 SHELL := /bin/bash
 PREFIX ?= /usr/local
@@ -20,7 +20,7 @@ ROOTS := $(or $(CARGO_TARGET_DIR),target)/images
 # Every build asks for the whole workspace, so that cargo compiles each crate once, with one set of features.
 BUILD := cargo build --workspace --bins
 
-.PHONY: demo test agents kvm installs browser bench chaos deny fuzz build compile setup image install uninstall files bundle
+.PHONY: demo test agents kvm installs browser workspace bench chaos deny fuzz build compile setup image install uninstall files bundle
 
 demo: image
 	$(BIN)/examples/demo
@@ -54,6 +54,10 @@ browser: image
 	@.ci/setup browser
 	cargo test --release --workspace --test integration -- --ignored --nocapture network::browser::
 
+# A tree of 600,000 files under a limit of 1,024 descriptors.
+workspace: image
+	cargo test --release --workspace --test integration -- --ignored --nocapture workspace::
+
 bench: image
 	$(BUILD) --release --examples
 	$(BIN)/examples/bench
@@ -61,6 +65,7 @@ bench: image
 	$(BIN)/examples/mcp-bench
 	$(BIN)/examples/cli-bench
 	$(BIN)/examples/network-bench
+	$(BIN)/examples/workspace-bench
 	$(BIN)/examples/agent-bench
 
 # Two hours: kills processes at random moments; no data may be lost.

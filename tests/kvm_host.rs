@@ -127,6 +127,17 @@ fn attacks_on_the_network_fail_on_krun() {
     );
 }
 
+/// The workspace's port is vsock there.
+#[test]
+fn the_workspace_holds_on_krun() {
+    let tests = "workspace::it_is workspace::a_change workspace::programs workspace::both_sides workspace::if_its workspace::a_tree_may";
+    on_a_kvm_host(
+        1100,
+        &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite_in_turn("integration", tests),
+    );
+}
+
 /// The network's second port is vsock there.
 #[test]
 fn programs_reach_the_network_and_ports_are_reached_on_krun() {

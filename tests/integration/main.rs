@@ -36,3 +36,4 @@ mod ssh;
 mod streams;
 mod stuck;
 mod vm;
+mod workspace;
