@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::known::{Known, lock};
 use super::link::Output;
@@ -36,6 +37,9 @@ const GONE: u64 = libc::FAN_DELETE | libc::FAN_MOVED_FROM;
 
 /// Changes of contents.
 const CONTENTS: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE;
+
+/// How long reports of the guest's own changes may gather: each one would wake a thread while the guest waits for another.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The room for reports that are read at once.
 const ROOM: usize = 256 << 10;
@@ -209,8 +213,9 @@ impl Watch {
                 Some(changes) => notes(&changes, &mut lock(known)),
                 None => everything(&lock(known)),
             };
-            if !notes.is_empty() {
-                self.output.notify(&notes)?;
+            match notes.is_empty() {
+                false => self.output.notify(&notes)?,
+                true => std::thread::sleep(PAUSE),
             }
         }
     }
