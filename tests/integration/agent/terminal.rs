@@ -100,7 +100,10 @@ fn a_task_is_seen_from_its_beginning_to_its_end() {
         terminal.shows(READY);
         terminal.write("The check fails; mend it.\r");
         terminal.until("the end of the turn", |seen| {
-            (seen.whole().contains("Mended") && !seen.text().contains("working")).then_some(())
+            let text = seen.text();
+            // The footer comes last: until it is there, a part of the screen may be missing.
+            let drawn = text.contains(READY) && !text.contains("working");
+            (seen.whole().contains("Mended") && drawn).then_some(())
         });
         let source = std::fs::read_to_string(desk.place.workspace.join("sum.c")).unwrap();
         assert!(source.contains("a + b"), "{source}");
