@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod protection;
 pub mod socket;
 
 use std::path::PathBuf;
