@@ -47,6 +47,8 @@ const HEADINGS: &[(&str, &[&str])] = &[
             "disk_gib",
             "nofile",
             "workspace_mode",
+            "workspace_read_only",
+            "hide",
             "env",
             "git_identity",
         ],

@@ -28,6 +28,8 @@ pub(super) struct Bounds {
     pub(super) nofile: u64,
     /// Whether `/workspace` may be the host's directory.
     pub(super) mount: bool,
+    /// Whether the sandbox may change it.
+    pub(super) write: bool,
 }
 
 impl Bounds {
@@ -47,6 +49,7 @@ impl Bounds {
             disk_gib: user.disk_gib.unwrap_or(DEFAULT_DISK_GIB),
             nofile: user.nofile.unwrap_or(DEFAULT_NOFILE),
             mount: user.workspace_mode != Some(Mode::None),
+            write: user.workspace_read_only != Some(true),
         }
     }
 }
@@ -79,6 +82,9 @@ pub(super) fn excess(asked: &Raw, bounds: &Bounds, fetches: impl Fn(&str) -> boo
     limit("nofile", asked.nofile, bounds.nofile, "");
     if asked.workspace_mode == Some(Mode::Mount) && !bounds.mount {
         beyond.push("workspace_mode = \"mount\", where you share nothing".to_owned());
+    }
+    if asked.workspace_read_only == Some(false) && !bounds.write {
+        beyond.push("workspace_read_only = false, where you let nothing be changed".to_owned());
     }
     beyond
 }
@@ -199,6 +205,7 @@ mod tests {
         disk_gib: 16,
         nofile: 1000,
         mount: false,
+        write: false,
     };
 
     #[test]
@@ -219,7 +226,7 @@ mod tests {
         #[test]
         fn nothing_is_asked_exactly_within_the_bounds(
             cpus in 0_u32..10, memory_mib in 0_u32..5000, disk_gib in 0_u32..40, nofile in 0_u64..3000,
-            mount: bool, fetches: bool,
+            mount: bool, write: bool, fetches: bool,
         ) {
             let asked = Raw {
                 image: Some("image".into()),
@@ -228,9 +235,10 @@ mod tests {
                 disk_gib: Some(disk_gib),
                 nofile: Some(nofile),
                 workspace_mode: Some(if mount { Mode::Mount } else { Mode::None }),
+                workspace_read_only: Some(!write),
                 ..Raw::default()
             };
-            let within = cpus <= 4 && memory_mib <= 2048 && disk_gib <= 16 && nofile <= 1000 && !mount && !fetches;
+            let within = cpus <= 4 && memory_mib <= 2048 && disk_gib <= 16 && nofile <= 1000 && !mount && !write && !fetches;
             prop_assert_eq!(excess(&asked, &BOUNDS, |_| fetches).is_empty(), within);
         }
     }

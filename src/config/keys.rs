@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::ValueParser;
 use serde::{Deserialize, Serialize};
+use snowglobe_runner::protection::Effect;
 
 use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 use super::network::{self, RawNetwork};
+use super::protect;
 use crate::image::Registries;
 use crate::text::{parse_seconds, parse_size};
 use crate::workspace::Mode;
@@ -163,6 +165,14 @@ macro_rules! keys {
             #[command(flatten)]
             #[serde(default, skip_serializing_if = "RawNetwork::is_empty")]
             pub network: RawNetwork,
+            /// Files of the workspace that look absent in the sandbox: names at any depth, or paths, with `*`; may be repeated
+            #[arg(long, value_name = "GLOB", id = "setting_hide", value_parser = protect::checked_glob)]
+            #[serde(default, deserialize_with = "protect::globs", skip_serializing_if = "Vec::is_empty")]
+            pub hide: Vec<String>,
+            /// What becomes of changes to files that programs of the host run.
+            #[arg(skip)]
+            #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+            pub protect: BTreeMap<String, Effect>,
             /// Environment of every command, NAME=VALUE; may be repeated
             #[arg(long = "env", id = "setting_env", value_name = "NAME=VALUE", value_parser = parse_variable)]
             #[serde(default, deserialize_with = "variables", serialize_with = "as_table", skip_serializing_if = "Vec::is_empty")]
@@ -174,6 +184,8 @@ macro_rules! keys {
             $(Key { name: stringify!($key), kind: $kind, set_by: SetBy::$set_by, applies: Applies::$applies },)*
             Key { name: "registries", kind: Kind::Table, set_by: SetBy::User, applies: Applies::Start },
             Key { name: network::TABLE, kind: Kind::Table, set_by: SetBy::Project, applies: Applies::Start },
+            Key { name: "hide", kind: Kind::Table, set_by: SetBy::Project, applies: Applies::Start },
+            Key { name: protect::PROTECT, kind: Kind::Table, set_by: SetBy::Project, applies: Applies::Start },
             Key { name: "env", kind: Kind::Table, set_by: SetBy::Project, applies: Applies::Call },
         ];
 
@@ -187,6 +199,8 @@ macro_rules! keys {
                     $($key: over.$key.or(self.$key),)*
                     registries,
                     network: self.network.under(over.network),
+                    hide: protect::both(self.hide, over.hide),
+                    protect: self.protect.into_iter().chain(over.protect).collect(),
                     env,
                 }
             }
@@ -196,6 +210,7 @@ macro_rules! keys {
                 Self {
                     $($key: self.$key.clone().filter(|_| over.$key.is_none()),)*
                     network: self.network.not_in(&over.network),
+                    protect: protect::rest(&self.protect, &over.protect),
                     ..self.clone()
                 }
             }
@@ -218,6 +233,8 @@ keys! {
     workspace: PathBuf, "DIR", Kind::Text, User, Which;
     /// How /workspace is made: `mount` shares the host directory, `none` gives an empty one [default: mount]
     workspace_mode: Mode, "MODE", Kind::Text, Project, Start;
+    /// Whether the sandbox may change nothing in /workspace [default: false]
+    workspace_read_only: bool, "BOOL", Kind::Boolean, Project, Start;
     /// Snapshot the sandbox starts from, instead of the clean image
     snapshot: String, "NAME", Kind::Text, User, Start;
     /// Name of the sandbox, whose snapshots it shares [default: made from the workspace's path]

@@ -9,6 +9,7 @@ use super::ConfigError;
 use super::dirs::Dirs;
 use super::keys::{KEYS, Key, Kind, Raw, SetBy, key};
 use super::network::{self, RawNetwork};
+use super::protect;
 use crate::image::ImageRef;
 
 /// Names that `SNOWGLOBE_*` may have beside the keys.
@@ -103,6 +104,9 @@ pub(super) fn parse(path: &Path, text: &str, by: SetBy) -> Result<Raw, ConfigErr
         };
         if key.name == network::TABLE {
             network::check_keys(value.as_ref(), by == SetBy::Project).map_err(&refused)?;
+        }
+        if key.name == protect::PROTECT {
+            protect::check_keys(value.as_ref()).map_err(&refused)?;
         }
         if by == SetBy::Project
             && let Err(why) = allowed_in_project(key, value.as_ref())

@@ -20,6 +20,7 @@ mod keys;
 mod layers;
 mod network;
 mod project;
+mod protect;
 mod resolve;
 mod resolved;
 mod setting;
@@ -133,6 +134,7 @@ fn granted(
     let asked = project.not_in(over);
     let mut asks = excess(&asked, &Bounds::of(user), fetches);
     asks.extend(network::excess(&asked.network, &user.network));
+    asks.extend(protect::excess(&asked.protect, &user.protect));
     if asks.is_empty() || Consent::new(&dirs.data).given(file)? {
         return Ok(Ok(project));
     }

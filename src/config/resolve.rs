@@ -10,6 +10,7 @@ use super::defaults::{
 use super::dirs::Dirs;
 use super::error::ConfigError;
 use super::keys::{Raw, key};
+use super::protect;
 use super::resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
 use super::settings::Origins;
 use crate::names::{RULE, SandboxName};
@@ -103,6 +104,11 @@ fn sandbox(raw: Raw, cwd: &Path, origins: &Origins) -> Result<SandboxSpec, Confi
         project_dir,
         project_named,
         workspace,
+        protection: protect::resolve(
+            raw.protect,
+            raw.hide,
+            raw.workspace_read_only.unwrap_or(false),
+        )?,
         exec_timeout: seconds("exec_timeout_s", raw.exec_timeout_s.unwrap_or(120))?,
         git_identity: raw.git_identity.unwrap_or(true),
         idle_stop: Some(seconds("idle_stop_s", raw.idle_stop_s.unwrap_or(3600))?)

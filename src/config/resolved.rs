@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use snowglobe_runner::protection::Protection;
+
 use super::choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 use super::consent::Ignored;
 use super::dirs::Dirs;
@@ -58,6 +60,8 @@ pub struct SandboxSpec {
     pub project_named: bool,
     /// What `/workspace` is.
     pub workspace: Workspace,
+    /// What of it the sandbox may see and change.
+    pub protection: Protection,
     /// How long a command may run if its caller sets no limit.
     pub exec_timeout: Duration,
     /// How long it is kept while nothing uses it; none: for ever.

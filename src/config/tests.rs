@@ -248,6 +248,47 @@ fn what_is_no_project_is_configured_but_not_shared() {
     assert_eq!(at(project.to_str().unwrap(), false), Ok(()));
 }
 
+#[test]
+fn a_project_may_protect_more_of_the_workspace_and_not_less() {
+    let loaded = |user: &str, project: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        project_file(&dir, project);
+        let mut from = sources(&dir);
+        from.user_file = user_file(&dir, user);
+        from.flags.hide = vec!["*.pem".into()];
+        let config = Config::load(from).map_err(|error| error.to_string())?;
+        Ok::<_, String>((config.sandbox.protection, config.ignored))
+    };
+    let user = "hide = ['.env']\n[protect]\nvscode = 'allow'\nmcp = 'ask'";
+    let (protection, ignored) = loaded(
+        user,
+        "hide = ['secrets/', '.env']\nworkspace_read_only = true\n[protect]\nvscode = 'deny'",
+    )
+    .unwrap();
+    assert_eq!(ignored, None);
+    assert_eq!(protection.hide, [".env", "secrets/", "*.pem"]);
+    assert!(protection.read_only);
+    let rules: Vec<_> = protection
+        .rules
+        .iter()
+        .map(|(id, it)| (id.as_str(), it.as_str()))
+        .collect();
+    assert_eq!(rules, [("mcp", "ask"), ("vscode", "deny")]);
+    let (protection, ignored) = loaded(user, "[protect]\ngit-hooks = 'allow'").unwrap();
+    assert!(ignored.unwrap().asks[0].starts_with("protect.git-hooks = \"allow\""));
+    assert_eq!(protection.rules.len(), 2);
+    for (project, said) in [
+        ("hide = ['a', '[b']", "line 1: "),
+        ("hide = ['!a']", "a pattern can't be negated"),
+        ("[protect]\nvs-code = 'deny'", "did you mean `vscode`?"),
+        ("[protect]\nvscode = 'denied'", "line 2: "),
+        ("protect = true", "expected a table"),
+    ] {
+        let error = loaded(user, project).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
 /// What a number's key becomes if it is set by one source.
 fn number(key: &Key, set: impl FnOnce(&tempfile::TempDir, &mut Sources)) -> Option<u64> {
     let dir = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use snowglobe_init::boot::BUILD_ROOT;
 use snowglobe_init::wire::{ReadRequest, ReadWant, Report, Request, User};
+use snowglobe_runner::protection::Protection;
 use snowglobe_runner::{Accel, DiskFormat, EngineSpec};
 
 use super::feed::{Feed, Pieces};
@@ -54,6 +55,7 @@ impl<'a> VmUnpacker<'a> {
             build: true,
             feed: Some(files.feed.path.clone()),
             workspace: None,
+            protection: Protection::default(),
             workspace_path: None,
             nofile: 65_536,
             disk_bytes: None,

@@ -20,6 +20,7 @@ use snowglobe_init::boot::{
 };
 use snowglobe_init::wire::Request;
 use snowglobe_init::wire::network::{STREAMS_NAME, STREAMS_PORT};
+use snowglobe_runner::protection::Protection;
 use snowglobe_runner::{Disk, DiskFormat, EngineSpec, Isolation, Port, Share, VmSpec};
 
 use crate::blocking::blocking;
@@ -154,6 +155,8 @@ pub struct Plan {
     pub feed: Option<PathBuf>,
     /// The host directory shared as the workspace.
     pub workspace: Option<SharedDir>,
+    /// What of the workspace the guest may see and change.
+    pub protection: Protection,
     /// Where the workspace is in the guest; none: there is no workspace.
     pub workspace_path: Option<String>,
     /// Open files per command.
