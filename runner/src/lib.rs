@@ -21,6 +21,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use self::protection::Protection;
+
 /// The runner's argument for the number of descriptors that it inherits, from 3 on. Without it there are none.
 pub const DESCRIPTORS: &str = "--descriptors=";
 
@@ -194,6 +196,9 @@ pub struct Share {
     /// The uid and gid of all its files in the guest. On the host, files that the guest makes belong to the runner's
     /// user.
     pub guest_id: u32,
+    /// What of it the guest may see and change.
+    #[serde(default)]
+    pub protection: Protection,
 }
 
 /// A request to a runner.

@@ -259,7 +259,7 @@ fn a_project_may_protect_more_of_the_workspace_and_not_less() {
         let config = Config::load(from).map_err(|error| error.to_string())?;
         Ok::<_, String>((config.sandbox.protection, config.ignored))
     };
-    let user = "hide = ['.env']\n[protect]\nvscode = 'allow'\nmcp = 'ask'";
+    let user = "hide = ['.env']\n[protect]\nvscode = 'allow'\nmcp = 'allow'";
     let (protection, ignored) = loaded(
         user,
         "hide = ['secrets/', '.env']\nworkspace_read_only = true\n[protect]\nvscode = 'deny'",
@@ -273,7 +273,7 @@ fn a_project_may_protect_more_of_the_workspace_and_not_less() {
         .iter()
         .map(|(id, it)| (id.as_str(), it.as_str()))
         .collect();
-    assert_eq!(rules, [("mcp", "ask"), ("vscode", "deny")]);
+    assert_eq!(rules, [("mcp", "allow"), ("vscode", "deny")]);
     let (protection, ignored) = loaded(user, "[protect]\ngit-hooks = 'allow'").unwrap();
     assert!(ignored.unwrap().asks[0].starts_with("protect.git-hooks = \"allow\""));
     assert_eq!(protection.rules.len(), 2);

@@ -526,6 +526,7 @@ async fn spec(
                 port: WORKSPACE_PORT,
                 path: dir.path().to_owned(),
                 opened: Some(0),
+                protection: plan.protection.clone(),
                 guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
             })
             .collect(),

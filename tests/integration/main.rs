@@ -18,6 +18,7 @@ mod common;
 mod data;
 mod day;
 mod deep;
+mod guarded;
 mod hostile;
 mod house;
 mod http;

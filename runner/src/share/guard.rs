@@ -5,10 +5,12 @@
 //! - an offset is one that a file can have: the file server panics at others;
 //! - ownership never changes: all files belong to one id in the guest, and a change to another is refused;
 //! - nothing becomes setuid or setgid, no device node is made, and of extended attributes only `user.*` exist:
-//!   a file that the guest leaves has no power on the host beyond its contents.
+//!   a file that the guest leaves has no power on the host beyond its contents;
+//! - what the host's programs run by themselves is not changed, and hidden files look absent ([`super::rules`]).
 
 use std::ffi::CStr;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use virtiofsd::filesystem::{
@@ -18,22 +20,110 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 
-use super::tree::{Tree, sized};
+use super::judge::Judge;
+use super::nodes::{Identity, ROOT};
+use super::rules::{Change, Kind};
+use super::tree::{Tree, is_touch, sized};
 
 type Inode = <Tree as FileSystem>::Inode;
 type Handle = <Tree as FileSystem>::Handle;
+
+/// The most bytes that a request writes, and that are judged at once.
+const MOST: usize = 1 << 20;
 
 /// The file system behind these rules.
 #[derive(Debug)]
 pub(super) struct Guard {
     inner: Tree,
     guest_id: u32,
+    judge: Judge,
 }
 
 impl Guard {
     /// Puts `inner`, whose files belong to `guest_id`, behind the rules.
-    pub(super) fn new(inner: Tree, guest_id: u32) -> Self {
-        Self { inner, guest_id }
+    pub(super) fn new(inner: Tree, guest_id: u32, judge: Judge) -> Self {
+        Self {
+            inner,
+            guest_id,
+            judge,
+        }
+    }
+
+    /// The paths of a node as they are now. A file that was moved and not found since is stale; one that was removed has none.
+    fn paths(&self, id: Inode) -> io::Result<Vec<Vec<u8>>> {
+        if id == ROOT {
+            return Ok(vec![Vec::new()]);
+        }
+        let (identity, mut paths) = self.inner.paths(id)?;
+        paths.retain(|path| self.is_at(identity, path));
+        if paths.is_empty() && self.inner.is_somewhere(id)? {
+            return Err(error(libc::ESTALE));
+        }
+        Ok(paths)
+    }
+
+    fn is_at(&self, identity: Identity, path: &[u8]) -> bool {
+        let found = self.judge.found_at(path);
+        found.is_ok_and(|found| found.is_some_and(|stat| Identity::from(&stat) == identity))
+    }
+
+    /// The path of a name in a directory.
+    fn path(&self, parent: Inode, name: &CStr) -> io::Result<Vec<u8>> {
+        let mut path = match self.paths(parent)?.pop() {
+            Some(path) => path,
+            None => return Err(error(libc::ENOENT)),
+        };
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.to_bytes());
+        Ok(path)
+    }
+
+    /// Whether a name in a directory looks absent.
+    fn hides(&self, parent: Inode, name: &CStr) -> bool {
+        self.judge.hides_any()
+            && self
+                .path(parent, name)
+                .is_ok_and(|path| self.judge.hides(&path))
+    }
+
+    /// Refuses a change of a file that is forbidden under one of its names.
+    fn allow_each<'a>(
+        &self,
+        paths: &'a [Vec<u8>],
+        change: impl Fn(&'a [u8]) -> Change<'a>,
+    ) -> io::Result<()> {
+        paths
+            .iter()
+            .try_for_each(|path| self.judge.allow(&change(path)))
+    }
+
+    /// Refuses the making of a file.
+    fn allow_new(&self, parent: Inode, name: &CStr, kind: Kind) -> io::Result<()> {
+        let path = self.path(parent, name)?;
+        if self.judge.found_at(&path)?.is_some() {
+            return Err(error(libc::EEXIST));
+        }
+        self.judge.allow(&Change::Create { path: &path, kind })
+    }
+
+    /// Refuses a change of the contents of a file to those that it has with `bytes` at `offset`.
+    fn allow_written(&self, paths: &[Vec<u8>], offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.allow_each(paths, |path| Change::Write {
+            path,
+            offset,
+            data: bytes,
+        })
+    }
+
+    fn weighs(&self, paths: &[Vec<u8>]) -> io::Result<bool> {
+        for path in paths {
+            if self.judge.weighs(path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Refuses a change of the owner, and lets one that changes nothing pass.
@@ -45,6 +135,17 @@ impl Guard {
             false => Ok(()),
         }
     }
+}
+
+/// The bytes of a request that writes.
+fn bytes_of(mut from: impl ZeroCopyReader, size: u32) -> io::Result<Vec<u8>> {
+    let kept = rustix::fs::memfd_create("write", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let kept = std::fs::File::from(kept);
+    let size = (size as usize).min(MOST);
+    let length = from.write_to_file_at(&kept, size, 0, None)?;
+    let mut bytes = vec![0; length];
+    kept.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn error(number: i32) -> io::Error {
@@ -128,12 +229,26 @@ impl FileSystem for Guard {
             lock_owner: Option<u64>) -> io::Result<()>;
         fn statfs(ctx: Context, inode: Inode) -> io::Result<libc::statvfs64>;
         fn opendir(ctx: Context, inode: Inode, flags: u32) -> io::Result<(Option<Handle>, OpenOptions)>;
-        fn readdir(ctx: Context, inode: Inode, handle: Handle, size: u32, offset: u64) -> io::Result<Self::DirIter>;
         fn fsyncdir(ctx: Context, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
         fn releasedir(ctx: Context, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
         fn access(ctx: Context, inode: Inode, mask: u32) -> io::Result<()>;
         fn lseek(ctx: Context, inode: Inode, handle: Handle, offset: u64, whence: u32) -> io::Result<u64>;
         fn syncfs(ctx: Context, inode: Inode) -> io::Result<()>;
+    }
+
+    fn readdir(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        handle: Handle,
+        size: u32,
+        offset: u64,
+    ) -> io::Result<Self::DirIter> {
+        let listing = self.inner.readdir(ctx, inode, handle, size, offset)?;
+        Ok(match self.judge.hides_any() {
+            true => listing.without(|name| self.hides(inode, name)),
+            false => listing,
+        })
     }
 
     fn read<W: ZeroCopyWriter>(
@@ -166,6 +281,14 @@ impl FileSystem for Guard {
         flags: u32,
     ) -> io::Result<usize> {
         checked_offset(offset.saturating_add(size.into()))?;
+        let _alone = self.judge.alone();
+        let paths = self.paths(inode)?;
+        if self.weighs(&paths)? {
+            let data = bytes_of(r, size)?;
+            self.allow_written(&paths, offset, &data)?;
+            return self.inner.write_bytes(inode, &data, offset);
+        }
+        self.allow_written(&paths, offset, &[])?;
         self.inner.write(
             ctx,
             inode,
@@ -190,6 +313,14 @@ impl FileSystem for Guard {
         length: u64,
     ) -> io::Result<()> {
         checked_offset(offset.saturating_add(length))?;
+        let _alone = self.judge.alone();
+        let paths = self.paths(inode)?;
+        let size = offset.saturating_add(length);
+        self.allow_each(&paths, |path| Change::Truncate { path, size })?;
+        if self.weighs(&paths)? {
+            // It would be judged as a write of zeros, which programs do instead.
+            return Err(error(libc::EOPNOTSUPP));
+        }
         self.inner
             .fallocate(ctx, inode, handle, mode, offset, length)
     }
@@ -210,13 +341,24 @@ impl FileSystem for Guard {
         checked_offset(offset_out)?;
         // No file is longer; the kernel copies what exists.
         let len = len.min(i64::MAX as u64 - offset_in.max(offset_out));
+        let _alone = self.judge.alone();
+        let paths = self.paths(inode_out)?;
+        if self.weighs(&paths)? {
+            // Programs read and write instead.
+            return Err(error(libc::EOPNOTSUPP));
+        }
+        self.allow_written(&paths, offset_out, &[])?;
         self.inner.copyfilerange(
             ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags,
         )
     }
 
     fn lookup(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<Entry> {
-        self.inner.lookup(ctx, parent, checked(name)?)
+        let name = checked(name)?;
+        match self.hides(parent, name) {
+            true => Err(error(libc::ENOENT)),
+            false => self.inner.lookup(ctx, parent, name),
+        }
     }
 
     fn setattr(
@@ -229,6 +371,18 @@ impl FileSystem for Guard {
     ) -> io::Result<(Attr, Duration)> {
         self.check_owner(&attr, valid)?;
         attr.mode = without_setid(attr.mode);
+        let _alone = self.judge.alone();
+        if !is_touch(&attr, valid) {
+            let paths = self.paths(inode)?;
+            let others = SetattrValid::all().difference(SetattrValid::SIZE);
+            if valid.contains(SetattrValid::SIZE) {
+                let size = attr.size;
+                self.allow_each(&paths, |path| Change::Truncate { path, size })?;
+            }
+            if valid.intersects(others) {
+                self.allow_each(&paths, |path| Change::Attributes { path })?;
+            }
+        }
         self.inner.setattr(ctx, inode, attr, handle, valid)
     }
 
@@ -240,8 +394,15 @@ impl FileSystem for Guard {
         name: &CStr,
         _: Extensions,
     ) -> io::Result<Entry> {
+        let name = checked(name)?;
+        let _alone = self.judge.alone();
+        let path = self.path(parent, name)?;
+        self.judge.allow(&Change::Symlink {
+            path: &path,
+            target: target.to_bytes(),
+        })?;
         self.inner
-            .symlink(ctx, target, parent, checked(name)?, Extensions::default())
+            .symlink(ctx, target, parent, name, Extensions::default())
     }
 
     fn mknod(
@@ -255,10 +416,18 @@ impl FileSystem for Guard {
         _: Extensions,
     ) -> io::Result<Entry> {
         check_type(mode)?;
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFIFO => Kind::Fifo,
+            libc::S_IFSOCK => Kind::Socket,
+            _ => Kind::File,
+        };
+        let name = checked(name)?;
+        let _alone = self.judge.alone();
+        self.allow_new(parent, name, kind)?;
         self.inner.mknod(
             ctx,
             parent,
-            checked(name)?,
+            name,
             without_setid(mode),
             rdev,
             umask,
@@ -275,10 +444,13 @@ impl FileSystem for Guard {
         umask: u32,
         _: Extensions,
     ) -> io::Result<Entry> {
+        let name = checked(name)?;
+        let _alone = self.judge.alone();
+        self.allow_new(parent, name, Kind::Directory)?;
         self.inner.mkdir(
             ctx,
             parent,
-            checked(name)?,
+            name,
             without_setid(mode),
             umask,
             Extensions::default(),
@@ -310,11 +482,19 @@ impl FileSystem for Guard {
     }
 
     fn unlink(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
-        self.inner.unlink(ctx, parent, checked(name)?)
+        let name = checked(name)?;
+        let _alone = self.judge.alone();
+        let path = self.path(parent, name)?;
+        self.judge.allow(&Change::Remove { path: &path })?;
+        self.inner.unlink(ctx, parent, name)
     }
 
     fn rmdir(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
-        self.inner.rmdir(ctx, parent, checked(name)?)
+        let name = checked(name)?;
+        let _alone = self.judge.alone();
+        let path = self.path(parent, name)?;
+        self.judge.allow(&Change::Remove { path: &path })?;
+        self.inner.rmdir(ctx, parent, name)
     }
 
     fn rename(
@@ -326,14 +506,17 @@ impl FileSystem for Guard {
         new_name: &CStr,
         flags: u32,
     ) -> io::Result<()> {
-        self.inner.rename(
-            ctx,
-            old_dir,
-            checked(old_name)?,
-            new_dir,
-            checked(new_name)?,
-            flags,
-        )
+        let (old_name, new_name) = (checked(old_name)?, checked(new_name)?);
+        let _alone = self.judge.alone();
+        let from = self.path(old_dir, old_name)?;
+        let to = self.path(new_dir, new_name)?;
+        self.judge.allow(&Change::Rename {
+            from: &from,
+            to: &to,
+            exchange: flags & libc::RENAME_EXCHANGE != 0,
+        })?;
+        self.inner
+            .rename(ctx, old_dir, old_name, new_dir, new_name, flags)
     }
 
     fn link(
@@ -343,7 +526,16 @@ impl FileSystem for Guard {
         new_parent: Inode,
         new_name: &CStr,
     ) -> io::Result<Entry> {
-        self.inner.link(ctx, inode, new_parent, checked(new_name)?)
+        let new_name = checked(new_name)?;
+        let _alone = self.judge.alone();
+        let to = self.path(new_parent, new_name)?;
+        for from in self.paths(inode)? {
+            self.judge.allow(&Change::Link {
+                from: &from,
+                to: &to,
+            })?;
+        }
+        self.inner.link(ctx, inode, new_parent, new_name)
     }
 
     fn setxattr(
@@ -358,6 +550,9 @@ impl FileSystem for Guard {
         if !is_user_attribute(name.to_bytes()) {
             return Err(error(libc::EOPNOTSUPP));
         }
+        let _alone = self.judge.alone();
+        let paths = self.paths(inode)?;
+        self.allow_each(&paths, |path| Change::Attributes { path })?;
         self.inner
             .setxattr(ctx, inode, name, value, flags, extra_flags)
     }
@@ -387,6 +582,9 @@ impl FileSystem for Guard {
         if !is_user_attribute(name.to_bytes()) {
             return Err(error(libc::ENODATA));
         }
+        let _alone = self.judge.alone();
+        let paths = self.paths(inode)?;
+        self.allow_each(&paths, |path| Change::Attributes { path })?;
         self.inner.removexattr(ctx, inode, name)
     }
 }

@@ -13,6 +13,7 @@
 
 mod descriptors;
 mod guard;
+mod judge;
 mod known;
 mod link;
 mod message;
@@ -20,7 +21,6 @@ mod nodes;
 mod note;
 mod order;
 mod queue;
-#[allow(dead_code, reason = "the file server does not ask it yet")]
 mod rules;
 mod sandbox;
 pub(crate) mod server;

@@ -1,8 +1,8 @@
 //! The process that serves a share.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsFd, FromRawFd};
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use virtiofsd::server::Server;
 
 use super::guard::Guard;
+use super::judge::Judge;
 use super::link::{self, Output};
 use super::order::Order;
 use super::sandbox::{self, Inside};
@@ -55,39 +56,23 @@ fn try_serve(order: &Order) -> Result<(), Error> {
     }
     let (stream, _) = listener.accept()?;
     drop(listener);
-    serve_stream(stream, root, own_files, order, source.ok(), open_files)?;
-    Ok(())
+    let judge = Judge::new(&order.share.protection, root.try_clone()?)?;
+    let output = Arc::new(Output::new(stream.try_clone()?));
+    let mut watch = None;
+    let guest_id = order.share.guest_id;
+    let tree = Tree::new(root, own_files, guest_id, open_files, |known| {
+        let source = source.ok()?;
+        let started = Watch::start(source, known.clone(), output.clone(), unwatched);
+        watch.insert(started).as_ref().ok().cloned()
+    })?;
+    let reported = watch.transpose()?.is_some();
+    tree.close_unused();
+    let server = Server::new(Guard::new(tree, guest_id, judge));
+    Ok(link::serve(stream, server, &output, reported)?)
 }
 
 /// The guest believes what it was told, and nothing would correct it: the machine must end.
 fn unwatched(error: io::Error) {
     complain!("{}: watch the directory: {error}", role::SHARE);
     std::process::exit(1);
-}
-
-fn serve_stream(
-    stream: UnixStream,
-    root: OwnedFd,
-    own_files: OwnedFd,
-    order: &Order,
-    source: Option<OwnedFd>,
-    open_files: u64,
-) -> io::Result<()> {
-    let output = Arc::new(Output::new(stream.try_clone()?));
-    let mut watch = None;
-    let tree = Tree::new(root, own_files, order.share.guest_id, open_files, |known| {
-        watch = source.map(|source| Watch::start(source, known.clone(), output.clone(), unwatched));
-        watch
-            .as_ref()
-            .and_then(|watch| watch.as_ref().ok())
-            .cloned()
-    })?;
-    let reported = watch.transpose()?.is_some();
-    tree.close_unused();
-    link::serve(
-        stream,
-        Server::new(Guard::new(tree, order.share.guest_id)),
-        &output,
-        reported,
-    )
 }

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,27 @@ impl Tree {
             guest_id,
             own_files,
         })
+    }
+
+    /// The node's identity, and the paths at which it was seen, relative to the shared directory.
+    pub(super) fn paths(&self, id: NodeId) -> io::Result<(Identity, Vec<Vec<u8>>)> {
+        let known = self.known();
+        let identity = known.nodes.identity(id).ok_or(Errno::STALE)?;
+        let places = known.nodes.places(id);
+        let paths = places.iter().filter_map(|place| known.nodes.path(place));
+        Ok((identity, paths.collect()))
+    }
+
+    /// Whether the file has a name on the host.
+    pub(super) fn is_somewhere(&self, id: NodeId) -> io::Result<bool> {
+        Ok(self.status(id)?.stx_nlink > 0)
+    }
+
+    /// Writes bytes to a file.
+    pub(super) fn write_bytes(&self, id: NodeId, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let opened = self.opened(id, Access::Write)?;
+        opened.file.write_all_at(bytes, offset)?;
+        Ok(bytes.len())
     }
 
     /// Closes files that were written, from a thread of its own.
@@ -333,8 +355,9 @@ impl Tree {
         let inode = inode.ok_or(Errno::NFILE)?;
         if reported && type_of(stat) == FileType::Directory {
             // A program may watch it without looking into it.
-            let directory = self.directory(inode);
-            directory.is_ok_and(|directory| self.watch(inode, &directory));
+            if let Ok(directory) = self.directory(inode) {
+                self.watch(inode, &directory);
+            }
         }
         Ok(Entry {
             inode,
@@ -517,6 +540,17 @@ struct Listed {
     name: CString,
 }
 
+impl Listing {
+    /// Leaves names out.
+    pub(super) fn without(self, is_out: impl Fn(&CStr) -> bool) -> Self {
+        let kept: Vec<_> = self.entries.filter(|entry| !is_out(&entry.name)).collect();
+        Self {
+            entries: kept.into_iter(),
+            last: None,
+        }
+    }
+}
+
 impl DirectoryIterator for Listing {
     fn next(&mut self) -> Option<DirEntry<'_>> {
         self.last = self.entries.next();
@@ -563,7 +597,7 @@ fn list(directory: &Opened, size: u32, offset: u64) -> io::Result<Listing> {
 const TOUCHED: (i64, u32) = (-3_675_888_000, 421_907_163);
 
 /// Whether init only wants watches to fire.
-fn is_touch(attr: &SetattrIn, valid: SetattrValid) -> bool {
+pub(super) fn is_touch(attr: &SetattrIn, valid: SetattrValid) -> bool {
     let others = SetattrValid::MODE
         | SetattrValid::SIZE
         | SetattrValid::ATIME

@@ -192,6 +192,7 @@ impl Vm {
             port: 1026,
             path: path.clone(),
             guest_id: 1000,
+            protection: Default::default(),
         });
         path
     }

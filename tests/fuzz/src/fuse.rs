@@ -5,6 +5,7 @@ use std::path::Path;
 
 use arbitrary::Arbitrary;
 use rustix::fs::{Mode, OFlags};
+use snowglobe_runner::protection::Protection;
 use virtiofsd::server::Server;
 
 use crate::tree as directories;
@@ -14,6 +15,8 @@ use crate::tree as directories;
 mod descriptors;
 #[path = "../../../runner/src/share/guard.rs"]
 mod guard;
+#[path = "../../../runner/src/share/judge.rs"]
+mod judge;
 #[path = "../../../runner/src/share/known.rs"]
 mod known;
 #[allow(dead_code, reason = "there is no stream here")]
@@ -28,6 +31,8 @@ mod nodes;
 mod note;
 #[path = "../../../runner/src/share/queue.rs"]
 mod queue;
+#[path = "../../../runner/src/share/rules/mod.rs"]
+mod rules;
 #[allow(dead_code, reason = "no file stays open for long")]
 #[path = "../../../runner/src/share/tree.rs"]
 mod tree;
@@ -36,6 +41,7 @@ mod tree;
 mod watch;
 
 use self::guard::Guard;
+use self::judge::Judge;
 use self::message::Request;
 use self::queue::Messages;
 use self::tree::Tree;
@@ -160,8 +166,10 @@ pub(crate) fn play(bytes: &[u8]) {
     let own_files = File::open("/proc/self/fd").expect("it is there");
     let root = open(&home.path().join("share"));
     let tree = Tree::new(root, own_files.into(), 1000, 1024, |_| None).expect("it can be served");
+    let judge = Judge::new(&Protection::default(), open(&home.path().join("share")));
+    let judge = judge.expect("the defaults are valid");
     let mut kernel = Kernel {
-        server: Server::new(Guard::new(tree, 1000)),
+        server: Server::new(Guard::new(tree, 1000, judge)),
         messages: Messages::new().expect("there is memory"),
     };
     let numbers: [u32; 4] = [7, 38, 0x2_0000, flags as u32];

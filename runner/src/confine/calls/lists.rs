@@ -77,6 +77,7 @@ pub(super) const SHARE: &[i64] = &[
     libc::SYS_ftruncate,
     libc::SYS_getdents64,
     libc::SYS_linkat,
+    libc::SYS_memfd_create,
     libc::SYS_name_to_handle_at,
     libc::SYS_readlinkat,
     libc::SYS_renameat2,

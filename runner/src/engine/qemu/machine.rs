@@ -228,6 +228,7 @@ mod tests {
                 path: "/w".into(),
                 opened: None,
                 guest_id: 1000,
+                protection: Default::default(),
             }],
             link_socket: "/s".into(),
             link_name: "link".into(),

@@ -2,9 +2,12 @@
 
 use std::io;
 
+/// The rule of a share that is not written to.
+pub(super) const READ_ONLY: &str = "read-only";
+
 /// What a name in the tree stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::share) enum Kind {
+pub(in super::super) enum Kind {
     /// A regular file.
     File,
     /// A directory.
@@ -22,7 +25,7 @@ pub(in crate::share) enum Kind {
 /// A path is relative to the shared directory, without `.`, `..` and empty names. It is the physical path: no directory in
 /// it is a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::share) enum Change<'a> {
+pub(in super::super) enum Change<'a> {
     /// A new file or directory. If the file exists, it is a [`Change::Truncate`] or nothing.
     Create {
         /// Its path.
@@ -99,7 +102,7 @@ impl<'a> Change<'a> {
 
 /// What the rules see of the tree. No symbolic link is followed. The tree must not change between a question here and the
 /// change that was asked for.
-pub(in crate::share) trait Look {
+pub(in super::super) trait Look {
     /// The first bytes of a regular file; `None`: there is none at the path.
     fn read(&self, path: &[u8], at_most: usize) -> io::Result<Option<Vec<u8>>>;
     /// What is at the path; `None`: nothing.
@@ -112,7 +115,7 @@ pub(in crate::share) trait Look {
 
 /// What becomes of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::share) enum Verdict {
+pub(in super::super) enum Verdict {
     /// It may be made.
     Allow,
     /// It must fail.
@@ -123,16 +126,21 @@ pub(in crate::share) enum Verdict {
 
 /// Why a change is not simply made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::share) struct Finding {
+pub(in super::super) struct Finding {
     /// The id of the rule.
-    pub(in crate::share) rule: &'static str,
+    pub(in super::super) rule: &'static str,
     /// What the rule protects there, for a person.
-    pub(in crate::share) what: String,
+    pub(in super::super) what: String,
 }
 
 impl Finding {
     /// The longest text; names and values are the guest's.
     const LONGEST: usize = 300;
+
+    /// Whether nothing in the share may be changed.
+    pub(in super::super) fn is_read_only(&self) -> bool {
+        self.rule == READ_ONLY
+    }
 
     /// A finding at a path; `detail` may be empty.
     pub(super) fn new(rule: &'static str, path: &[u8], detail: &str) -> Self {

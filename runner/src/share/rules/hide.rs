@@ -17,7 +17,7 @@ const SHOWN: usize = 256;
 /// A pattern that can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("hide[{index}] ({pattern:?}): {why}")]
-pub(in crate::share) struct PatternError {
+pub(in super::super) struct PatternError {
     /// Its position in the list, from 0.
     index: usize,
     /// The pattern.

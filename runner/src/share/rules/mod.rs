@@ -36,15 +36,14 @@ use std::io;
 use snowglobe_runner::protection::{Effect, Protection};
 
 use self::after::After;
-pub(in crate::share) use self::change::{Change, Finding, Kind, Look, Verdict};
+use self::change::READ_ONLY;
+pub(super) use self::change::{Change, Finding, Kind, Look, Verdict};
 use self::git::layout::Contents;
 use self::git::{shared, weigh};
 use self::hide::{Hide, PatternError};
 use self::role::{Role, Roles};
 use self::walk::Walk;
 
-/// The rule of a share that is not written to.
-const READ_ONLY: &str = "read-only";
 /// The rule of hidden files.
 const HIDE: &str = "hide";
 /// The rule of changes that can't be judged.
@@ -56,7 +55,7 @@ const DEEPEST: usize = 256;
 
 /// Settings that can't be used.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::share) enum RulesError {
+pub(super) enum RulesError {
     /// A rule is not in the table.
     #[error("there is no rule {0:?}")]
     Unknown(String),
@@ -67,7 +66,7 @@ pub(in crate::share) enum RulesError {
 
 /// The rules of one share.
 #[derive(Debug)]
-pub(in crate::share) struct Rules {
+pub(super) struct Rules {
     roles: Roles,
     hide: Hide,
     read_only: bool,
@@ -75,7 +74,7 @@ pub(in crate::share) struct Rules {
 
 impl Rules {
     /// The rules that `settings` make.
-    pub(in crate::share) fn new(settings: &Protection) -> Result<Self, RulesError> {
+    pub(super) fn new(settings: &Protection) -> Result<Self, RulesError> {
         Ok(Self {
             roles: Roles::new(settings).map_err(RulesError::Unknown)?,
             hide: Hide::new(&settings.hide)?,
@@ -84,12 +83,20 @@ impl Rules {
     }
 
     /// Whether a path looks absent to the guest.
-    pub(in crate::share) fn hides(&self, path: &[u8]) -> bool {
+    pub(super) fn hides(&self, path: &[u8]) -> bool {
         self.hide.hides(path)
     }
 
+    /// Whether the contents of the file at a path decide about a change.
+    pub(super) fn weighs(&self, path: &[u8], look: &dyn Look) -> io::Result<bool> {
+        Ok(matches!(
+            self.roles.of(path, look)?,
+            Some(Role::Contents(_))
+        ))
+    }
+
     /// Judges a change.
-    pub(in crate::share) fn check(&self, change: &Change<'_>, look: &dyn Look) -> Verdict {
+    pub(super) fn check(&self, change: &Change<'_>, look: &dyn Look) -> Verdict {
         let first = change.paths().next().unwrap_or_default();
         if self.read_only {
             return Verdict::Deny(Finding::new(READ_ONLY, first, ""));

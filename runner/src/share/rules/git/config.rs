@@ -5,24 +5,24 @@
 //! own grammar, character by character, and what git refuses or what other programs read in another way is an error.
 
 /// The largest file that is read, in bytes.
-pub(in crate::share::rules) const LARGEST: usize = 1 << 20;
+pub(in super::super) const LARGEST: usize = 1 << 20;
 
 /// One setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::share::rules) struct Setting {
+pub(in super::super) struct Setting {
     /// The section, in lower case.
-    pub(in crate::share::rules) section: String,
+    pub(in super::super) section: String,
     /// The subsection, as written; empty if there is none.
-    pub(in crate::share::rules) subsection: Vec<u8>,
+    pub(in super::super) subsection: Vec<u8>,
     /// The name, in lower case.
-    pub(in crate::share::rules) name: String,
+    pub(in super::super) name: String,
     /// The value; a setting without `=` has none, which means true.
-    pub(in crate::share::rules) value: Option<Vec<u8>>,
+    pub(in super::super) value: Option<Vec<u8>>,
 }
 
 impl Setting {
     /// The full name, for a person.
-    pub(in crate::share::rules) fn key(&self) -> String {
+    pub(in super::super) fn key(&self) -> String {
         match self.subsection.is_empty() {
             true => format!("{}.{}", self.section, self.name),
             false => {
@@ -35,7 +35,7 @@ impl Setting {
 
 /// Why a file can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in crate::share::rules) enum Unsure {
+pub(in super::super) enum Unsure {
     /// It is too large.
     #[error("the file is larger than {LARGEST} bytes")]
     Large,
@@ -48,7 +48,7 @@ pub(in crate::share::rules) enum Unsure {
 }
 
 /// The settings in `text`, in order.
-pub(in crate::share::rules) fn parse(text: &[u8]) -> Result<Vec<Setting>, Unsure> {
+pub(in super::super) fn parse(text: &[u8]) -> Result<Vec<Setting>, Unsure> {
     if text.len() > LARGEST {
         return Err(Unsure::Large);
     }

@@ -27,7 +27,7 @@ const PLACES: &[&str] = &[".git", "worktrees", "modules", "commondir", ".gitconf
 
 /// The contents that decide about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::share::rules) enum Contents {
+pub(in super::super) enum Contents {
     /// Settings.
     Config,
     /// A `.git` file; as a directory it is free.
@@ -41,10 +41,7 @@ pub(in crate::share::rules) enum Contents {
 }
 
 /// Whether a directory is a git directory.
-pub(in crate::share::rules) fn is_git_directory(
-    directory: &[u8],
-    look: &dyn Look,
-) -> io::Result<bool> {
+pub(in super::super) fn is_git_directory(directory: &[u8], look: &dyn Look) -> io::Result<bool> {
     if names::fold(names::parent(directory).1) == b".git" {
         return Ok(true);
     }
@@ -53,7 +50,7 @@ pub(in crate::share::rules) fn is_git_directory(
 }
 
 /// Whether a repository in `directory` would take a git directory's own files for the files of a branch.
-pub(in crate::share::rules) fn is_inside(directory: &[u8], look: &dyn Look) -> io::Result<bool> {
+pub(in super::super) fn is_inside(directory: &[u8], look: &dyn Look) -> io::Result<bool> {
     if names::fold(names::parent(directory).1) == b".git" {
         return Ok(true);
     }
@@ -66,17 +63,17 @@ pub(in crate::share::rules) fn is_inside(directory: &[u8], look: &dyn Look) -> i
 }
 
 /// Whether a name makes its directory a git directory.
-pub(in crate::share::rules) fn is_mark(folded: &[u8]) -> bool {
+pub(in super::super) fn is_mark(folded: &[u8]) -> bool {
     MARKS.iter().any(|mark| mark.as_bytes() == folded)
 }
 
 /// Whether a name in a git directory is one that the rules look at.
-pub(in crate::share::rules) fn is_head(folded: &[u8]) -> bool {
+pub(in super::super) fn is_head(folded: &[u8]) -> bool {
     HEADS.iter().any(|head| head.as_bytes() == folded)
 }
 
 /// Whether a name says nothing to git.
-pub(in crate::share::rules) fn is_plain(folded: &[u8]) -> bool {
+pub(in super::super) fn is_plain(folded: &[u8]) -> bool {
     !is_head(folded)
         && !is_mark(folded)
         && !may_be_hooks(folded)
@@ -84,14 +81,14 @@ pub(in crate::share::rules) fn is_plain(folded: &[u8]) -> bool {
 }
 
 /// Whether a directory of this name is worth a look at `core.hooksPath`.
-pub(in crate::share::rules) fn may_be_hooks(folded: &[u8]) -> bool {
+pub(in super::super) fn may_be_hooks(folded: &[u8]) -> bool {
     [&b"hook"[..], b"husky"]
         .iter()
         .any(|part| folded.windows(part.len()).any(|window| window == *part))
 }
 
 /// The contents that count at a path whose folded names are `folded`.
-pub(in crate::share::rules) fn contents(
+pub(in super::super) fn contents(
     path: &[u8],
     folded: &[Vec<u8>],
     look: &dyn Look,

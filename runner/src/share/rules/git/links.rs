@@ -10,7 +10,7 @@ use super::layout;
 const GUEST: &[u8] = b"/workspace";
 
 /// The largest of these files, in bytes.
-pub(in crate::share::rules) const LARGEST: usize = 64 << 10;
+pub(in super::super) const LARGEST: usize = 64 << 10;
 
 /// The paths that `target` leads through, seen from `directory`, up to the one that it means; nothing if it leads out of
 /// the shared directory. Symbolic links are not looked at.
@@ -37,13 +37,13 @@ fn steps(directory: &[u8], target: &[u8]) -> Option<Vec<Vec<u8>>> {
 }
 
 /// The path that `target` means by its names, seen from `directory`.
-pub(in crate::share::rules) fn by_names(directory: &[u8], target: &[u8]) -> Option<Vec<u8>> {
+pub(in super::super) fn by_names(directory: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     steps(directory, target)?.pop()
 }
 
 /// The path that `target` means, seen from `directory`; nothing if that is outside the shared directory or leads through
 /// a symbolic link.
-pub(in crate::share::rules) fn resolve(
+pub(in super::super) fn resolve(
     directory: &[u8],
     target: &[u8],
     look: &dyn Look,
@@ -60,7 +60,7 @@ pub(in crate::share::rules) fn resolve(
 }
 
 /// The git directory that a `.git` file in `directory` leads to; nothing if the file is no such file, or leads outside.
-pub(in crate::share::rules) fn git_file(
+pub(in super::super) fn git_file(
     directory: &[u8],
     text: &[u8],
     look: &dyn Look,
@@ -72,7 +72,7 @@ pub(in crate::share::rules) fn git_file(
 }
 
 /// What is wrong with a `.git` file.
-pub(in crate::share::rules) fn git_file_fault(
+pub(in super::super) fn git_file_fault(
     path: &[u8],
     text: &[u8],
     look: &dyn Look,
@@ -88,7 +88,7 @@ pub(in crate::share::rules) fn git_file_fault(
 
 /// What is wrong with a `commondir` file. The only one that git writes is that of a worktree's directory, and names the
 /// repository of the worktree.
-pub(in crate::share::rules) fn common_fault(
+pub(in super::super) fn common_fault(
     path: &[u8],
     text: &[u8],
     look: &dyn Look,
@@ -107,7 +107,7 @@ pub(in crate::share::rules) fn common_fault(
 }
 
 /// The commands of a rebase's list that git hands to a shell.
-pub(in crate::share::rules) fn todo_commands(text: &[u8]) -> Vec<String> {
+pub(in super::super) fn todo_commands(text: &[u8]) -> Vec<String> {
     text.split(|byte| matches!(byte, b'\n' | b'\r'))
         .map(<[u8]>::trim_ascii)
         .filter(|line| {

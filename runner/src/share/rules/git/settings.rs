@@ -22,7 +22,7 @@ enum When {
 }
 
 /// What a setting is to its rule.
-pub(in crate::share::rules) enum Weight {
+pub(in super::super) enum Weight {
     /// It counts.
     Counts,
     /// It counts if its value leads elsewhere.
@@ -207,7 +207,7 @@ const SCHEMES: &[&str] = &[
 ];
 
 /// The rule of a setting, if it has one.
-pub(in crate::share::rules) fn rule(setting: &Setting) -> Option<(&'static str, Weight)> {
+pub(in super::super) fn rule(setting: &Setting) -> Option<(&'static str, Weight)> {
     let value = setting.value.as_deref();
     ROWS.iter()
         .filter(|(_, section, names, _)| {

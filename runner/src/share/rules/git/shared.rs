@@ -7,7 +7,7 @@ use super::super::names;
 use super::{config, layout, links};
 
 /// The rule of these hooks.
-pub(in crate::share::rules) const RULE: &str = "git-shared-hooks";
+pub(in super::super) const RULE: &str = "git-shared-hooks";
 
 /// The deepest directory whose repository is looked at.
 const DEEPEST: usize = 64;
@@ -16,7 +16,7 @@ const DEEPEST: usize = 64;
 ///
 /// Each change to a file would have to read the settings of all repositories around it. Only names that speak of hooks are
 /// worth that: `.husky`, `.githooks`.
-pub(in crate::share::rules) fn is_hook(
+pub(in super::super) fn is_hook(
     path: &[u8],
     folded: &[Vec<u8>],
     look: &dyn Look,
@@ -32,7 +32,7 @@ pub(in crate::share::rules) fn is_hook(
 }
 
 /// Whether a repository around `path` has its hooks at it or further down.
-pub(in crate::share::rules) fn leads_below(path: &[u8], look: &dyn Look) -> io::Result<bool> {
+pub(in super::super) fn leads_below(path: &[u8], look: &dyn Look) -> io::Result<bool> {
     let hooks = around(path, look)?;
     let path = names::fold_path(path);
     Ok(hooks

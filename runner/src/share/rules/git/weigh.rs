@@ -10,9 +10,9 @@ use super::{config, links, worktrees};
 
 /// One thing that a file makes git do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::share::rules) struct Weighed {
+pub(in super::super) struct Weighed {
     /// What the rule found.
-    pub(in crate::share::rules) finding: Finding,
+    pub(in super::super) finding: Finding,
     /// What it is in full; nothing, if it is never the same as another.
     same: Option<Vec<u8>>,
 }
@@ -24,7 +24,7 @@ impl Weighed {
 }
 
 /// The rule of a file as a whole.
-pub(in crate::share::rules) const fn rule(contents: Contents) -> &'static str {
+pub(in super::super) const fn rule(contents: Contents) -> &'static str {
     match contents {
         Contents::Config => "git-settings",
         Contents::GitFile | Contents::Common => "git-directory",
@@ -33,7 +33,7 @@ pub(in crate::share::rules) const fn rule(contents: Contents) -> &'static str {
 }
 
 /// What the file at `path` makes git do. A file that can be changed by another name or lies elsewhere is a finding, too.
-pub(in crate::share::rules) fn weigh(
+pub(in super::super) fn weigh(
     contents: Contents,
     path: &[u8],
     look: &dyn Look,
@@ -128,10 +128,7 @@ fn weigh_settings(path: &[u8], text: &[u8], look: &dyn Look) -> io::Result<Vec<W
 }
 
 /// What is in `after` and not in `before`.
-pub(in crate::share::rules) fn added(
-    mut before: Vec<Weighed>,
-    after: Vec<Weighed>,
-) -> Vec<Finding> {
+pub(in super::super) fn added(mut before: Vec<Weighed>, after: Vec<Weighed>) -> Vec<Finding> {
     let mut added = Vec::new();
     for one in after {
         match before.iter().position(|other| other.is_same(&one)) {

@@ -21,7 +21,7 @@ const LEAVES: &[&[u8]] = &[b"objects", b"refs", b"logs", b"hooks", b"info", b"lf
 
 /// Whether git may write a branch's files to `value`, as the settings in `directory` say: a directory of the
 /// superproject that is no git directory.
-pub(in crate::share::rules) fn is_allowed(
+pub(in super::super) fn is_allowed(
     directory: &[u8],
     value: &[u8],
     look: &dyn Look,
@@ -63,10 +63,7 @@ fn project(directory: &[u8]) -> Option<Vec<u8>> {
 
 /// A directory of a submodule to which a symbolic link leads `after` a change to `path`; an error if there are too many to
 /// look at.
-pub(in crate::share::rules) fn linked(
-    path: &[u8],
-    after: &dyn Look,
-) -> io::Result<Option<Vec<u8>>> {
+pub(in super::super) fn linked(path: &[u8], after: &dyn Look) -> io::Result<Option<Vec<u8>>> {
     let mut directory = Vec::new();
     let mut left = ENTRIES;
     for name in names::split(path).into_iter().take(DEEPEST) {
