@@ -108,7 +108,8 @@ fn every_tool_holds_on_krun() {
 /// The tests of what depends on the engine: its link, workspace, disks, start and end.
 #[test]
 fn commands_files_snapshots_and_ends_hold_on_krun() {
-    let tests = "--include-ignored vm::files vm::lifecycle vm::snapshots vm::every_exit_code vm::input_and_output";
+    let tests = "--include-ignored vm::files vm::lifecycle vm::snapshots vm::every_exit_code vm::input_and_output \
+                 workspace::a_change";
     on_a_kvm_host(
         800,
         &[("SNOWGLOBE_ENGINE", "krun")],
@@ -129,8 +130,10 @@ fn attacks_on_the_network_fail_on_krun() {
 
 /// The workspace's port is vsock there.
 #[test]
+#[ignore = "takes ten minutes: `make kvm`"]
 fn the_workspace_holds_on_krun() {
-    let tests = "workspace::it_is workspace::a_change workspace::programs workspace::both_sides workspace::if_its workspace::a_tree_may";
+    let tests = "workspace::it_is workspace::a_change workspace::programs workspace::both_sides workspace::if_its \
+                 workspace::a_tree_may guarded::";
     on_a_kvm_host(
         1100,
         &[("SNOWGLOBE_ENGINE", "krun")],
