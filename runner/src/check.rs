@@ -16,7 +16,7 @@ const MAX_CPUS: u32 = 64;
 /// The kernel and init need this much.
 const MIN_MEMORY_MIB: u32 = 128;
 
-/// The maximum length of a tag in the virtio-fs specification.
+/// The maximum length of a tag.
 const MAX_TAG: usize = 36;
 
 /// The kernel's command line holds 2048 bytes, of which the machine needs some for its devices.

@@ -50,8 +50,7 @@ pub(crate) fn prepare(descriptors: usize) -> io::Result<Vec<OwnedFd>> {
     Ok(passed)
 }
 
-/// Raises this process's limit of open files to its hard limit; gives it. Each file of a share that the guest knows
-/// takes one.
+/// Raises this process's limit of open files to its hard limit; gives it. A share keeps files open as far as it allows.
 pub(crate) fn raise_open_files() -> io::Result<u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let maximum = limit.maximum.unwrap_or(1 << 20);

@@ -26,7 +26,7 @@ const WRITTEN_FOR: Duration = Duration::from_millis(500);
 /// The same for a file that its mode forbids to open for writing again, such as a new one of mode 0444.
 const READ_ONLY_FOR: Duration = Duration::from_secs(60);
 
-/// For what a file was opened.
+/// What an open file can be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Access {
     /// To name it, no more.
@@ -125,8 +125,9 @@ impl Descriptors {
         self.close_written(now);
         if self.written.len() >= self.recent.cap().get() {
             // Rare: that many files were written within half a second. Some are opened once more.
-            let some = self.written.keys().next().copied();
-            some.map(|id| self.written.remove(&id));
+            if let Some(some) = self.written.keys().next().copied() {
+                self.written.remove(&some);
+            }
         }
         let lasts = match again {
             true => WRITTEN_FOR,

@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RawMode};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, Statx};
 use rustix::io::Errno;
 use snowglobe_runner::protection::Protection;
 
 use super::known::lock;
 use super::rules::{Change, Finding, Kind, Look, Rules, RulesError, Verdict};
+use super::status::{status, type_of};
 
 /// The room for names of a directory that are read at once, in bytes.
 const ROOM: usize = 32 << 10;
@@ -74,8 +75,8 @@ impl Judge {
         })
     }
 
-    /// The file at a path: its device and inode.
-    pub(super) fn found_at(&self, path: &[u8]) -> io::Result<Option<rustix::fs::Statx>> {
+    /// The status of the file at a path; `None`: there is none.
+    pub(super) fn found_at(&self, path: &[u8]) -> io::Result<Option<Statx>> {
         Sight(self.root.as_fd()).status(path)
     }
 }
@@ -102,13 +103,11 @@ impl Sight<'_> {
         Ok(None)
     }
 
-    fn status(&self, path: &[u8]) -> io::Result<Option<rustix::fs::Statx>> {
+    fn status(&self, path: &[u8]) -> io::Result<Option<Statx>> {
         let Some((directory, name)) = self.find(path)? else {
             return Ok(None);
         };
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
-        let wanted = rustix::fs::StatxFlags::BASIC_STATS | rustix::fs::StatxFlags::BTIME;
-        match rustix::fs::statx(&directory, &name, flags, wanted) {
+        match status(directory.as_fd(), &name) {
             Err(Errno::NOENT) => Ok(None),
             found => Ok(Some(found?)),
         }
@@ -130,8 +129,8 @@ impl Sight<'_> {
     }
 }
 
-fn kind_of(mode: u16) -> Kind {
-    match FileType::from_raw_mode(RawMode::from(mode)) {
+fn kind_of(stat: &Statx) -> Kind {
+    match type_of(stat) {
         FileType::Directory => Kind::Directory,
         FileType::Symlink => Kind::Symlink,
         FileType::Fifo => Kind::Fifo,
@@ -162,7 +161,7 @@ impl Look for Sight<'_> {
     }
 
     fn kind(&self, path: &[u8]) -> io::Result<Option<Kind>> {
-        Ok(self.status(path)?.map(|stat| kind_of(stat.stx_mode)))
+        Ok(self.status(path)?.map(|stat| kind_of(&stat)))
     }
 
     fn links(&self, path: &[u8]) -> io::Result<u64> {

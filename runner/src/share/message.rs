@@ -1,4 +1,4 @@
-//! The framing of FUSE messages: what of them this process reads itself. The library reads the rest.
+//! The framing of FUSE messages. The library reads the rest of them.
 
 use std::io;
 

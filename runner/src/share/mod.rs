@@ -24,6 +24,7 @@ mod queue;
 mod rules;
 mod sandbox;
 pub(crate) mod server;
+mod status;
 mod tree;
 mod watch;
 

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, SeekFrom, Statx,
-    StatxFlags, Timespec, Timestamps, XattrFlags,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Statx,
+    Timespec, Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
 use virtiofsd::filesystem::{
@@ -30,6 +30,7 @@ use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 use super::descriptors::{Access, Descriptors, Opened};
 use super::known::{Known, lock};
 use super::nodes::{Identity, Name, NodeId, Nodes, Place, ROOT, Watched};
+use super::status::{status, type_of};
 use super::watch::Watch;
 
 /// How long the guest believes what it was told where changes are reported to it.
@@ -58,18 +59,7 @@ pub(super) struct Tree {
     own_files: OwnedFd,
 }
 
-/// Status of the file at `name`, which may be empty for the directory itself.
-fn status(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Statx> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
-    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    Ok(rustix::fs::statx(directory, name, flags, wanted)?)
-}
-
-fn type_of(stat: &Statx) -> FileType {
-    FileType::from_raw_mode(RawMode::from(stat.stx_mode))
-}
-
-/// Opens the file `name`, which is of this type, without waiting for anybody.
+/// Opens the file `name` of this type; never waits for a writer of a pipe.
 fn open(
     directory: BorrowedFd<'_>,
     name: &CStr,
@@ -199,7 +189,8 @@ impl Tree {
         access: Access,
     ) -> io::Result<(Opened, bool)> {
         let directory = self.directory(place.parent)?;
-        let stat = status(directory.as_fd(), &place.name).map_err(stale_if_gone)?;
+        let stat =
+            status(directory.as_fd(), &place.name).map_err(|error| stale_if_gone(error.into()))?;
         if Identity::from(&stat) != identity {
             return Err(Errno::STALE.into());
         }
@@ -246,7 +237,7 @@ impl Tree {
     /// The node's status.
     fn status(&self, id: NodeId) -> io::Result<Statx> {
         if id == ROOT {
-            return status(self.root.as_fd(), c"");
+            return Ok(status(self.root.as_fd(), c"")?);
         }
         let (opened, places, identity) = {
             let mut known = self.known();
@@ -255,7 +246,7 @@ impl Tree {
             (opened, known.nodes.places(id), identity)
         };
         if let Some(opened) = opened {
-            return status(opened.as_fd(), c"");
+            return Ok(status(opened.as_fd(), c"")?);
         }
         for place in places {
             let directory = self.directory(place.parent)?;
@@ -654,14 +645,14 @@ impl FileSystem for Tree {
         match status(directory.as_fd(), name) {
             Ok(stat) => self.entry(parent, name, &stat, reported),
             // The guest believes this, too.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && reported => Ok(Entry {
+            Err(Errno::NOENT) if reported => Ok(Entry {
                 inode: 0,
                 generation: 0,
                 attr: Attr::default(),
                 attr_timeout: Duration::ZERO,
                 entry_timeout: REPORTED,
             }),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -97,7 +97,7 @@ fn mark(source: &File, action: libc::c_uint, directory: BorrowedFd<'_>) -> io::R
     }
 }
 
-/// The handle by which the kernel reports a directory.
+/// The handle that the kernel puts into its reports of a directory.
 fn handle_of(directory: BorrowedFd<'_>) -> io::Result<Handle> {
     // The length and the type, then room for the bytes.
     let mut handle = [0_u32; 2 + LONGEST_HANDLE as usize / 4];

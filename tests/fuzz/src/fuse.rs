@@ -33,6 +33,8 @@ mod note;
 mod queue;
 #[path = "../../../runner/src/share/rules/mod.rs"]
 mod rules;
+#[path = "../../../runner/src/share/status.rs"]
+mod status;
 #[allow(dead_code, reason = "no file stays open for long")]
 #[path = "../../../runner/src/share/tree.rs"]
 mod tree;

@@ -99,8 +99,7 @@ impl Krun {
         })
     }
 
-    /// The bytes by which the newest layer may grow, where it has a bound. A resource limit would also bound the files of
-    /// the workspace, which the same process writes.
+    /// The bytes by which the newest layer may grow, where it has a bound.
     fn growth_left(&self) -> Option<u64> {
         let (top, most) = (self.top.as_ref()?, self.max_layer_bytes?);
         Some(most.saturating_sub(fs::metadata(top).ok()?.len()))
