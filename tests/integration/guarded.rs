@@ -164,6 +164,10 @@ async fn hidden_files_are_absent_and_a_read_only_workspace_stays_as_it_is() {
     let place = Place::new("minimal");
     let host = &place.workspace;
     fs::create_dir(host.join("deep")).unwrap();
+    // More hidden files than one answer of the server holds, and others behind them.
+    for number in 0..600 {
+        fs::write(host.join(format!("deep/.env.{number}")), "secret").unwrap();
+    }
     for secret in [".env", ".env.local", "deep/key.pem", "deep/plain"] {
         fs::write(host.join(secret), "secret").unwrap();
     }

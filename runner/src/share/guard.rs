@@ -67,17 +67,14 @@ impl Guard {
         found.is_ok_and(|found| found.is_some_and(|stat| Identity::from(&stat) == identity))
     }
 
+    /// The path of a directory.
+    fn directory(&self, id: Inode) -> io::Result<Vec<u8>> {
+        self.paths(id)?.pop().ok_or_else(|| error(libc::ENOENT))
+    }
+
     /// The path of a name in a directory.
     fn path(&self, parent: Inode, name: &CStr) -> io::Result<Vec<u8>> {
-        let mut path = match self.paths(parent)?.pop() {
-            Some(path) => path,
-            None => return Err(error(libc::ENOENT)),
-        };
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name.to_bytes());
-        Ok(path)
+        Ok(joined(&self.directory(parent)?, name))
     }
 
     /// Whether a name in a directory looks absent.
@@ -135,6 +132,16 @@ impl Guard {
             false => Ok(()),
         }
     }
+}
+
+/// The path of a name in the directory with this path.
+fn joined(directory: &[u8], name: &CStr) -> Vec<u8> {
+    let mut path = directory.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.to_bytes());
+    path
 }
 
 /// The bytes of a request that writes.
@@ -242,13 +249,25 @@ impl FileSystem for Guard {
         inode: Inode,
         handle: Handle,
         size: u32,
-        offset: u64,
+        mut offset: u64,
     ) -> io::Result<Self::DirIter> {
-        let listing = self.inner.readdir(ctx, inode, handle, size, offset)?;
-        Ok(match self.judge.hides_any() {
-            true => listing.without(|name| self.hides(inode, name)),
-            false => listing,
-        })
+        if !self.judge.hides_any() {
+            return self.inner.readdir(ctx, inode, handle, size, offset);
+        }
+        let directory = self.directory(inode)?;
+        let hidden = |name: &CStr| self.judge.hides(&joined(&directory, name));
+        loop {
+            let listing = self.inner.readdir(ctx, inode, handle, size, offset)?;
+            let Some(end) = listing.end() else {
+                return Ok(listing);
+            };
+            let seen = listing.without(hidden);
+            // An empty answer would be the end of the directory.
+            if !seen.is_empty() {
+                return Ok(seen);
+            }
+            offset = end;
+        }
     }
 
     fn read<W: ZeroCopyWriter>(

@@ -532,6 +532,16 @@ struct Listed {
 }
 
 impl Listing {
+    /// Whether it has no entry.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.as_slice().is_empty()
+    }
+
+    /// The offset at which the directory goes on after it.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.entries.as_slice().last().map(|entry| entry.offset)
+    }
+
     /// Leaves names out.
     pub(super) fn without(self, is_out: impl Fn(&CStr) -> bool) -> Self {
         let kept: Vec<_> = self.entries.filter(|entry| !is_out(&entry.name)).collect();
