@@ -12,10 +12,12 @@ use crate::config::{AccelChoice, Config, EngineChoice, HostConfig, IsolationChoi
 use crate::image::{HUB, ImageError, ImageRef, ImageStore, login_problem};
 use crate::network::health::{self, Finding};
 use crate::rundir::RuntimeDir;
+use crate::text::grouped;
 use crate::vmm::{
     self, artefacts,
     host::{self, Host},
 };
+use crate::workspace::SharedDir;
 
 /// One check.
 #[derive(Debug, Serialize)]
@@ -119,6 +121,7 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
     }
     checks.push(kernel(&config.host.dirs.cache));
     checks.push(image(config));
+    checks.extend(config.sandbox.workspace.shared().map(workspace));
     checks.push(match login {
         None => Check::ok("logins", "what is kept for registries can be read"),
         Some(trouble) => Check::note(
@@ -196,6 +199,31 @@ fn fences(host: &HostConfig) -> Vec<Check> {
         }
     };
     host::fences().into_iter().map(check).collect()
+}
+
+/// How soon a sandbox sees what changes in its workspace on this machine.
+fn workspace(shared: &SharedDir) -> Check {
+    if let Some(why) = host::unwatched(shared.path()) {
+        return Check::note(
+            "workspace",
+            format!(
+                "changes here are seen in the sandbox within a second, not at once, and its programs that watch files miss \
+                 them: {why}"
+            ),
+            "keep the project on a local file system; the kernel must be 5.13 or newer",
+        );
+    }
+    let most = host::most_watched();
+    let most = most.map_or_else(String::new, |most| {
+        format!(
+            ", in up to {} directories (fs.fanotify.max_user_marks)",
+            grouped(most)
+        )
+    });
+    Check::ok(
+        "workspace",
+        format!("changes here are seen in the sandbox at once{most}"),
+    )
 }
 
 /// The remedy for a missing fence.

@@ -143,6 +143,10 @@ pub struct Trial {
 /// The argument with which the runner tests each fence on this host: it prints a [`Trial`] for each, a line of JSON.
 pub const TRY_FENCES: &str = "--try-fences";
 
+/// The argument with which the runner tests whether changes in its working directory are reported to guests at once. If
+/// not, it prints why and fails.
+pub const TRY_WATCH: &str = "--try-watch";
+
 /// A port between the guest and a unix socket of the host: one connection at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

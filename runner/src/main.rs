@@ -74,6 +74,7 @@ fn main() -> ExitCode {
         (Some(role::KRUN), None, _) => krun::machine::run(),
         (Some(role::PROBE_KVM), None, _) => exit_code(probe::probe()),
         (Some(snowglobe_runner::TRY_FENCES), None, _) => trial::run(),
+        (Some(snowglobe_runner::TRY_WATCH), None, _) => exit_code(share::try_watch()),
         (Some(role::FENCE_TRIAL), None, _) => trial::run_child(),
         (Some(role::FENCE_TRIAL_SLEEPER), None, _) => trial::sleep(),
         (Some("--version" | "-V"), None, _) => {

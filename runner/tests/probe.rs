@@ -30,3 +30,22 @@ fn the_probe_of_kvm_succeeds_only_with_hardware_behind_it() {
         assert_eq!(said.is_empty(), works, "{said}");
     }
 }
+
+/// Whether changes in a directory are reported, as the runner tried it, and what it said.
+fn watched(directory: &std::path::Path) -> (bool, String) {
+    let tried = Command::new(env!("CARGO_BIN_EXE_snowglobe-runner"))
+        .arg(snowglobe_runner::TRY_WATCH)
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&tried.stderr).into_owned();
+    (tried.status.success(), said)
+}
+
+#[test]
+fn a_directory_whose_changes_are_not_reported_is_told_from_others() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(watched(directory.path()), (true, String::new()));
+    let (works, said) = watched(std::path::Path::new("/proc/self"));
+    assert!(!works && !said.trim().is_empty(), "{said}");
+}

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use snowglobe_runner::{TRY_FENCES, Trial};
+use snowglobe_runner::{TRY_FENCES, TRY_WATCH, Trial};
 
 /// The facts about a host that the choice of an engine depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Host {
         let (boot, runner) = (boot_id(), runner_stamp());
         let known = remembered(&file).filter(|known| known.boot == boot && known.runner == runner);
         let found = known.unwrap_or_else(|| {
-            let problem = run_probe("--probe-kvm", PROBE_LIMIT)
+            let problem = run_probe("--probe-kvm", Path::new("/"), PROBE_LIMIT)
                 .and_then(|probed| (!probed.works).then_some(probed.said));
             let found = Remembered {
                 boot,
@@ -136,7 +136,7 @@ fn runner_stamp() -> Option<SystemTime> {
 
 /// Each fence around a VM's processes, as it was tried here; empty without a runner.
 pub fn fences() -> Vec<Trial> {
-    match run_probe(TRY_FENCES, TRIAL_LIMIT) {
+    match run_probe(TRY_FENCES, Path::new("/"), TRIAL_LIMIT) {
         None => Vec::new(),
         Some(Probed { said, .. }) => {
             let trials: Result<Vec<Trial>, _> = said.lines().map(serde_json::from_str).collect();
@@ -150,6 +150,18 @@ pub fn fences() -> Vec<Trial> {
     }
 }
 
+/// Why changes in a directory are not reported to guests at once; none if they are, or without a runner.
+pub fn unwatched(directory: &Path) -> Option<String> {
+    let probed = run_probe(TRY_WATCH, directory, TRIAL_LIMIT)?;
+    (!probed.works).then(|| probed.said.trim().to_owned())
+}
+
+/// How many directories of this user's sandboxes are watched at most; none if the kernel does not say.
+pub fn most_watched() -> Option<u64> {
+    let most = std::fs::read_to_string("/proc/sys/fs/fanotify/max_user_marks");
+    most.ok()?.trim().parse().ok()
+}
+
 /// A probe's result.
 struct Probed {
     /// Whether the runner exited with 0.
@@ -159,7 +171,7 @@ struct Probed {
 }
 
 /// Lets the runner try something; none without a runner, which other checks report.
-fn run_probe(argument: &str, limit: Duration) -> Option<Probed> {
+fn run_probe(argument: &str, directory: &Path, limit: Duration) -> Option<Probed> {
     let runner = super::artefacts::runner().ok()?;
     let failed = |said| {
         let works = false;
@@ -167,6 +179,7 @@ fn run_probe(argument: &str, limit: Duration) -> Option<Probed> {
     };
     let child = Command::new(runner)
         .arg(argument)
+        .current_dir(directory)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

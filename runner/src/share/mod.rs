@@ -29,7 +29,7 @@ mod tree;
 mod watch;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::fs::{Mode, OFlags};
@@ -107,6 +107,13 @@ impl Socket {
     pub(crate) fn into_descriptor(self) -> OwnedFd {
         self.0
     }
+}
+
+/// Whether changes in the working directory can be reported.
+pub(crate) fn try_watch() -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(".", flags, Mode::empty())?;
+    watch::try_out(watch::source()?, directory.as_fd()).map(drop)
 }
 
 /// Starts a server for `share`, which is `directory`; gives the socket for the engine, which may connect and write before the
