@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use snowglobe_runner::protection::Protection;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -19,6 +20,7 @@ use crate::network::ports::{OpenPort, Port};
 use crate::network::settings::Change;
 use crate::progress::Progress;
 use crate::rundir::{self, Running};
+use crate::workspace::{Effects, Refusals};
 pub(crate) use error::ClientError;
 pub(crate) use remove::{remove_data, remove_stale};
 pub(crate) use start::{Started, alone, start_or_join};
@@ -176,6 +178,31 @@ pub(crate) async fn network(
     let question = change.map_or(Ask::Network, |change| Ask::ChangeNetwork { change });
     ask(running, &question, |answer| match answer {
         Answer::Network(network) => Some(*network),
+        _ => None,
+    })
+    .await
+}
+
+/// What of the workspace of a kept sandbox is protected; after a change, if one is given.
+pub(crate) async fn protection(
+    running: &Running,
+    effects: Option<Effects>,
+) -> Result<Protection, ClientError> {
+    let question = effects.map_or(Ask::Protection, |effects| Ask::ChangeProtection { effects });
+    ask(running, &question, |answer| match answer {
+        Answer::Protection(protection) => Some(protection),
+        _ => None,
+    })
+    .await
+}
+
+/// The refused changes of a kept sandbox's workspace since a cursor; without one only where the next one will be.
+pub(crate) async fn refusals(
+    running: &Running,
+    since: Option<u64>,
+) -> Result<Refusals, ClientError> {
+    ask(running, &Ask::Refusals { since }, |answer| match answer {
+        Answer::Refusals(refusals) => Some(refusals),
         _ => None,
     })
     .await

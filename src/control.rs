@@ -4,12 +4,14 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use snowglobe_runner::protection::Protection;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 use crate::network::live::Status as Network;
 use crate::network::ports::{OpenPort, Port};
 use crate::network::settings::Change;
 use crate::progress::Step;
+use crate::workspace::{Effects, Refusals};
 
 /// The longest answer that is read, in bytes.
 const LONGEST_ANSWER: u64 = 1 << 20;
@@ -35,6 +37,18 @@ pub(crate) enum Ask {
     ChangeNetwork {
         /// The change.
         change: Change,
+    },
+    /// What of the workspace is protected.
+    Protection,
+    /// Change the effects of its rules, at once.
+    ChangeProtection {
+        /// The effects, by the ids of the rules.
+        effects: Effects,
+    },
+    /// Which changes of the workspace the rules refused.
+    Refusals {
+        /// Since when; none: only where the next one will be.
+        since: Option<u64>,
     },
     /// On which ports its programs listen, and which are open on this machine.
     Ports,
@@ -69,6 +83,10 @@ pub(crate) enum Answer {
     Status(Status),
     /// What of the network it reaches now.
     Network(Box<Network>),
+    /// What of the workspace is protected now.
+    Protection(Protection),
+    /// Changes of the workspace that were refused.
+    Refusals(Refusals),
     /// Its ports.
     Ports {
         /// Each.

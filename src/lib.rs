@@ -24,7 +24,8 @@
 //! - `key`: where keys and secrets come from;
 //! - [`network`]: what the guest may reach: rules, settings;
 //! - `web`: clients for HTTPS;
-//! - [`names`], `text`, [`shown`], [`progress`]: names, words, what is printed, what is said meanwhile.
+//! - [`names`], `text`, [`shown`], [`progress`], [`recent`]: names, words, what is printed, what is said meanwhile, what just
+//!   happened.
 #![cfg_attr(
     test,
     allow(
@@ -76,6 +77,7 @@ pub mod network;
 mod presence;
 mod private;
 pub mod progress;
+pub mod recent;
 pub mod rundir;
 pub mod sandbox;
 pub mod shown;

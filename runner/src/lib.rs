@@ -17,11 +17,12 @@
 pub mod protection;
 pub mod socket;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use self::protection::Protection;
+use self::protection::{Effect, Protection, Refusal};
 
 /// The runner's argument for the number of descriptors that it inherits, from 3 on. Without it there are none.
 pub const DESCRIPTORS: &str = "--descriptors=";
@@ -238,6 +239,13 @@ pub enum Action {
         /// The maximum number of lines.
         lines: usize,
     },
+    /// Treat the changes of a guest to shared directories by these rules from now on.
+    Protect {
+        /// The effect of each rule, as in [`Protection::rules`].
+        rules: BTreeMap<String, Effect>,
+    },
+    /// Say which changes to shared directories were refused since the last such request.
+    TakeRefusals,
     /// Stop the engine's process, without its cooperation.
     Pause,
     /// Let it continue.
@@ -302,6 +310,13 @@ pub enum Answer {
     Frozen {
         /// The layer that the guest does not write to any more.
         layer: PathBuf,
+    },
+    /// Refused changes.
+    Refusals {
+        /// The first of them, at most [`protection::TOLD`] for each share; equal ones are one.
+        refused: Vec<Refusal>,
+        /// How many others there were.
+        lost: u64,
     },
     /// Lines of the console.
     Console {

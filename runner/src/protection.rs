@@ -38,6 +38,30 @@ pub enum Effect {
     Deny,
 }
 
+/// A change that a rule refused. All texts are bounded and have no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    /// The id of the rule in [`TABLE`], or [`HIDE`], [`READ_ONLY`] or [`UNCHECKED`].
+    pub rule: String,
+    /// The file, its path from the shared directory, and what is wrong with it.
+    pub what: String,
+    /// Whether a person may allow it: the effect of the rule is [`Effect::Ask`].
+    pub asks: bool,
+    /// How often it was refused.
+    pub count: u64,
+}
+
+/// How many refusals that differ are told at once.
+pub const TOLD: usize = 100;
+
+/// The rule of hidden files.
+pub const HIDE: &str = "hide";
+/// The rule of a share that is not written to.
+pub const READ_ONLY: &str = "read-only";
+/// The rule of changes that can't be judged.
+pub const UNCHECKED: &str = "unchecked";
+
 /// One rule: files that a program of the host runs, or is led by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {

@@ -67,6 +67,7 @@ macro_rules! bytes {
 struct Hostile {
     server: Child,
     stream: UnixStream,
+    _runner: UnixStream,
 }
 
 impl Hostile {
@@ -82,16 +83,16 @@ impl Hostile {
             .arg("share")
             .stdin(Stdio::piped())
             .stderr(Stdio::piped());
-        // SAFETY: duplicates a descriptor between fork and exec, and nothing else.
+        let (runner, its_runner) = UnixStream::pair().unwrap();
+        // SAFETY: duplicates two descriptors between fork and exec, and nothing else. The first copies are above both numbers.
         unsafe {
             command.pre_exec(move || {
-                let taken = match listener.as_raw_fd() {
-                    3 => libc::fcntl(3, libc::F_SETFD, 0),
-                    other => libc::dup2(other, 3),
-                };
-                match taken {
-                    -1 => Err(std::io::Error::last_os_error()),
-                    _ => Ok(()),
+                let high = [listener.as_raw_fd(), its_runner.as_raw_fd()]
+                    .map(|fd| libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10));
+                let taken = [libc::dup2(high[0], 3), libc::dup2(high[1], 4)];
+                match high.iter().chain(&taken).any(|fd| *fd == -1) {
+                    true => Err(std::io::Error::last_os_error()),
+                    false => Ok(()),
                 }
             });
         }
@@ -101,7 +102,11 @@ impl Hostile {
         drop(input);
         let stream = UnixStream::connect(&path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut guest = Self { server, stream };
+        let mut guest = Self {
+            server,
+            stream,
+            _runner: runner,
+        };
         // Version 7.38; files and directories are opened without a message.
         const FEATURES: u32 = 1 << 17 | 1 << 24;
         let hello = bytes!(7_u32, 38_u32, 0x2_0000_u32, FEATURES, 0_u32);

@@ -31,16 +31,21 @@ impl Yes {
                 "ask whether to {doing}: standard input is no terminal; pass --yes to {doing} without a question"
             );
         }
-        shown::raw(
-            Stream::Error,
-            format!("{} [y/N] ", shown::line(question)).as_bytes(),
-        )?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer)?;
-        if !answer.ends_with('\n') {
-            // After ctrl-D the terminal is still on the question's line.
-            shown::raw(Stream::Error, b"\n")?;
-        }
-        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+        Ok(agrees(question)?)
     }
+}
+
+/// Whether a person on the terminal agrees.
+pub(super) fn agrees(question: &str) -> std::io::Result<bool> {
+    shown::raw(
+        Stream::Error,
+        format!("{} [y/N] ", shown::line(question)).as_bytes(),
+    )?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if !answer.ends_with('\n') {
+        // After ctrl-D the terminal is still on the question's line.
+        shown::raw(Stream::Error, b"\n")?;
+    }
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }

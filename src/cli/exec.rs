@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::ending::Misused;
 use super::session::Session;
-use super::{Done, attach, load_to_share, terminal};
+use super::{Done, attach, load_to_share, refused, terminal};
 use crate::config::Raw;
 use crate::sandbox::{Exec as Request, Limit, Outcome, Program, Stdin, Word};
 use crate::text;
@@ -70,9 +70,11 @@ impl Exec {
         }
         .request(&config.sandbox);
         let attached = attach::guest(config, &flags, self.rm).await?;
+        let before = refused::before(&attached).await;
         let session = Session::begin(request)?;
         let report = session.run(&attached.guest).await;
         drop(session);
+        before.tell(&attached).await;
         attached.close().await;
         let outcome = report?.outcome;
         match outcome {

@@ -24,7 +24,9 @@ mod ls;
 mod network;
 mod port;
 mod progress;
+mod protect;
 mod prune;
+mod refused;
 mod rm;
 mod serve;
 mod session;
@@ -37,11 +39,12 @@ mod stock;
 mod stop;
 mod terminal;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Raw, Sources};
+use crate::config::{Config, ConfigError, Raw, Sources};
 use crate::shown::{self, Stream, Volume};
 pub use ending::{ending, show};
 pub use flags::command;
@@ -97,6 +100,8 @@ enum Sub {
     /// Show and change what the sandbox reaches of the network
     Network(network::Network),
     Port(port::Port),
+    /// Show and change which files of the workspace are protected
+    Protect(protect::Protect),
     /// Check what works on this host, and print a remedy for each problem
     Doctor(doctor::Doctor),
     /// Print or install hosts for your own ssh, scp, sftp and editors
@@ -150,6 +155,7 @@ pub fn run() -> Done {
             Sub::Allow(allow) => allow.run(),
             Sub::Network(network) => network.run().await,
             Sub::Port(port) => port.run().await,
+            Sub::Protect(protect) => protect.run().await,
             Sub::Doctor(doctor) => doctor.run().await,
             Sub::SshConfig(config) => config.run(),
             Sub::SshProxy(proxy) => proxy.run().await,
@@ -190,6 +196,20 @@ fn load(flags: Raw) -> anyhow::Result<Config> {
         say!("{ignored}");
     }
     Ok(config)
+}
+
+/// Changes the user's file, and says so; gives its path. `change` gives the text before and after.
+fn saved(
+    change: impl FnOnce(&Path) -> Result<(String, String), ConfigError>,
+) -> anyhow::Result<PathBuf> {
+    let file = Sources::of_process(Raw::default())?.user_file;
+    let file = file.ok_or_else(|| anyhow::anyhow!("find your configuration: set HOME"))?;
+    let (before, after) = change(&file)?;
+    match before == after {
+        true => say!("{} has it already", file.display()),
+        false => say!("saved in {}", file.display()),
+    }
+    Ok(file)
 }
 
 /// Does something with each of several subjects, also after one that failed; fails if any did.

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::attach::{self, Attached, Host};
 use super::session::Session;
-use super::{Done, load_to_share, terminal};
+use super::{Done, load_to_share, refused, terminal};
 use crate::client;
 use crate::config::Raw;
 use crate::guest::GuestError;
@@ -46,6 +46,7 @@ impl Shell {
         }
         .request(&config.sandbox);
         let mut attached = attach::guest(config, &flags, self.rm).await?;
+        let before = refused::before(&attached).await;
         let session = Session::begin(request)?;
         let ran = loop {
             let ran = session.run(&attached.guest).await;
@@ -63,6 +64,7 @@ impl Shell {
         {
             say!("the sandbox was stopped");
         }
+        before.tell(&attached).await;
         attached.close().await;
         Ok(ExitCode::from(ran?.outcome.exit_status()))
     }

@@ -1,18 +1,35 @@
 //! Changes to the user's file that keep its comments and its order.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use toml_edit::{Array, DocumentMut, Item, Table, Value};
+use snowglobe_runner::protection::Effect;
+use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value};
 
 use super::error::ConfigError;
 use super::keys::SetBy;
-use super::{layers, network};
+use super::{layers, network, protect};
 use crate::files;
 use crate::network::settings::Change;
 
 /// Adds rules of the network to the user's file, and removes them from its other list; makes the file if there is none.
 /// Gives the file's text before and after. Fails if the file can't be understood, and then changes nothing.
 pub(crate) fn save_rules(path: &Path, change: &Change) -> Result<(String, String), ConfigError> {
+    edit(path, |text| with_rules(text, change))
+}
+
+/// Sets the effects of rules that protect the workspace, in the same way.
+pub(crate) fn save_effects(
+    path: &Path,
+    effects: &BTreeMap<String, Effect>,
+) -> Result<(String, String), ConfigError> {
+    edit(path, |text| with_effects(text, effects))
+}
+
+fn edit(
+    path: &Path,
+    with_change: impl FnOnce(&str) -> Result<String, String>,
+) -> Result<(String, String), ConfigError> {
     let unreadable = |source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
@@ -23,7 +40,7 @@ pub(crate) fn save_rules(path: &Path, change: &Change) -> Result<(String, String
         Err(source) => return Err(unreadable(source)),
     };
     layers::parse(path, &before, SetBy::User)?;
-    let after = with_rules(&before, change).map_err(|message| ConfigError::Malformed {
+    let after = with_change(&before).map_err(|message| ConfigError::Malformed {
         path: path.to_owned(),
         message,
     })?;
@@ -58,15 +75,8 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// A file's text with a change of the network's rules. What is allowed where the network is off opens it.
 fn with_rules(text: &str, change: &Change) -> Result<String, String> {
-    let mut document: DocumentMut = text.parse().map_err(|_| "it is no TOML".to_owned())?;
-    let network = document.entry(network::TABLE).or_insert_with(|| {
-        let mut table = Table::new();
-        table.set_implicit(false);
-        Item::Table(table)
-    });
-    let network = network
-        .as_table_like_mut()
-        .ok_or("`network`: expected a table")?;
+    let mut document = parsed(text)?;
+    let network = table(&mut document, network::TABLE)?;
     for (rules, to, from) in [
         (&change.allow, "allow", "deny"),
         (&change.deny, "deny", "allow"),
@@ -99,6 +109,49 @@ fn with_rules(text: &str, change: &Change) -> Result<String, String> {
         let decor = mode.decor().clone();
         *mode = Value::from("list");
         *mode.decor_mut() = decor;
+    }
+    Ok(document.to_string())
+}
+
+fn parsed(text: &str) -> Result<DocumentMut, String> {
+    text.parse().map_err(|_| "it is no TOML".to_owned())
+}
+
+/// A table of the file, which is made if there is none.
+fn table<'a>(document: &'a mut DocumentMut, name: &str) -> Result<&'a mut dyn TableLike, String> {
+    if !document.contains_key(name) {
+        let mut table = Table::new();
+        // Else the comment at the end of the file would come after the table.
+        let end = document.trailing().as_str().unwrap_or_default().to_owned();
+        document.set_trailing("");
+        let apart = match end.is_empty() && document.is_empty() {
+            true => "",
+            false => "\n",
+        };
+        table.decor_mut().set_prefix(format!("{end}{apart}"));
+        document.insert(name, Item::Table(table));
+    }
+    let table = document.entry(name);
+    let table = table.or_insert(Item::None);
+    let table = table.as_table_like_mut();
+    table.ok_or_else(|| format!("`{name}`: expected a table"))
+}
+
+/// A file's text with other effects of rules.
+fn with_effects(text: &str, effects: &BTreeMap<String, Effect>) -> Result<String, String> {
+    let mut document = parsed(text)?;
+    let protect = table(&mut document, protect::PROTECT)?;
+    for (rule, effect) in effects {
+        let effect = effect.as_str();
+        match protect.get_mut(rule).and_then(Item::as_value_mut) {
+            Some(value) if value.as_str() == Some(effect) => {}
+            Some(value) => {
+                let decor = value.decor().clone();
+                *value = Value::from(effect);
+                *value.decor_mut() = decor;
+            }
+            None => drop(protect.insert(rule, Item::Value(Value::from(effect)))),
+        }
     }
     Ok(document.to_string())
 }
@@ -161,6 +214,29 @@ mod tests {
         assert!(
             after.contains("'x.org', \"y.org\"") && after.ends_with("# short\n"),
             "{after}"
+        );
+    }
+
+    #[test]
+    fn an_effect_is_set_where_it_stands() {
+        let set = |text: &str, list: &[(&str, Effect)]| {
+            let effects = list.iter().map(|(id, effect)| ((*id).to_owned(), *effect));
+            with_effects(text, &effects.collect()).unwrap()
+        };
+        let text = "cpus = 2\n\n[protect] # mine\nvim = \"ask\" # sometimes\n";
+        assert_eq!(
+            set(text, &[("vim", Effect::Deny), ("mcp", Effect::Allow)]),
+            "cpus = 2\n\n[protect] # mine\nvim = \"deny\" # sometimes\nmcp = \"allow\"\n"
+        );
+        assert_eq!(set(text, &[("vim", Effect::Ask)]), text);
+        assert_eq!(
+            set("", &[("vim", Effect::Ask)]),
+            "[protect]\nvim = \"ask\"\n"
+        );
+        let inline = "protect = { vim = 'ask' }\n";
+        assert_eq!(
+            set(inline, &[("vim", Effect::Allow)]),
+            "protect = { vim = \"allow\" }\n"
         );
     }
 

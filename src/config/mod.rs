@@ -31,7 +31,7 @@ mod tests;
 pub use choices::{AccelChoice, Confirm, EngineChoice, IsolationChoice};
 pub use consent::{Consent, Ignored};
 pub use dirs::Dirs;
-pub(crate) use edit::save_rules;
+pub(crate) use edit::{save_effects, save_rules};
 pub use error::ConfigError;
 pub use keys::Raw;
 pub use layers::Sources;
@@ -42,8 +42,8 @@ pub use project::{
 };
 pub use resolved::{CallPolicy, Config, HostConfig, SandboxSpec};
 pub use setting::{Origin, Setting};
-pub(crate) use settings::of as of_network;
 pub use settings::{Difference, differences, lasting, value_of};
+pub(crate) use settings::{of as of_network, of_protection};
 
 use std::path::{Path, PathBuf};
 

@@ -39,11 +39,6 @@ pub(super) fn check_keys(table: &toml::Value) -> Result<(), String> {
             "`protect`: expected a table, such as `[protect]` with `vscode = \"allow\"`".into(),
         );
     };
-    if let Some((name, _)) = table.iter().find(|(_, it)| it.as_str() == Some("ask")) {
-        return Err(format!(
-            "[protect]: `{name} = \"ask\"`: nobody can be asked about a file yet; expected \"deny\" or \"allow\""
-        ));
-    }
     let known = |name: &str| TABLE.iter().any(|row| row.id == name);
     match table.keys().find(|name| !known(name)) {
         Some(name) => {
@@ -159,10 +154,6 @@ mod tests {
             "[protect]: unknown key `git-hoks`; did you mean `git-hooks`?"
         );
         check_keys(&toml::Value::Boolean(true)).unwrap_err();
-        let said = check_keys(&table("git-hooks = 'ask'")).unwrap_err();
-        assert!(
-            said.contains("git-hooks") && said.contains("deny"),
-            "{said}"
-        );
+        check_keys(&table("git-hooks = 'ask'")).unwrap();
     }
 }

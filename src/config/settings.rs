@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use snowglobe_runner::protection::Protection;
 
 use super::keys::{Applies, KEYS, Raw, key_of};
 use super::network;
+use super::protect;
 use super::resolved::{Config, HostConfig, SandboxSpec};
 use super::setting::{Origin, Setting};
 use crate::network::settings::{Settings as Network, Stated};
@@ -87,9 +89,24 @@ impl Raw {
     }
 }
 
+/// The values of the settings that protect the workspace, by their names.
+pub(crate) fn of_protection(protection: &Protection) -> Vec<(String, Value)> {
+    let values = protection_values(protection);
+    values.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+fn protection_values(protection: &Protection) -> [(&'static str, Value); 3] {
+    [
+        ("workspace_read_only", json!(protection.read_only)),
+        ("hide", json!(protection.hide)),
+        (protect::PROTECT, json!(protection.rules)),
+    ]
+}
+
 fn values(config: &Config) -> BTreeMap<String, Value> {
     let mut values = of_host(&config.host);
     values.extend(of_sandbox(&config.sandbox));
+    values.extend(protection_values(&config.sandbox.protection));
     values.extend([
         ("confirm", json!(config.calls.confirm)),
         (
@@ -155,9 +172,6 @@ fn of_sandbox(spec: &SandboxSpec) -> BTreeMap<&'static str, Value> {
         ("nofile", json!(spec.nofile)),
         ("workspace", json!(spec.project_dir)),
         ("workspace_mode", json!(mode)),
-        ("workspace_read_only", json!(spec.protection.read_only)),
-        ("hide", json!(spec.protection.hide)),
-        ("protect", json!(spec.protection.rules)),
         ("snapshot", json!(spec.snapshot)),
         ("snapshot_gib", json!(spec.snapshot_bytes >> 30)),
         ("exec_timeout_s", json!(spec.exec_timeout.as_secs())),

@@ -68,6 +68,18 @@ impl Answering {
                     let answer = self.change_network(&change).await;
                     send(&mut to, &answer).await
                 }
+                Ok(Some(Ask::Protection)) => {
+                    let protection = self.sandbox.protection();
+                    send(&mut to, &Answer::Protection(protection)).await
+                }
+                Ok(Some(Ask::ChangeProtection { effects })) => {
+                    let changed = self.sandbox.change_protection(&effects, false).await;
+                    send(&mut to, &changed.map_or_else(failed, Answer::Protection)).await
+                }
+                Ok(Some(Ask::Refusals { since })) => {
+                    let refusals = self.sandbox.refused_changes(since).await;
+                    send(&mut to, &refusals.map_or_else(failed, Answer::Refusals)).await
+                }
                 Ok(Some(Ask::Ports)) => {
                     let ports = self.sandbox.ports().await;
                     let answer = ports.map_or_else(failed, |ports| Answer::Ports { ports });

@@ -7,7 +7,7 @@
 //! - [`server`]: the server of one client; it finds the tool or resource of a request;
 //! - [`tools`], [`resources`], [`prompts`]: what a client can use;
 //! - [`selector`]: the sandbox that a call acts on;
-//! - [`confirm`], [`permission`], [`call`], [`network`], [`notes`], [`refusal`]: the parts of every call;
+//! - [`confirm`], [`permission`], [`call`], [`network`], [`protect`], [`notes`], [`refusal`]: the parts of every call;
 //! - [`output`], [`outcome`], [`records`], [`facts`]: what results are made of.
 //!
 //! What holds for every tool:
@@ -40,6 +40,7 @@ mod outcome;
 mod output;
 mod permission;
 mod prompts;
+pub(crate) mod protect;
 mod records;
 mod refusal;
 mod report_schedule;

@@ -1,8 +1,7 @@
 //! What results say about refused connections. Pure.
 
-use std::collections::HashSet;
-
 use crate::mcp::notes::Notes;
+use crate::mcp::permission::Wish;
 use crate::network::broker::{Refusals, Refused};
 use crate::network::check::{could_be_allowed, target};
 use crate::network::rules::Rules;
@@ -18,7 +17,7 @@ const NAMED: usize = 5;
 /// Adds a note for each kind of refusal: those that a person can allow by a rule beside these, and others by their reason.
 pub(crate) fn add_refusals(refusals: &Refusals, rules: &Rules, notes: &mut Notes) {
     let by_rule = |one: &&Refused| could_be_allowed(rules, &one.host, one.port);
-    let (by_rule, other): (Vec<_>, Vec<_>) = refusals.refused.iter().partition(by_rule);
+    let (by_rule, other): (Vec<_>, Vec<_>) = refusals.events.iter().partition(by_rule);
     if !by_rule.is_empty() {
         notes.add(note(&by_rule, Some(remedy(&by_rule))));
     }
@@ -111,22 +110,16 @@ fn rules_for<'a>(refused: impl Iterator<Item = &'a Refused>) -> Vec<String> {
     rules
 }
 
-/// What a person is asked to allow.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Wish {
-    /// A rule for each host.
-    pub(crate) rules: Vec<String>,
-    /// The question.
-    pub(crate) question: String,
-}
-
-/// What a person could allow of refusals, beside what was declined before.
-pub(crate) fn wish(refusals: &Refusals, rules: &Rules, declined: &HashSet<String>) -> Option<Wish> {
+/// What a person could allow of refusals, a rule for each host, beside what was declined before.
+pub(crate) fn wish(
+    refusals: &Refusals,
+    rules: &Rules,
+    declined: impl Fn(&str) -> bool,
+) -> Option<Wish> {
     let wanted = |one: &&Refused| {
-        could_be_allowed(rules, &one.host, one.port)
-            && !declined.contains(&target(&one.host, one.port))
+        could_be_allowed(rules, &one.host, one.port) && !declined(&target(&one.host, one.port))
     };
-    let wanted: Vec<&Refused> = refusals.refused.iter().filter(wanted).collect();
+    let wanted: Vec<&Refused> = refusals.events.iter().filter(wanted).collect();
     let mut rules = rules_for(wanted.iter().copied());
     rules.truncate(NAMED);
     let by = wanted.first()?.program.as_ref();
@@ -140,6 +133,7 @@ pub(crate) fn wish(refusals: &Refusals, rules: &Rules, declined: &HashSet<String
             "The sandbox was refused {}{by}. May it reach that?",
             rules.join(", ")
         ),
+        named: rules.join(", "),
         rules,
     })
 }
@@ -170,7 +164,7 @@ mod tests {
     fn notes(refused: Vec<Refused>, lost: u64) -> Vec<String> {
         let mut notes = Notes::default();
         let refusals = Refusals {
-            refused,
+            events: refused,
             lost,
             next: 0,
         };

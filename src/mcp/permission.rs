@@ -1,11 +1,11 @@
-//! Asks a person whether the sandbox may reach what it was just refused: once, for this session, or always.
+//! Asks a person whether the sandbox may do what it was just refused, a connection or a change of a protected file: once,
+//! for this session, or always.
 //!
-//! The connection itself was refused at once; the question comes with the result of the command that wanted it, so
-//! nothing in the guest waits for a person. It is asked where a client can ask while a call runs, for one question at a
+//! It was refused at once; the question comes with the result of the command that wanted it, so nothing in the guest waits
+//! for a person. It is asked where a client can ask while a call runs, for one question at a
 //! time. Whoever does not answer is not asked again in this session, and what was declined is not asked about again.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use rmcp::model::{
     ConstTitle, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema,
     EnumSchema, PrimitiveSchemaDefinition, SingleSelectEnumSchema, TitledSingleSelectEnumSchema,
 };
+use snowglobe_runner::protection::Effect;
 use tokio::sync::Mutex;
 
 use crate::blocking::blocking;
-use crate::config::{Raw, Sources, save_rules};
+use crate::config::{Raw, Sources, save_effects, save_rules};
 use crate::mcp::call::Call;
-use crate::mcp::network::{Wish, wish};
-use crate::network::broker::Refusals;
-use crate::network::settings::{Change, ONCE};
-use crate::sandbox::Sandbox;
+use crate::network::settings::{Change as NetworkChange, ONCE};
+use crate::sandbox::{Sandbox, SandboxError};
+use crate::workspace::Effects;
 
 /// How long a person may take to answer: a result waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,6 +40,26 @@ const ANSWERS: [(&str, &str); 4] = [
     ("always", "Always: also put it into my configuration"),
 ];
 
+/// What is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    /// Connections.
+    Network,
+    /// Changes of files.
+    Workspace,
+}
+
+/// What a person is asked to allow.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// The rules that would allow it: hosts, or ids of the workspace's rules.
+    pub(crate) rules: Vec<String>,
+    /// What is allowed then, in words.
+    pub(crate) named: String,
+    /// The question.
+    pub(crate) question: String,
+}
+
 /// The questions of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Permission {
@@ -53,9 +73,9 @@ pub(crate) struct Permission {
 struct Past {
     /// A question got no answer, so nobody is there.
     unattended: bool,
-    declined: HashSet<String>,
-    /// Something is allowed until the next command has ended.
-    once: bool,
+    declined: HashSet<(Subject, String)>,
+    /// Of these, something is allowed until the next command has ended.
+    once: HashSet<Subject>,
 }
 
 /// What a person says.
@@ -74,23 +94,29 @@ impl Permission {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether something is allowed until the next command has ended.
-    pub(crate) fn has_once(&self) -> bool {
-        self.past().once
+    /// Whether something of a kind is allowed until the next command has ended.
+    pub(crate) fn has_once(&self, of: Subject) -> bool {
+        self.past().once.contains(&of)
     }
 
     /// Takes back what was allowed until a command had ended.
-    pub(crate) async fn take_back(&self, sandbox: &Arc<Sandbox>) {
-        self.past().once = false;
-        if let Err(error) = sandbox.take_back_once().await {
+    pub(crate) async fn take_back(&self, of: Subject, sandbox: &Arc<Sandbox>) {
+        self.past().once.remove(&of);
+        let taken = match of {
+            Subject::Network => sandbox.take_back_once().await,
+            Subject::Workspace => sandbox.take_back_effects().await,
+        };
+        if let Err(error) = taken {
             tracing::warn!("failed to {}", crate::describe(&error));
         }
     }
 
     /// Asks about refusals, and does what the person says. Gives what the result says of it, if there was a question.
+    /// `wish`: what to ask for, given what was declined before.
     pub(crate) async fn ask(
         &self,
-        refusals: &Refusals,
+        of: Subject,
+        wish: impl FnOnce(&dyn Fn(&str) -> bool) -> Option<Wish>,
         sandbox: &Arc<Sandbox>,
         call: &Call,
     ) -> Option<String> {
@@ -98,21 +124,26 @@ impl Permission {
             return None;
         }
         let _open = self.open.try_lock().ok()?;
-        let Wish { rules, question } = {
+        let wish = {
             let past = self.past();
             if past.unattended {
                 return None;
             }
-            wish(refusals, &sandbox.network().rules(), &past.declined)?
+            wish(&|rule| past.declined.contains(&(of, rule.to_owned())))?
         };
-        let asked = call.ask_person(form(&question), ANSWER_TIMEOUT).await;
+        let asked = call.ask_person(form(&wish.question), ANSWER_TIMEOUT).await;
         let answer = asked.map_or(Answer::None, |answer| Answer::of(&answer));
-        Some(self.obey(answer, rules, sandbox).await)
+        Some(self.obey(of, answer, wish, sandbox).await)
     }
 
-    async fn obey(&self, answer: Answer, rules: Vec<String>, sandbox: &Arc<Sandbox>) -> String {
-        let named = rules.join(", ");
-        let (origin, how_long) = match answer {
+    async fn obey(
+        &self,
+        of: Subject,
+        answer: Answer,
+        Wish { rules, named, .. }: Wish,
+        sandbox: &Arc<Sandbox>,
+    ) -> String {
+        let how_long = match answer {
             Answer::None => {
                 self.past().unattended = true;
                 return "a person was asked about that and has not answered: it stays refused, and this session does \
@@ -120,30 +151,29 @@ impl Permission {
                     .to_owned();
             }
             Answer::No => {
-                self.past().declined.extend(rules);
+                let declined = rules.into_iter().map(|rule| (of, rule));
+                self.past().declined.extend(declined);
                 return format!("a person was asked, and does not allow {named}");
             }
-            Answer::Once => (ONCE, "until the next command has ended"),
-            Answer::Session => (SESSION, "until the sandbox is stopped"),
-            Answer::Always => (SESSION, "from now on"),
+            Answer::Once => "until the next command has ended",
+            Answer::Session => "until the sandbox is stopped",
+            Answer::Always => "from now on",
         };
-        let change = Change {
-            allow: rules,
-            deny: Vec::new(),
-        };
-        if let Err(error) = sandbox.change_network(&change, origin).await {
+        let change = Change::to(of, rules);
+        let once = answer == Answer::Once;
+        if let Err(error) = change.apply(once, sandbox).await {
             return format!(
                 "a person allows {named}, but that failed: {}",
                 crate::describe(&error)
             );
         }
-        if answer == Answer::Once {
-            self.past().once = true;
+        if once {
+            self.past().once.insert(of);
         }
         let mut told =
             format!("a person was asked, and allows {named} {how_long}: run the command again");
         if answer == Answer::Always
-            && let Err(error) = blocking(move || save(&change)).await
+            && let Err(error) = blocking(move || change.save()).await
         {
             told.push_str(&format!(
                 "; it holds until the sandbox is stopped only, since the configuration can't be changed: {error:#}"
@@ -153,12 +183,47 @@ impl Permission {
     }
 }
 
-/// Puts a change into the user's file.
-fn save(change: &Change) -> anyhow::Result<PathBuf> {
-    let file = Sources::of_process(Raw::default())?.user_file;
-    let file = file.ok_or_else(|| anyhow::anyhow!("HOME is not set"))?;
-    save_rules(&file, change)?;
-    Ok(file)
+/// What a person allows.
+#[derive(Debug)]
+enum Change {
+    Network(NetworkChange),
+    Workspace(Effects),
+}
+
+impl Change {
+    fn to(of: Subject, rules: Vec<String>) -> Self {
+        match of {
+            Subject::Network => Self::Network(NetworkChange {
+                allow: rules,
+                deny: Vec::new(),
+            }),
+            Subject::Workspace => {
+                let allowed = rules.into_iter().map(|rule| (rule, Effect::Allow));
+                Self::Workspace(allowed.collect())
+            }
+        }
+    }
+
+    async fn apply(&self, once: bool, sandbox: &Arc<Sandbox>) -> Result<(), SandboxError> {
+        match self {
+            Self::Network(change) => {
+                let origin = if once { ONCE } else { SESSION };
+                sandbox.change_network(change, origin).await.map(drop)
+            }
+            Self::Workspace(effects) => sandbox.change_protection(effects, once).await.map(drop),
+        }
+    }
+
+    /// Puts it into the user's file.
+    fn save(&self) -> anyhow::Result<()> {
+        let file = Sources::of_process(Raw::default())?.user_file;
+        let file = file.ok_or_else(|| anyhow::anyhow!("HOME is not set"))?;
+        match self {
+            Self::Network(change) => save_rules(&file, change)?,
+            Self::Workspace(effects) => save_effects(&file, effects)?,
+        };
+        Ok(())
+    }
 }
 
 impl Answer {

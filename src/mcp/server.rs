@@ -28,6 +28,7 @@ use crate::mcp::refusal::Refusal;
 use crate::mcp::resources::subscriptions::{self, Subscriptions};
 use crate::mcp::selector::Selector;
 use crate::mcp::{prompts, resources};
+use crate::sandbox::Sandbox;
 
 /// How long a client may cache what never changes while the server runs, in milliseconds.
 const STATIC_TTL_MS: u64 = 3_600_000;
@@ -45,11 +46,11 @@ pub(crate) struct Server {
     told_ignored: AtomicBool,
     /// Whether a result of this session has said which fences are missing, which is known after the first boot.
     told_missing_fences: AtomicBool,
-    /// Up to where the results of this session have told of refused connections, and of which sandbox.
-    told_refusals: Mutex<Option<(String, u64)>>,
+    /// Up to where the results of this session have told of refusals.
+    told: Mutex<Option<Told>>,
     /// The sandbox's ports that results of this session have told of, and which sandbox's.
     told_ports: Mutex<(String, BTreeSet<u16>)>,
-    /// What a person is asked about refused connections.
+    /// What a person is asked about refusals.
     permission: Permission,
     // Cancels running calls when the server is dropped, where no transport reports that the client has left.
     _disconnect: Option<DropGuard>,
@@ -77,10 +78,31 @@ impl Server {
             disconnected,
             told_ignored: AtomicBool::new(false),
             told_missing_fences: AtomicBool::new(false),
-            told_refusals: Mutex::default(),
+            told: Mutex::default(),
             told_ports: Mutex::default(),
             permission: Permission::default(),
             _disconnect: disconnect,
+        }
+    }
+}
+
+/// Up to where results have told of what a sandbox was refused.
+#[derive(Debug, Clone)]
+struct Told {
+    sandbox: String,
+    /// Connections.
+    connections: u64,
+    /// Changes of files; none: no call has changed any.
+    changes: Option<u64>,
+}
+
+impl Told {
+    /// Nothing was told yet.
+    fn new(sandbox: &Sandbox) -> Self {
+        Self {
+            sandbox: sandbox.instance().id.to_string(),
+            connections: sandbox.network().refusals_cursor(),
+            changes: None,
         }
     }
 }

@@ -137,7 +137,7 @@ impl Sandbox {
             image_user: base.user.clone(),
             workdir: base.workdir.clone().filter(|_| workspace.is_none()),
             workspace,
-            protection: spec.protection.clone(),
+            protection: self.protected.now(),
             git_identity,
             login_keys: self.login.iter().map(|keys| keys.user.clone()).collect(),
             host_key: self.login.as_ref().map(|keys| keys.host.clone()),

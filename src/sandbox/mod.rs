@@ -29,6 +29,7 @@ mod jobs;
 mod lifecycle;
 mod network;
 mod ports;
+mod protect;
 mod read_ahead;
 mod replace;
 mod request;
@@ -48,7 +49,7 @@ pub use crate::guest::Output;
 use crate::login::{Login, LoginKeys};
 use crate::network::live::Live;
 use crate::rundir::{self, Instance};
-use crate::workspace::Workspace;
+use crate::workspace::{Protected, Workspace};
 pub use content::{Read, Write, Written};
 pub use error::SandboxError;
 pub use exec::{Exec, ExecEnd, Limit, Ran};
@@ -77,6 +78,7 @@ pub struct Sandbox {
     stopping: CancellationToken,
     view: view::View,
     network: Live,
+    protected: Protected,
     read_ahead: read_ahead::ReadAhead,
 }
 
@@ -118,6 +120,7 @@ impl Sandbox {
             store.start(name)?;
         }
         let network = Live::new(config.sandbox.network.clone(), &store.network_dir()?)?;
+        let protected = Protected::new(config.sandbox.protection.clone());
         let instance = Instance::create(
             &config.host.dirs.runtime,
             rundir::About {
@@ -137,6 +140,7 @@ impl Sandbox {
             login,
             state: Arc::new(Mutex::new(State::Off)),
             network,
+            protected,
             published: Published::new(),
             stopping: CancellationToken::new(),
             view: view::View::default(),

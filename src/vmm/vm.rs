@@ -175,9 +175,12 @@ impl Vm {
         let answer = match &action {
             // The runner bounds the engine's part of a freeze; the host's disk may take any time.
             Action::FreezeDisk { .. } | Action::MergeDisk { .. } => return self.send(action).await,
-            Action::Console { .. } | Action::Pause | Action::Resume | Action::Stop => {
-                self.send(action)
-            }
+            Action::Console { .. }
+            | Action::Protect { .. }
+            | Action::TakeRefusals
+            | Action::Pause
+            | Action::Resume
+            | Action::Stop => self.send(action),
         };
         tokio::time::timeout(ANSWER, answer)
             .await

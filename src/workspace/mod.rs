@@ -2,6 +2,7 @@
 
 mod dir;
 mod listing;
+mod protected;
 mod shareable;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dir::SharedDir;
 pub use listing::{Name, Names, Stamp};
+pub use protected::{Change, Effects, Protected, Refusals, RefusedChange};
 
 /// How `/workspace` is made, as the configuration has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]

@@ -74,6 +74,11 @@ impl Client {
         let line = format!(
             "python3 -c 'import socket; print(socket.create_connection((\"{host}\", 443), 20).recv(9).decode())'"
         );
+        self.runs(&line).await
+    }
+
+    /// What a command prints, the notes of the result, and the questions that came with it.
+    async fn runs(&self, line: &str) -> (String, String, Vec<String>) {
         let call = self
             .service
             .call_tool(request("exec", json!({"command": line})));
@@ -160,5 +165,95 @@ async fn a_person_allows_once_for_the_session_and_always() {
         notes.contains("snowglobe network allow five.test"),
         "{notes}"
     );
+    client.service.cancel().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_allows_changes_of_protected_files() {
+    let place = Place::new("minimal");
+    let text =
+        "# mine\n[protect]\nvscode = \"ask\"\nclaude = \"ask\"\ncursor = \"ask\"\nzed = \"ask\"\n";
+    let file = place.configure(text);
+    let client = Client::new(&place, &["no", "once", "session", "always"]).await;
+    let makes = async |directory: &str| {
+        let line = format!(
+            "mkdir -p {directory} && echo x >{directory}/settings.json && echo made; rm -rf {directory}"
+        );
+        client.runs(&line).await
+    };
+
+    // A rule that denies is not asked about. The note says what a person may do.
+    let (out, notes, questions) = client.runs("echo x >.envrc; echo $?").await;
+    assert_eq!((out.as_str(), questions.len()), ("1\n", 0));
+    assert!(
+        notes.contains("1 change in /workspace was refused: .envrc")
+            && notes.contains("`snowglobe protect allow shell`"),
+        "{notes}"
+    );
+    let (_, notes, _) = client.runs("true").await;
+    assert_eq!(notes, "", "a refusal is told once");
+
+    let (out, notes, questions) = makes(".claude").await;
+    assert_eq!(out, "");
+    assert!(
+        questions[0].contains("refused to change .claude (the rule claude: "),
+        "{questions:?}"
+    );
+    assert!(
+        notes.contains("does not allow changes under the rule claude"),
+        "{notes}"
+    );
+    let (_, notes, questions) = makes(".claude").await;
+    assert_eq!(questions.len(), 0, "what was declined is not asked again");
+    assert!(notes.contains("was refused: .claude"), "{notes}");
+
+    // Once: for the next command, and then no longer.
+    let (_, notes, _) = makes(".vscode").await;
+    assert!(
+        notes.contains("until the next command has ended: run the command again"),
+        "{notes}"
+    );
+    assert_eq!(makes(".vscode").await.0, "made\n");
+    let (out, notes, _) = makes(".vscode").await;
+    assert_eq!(out, "");
+    assert!(
+        notes.contains("allows changes under the rule vscode until the sandbox is stopped"),
+        "{notes}"
+    );
+    let reboot = client.service.call_tool(request("reboot", json!({})));
+    assert_ne!(reboot.await.unwrap().is_error, Some(true));
+    assert_eq!(makes(".vscode").await.0, "made\n");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+
+    // Other tools, too: what is allowed always is in the configuration.
+    let write = async || {
+        let write = json!({"path": ".cursor/mcp.json", "content": "{}"});
+        let result = client
+            .service
+            .call_tool(request("write", write))
+            .await
+            .unwrap();
+        let said = result.content.iter().find_map(|block| block.as_text());
+        client.person.questions.lock().unwrap().clear();
+        (result.is_error == Some(true), said.unwrap().text.clone())
+    };
+    let (failed, said) = write().await;
+    assert!(
+        failed && said.contains("allows changes under the rule cursor from now on"),
+        "{said}"
+    );
+    assert!(!write().await.0);
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        text.replace("cursor = \"ask\"", "cursor = \"allow\"")
+    );
+
+    // Nobody answers: there is no further question.
+    let (_, notes, questions) = makes(".zed").await;
+    assert!(
+        questions.len() == 1 && notes.contains("has not answered"),
+        "{notes}"
+    );
+    assert_eq!(makes(".zed").await.2.len(), 0);
     client.service.cancel().await.unwrap();
 }

@@ -208,3 +208,57 @@ async fn hidden_files_are_absent_and_a_read_only_workspace_stays_as_it_is() {
     assert_eq!(fs::read_dir(host).unwrap().count(), 3);
     session.close().await;
 }
+
+/// Runs `snowglobe` to its end; gives whether it succeeded, and what it printed on both streams.
+async fn snowglobe(place: &Place, arguments: &[&str]) -> (bool, String, String) {
+    let mut command = place.command(arguments);
+    command.env("XDG_CONFIG_HOME", place.dir.path().join("config"));
+    let done = command.output().await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        done.status.success(),
+        text(&done.stdout),
+        text(&done.stderr),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_changes_the_rules_of_a_sandbox_that_runs() {
+    let place = Place::new("minimal");
+    let file = place.configure("# mine\n");
+    let make = ["exec", "mkdir .vscode && echo '{}' >.vscode/tasks.json"];
+    let (done, _, said) = snowglobe(&place, &make).await;
+    assert!(
+        !done && said.contains("was refused: .vscode; the rule `vscode`: "),
+        "{said}"
+    );
+    assert!(said.contains("snowglobe protect allow vscode"), "{said}");
+    let (done, _, said) = snowglobe(&place, &["protect", "allow", "vs-code"]).await;
+    assert!(!done && said.contains("did you mean `vscode`?"), "{said}");
+    let (done, _, said) = snowglobe(&place, &["protect", "allow", "vscode"]).await;
+    assert!(done && said.contains("until it is stopped"), "{said}");
+    assert!(snowglobe(&place, &make).await.0);
+    assert!(place.workspace.join(".vscode/tasks.json").exists());
+    let (done, shown, _) = snowglobe(&place, &["protect", "show", "--json"]).await;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let rules = shown["rules"].as_array().unwrap();
+    let effect = |id: &str| rules.iter().find(|one| one["rule"] == id).unwrap()["effect"].clone();
+    assert!(done && shown["running"] == true);
+    assert_eq!(
+        (effect("vscode"), effect("zed")),
+        ("allow".into(), "deny".into())
+    );
+    // It counts as one that was started so.
+    let (done, _, said) = snowglobe(&place, &["protect", "deny", "vscode", "--save"]).await;
+    assert!(done && said.contains("saved in"), "{said}");
+    assert_eq!(
+        fs::read_to_string(&file).unwrap(),
+        "# mine\n\n[protect]\nvscode = \"deny\"\n"
+    );
+    let (done, _, said) = snowglobe(&place, &["exec", "rm -r .vscode"]).await;
+    assert!(!done && said.contains("was refused"), "{said}");
+    assert!(place.workspace.join(".vscode/tasks.json").exists());
+    assert!(snowglobe(&place, &["stop"]).await.0);
+    let (done, _, said) = snowglobe(&place, &["protect", "allow", "vscode"]).await;
+    assert!(!done && said.contains("no sandbox runs"), "{said}");
+}

@@ -11,6 +11,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use virtiofsd::filesystem::{
@@ -36,12 +37,12 @@ const MOST: usize = 1 << 20;
 pub(super) struct Guard {
     inner: Tree,
     guest_id: u32,
-    judge: Judge,
+    judge: Arc<Judge>,
 }
 
 impl Guard {
     /// Puts `inner`, whose files belong to `guest_id`, behind the rules.
-    pub(super) fn new(inner: Tree, guest_id: u32, judge: Judge) -> Self {
+    pub(super) fn new(inner: Tree, guest_id: u32, judge: Arc<Judge>) -> Self {
         Self {
             inner,
             guest_id,

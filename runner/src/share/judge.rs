@@ -3,18 +3,20 @@
 //! A change is judged and made under one lock, so nothing that the guest does comes between. What a node is called is checked
 //! before: the host may have moved a directory since.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir, Statx};
 use rustix::io::Errno;
-use snowglobe_runner::protection::Protection;
+use snowglobe_runner::protection::{Effect, Protection};
 
 use super::known::lock;
-use super::rules::{Change, Finding, Kind, Look, Rules, RulesError, Verdict};
+use super::refusals::Refusals;
+use super::rules::{Change, Kind, Look, Rules, RulesError, Verdict};
 use super::status::{status, type_of};
 
 /// The room for names of a directory that are read at once, in bytes.
@@ -23,21 +25,44 @@ const ROOM: usize = 32 << 10;
 /// The rules of a share, and its directory.
 #[derive(Debug)]
 pub(super) struct Judge {
-    rules: Rules,
+    settings: Protection,
+    rules: RwLock<Rules>,
     root: OwnedFd,
     changes: Mutex<()>,
-    hides_any: bool,
+    refusals: Refusals,
 }
 
 impl Judge {
     /// The rules that `settings` make for the directory `root`.
     pub(super) fn new(settings: &Protection, root: OwnedFd) -> Result<Self, RulesError> {
         Ok(Self {
-            rules: Rules::new(settings)?,
+            rules: RwLock::new(Rules::new(settings)?),
+            settings: settings.clone(),
             root,
             changes: Mutex::new(()),
-            hides_any: !settings.hide.is_empty(),
+            refusals: Refusals::default(),
         })
+    }
+
+    /// Replaces the effects of the rules, between two changes. A wrong id changes nothing.
+    pub(super) fn set_rules(&self, rules: BTreeMap<String, Effect>) -> Result<(), RulesError> {
+        let changed = Rules::new(&Protection {
+            rules,
+            ..self.settings.clone()
+        })?;
+        // A change under way is weighed and judged by the same rules.
+        let _alone = self.alone();
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = changed;
+        Ok(())
+    }
+
+    fn rules(&self) -> RwLockReadGuard<'_, Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The changes that were refused and not told yet.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Lets no other change be made for as long as it is held.
@@ -47,32 +72,34 @@ impl Judge {
 
     /// Whether any file looks absent to the guest.
     pub(super) fn hides_any(&self) -> bool {
-        self.hides_any
+        !self.settings.hide.is_empty()
     }
 
     /// Whether a path looks absent to the guest.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
-        self.rules.hides(path)
+        self.rules().hides(path)
     }
 
     /// Whether the contents of the file at a path decide about a change.
     pub(super) fn weighs(&self, path: &[u8]) -> io::Result<bool> {
-        self.rules.weighs(path, &Sight(self.root.as_fd()))
+        self.rules().weighs(path, &Sight(self.root.as_fd()))
     }
 
     /// Refuses a change that a rule forbids.
     pub(super) fn allow(&self, change: &Change<'_>) -> io::Result<()> {
-        let finding = match self.rules.check(change, &Sight(self.root.as_fd())) {
+        let verdict = self.rules().check(change, &Sight(self.root.as_fd()));
+        // A person is asked afterwards: nothing in the guest waits for one.
+        let (finding, asks) = match verdict {
             Verdict::Allow => return Ok(()),
-            // What only a person could allow is refused as long as nobody asks one.
-            Verdict::Deny(finding) | Verdict::Ask(finding) => finding,
+            Verdict::Deny(finding) => (finding, false),
+            Verdict::Ask(finding) => (finding, true),
         };
-        let Finding { rule, what } = &finding;
-        log::warn!("refused by the rule `{rule}`: {what}");
-        Err(match finding.is_read_only() {
-            true => Errno::ROFS.into(),
-            false => Errno::PERM.into(),
-        })
+        let error = match finding.is_read_only() {
+            true => Errno::ROFS,
+            false => Errno::PERM,
+        };
+        self.refusals.add(finding, asks);
+        Err(error.into())
     }
 
     /// The status of the file at a path; `None`: there is none.

@@ -11,6 +11,7 @@
 //! It is a process, not a thread, because it can be confined to the one directory that it serves ([`sandbox`]), whatever
 //! the guest's kernel requests; [`guard`] refuses the most harmful requests before that.
 
+mod control;
 mod descriptors;
 mod guard;
 mod judge;
@@ -21,6 +22,7 @@ mod nodes;
 mod note;
 mod order;
 mod queue;
+mod refusals;
 mod rules;
 mod sandbox;
 pub(crate) mod server;
@@ -35,6 +37,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use rustix::fs::{Mode, OFlags};
 use snowglobe_runner::Share;
 
+use self::control::Control;
 use self::order::Order;
 use crate::confine::child::Child;
 use crate::confine::namespaces::Confinement;
@@ -52,6 +55,8 @@ pub(crate) struct Server {
     pub(crate) tag: String,
     /// The process.
     pub(crate) child: Child,
+    /// Where it is asked.
+    pub(crate) control: Control,
     /// Becomes readable when the process ends.
     pub(crate) ended: OwnedFd,
     /// Its standard error, read without blocking.
@@ -122,6 +127,7 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, Socket
     let failed =
         |what: &str| StartError::io(STAGE, format!("serve {}: {what}", share.path.display()));
     let (listener, socket) = Socket::new().map_err(failed("make its socket"))?;
+    let (control, theirs) = Control::new().map_err(failed("connect to its server"))?;
     let order = Order {
         share: share.clone(),
     };
@@ -132,7 +138,7 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, Socket
     };
     let inherited = Inherited {
         directory: Some(directory),
-        fds: vec![listener.into()],
+        fds: vec![listener.into(), theirs.into()],
         ..Inherited::default()
     };
     let started = spawn::spawn_self(role::SHARE, &order, confinement, inherited)
@@ -143,6 +149,7 @@ pub(crate) fn start(share: &Share, directory: OwnedFd) -> Result<(Server, Socket
             Server {
                 tag: share.tag.clone(),
                 child,
+                control,
                 ended,
                 messages: started.messages,
                 missing_fences: started.missing_fences,

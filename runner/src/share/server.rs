@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use virtiofsd::server::Server;
 
+use super::control;
 use super::guard::Guard;
 use super::judge::Judge;
 use super::link::{self, Output};
@@ -21,6 +22,8 @@ use crate::role;
 
 /// The number at which this process inherits the listening socket.
 const LISTENER_FD: i32 = 3;
+/// The number at which it inherits its connection to the runner.
+const CONTROL_FD: i32 = 4;
 
 /// Serves until the engine closes the connection.
 pub(crate) fn serve() -> ExitCode {
@@ -41,6 +44,8 @@ type Error = Box<dyn std::error::Error>;
 fn try_serve(order: &Order) -> Result<(), Error> {
     // SAFETY: this process inherits the listening socket at this number, and nothing else uses it.
     let listener = unsafe { UnixListener::from_raw_fd(LISTENER_FD) };
+    // SAFETY: as above, for the connection.
+    let runner = unsafe { UnixStream::from_raw_fd(CONTROL_FD) };
     process::print_warnings(role::SHARE);
     process::exit_on_panic();
     let open_files = process::raise_open_files()?;
@@ -54,9 +59,11 @@ fn try_serve(order: &Order) -> Result<(), Error> {
     if let Err(why) = &source {
         complain!("{}: changes are not reported: {why}", role::SHARE);
     }
+    let judge = Judge::new(&order.share.protection, root.try_clone()?)?;
+    let judge = Arc::new(judge);
+    control::start(runner, judge.clone())?;
     let (stream, _) = listener.accept()?;
     drop(listener);
-    let judge = Judge::new(&order.share.protection, root.try_clone()?)?;
     let output = Arc::new(Output::new(stream.try_clone()?));
     let mut watch = None;
     let guest_id = order.share.guest_id;

@@ -10,12 +10,15 @@
 //! the VM (a command, the parent's end, a signal, the engine's end, a failed server of a share) is an [`End`] that the
 //! loop returns; nothing else stops it.
 //!
-//! `events` handles the engine, the shares and a stalled disk, `requests` the parent, `freeze` the disk, `finish` the end.
+//! `events` handles the engine, the shares and a stalled disk, `requests` the parent, `protect` the rules of the shares,
+//! `freeze` the disk, `finish` the end.
 
 mod events;
 mod finish;
 mod freeze;
 pub(crate) mod link;
+mod protect;
+mod question;
 mod requests;
 
 use std::io;
@@ -40,6 +43,7 @@ use crate::stall::Stall;
 use crate::talk::{Input, failed};
 
 use self::link::Sockets;
+use self::question::Question;
 
 /// The time limit for an engine to be ready: it builds the machine, but need not boot it.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -85,6 +89,8 @@ struct Vm {
     freeze: Option<Freeze>,
     /// The request whose merge of layers is in progress.
     merge: Option<u64>,
+    /// The questions that the shares have not all answered.
+    questions: Vec<Question>,
     stall: Stall,
     /// The time of the next check of the host's disk.
     next_check: Option<Instant>,
@@ -233,6 +239,7 @@ impl Vm {
             top: newest_layer(spec),
             freeze: None,
             merge: None,
+            questions: Vec::new(),
             stall: Stall::default(),
             next_check: Some(Instant::now()),
         })
@@ -268,6 +275,9 @@ impl Vm {
                 return End::Engine;
             }
             if let Some(end) = self.handle_shares() {
+                return end;
+            }
+            if let Err(end) = self.handle_answers() {
                 return end;
             }
             if ready.signals {
@@ -322,7 +332,11 @@ impl Vm {
             self.engine.control(),
         ]);
         for share in &self.shares {
-            fds.extend([share.ended.as_fd(), share.messages.as_fd()]);
+            fds.extend([
+                share.ended.as_fd(),
+                share.messages.as_fd(),
+                share.control.as_fd(),
+            ]);
         }
         let mut polled: Vec<PollFd<'_>> = fds
             .iter()

@@ -45,6 +45,12 @@ impl Vm {
                             .map_err(|error| format!("signal the engine: {error}")),
                     );
                 }
+                Ok(
+                    request @ VmRequest {
+                        action: Action::Protect { .. } | Action::TakeRefusals,
+                        ..
+                    },
+                ) => self.ask_shares(&request),
                 Ok(VmRequest {
                     id,
                     action: Action::FreezeDisk { layer },

@@ -1,16 +1,15 @@
 //! `snowglobe network allow` and `snowglobe network deny`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
 
-use super::super::Done;
 use super::super::json::AsJson;
+use super::super::{Done, saved};
 use super::quoted;
 use crate::client;
-use crate::config::{Config, Raw, Sources, save_rules};
+use crate::config::{Config, save_rules};
 use crate::network::check::{Question, check};
 use crate::network::live::Status;
 use crate::network::presets;
@@ -89,16 +88,16 @@ pub(super) async fn run(config: &Config, to: To, rules: Rules, json: AsJson) -> 
         );
         tell_denied(status, &change);
     }
-    let saved = match rules.save {
-        true => Some(save(&change)?),
+    let saved_in = match rules.save {
+        true => Some(saved(|file| save_rules(file, &change))?),
         false => None,
     };
-    if now.is_some() && saved.is_none() {
+    if now.is_some() && saved_in.is_none() {
         say!("until it is stopped; --save puts it into your configuration, too");
     }
     json.print(&json!({
         "applied": now.is_some(),
-        "saved": saved.map(|path| path.display().to_string()),
+        "saved": saved_in.map(|path| path.display().to_string()),
         "network": now,
     }))?;
     Ok(ExitCode::SUCCESS)
@@ -123,16 +122,4 @@ fn tell_denied(status: &Status, change: &Change) {
             );
         }
     }
-}
-
-/// Puts a change into the user's file; gives its path.
-fn save(change: &Change) -> anyhow::Result<PathBuf> {
-    let file = Sources::of_process(Raw::default())?.user_file;
-    let file = file.ok_or_else(|| anyhow::anyhow!("find your configuration: set HOME"))?;
-    let (before, after) = save_rules(&file, change)?;
-    match before == after {
-        true => say!("{} has it already", file.display()),
-        false => say!("saved in {}", file.display()),
-    }
-    Ok(file)
 }

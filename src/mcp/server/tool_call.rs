@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rmcp::RoleServer;
@@ -10,14 +10,16 @@ use rmcp::model::{CallToolRequestParams, CallToolResult, JsonObject};
 use rmcp::service::RequestContext;
 use serde_json::Value;
 
-use super::Server;
+use super::{Server, Told};
 use crate::config::Config;
 use crate::fleet::{Lease, Lost};
 use crate::mcp::call::Call;
 use crate::mcp::confirm::Decision;
 use crate::mcp::facts::{Facts, Workspace};
-use crate::mcp::network::{add_listeners, add_refusals};
+use crate::mcp::network::{self, add_listeners};
 use crate::mcp::notes::Notes;
+use crate::mcp::permission::Subject;
+use crate::mcp::protect;
 use crate::mcp::refusal::{HANDLE, Refusal};
 use crate::mcp::tools::{Context, Entry};
 use crate::sandbox::{Sandbox, weaker_fences};
@@ -43,19 +45,26 @@ impl Server {
             facts: self.selector.facts(),
             call: &call,
         };
-        let cursor = self.refusals_cursor(&lease.sandbox, session);
-        let once = self.permission.has_once();
+        let sandbox = &lease.sandbox;
+        let told = self.told(sandbox, session, !tool.is_read_only()).await;
+        let acts = [
+            (Subject::Network, tool.runs_commands()),
+            (Subject::Workspace, !tool.is_read_only()),
+        ];
+        let once = acts.map(|(of, acts)| acts && self.permission.has_once(of));
         let result = tool.run(arguments, context).await;
         let mut notes = self.session_notes(&lease, session);
-        if tool.runs_commands() {
+        for ((of, acts), once) in acts.into_iter().zip(once) {
             if once {
-                self.permission.take_back(&lease.sandbox).await;
+                self.permission.take_back(of, sandbox).await;
             }
-            self.tell_refusals(&lease.sandbox, cursor, &call, &mut notes)
-                .await;
-            if session {
-                self.tell_ports(&lease.sandbox, &mut notes).await;
+            if acts {
+                self.tell_refusals(of, sandbox, &told, &call, &mut notes)
+                    .await;
             }
+        }
+        if tool.runs_commands() && session {
+            self.tell_ports(sandbox, &mut notes).await;
         }
         let result = notes.append_to(result.unwrap_or_else(Refusal::into_result));
         Ok(match lease.new_handle() {
@@ -100,34 +109,83 @@ impl Server {
         }
     }
 
-    /// From where on a result tells of refused connections: where the session's last one ended, so that those of jobs are
-    /// told, too.
-    fn refusals_cursor(&self, sandbox: &Sandbox, session: bool) -> u64 {
-        let told = self.told_refusals.lock();
-        let told = told.unwrap_or_else(PoisonError::into_inner);
-        match &*told {
-            Some((id, next)) if session && id == sandbox.instance().id.as_str() => *next,
-            _ => sandbox.network().refusals_cursor(),
+    /// From where on a result tells of refusals: where the session's last one ended, so that those of jobs are told, too.
+    /// `changes`: the call may change files.
+    async fn told(&self, sandbox: &Sandbox, session: bool, changes: bool) -> Told {
+        let known = session.then(|| self.lock_told().clone()).flatten();
+        let id = sandbox.instance().id.as_str();
+        let mut told = known.filter(|told| told.sandbox == id);
+        if changes && told.as_ref().is_none_or(|told| told.changes.is_none()) {
+            // What another client was refused before is not for this one.
+            let refusals = sandbox.refused_changes(None).await;
+            let told = told.get_or_insert_with(|| Told::new(sandbox));
+            told.changes = refusals.ok().map(|refusals| refusals.next);
         }
+        let told = told.unwrap_or_else(|| Told::new(sandbox));
+        if session {
+            *self.lock_told() = Some(told.clone());
+        }
+        told
     }
 
-    /// Tells of refusals, and asks a person about them where the client is the user's own: who uses a server of many
+    fn lock_told(&self) -> MutexGuard<'_, Option<Told>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of refusals, and asks a person about them where the client is the user's own: a client of a server of many
     /// sandboxes does not change what its owner opens.
     async fn tell_refusals(
         &self,
+        of: Subject,
         sandbox: &Arc<Sandbox>,
-        cursor: u64,
+        from: &Told,
         call: &Call,
         notes: &mut Notes,
     ) {
-        let network = sandbox.network();
-        let refusals = network.refusals_since(cursor);
-        self.set_told(sandbox, refusals.next);
-        add_refusals(&refusals, &network.rules(), notes);
-        if !self.selector.has_fleet()
-            && let Some(note) = self.permission.ask(&refusals, sandbox, call).await
-        {
+        let asks = !self.selector.has_fleet();
+        let note = match of {
+            Subject::Network => {
+                let network = sandbox.network();
+                let refusals = network.refusals_since(from.connections);
+                self.set_told(sandbox, |told| told.connections = refusals.next);
+                let rules = network.rules();
+                network::add_refusals(&refusals, &rules, notes);
+                let wish =
+                    |declined: &dyn Fn(&str) -> bool| network::wish(&refusals, &rules, declined);
+                match asks {
+                    true => self.permission.ask(of, wish, sandbox, call).await,
+                    false => None,
+                }
+            }
+            Subject::Workspace => {
+                let refusals = match sandbox.refused_changes(from.changes).await {
+                    Ok(refusals) => refusals,
+                    // The result says what became of the machine.
+                    Err(error) => {
+                        tracing::debug!("failed to {}", crate::describe(&error));
+                        return;
+                    }
+                };
+                self.set_told(sandbox, |told| told.changes = Some(refusals.next));
+                protect::add_refusals(&refusals, notes);
+                let wish = |declined: &dyn Fn(&str) -> bool| protect::wish(&refusals, declined);
+                match asks {
+                    true => self.permission.ask(of, wish, sandbox, call).await,
+                    false => None,
+                }
+            }
+        };
+        if let Some(note) = note {
             notes.add(note);
+        }
+    }
+
+    fn set_told(&self, sandbox: &Sandbox, set: impl FnOnce(&mut Told)) {
+        let id = sandbox.instance().id.as_str();
+        if let Some(told) = &mut *self.lock_told()
+            && told.sandbox == id
+        {
+            set(told);
         }
     }
 
@@ -150,12 +208,6 @@ impl Server {
             .filter(|(port, _)| told.1.insert(**port))
             .collect();
         add_listeners(&new, notes);
-    }
-
-    fn set_told(&self, sandbox: &Sandbox, next: u64) {
-        let told = self.told_refusals.lock();
-        let mut told = told.unwrap_or_else(PoisonError::into_inner);
-        *told = Some((sandbox.instance().id.to_string(), next));
     }
 
     /// Notes that only some results of a session get: what was lost, what of the project's file is ignored, which fences

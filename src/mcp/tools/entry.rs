@@ -26,6 +26,7 @@ pub(crate) struct Entry {
     question: Question,
     run: Run,
     runs_commands: bool,
+    read_only: bool,
 }
 
 impl Entry {
@@ -42,6 +43,7 @@ impl Entry {
             listing,
             schema,
             runs_commands: T::HINTS.runs_commands,
+            read_only: T::HINTS.read_only,
             question: |arguments, facts| T::question(&arguments::parse(T::NAME, arguments)?, facts),
             run: |arguments, context| {
                 Box::pin(
@@ -73,6 +75,11 @@ impl Entry {
     /// Whether a call runs commands, or goes on with some.
     pub(crate) fn runs_commands(&self) -> bool {
         self.runs_commands
+    }
+
+    /// Whether a call changes nothing.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     pub(crate) fn name(&self) -> &str {

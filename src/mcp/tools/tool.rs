@@ -59,7 +59,7 @@ pub(crate) struct Context<'a> {
 /// What clients may assume of a tool's calls; some ask a person before a call that may destroy something.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hints {
-    read_only: bool,
+    pub(super) read_only: bool,
     destructive: bool,
     idempotent: bool,
     /// Whether a call runs commands, which reach what the sandbox reaches.

@@ -42,8 +42,8 @@ use super::hosts::Hosts;
 use super::outside::{Outside, ThisMachine};
 use super::proxy::Proxies;
 use super::rules::Rules;
+use crate::recent::Recent;
 use counts::Totals;
-use refusals::Kept;
 
 pub use counts::{Connection, Counts};
 pub use inspect::{Inspect, Inspected};
@@ -156,7 +156,7 @@ pub struct Broker {
     lookups: Arc<Semaphore>,
     pace: DefaultDirectRateLimiter,
     totals: Arc<Totals>,
-    kept: Mutex<Kept>,
+    kept: Mutex<Recent<Refused>>,
 }
 
 impl Broker {
@@ -222,7 +222,7 @@ impl Broker {
         self.kept().since(cursor)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Recent<Refused>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use rustix::fs::{Mode, OFlags};
@@ -31,6 +32,9 @@ mod nodes;
 mod note;
 #[path = "../../../runner/src/share/queue.rs"]
 mod queue;
+#[allow(dead_code, reason = "nobody asks for them")]
+#[path = "../../../runner/src/share/refusals.rs"]
+mod refusals;
 #[path = "../../../runner/src/share/rules/mod.rs"]
 mod rules;
 #[path = "../../../runner/src/share/status.rs"]
@@ -169,7 +173,7 @@ pub(crate) fn play(bytes: &[u8]) {
     let root = open(&home.path().join("share"));
     let tree = Tree::new(root, own_files.into(), 1000, 1024, |_| None).expect("it can be served");
     let judge = Judge::new(&Protection::default(), open(&home.path().join("share")));
-    let judge = judge.expect("the defaults are valid");
+    let judge = Arc::new(judge.expect("the defaults are valid"));
     let mut kernel = Kernel {
         server: Server::new(Guard::new(tree, 1000, judge)),
         messages: Messages::new().expect("there is memory"),

@@ -2,8 +2,7 @@
 
 use std::io;
 
-/// The rule of a share that is not written to.
-pub(super) const READ_ONLY: &str = "read-only";
+use snowglobe_runner::protection::READ_ONLY;
 
 /// What a name in the tree stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,21 +33,15 @@ mod tests;
 
 use std::io;
 
-use snowglobe_runner::protection::{Effect, Protection};
+use snowglobe_runner::protection::{Effect, HIDE, Protection, READ_ONLY, UNCHECKED};
 
 use self::after::After;
-use self::change::READ_ONLY;
 pub(super) use self::change::{Change, Finding, Kind, Look, Verdict};
 use self::git::layout::Contents;
 use self::git::{shared, weigh};
 use self::hide::{Hide, PatternError};
 use self::role::{Role, Roles};
 use self::walk::Walk;
-
-/// The rule of hidden files.
-const HIDE: &str = "hide";
-/// The rule of changes that can't be judged.
-const UNCHECKED: &str = "unchecked";
 
 /// The longest path, in bytes, and the most names in it.
 const LONGEST: usize = 4096;

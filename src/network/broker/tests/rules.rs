@@ -118,8 +118,8 @@ async fn refusals_are_told_and_everything_is_logged() {
     exchange(stream, b"12345").await.unwrap();
     eventually("it ends", || net.broker.counts().open == 0).await;
     let told = net.broker.refusals_since(cursor);
-    assert_eq!((told.refused.len(), told.lost), (2, 0));
-    let first = &told.refused[0];
+    assert_eq!((told.events.len(), told.lost), (2, 0));
+    let first = &told.events[0];
     assert_eq!(
         (
             first.host.as_str(),
@@ -134,8 +134,8 @@ async fn refusals_are_told_and_everything_is_logged() {
         (program.pid, program.name.as_str(), program.command.as_str()),
         (41, "pip", "pip\\u{1b} download x")
     );
-    assert_eq!(told.refused[1].port, None);
-    assert_eq!(net.broker.refusals_since(told.next).refused, []);
+    assert_eq!(told.events[1].port, None);
+    assert_eq!(net.broker.refusals_since(told.next).events, []);
     assert_eq!(net.broker.counts().refused, 5);
     let mut follow = Follow::new(directory.path()).unwrap();
     let mut lines = Vec::new();

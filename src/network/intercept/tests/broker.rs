@@ -148,7 +148,7 @@ async fn refusals_reach_the_guest_the_log_and_the_notes() {
     .await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     whole.log("GET /other (403)").await;
-    let refused = whole.broker.refusals_since(cursor).refused;
+    let refused = whole.broker.refusals_since(cursor).events;
     assert!(
         refused.len() == 1
             && refused[0]
