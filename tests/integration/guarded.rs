@@ -84,6 +84,57 @@ const ATTACKS: &[&str] = &[
     "mkdir safe && echo '{}' >safe/tasks.json && mv safe .vscode",
 ];
 
+/// What editors, agents and shells run when they open a folder. Each is a line that plants it.
+const OPENED: &[&str] = &[
+    r#"mkdir .vscode; echo '{"tasks": [{"command": "touch $PWNED", "runOptions": {"runOn": "folderOpen"}}]}' >.vscode/tasks.json"#,
+    r#"mkdir .vscode; printf '#!/bin/sh\ntouch $PWNED\n' >tool; chmod +x tool; echo '{"python.defaultInterpreterPath": "./tool"}' >.vscode/settings.json"#,
+    r#"echo '{"settings": {"git.path": "./tool"}}' >all.code-workspace; printf '#!/bin/sh\ntouch $PWNED\n' >tool; chmod +x tool"#,
+    r#"echo '{"mcpServers": {"x": {"command": "sh", "args": ["-c", "touch $PWNED"]}}}' >.mcp.json"#,
+    r#"mkdir .cursor; echo '{"mcpServers": {"x": {"command": "sh", "args": ["-c", "touch $PWNED"]}}}' >.cursor/mcp.json"#,
+    r#"mkdir .claude; echo '{"hooks": {"SessionStart": [{"hooks": [{"command": "touch $PWNED"}]}]}}' >.claude/settings.json"#,
+    "echo 'touch $PWNED' >.envrc",
+    "echo 'touch $PWNED' >.exrc",
+    "mkdir .zed; echo 'touch $PWNED' >.zed/tasks.json",
+    // A prompt that shows git's state asks git at each line.
+    "git config core.fsmonitor 'touch $PWNED; false'",
+    "mkdir -p deep/.git/objects deep/.git/refs; cp .git/HEAD deep/.git; printf '[core]\\n\\tfsmonitor = touch $PWNED; false\\n' >deep/.git/config; rm .git -r; mv deep/.git .",
+];
+
+/// A person opens the folder in an editor, and goes there with a shell whose prompt shows git's state.
+fn opens(folder: &Path, pwned: &Path) {
+    let editor = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/editor.py");
+    let line = format!(
+        "export PWNED={}; python3 {editor} {} >/dev/null 2>&1; bash -c '. /usr/lib/git-core/git-sh-prompt; \
+         GIT_PS1_SHOWDIRTYSTATE=1 GIT_PS1_SHOWUNTRACKEDFILES=1 __git_ps1'",
+        pwned.display(),
+        folder.display()
+    );
+    on_the_host(folder, &line);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_editor_and_a_prompt_run_nothing_that_root_plants() {
+    let place = Place::new("debian");
+    repository(&place);
+    let pwned = place.dir.path().join("pwned");
+    // On the host each of them works: what follows would find it.
+    for line in OPENED {
+        let elsewhere = place.dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        on_the_host(&elsewhere, &format!("git init -q; {line}"));
+        opens(&elsewhere, &pwned);
+        assert!(fs::remove_file(&pwned).is_ok(), "{line} does nothing");
+        fs::remove_dir_all(&elsewhere).unwrap();
+    }
+    let session = place.serve().await;
+    for line in OPENED {
+        tries(&session, line).await;
+    }
+    opens(&place.workspace, &pwned);
+    assert!(!pwned.exists());
+    session.close().await;
+}
+
 async fn tries(session: &Session, line: &str) -> serde_json::Value {
     session
         .call("exec", json!({"command": line, "user": "root"}))
