@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::common::{Place, Session};
+use crate::common::{Place, Session, Small};
 
 /// A repository on the host, with a remote, a commit and a hook of its own.
 fn repository(place: &Place) {
@@ -312,4 +312,27 @@ async fn a_person_changes_the_rules_of_a_sandbox_that_runs() {
     assert!(snowglobe(&place, &["stop"]).await.0);
     let (done, _, said) = snowglobe(&place, &["protect", "allow", "vscode"]).await;
     assert!(!done && said.contains("no sandbox runs"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_does_not_fill_the_disk_of_the_host() {
+    let place = Place::new("minimal");
+    let small = Small::mount(&place.workspace, 40 << 20);
+    let session = place.serve().await;
+    // By writes, by reservations, by copies: until each fails.
+    let fill = "dd if=/dev/zero of=a bs=1M count=100; fallocate -l 30000000 b; for n in 1 2 3; do cp a c$n; done";
+    let result = session.exec(fill).await;
+    let said = result["stderr"].as_str().unwrap();
+    assert!(said.contains("No space left on device"), "{result}");
+    let notes = result["notes"].to_string();
+    assert!(
+        notes.contains("the disk of this machine is almost full"),
+        "{notes}"
+    );
+    let left = rustix::fs::statvfs(&small.path).unwrap();
+    let left = left.f_bavail * left.f_frsize;
+    assert!((2 << 20..4 << 20).contains(&left), "{left} bytes are left");
+    // It may always make room.
+    assert_eq!(session.stdout("rm a b c*; echo x >d; cat d").await, "x\n");
+    session.close().await;
 }

@@ -113,6 +113,7 @@ impl AsFd for Control {
 mod tests {
     use snowglobe_runner::protection::{Effect, Protection, TOLD};
 
+    use super::super::room::Room;
     use super::super::rules::{Change, Kind};
     use super::*;
 
@@ -122,7 +123,9 @@ mod tests {
             ..Protection::default()
         };
         let root = std::fs::File::open(directory).unwrap();
-        Arc::new(Judge::new(&settings, root.into()).unwrap())
+        let root = std::os::fd::OwnedFd::from(root);
+        let room = Room::new(root.try_clone().unwrap());
+        Arc::new(Judge::new(&settings, root, room).unwrap())
     }
 
     fn asked(control: &mut Control, id: u64, action: Action) -> Result<Answer, String> {

@@ -32,6 +32,9 @@ type Handle = <Tree as FileSystem>::Handle;
 /// The most bytes that a request writes, and that are judged at once.
 const MOST: usize = 1 << 20;
 
+/// The most bytes that a request copies.
+const MOST_COPIED: u64 = 16 << 20;
+
 /// The file system behind these rules.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -177,6 +180,12 @@ fn checked_offset(offset: u64) -> io::Result<u64> {
     }
 }
 
+/// Whether an allocation needs room on the disk: holes and removed ranges don't.
+fn takes_room(mode: u32) -> bool {
+    let frees = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_COLLAPSE_RANGE;
+    mode & frees.cast_unsigned() == 0
+}
+
 /// A mode without setuid and setgid.
 fn without_setid(mode: u32) -> u32 {
     mode & !(libc::S_ISUID | libc::S_ISGID)
@@ -303,6 +312,7 @@ impl FileSystem for Guard {
         checked_offset(offset.saturating_add(size.into()))?;
         let _alone = self.judge.alone();
         let paths = self.paths(inode)?;
+        self.judge.take_room(&paths, size.into())?;
         if self.weighs(&paths)? {
             let data = bytes_of(r, size)?;
             self.allow_written(&paths, offset, &data)?;
@@ -341,6 +351,9 @@ impl FileSystem for Guard {
             // It would be judged as a write of zeros, which programs do instead.
             return Err(error(libc::EOPNOTSUPP));
         }
+        if takes_room(mode) {
+            self.judge.take_room(&paths, length)?;
+        }
         self.inner
             .fallocate(ctx, inode, handle, mode, offset, length)
     }
@@ -368,6 +381,9 @@ impl FileSystem for Guard {
             return Err(error(libc::EOPNOTSUPP));
         }
         self.allow_written(&paths, offset_out, &[])?;
+        // Of a longer range no more is copied at once.
+        let len = len.min(MOST_COPIED);
+        self.judge.take_room(&paths, len)?;
         self.inner.copyfilerange(
             ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags,
         )

@@ -12,15 +12,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir, Statx};
 use rustix::io::Errno;
-use snowglobe_runner::protection::{Effect, Protection};
+use snowglobe_runner::protection::{Effect, Protection, ROOM};
 
 use super::known::lock;
 use super::refusals::Refusals;
-use super::rules::{Change, Kind, Look, Rules, RulesError, Verdict};
+use super::room::Room;
+use super::rules::{Change, Finding, Kind, Look, Rules, RulesError, Verdict};
 use super::status::{status, type_of};
 
 /// The room for names of a directory that are read at once, in bytes.
-const ROOM: usize = 32 << 10;
+const NAMES: usize = 32 << 10;
 
 /// The rules of a share, and its directory.
 #[derive(Debug)]
@@ -30,17 +31,23 @@ pub(super) struct Judge {
     root: OwnedFd,
     changes: Mutex<()>,
     refusals: Refusals,
+    room: Room,
 }
 
 impl Judge {
     /// The rules that `settings` make for the directory `root`.
-    pub(super) fn new(settings: &Protection, root: OwnedFd) -> Result<Self, RulesError> {
+    pub(super) fn new(
+        settings: &Protection,
+        root: OwnedFd,
+        room: Room,
+    ) -> Result<Self, RulesError> {
         Ok(Self {
             rules: RwLock::new(Rules::new(settings)?),
             settings: settings.clone(),
             root,
             changes: Mutex::new(()),
             refusals: Refusals::default(),
+            room,
         })
     }
 
@@ -100,6 +107,16 @@ impl Judge {
         };
         self.refusals.add(finding, asks);
         Err(error.into())
+    }
+
+    /// Takes room on the host's disk for a write to a file.
+    pub(super) fn take_room(&self, paths: &[Vec<u8>], bytes: u64) -> io::Result<()> {
+        let taken = self.room.take(bytes);
+        if taken.is_err() {
+            let path = paths.first().map(Vec::as_slice).unwrap_or_default();
+            self.refusals.add(Finding::new(ROOM, path, ""), false);
+        }
+        taken
     }
 
     /// The status of the file at a path; `None`: there is none.
@@ -200,7 +217,7 @@ impl Look for Sight<'_> {
         let Some(directory) = self.open(dir, OFlags::RDONLY | OFlags::DIRECTORY)? else {
             return Ok(Vec::new());
         };
-        let mut buffer = Vec::with_capacity(ROOM);
+        let mut buffer = Vec::with_capacity(NAMES);
         let mut entries = RawDir::new(&directory, buffer.spare_capacity_mut());
         let mut names = Vec::new();
         while let Some(entry) = entries.next() {

@@ -23,6 +23,7 @@ mod note;
 mod order;
 mod queue;
 mod refusals;
+mod room;
 mod rules;
 mod sandbox;
 pub(crate) mod server;

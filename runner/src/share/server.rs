@@ -14,6 +14,7 @@ use super::guard::Guard;
 use super::judge::Judge;
 use super::link::{self, Output};
 use super::order::Order;
+use super::room::Room;
 use super::sandbox::{self, Inside};
 use super::tree::Tree;
 use super::watch::{self, Watch};
@@ -59,7 +60,8 @@ fn try_serve(order: &Order) -> Result<(), Error> {
     if let Err(why) = &source {
         complain!("{}: changes are not reported: {why}", role::SHARE);
     }
-    let judge = Judge::new(&order.share.protection, root.try_clone()?)?;
+    let room = Room::new(root.try_clone()?);
+    let judge = Judge::new(&order.share.protection, root.try_clone()?, room)?;
     let judge = Arc::new(judge);
     control::start(runner, judge.clone())?;
     let (stream, _) = listener.accept()?;

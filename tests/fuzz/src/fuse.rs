@@ -35,6 +35,8 @@ mod queue;
 #[allow(dead_code, reason = "nobody asks for them")]
 #[path = "../../../runner/src/share/refusals.rs"]
 mod refusals;
+#[path = "../../../runner/src/share/room.rs"]
+mod room;
 #[path = "../../../runner/src/share/rules/mod.rs"]
 mod rules;
 #[path = "../../../runner/src/share/status.rs"]
@@ -172,7 +174,9 @@ pub(crate) fn play(bytes: &[u8]) {
     let own_files = File::open("/proc/self/fd").expect("it is there");
     let root = open(&home.path().join("share"));
     let tree = Tree::new(root, own_files.into(), 1000, 1024, |_| None).expect("it can be served");
-    let judge = Judge::new(&Protection::default(), open(&home.path().join("share")));
+    let share = home.path().join("share");
+    let room = room::Room::new(open(&share));
+    let judge = Judge::new(&Protection::default(), open(&share), room);
     let judge = Arc::new(judge.expect("the defaults are valid"));
     let mut kernel = Kernel {
         server: Server::new(Guard::new(tree, 1000, judge)),

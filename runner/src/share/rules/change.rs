@@ -142,7 +142,7 @@ impl Finding {
     }
 
     /// A finding at a path; `detail` may be empty.
-    pub(super) fn new(rule: &'static str, path: &[u8], detail: &str) -> Self {
+    pub(in super::super) fn new(rule: &'static str, path: &[u8], detail: &str) -> Self {
         let mut what = String::from_utf8_lossy(path).into_owned();
         if !detail.is_empty() {
             what = format!("{what}: {detail}");
