@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod git_config;
 pub mod protection;
 pub mod socket;
 

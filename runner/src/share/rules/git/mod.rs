@@ -1,8 +1,7 @@
-//! What git runs: where it looks for it ([`layout`]), its settings ([`config`] reads them, [`settings`] knows which run a
-//! program), the small files that lead it elsewhere ([`links`]), and the
+//! What git runs: where it looks for it ([`layout`]), its settings ([`git_config`](snowglobe_runner::git_config) reads them, [`settings`] knows which run
+//! a program), the small files that lead it elsewhere ([`links`]), and the
 //! hooks that several repositories share ([`shared`]). [`weigh`] puts a file in the balance.
 
-pub(super) mod config;
 pub(super) mod layout;
 pub(super) mod links;
 pub(super) mod settings;

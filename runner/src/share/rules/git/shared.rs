@@ -2,9 +2,11 @@
 
 use std::io;
 
+use snowglobe_runner::git_config as config;
+
 use super::super::change::{Kind, Look};
 use super::super::names;
-use super::{config, layout, links};
+use super::{layout, links};
 
 /// The rule of these hooks.
 pub(in super::super) const RULE: &str = "git-shared-hooks";

@@ -6,9 +6,11 @@
 
 use std::io;
 
+use snowglobe_runner::git_config as config;
+
 use super::super::change::{Kind, Look};
 use super::super::names;
-use super::{config, layout, links};
+use super::{layout, links};
 
 /// The most files and directories that are looked at.
 const ENTRIES: usize = 10_000;

@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use proptest::prelude::*;
+use snowglobe_runner::git_config::{self as config, Setting};
 
-use super::super::git::config::{self, Setting};
 use super::super::git::links;
 use super::super::hide::Hide;
 use super::super::names;
