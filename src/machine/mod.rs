@@ -528,6 +528,8 @@ async fn spec(
                 opened: Some(0),
                 protection: plan.protection.clone(),
                 guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
+                hooks: Vec::new(),
+                repository: None,
             })
             .collect(),
         link_socket: plan.link_socket.clone(),

@@ -1,5 +1,7 @@
 //! The rules applied to a real tree: what they see of it, and the paths of the files that a request names.
 //!
+//! Paths here are those of the tree that the rules see ([`Outside`]).
+//!
 //! A change is judged and made under one lock, so nothing that the guest does comes between. What a node is called is checked
 //! before: the host may have moved a directory since.
 
@@ -11,10 +13,10 @@ use std::sync::{Mutex, MutexGuard};
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir, Statx};
 use rustix::io::Errno;
-use snowglobe_runner::protection::Protection;
+use snowglobe_runner::Share;
 
 use super::known::lock;
-use super::rules::{Change, Finding, Kind, Look, Rules, RulesError, Verdict};
+use super::rules::{Change, Finding, Kind, Look, Outside, Rules, RulesError, Verdict};
 use super::status::{status, type_of};
 
 /// The room for names of a directory that are read at once, in bytes.
@@ -25,19 +27,37 @@ const ROOM: usize = 32 << 10;
 pub(super) struct Judge {
     rules: Rules,
     root: OwnedFd,
+    outside: Outside,
     changes: Mutex<()>,
     hides_any: bool,
 }
 
 impl Judge {
-    /// The rules that `settings` make for the directory `root`.
-    pub(super) fn new(settings: &Protection, root: OwnedFd) -> Result<Self, RulesError> {
+    /// The rules for a share, whose directory is `root`.
+    pub(super) fn new(share: &Share, root: OwnedFd) -> Result<Self, RulesError> {
+        let rules = Rules::new(&share.protection)?;
         Ok(Self {
-            rules: Rules::new(settings)?,
+            rules: match share.repository.clone() {
+                Some(repository) => rules.for_repository(repository),
+                None => rules,
+            },
             root,
+            outside: Outside::of(share),
             changes: Mutex::new(()),
-            hides_any: !settings.hide.is_empty(),
+            hides_any: !share.protection.hide.is_empty(),
         })
+    }
+
+    fn sight(&self) -> Sight<'_> {
+        Sight {
+            root: self.root.as_fd(),
+            outside: &self.outside,
+        }
+    }
+
+    /// The path in the tree of what is at a path in the shared directory.
+    pub(super) fn in_tree(&self, path: &[u8]) -> Vec<u8> {
+        self.outside.in_tree(path)
     }
 
     /// Lets no other change be made for as long as it is held.
@@ -57,12 +77,12 @@ impl Judge {
 
     /// Whether the contents of the file at a path decide about a change.
     pub(super) fn weighs(&self, path: &[u8]) -> io::Result<bool> {
-        self.rules.weighs(path, &Sight(self.root.as_fd()))
+        self.rules.weighs(path, &self.sight())
     }
 
     /// Refuses a change that a rule forbids.
     pub(super) fn allow(&self, change: &Change<'_>) -> io::Result<()> {
-        let finding = match self.rules.check(change, &Sight(self.root.as_fd())) {
+        let finding = match self.rules.check(change, &self.sight()) {
             Verdict::Allow => return Ok(()),
             // What only a person could allow is refused as long as nobody asks one.
             Verdict::Deny(finding) | Verdict::Ask(finding) => finding,
@@ -77,21 +97,31 @@ impl Judge {
 
     /// The status of the file at a path; `None`: there is none.
     pub(super) fn found_at(&self, path: &[u8]) -> io::Result<Option<Statx>> {
-        Sight(self.root.as_fd()).status(path)
+        self.sight().status(path)
     }
 }
 
 /// The tree below a directory.
-struct Sight<'a>(BorrowedFd<'a>);
+struct Sight<'a> {
+    root: BorrowedFd<'a>,
+    outside: &'a Outside,
+}
 
 impl Sight<'_> {
-    /// The directory that contains the path's last name, and that name; `None`: there is none. No link is followed.
+    /// The directory that contains the path's last name, and that name, or the shared directory and `.`; `None`: there is
+    /// none. No link is followed.
     fn find(&self, path: &[u8]) -> io::Result<Option<(OwnedFd, CString)>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut directory = self.0.try_clone_to_owned()?;
+        let Some(path) = self.outside.in_share(path) else {
+            return Ok(None);
+        };
+        let mut directory = self.root.try_clone_to_owned()?;
         let mut names = path.split(|byte| *byte == b'/').peekable();
         while let Some(name) = names.next() {
-            let name = CString::new(name)?;
+            let name = match name {
+                b"" => c".".to_owned(),
+                name => CString::new(name)?,
+            };
             if names.peek().is_none() {
                 return Ok(Some((directory, name)));
             }
@@ -117,12 +147,8 @@ impl Sight<'_> {
         let Some((directory, name)) = self.find(path)? else {
             return Ok(None);
         };
-        let name = match name.is_empty() {
-            true => c".",
-            false => name.as_c_str(),
-        };
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+        match rustix::fs::openat(&directory, &name, flags, Mode::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             opened => Ok(Some(opened?)),
         }
@@ -187,5 +213,9 @@ impl Look for Sight<'_> {
             }
         }
         Ok(names)
+    }
+
+    fn outside(&self) -> &Outside {
+        self.outside
     }
 }

@@ -56,7 +56,7 @@ fn try_serve(order: &Order) -> Result<(), Error> {
     }
     let (stream, _) = listener.accept()?;
     drop(listener);
-    let judge = Judge::new(&order.share.protection, root.try_clone()?)?;
+    let judge = Judge::new(&order.share, root.try_clone()?)?;
     let output = Arc::new(Output::new(stream.try_clone()?));
     let mut watch = None;
     let guest_id = order.share.guest_id;

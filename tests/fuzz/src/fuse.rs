@@ -5,6 +5,7 @@ use std::path::Path;
 
 use arbitrary::Arbitrary;
 use rustix::fs::{Mode, OFlags};
+use snowglobe_runner::Share;
 use snowglobe_runner::protection::Protection;
 use virtiofsd::server::Server;
 
@@ -168,7 +169,17 @@ pub(crate) fn play(bytes: &[u8]) {
     let own_files = File::open("/proc/self/fd").expect("it is there");
     let root = open(&home.path().join("share"));
     let tree = Tree::new(root, own_files.into(), 1000, 1024, |_| None).expect("it can be served");
-    let judge = Judge::new(&Protection::default(), open(&home.path().join("share")));
+    let share = Share {
+        tag: "share".to_owned(),
+        port: 0,
+        path: home.path().join("share"),
+        opened: None,
+        guest_id: 1000,
+        protection: Protection::default(),
+        hooks: Vec::new(),
+        repository: None,
+    };
+    let judge = Judge::new(&share, open(&share.path));
     let judge = judge.expect("the defaults are valid");
     let mut kernel = Kernel {
         server: Server::new(Guard::new(tree, 1000, judge)),

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::outside::Outside;
+
 /// The rule of a share that is not written to.
 pub(super) const READ_ONLY: &str = "read-only";
 
@@ -111,6 +113,8 @@ pub(in super::super) trait Look {
     fn links(&self, path: &[u8]) -> io::Result<u64>;
     /// The names in a directory, at most one more than `at_most`; none if it is no directory.
     fn list(&self, dir: &[u8], at_most: usize) -> io::Result<Vec<Vec<u8>>>;
+    /// What is around the tree.
+    fn outside(&self) -> &Outside;
 }
 
 /// What becomes of a change.

@@ -107,7 +107,7 @@ fn linked_by(directory: &[u8], look: &dyn Look) -> io::Result<Option<Vec<u8>>> {
         .filter(|it| it.section == "core" && it.name == "worktree")
         .filter_map(|it| it.value);
     for value in values {
-        if let Some(worktree) = links::by_names(directory, &value)
+        if let Some(worktree) = links::by_names(directory, &value, look)
             && links::resolve(directory, &value, look)?.is_none()
         {
             return Ok(Some(worktree));

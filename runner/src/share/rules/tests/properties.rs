@@ -335,7 +335,7 @@ proptest! {
     ) {
         let _ = config::parse(&text);
         links::todo_commands(&text);
-        links::by_names(path.as_bytes(), &text);
+        links::by_names(path.as_bytes(), &text, &Tree::new(&[]));
         names::fold(&text);
         if let Ok(hide) = Hide::new(&[pattern]) {
             hide.hides(path.as_bytes());
