@@ -466,6 +466,7 @@ async fn spec(
         workspace: plan.workspace_path.clone().map(|path| Workspace {
             share: plan.workspace.as_ref().map(|_| workspace_link(link)),
             path,
+            repository: None,
         }),
         host_key: keys.host_pem()?,
         control_keys: vec![keys.control_public()?],
