@@ -122,6 +122,7 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
     checks.push(kernel(&config.host.dirs.cache));
     checks.push(image(config));
     checks.extend(config.sandbox.workspace.shared().map(workspace));
+    checks.extend(repository(config));
     checks.push(match login {
         None => Check::ok("logins", "what is kept for registries can be read"),
         Some(trouble) => Check::note(
@@ -283,6 +284,18 @@ fn engine(config: &HostConfig, host: &Host) -> Vec<Check> {
         }
     };
     vec![chosen, Check::ok("engine's traits", can.to_string())]
+}
+
+/// The repository of the workspace, if that lies outside.
+fn repository(config: &Config) -> Option<Check> {
+    let workspace = &config.sandbox.workspace;
+    if let Some(trouble) = workspace.git_trouble() {
+        let (found, remedy) = parts(&trouble).unwrap_or((&trouble, "use git on this machine"));
+        return Some(Check::note("repository", found, remedy));
+    }
+    let place = workspace.repository()?.dir.path().display();
+    let found = format!("{place}, outside of the workspace, is shared, too");
+    Some(Check::ok("repository", found))
 }
 
 fn version(program: &Path) -> Option<String> {

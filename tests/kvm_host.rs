@@ -133,7 +133,7 @@ fn attacks_on_the_network_fail_on_krun() {
 #[ignore = "takes ten minutes: `make kvm`"]
 fn the_workspace_holds_on_krun() {
     let tests = "workspace::it_is workspace::a_change workspace::programs workspace::both_sides workspace::if_its \
-                 workspace::a_tree_may guarded::";
+                 workspace::a_tree_may guarded:: worktrees::";
     on_a_kvm_host(
         1100,
         &[("SNOWGLOBE_ENGINE", "krun")],

@@ -23,7 +23,10 @@ const MAX_TAG: usize = 36;
 const MAX_KERNEL_ARGS: usize = 1200;
 
 /// The machine has 7 device slots; the serial port, the random number generator and the balloon take three.
-const MAX_DISKS_AND_SHARES: usize = 4;
+const MAX_DISKS: usize = 4;
+
+/// A share takes no slot: it is a port of the serial device, or of vsock. Each has a process.
+const MAX_SHARES: usize = 4;
 
 type Checked = Result<(), StartError>;
 
@@ -36,7 +39,8 @@ pub(crate) fn words(spec: &VmSpec, passed: usize) -> Checked {
     numbers(spec)?;
     descriptors(spec, passed)?;
     names(spec)?;
-    paths(spec)
+    paths(spec)?;
+    spec.shares.iter().try_for_each(git_of)
 }
 
 /// Checks that the spec's files exist and can be used.
@@ -130,10 +134,25 @@ fn numbers(spec: &VmSpec) -> Checked {
             spec.memory_mib
         ));
     }
-    if spec.disks.len() + spec.shares.len() > MAX_DISKS_AND_SHARES {
-        return refuse(format!(
-            "there are more than {MAX_DISKS_AND_SHARES} disks and shares together"
-        ));
+    for (what, count, most) in [
+        ("disks", spec.disks.len(), MAX_DISKS),
+        ("shares", spec.shares.len(), MAX_SHARES),
+    ] {
+        if count > most {
+            return refuse(format!("there are more than {most} {what}"));
+        }
+    }
+    let ports = [spec.link_port].into_iter();
+    let ports = ports.chain(spec.streams.iter().map(|port| port.port));
+    let mut ports: Vec<u32> = ports.collect();
+    for share in &spec.shares {
+        if ports.contains(&share.port) {
+            return refuse(format!(
+                "the share {} has the vsock port {}, which something else has",
+                share.tag, share.port
+            ));
+        }
+        ports.push(share.port);
     }
     Ok(())
 }
@@ -197,6 +216,27 @@ fn names(spec: &VmSpec) -> Checked {
         return refuse(format!(
             "kernel_args are longer than {MAX_KERNEL_ARGS} bytes, or hold control characters"
         ));
+    }
+    Ok(())
+}
+
+/// What is said of git in a share. Pure.
+fn git_of(share: &Share) -> Checked {
+    let worktree = share
+        .repository
+        .iter()
+        .filter_map(|it| it.worktree.as_ref());
+    for name in worktree {
+        if name.contains('/') || matches!(name.as_str(), "" | "." | "..") {
+            return refuse(format!("the worktree {name:?} has no name of a directory"));
+        }
+    }
+    for path in &share.hooks {
+        let plain =
+            |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
+        if !Path::new(path).components().all(plain) {
+            return refuse(format!("the hooks {path:?} are not in the share"));
+        }
     }
     Ok(())
 }

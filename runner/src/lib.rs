@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod git_config;
 pub mod protection;
 pub mod socket;
 
@@ -204,6 +205,20 @@ pub struct Share {
     /// What of it the guest may see and change.
     #[serde(default)]
     pub protection: Protection,
+    /// Directories in it, relative paths, in which a repository outside has its hooks.
+    #[serde(default)]
+    pub hooks: Vec<String>,
+    /// Absent: it holds files of any kind. Otherwise it is the directory of a repository, such as a `.git`.
+    #[serde(default)]
+    pub repository: Option<Repository>,
+}
+
+/// A repository whose directory is shared, and in one of whose worktrees the guest works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repository {
+    /// The name of the worktree's own directory in `worktrees`; absent: it is the main worktree, which has none.
+    pub worktree: Option<String>,
 }
 
 /// A request to a runner.

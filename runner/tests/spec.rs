@@ -95,6 +95,24 @@ fn numbers_and_names_have_bounds() {
             vm.spec.shares = vec![spec; 6];
             assert!(share.exists());
         },
+        |vm| {
+            vm.share();
+            let second = vm.spec.shares[0].clone();
+            vm.spec.shares.push(snowglobe_runner::Share {
+                tag: "second".into(),
+                ..second
+            });
+        },
+        |vm| {
+            vm.share();
+            vm.spec.shares[0].hooks = vec!["../hooks".into()];
+        },
+        |vm| {
+            vm.share();
+            vm.spec.shares[0].repository = Some(snowglobe_runner::Repository {
+                worktree: Some("..".into()),
+            });
+        },
     ] {
         let (stage, message) = failure(change);
         assert_eq!(stage, "spec", "{message}");

@@ -28,7 +28,7 @@ pub(super) struct Attached {
 /// Where a guest runs.
 pub(super) enum Host {
     /// In a sandbox that is kept.
-    Kept(Running),
+    Kept(Box<Running>),
     /// In a sandbox of this process, which ends with the command.
     Own(Arc<Sandbox>),
 }
@@ -38,7 +38,7 @@ impl Attached {
     pub(super) fn to(running: Running, guest: Guest) -> Self {
         Self {
             guest: Arc::new(guest),
-            host: Host::Kept(running),
+            host: Host::Kept(Box::new(running)),
             lacks: Vec::new(),
         }
     }
@@ -61,6 +61,13 @@ impl Attached {
 pub(super) fn tell_lacks(lacks: &[String]) {
     for lack in lacks {
         say!("{}", weaker_fences(std::slice::from_ref(lack)));
+    }
+}
+
+/// Says what keeps git from working in the sandbox as on this machine.
+fn tell_git(config: &Config) {
+    if let Some(trouble) = config.sandbox.workspace.git_trouble() {
+        say!("{trouble}");
     }
 }
 
@@ -121,6 +128,9 @@ pub(super) async fn booted(
     progress: &Progress,
 ) -> anyhow::Result<Booted> {
     let (running, started) = start_or_join(config, flags, progress).await?;
+    if started {
+        tell_git(config);
+    }
     let log = crate::logs::log(&config.host.dirs.data, &config.sandbox.name);
     let lacks = logs::shown_while(&log, client::boot(&running, started, progress)).await?;
     Ok(Booted {
@@ -156,6 +166,7 @@ pub(super) async fn start_or_join(
 async fn own(config: Config, progress: &Progress) -> anyhow::Result<Attached> {
     let sandbox = Sandbox::new(config).await?;
     progress.say("starting a sandbox for this command alone, which is removed after it");
+    tell_git(sandbox.config());
     let guest = tokio::select! {
         guest = sandbox.guest(progress) => guest.map_err(anyhow::Error::from),
         signal = super::signals::terminated() => Err(Interrupted(signal).into()),

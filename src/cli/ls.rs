@@ -47,6 +47,10 @@ pub(super) struct Row {
     memory_mib: Option<u64>,
     snapshot: Option<String>,
     workspace_mode: Option<String>,
+    /// The directory of its repository, if that is shared beside it.
+    repository: Option<String>,
+    /// What keeps git from working there as on this machine.
+    git_trouble: Option<String>,
     /// How much of the network the sandbox reaches: `off`, `list` or `open`.
     network: String,
     /// What of it, in words.
@@ -87,6 +91,11 @@ pub(super) async fn row(running: &Running) -> Row {
         memory_mib: setting("memory_mib").and_then(serde_json::Value::as_u64),
         snapshot: text("snapshot"),
         workspace_mode: text("workspace_mode"),
+        repository: info
+            .repository
+            .as_ref()
+            .map(|path| path.display().to_string()),
+        git_trouble: info.git_trouble.clone(),
         network: text("network.mode").unwrap_or_else(|| Mode::Off.to_string()),
         network_rules: network_rules(&info.settings),
         kept,
@@ -263,6 +272,12 @@ impl Row {
         }
         if let Some(mode) = &self.workspace_mode {
             facts.push(("workspace", mode.clone()));
+        }
+        if let Some(repository) = &self.repository {
+            facts.push(("repository", format!("{repository}, shared, too")));
+        }
+        if let Some(trouble) = &self.git_trouble {
+            facts.push(("git", trouble.clone()));
         }
         facts.push(("network", self.network_rules.clone()));
         facts.push(("process", format!("{}, for {}", self.pid, self.age())));

@@ -59,8 +59,8 @@ pub(super) fn resolve(
         background_after: seconds("background_after_s", raw.background_after_s.unwrap_or(50))?,
     };
     Ok(Config {
+        sandbox: sandbox(raw, cwd, &host.dirs, origins)?,
         host,
-        sandbox: sandbox(raw, cwd, origins)?,
         calls,
         ignored: None,
         settings: Vec::new(),
@@ -68,7 +68,12 @@ pub(super) fn resolve(
     })
 }
 
-fn sandbox(raw: Raw, cwd: &Path, origins: &Origins) -> Result<SandboxSpec, ConfigError> {
+fn sandbox(
+    raw: Raw,
+    cwd: &Path,
+    dirs: &Dirs,
+    origins: &Origins,
+) -> Result<SandboxSpec, ConfigError> {
     let project_named = raw.workspace.is_some();
     let directory = raw.workspace.unwrap_or_else(|| cwd.to_owned());
     let unusable = |expected: String| ConfigError::Value {
@@ -84,7 +89,7 @@ fn sandbox(raw: Raw, cwd: &Path, origins: &Origins) -> Result<SandboxSpec, Confi
     let workspace = match raw.workspace_mode.unwrap_or_default() {
         Mode::None => Workspace::None,
         Mode::Mount => SharedDir::open(&project_dir)
-            .map(Workspace::Mount)
+            .map(|dir| Workspace::mount(dir, dirs.home.as_deref(), &dirs.own()))
             .map_err(|error| unusable(format!("it can't be opened ({error})")))?,
     };
     let name = match raw.name {

@@ -160,7 +160,7 @@ fn of_host(host: &HostConfig) -> BTreeMap<&'static str, Value> {
 
 fn of_sandbox(spec: &SandboxSpec) -> BTreeMap<&'static str, Value> {
     let mode = match spec.workspace {
-        Workspace::Mount(_) => Mode::Mount,
+        Workspace::Mount { .. } => Mode::Mount,
         Workspace::None => Mode::None,
     };
     BTreeMap::from([

@@ -55,6 +55,7 @@ impl<'a> VmUnpacker<'a> {
             build: true,
             feed: Some(files.feed.path.clone()),
             workspace: None,
+            repository: None,
             protection: Protection::default(),
             workspace_path: None,
             nofile: 65_536,

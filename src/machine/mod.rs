@@ -7,6 +7,7 @@
 mod builder;
 mod console;
 mod feed;
+mod shares;
 mod streams;
 
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use snowglobe_init::boot::{
 use snowglobe_init::wire::Request;
 use snowglobe_init::wire::network::{STREAMS_NAME, STREAMS_PORT};
 use snowglobe_runner::protection::Protection;
-use snowglobe_runner::{Disk, DiskFormat, EngineSpec, Isolation, Port, Share, VmSpec};
+use snowglobe_runner::{Disk, DiskFormat, EngineSpec, Isolation, Port, VmSpec};
 
 use crate::blocking::blocking;
 use crate::config::HostConfig;
@@ -31,7 +32,7 @@ use crate::image::ImageError;
 use crate::progress::Progress;
 use crate::rundir::RunDirError;
 use crate::vmm::{self, Vm, VmEnd, VmmError, artefacts, host::Host};
-use crate::workspace::SharedDir;
+use crate::workspace::{Repository, SharedDir};
 
 pub use builder::VmUnpacker;
 pub use streams::{Connection, Network};
@@ -47,15 +48,6 @@ const RECONNECT: Duration = Duration::from_secs(20);
 
 /// How long to wait before connecting again to a vsock port without a listener.
 const LISTENING_SOON: Duration = Duration::from_millis(5);
-
-/// The name of the virtio-serial port that carries the workspace.
-const WORKSPACE_TAG: &str = "snowglobe.workspace";
-
-/// The vsock port that carries it.
-const WORKSPACE_PORT: u32 = 1026;
-
-/// The uid and gid of the user `sandbox`.
-const SANDBOX_ID: u32 = 1000;
 
 /// The console's file in a VM's directory.
 pub(crate) const CONSOLE_LOG: &str = "console.log";
@@ -155,6 +147,8 @@ pub struct Plan {
     pub feed: Option<PathBuf>,
     /// The host directory shared as the workspace.
     pub workspace: Option<SharedDir>,
+    /// Its repository, if that lies outside of it and is shared, too.
+    pub repository: Option<Repository>,
     /// What of the workspace the guest may see and change.
     pub protection: Protection,
     /// Where the workspace is in the guest; none: there is no workspace.
@@ -244,15 +238,7 @@ impl Machine {
                 return Err(error);
             }
         };
-        let opened = plan.workspace.iter().map(|dir| {
-            dir.duplicate().map_err(|source| MachineError::File {
-                operation: "hand on the workspace",
-                path: dir.path().to_owned(),
-                source,
-            })
-        });
-        let opened = opened.collect::<Result<_, _>>()?;
-        let vm = Vm::start(&parts.runner, &spec, opened).await?;
+        let vm = Vm::start(&parts.runner, &spec, shares::opened(&plan)?).await?;
         let vm = Arc::new(vm);
         progress.say("booting the guest");
         let _shown = console::log(plan.run_dir.join(CONSOLE_LOG));
@@ -464,8 +450,12 @@ async fn spec(
         },
         link: link.clone(),
         workspace: plan.workspace_path.clone().map(|path| Workspace {
-            share: plan.workspace.as_ref().map(|_| workspace_link(link)),
+            share: plan
+                .workspace
+                .as_ref()
+                .map(|_| shares::WORKSPACE.link(link)),
             path,
+            repository: shares::of_guest(plan, link),
         }),
         host_key: keys.host_pem()?,
         control_keys: vec![keys.control_public()?],
@@ -518,18 +508,7 @@ async fn spec(
             backing: Vec::new(),
         }))
         .collect(),
-        shares: plan
-            .workspace
-            .iter()
-            .map(|dir| Share {
-                tag: WORKSPACE_TAG.into(),
-                port: WORKSPACE_PORT,
-                path: dir.path().to_owned(),
-                opened: Some(0),
-                protection: plan.protection.clone(),
-                guest_id: plan.image_user.as_ref().map_or(SANDBOX_ID, |user| user.uid),
-            })
-            .collect(),
+        shares: shares::of_runner(plan),
         link_socket: plan.link_socket.clone(),
         link_name: LINK_NAME.into(),
         link_port: LINK_PORT,
@@ -539,18 +518,6 @@ async fn spec(
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),
     })
-}
-
-/// The device that carries the workspace, beside the one of the guest link.
-fn workspace_link(link: &Link) -> Link {
-    match link {
-        Link::VirtioSerial { .. } => Link::VirtioSerial {
-            name: WORKSPACE_TAG.into(),
-        },
-        Link::Vsock { .. } => Link::Vsock {
-            port: WORKSPACE_PORT,
-        },
-    }
 }
 
 /// How large a layer may grow, in bytes, if so many bytes of its disk may be used: freed space is reclaimed in whole

@@ -17,6 +17,8 @@ const MOST: usize = 150;
 pub(crate) struct Facts {
     /// Where the files of `/workspace` are.
     pub(crate) workspace: Workspace,
+    /// Whether the repository of `/workspace` lies outside of it and is shared, too.
+    pub(crate) repository: bool,
     /// How long a command may run that sets no time limit.
     pub(crate) exec_timeout: Duration,
     /// Whether the sandbox is there before and after this client's session, and others may use it meanwhile.
@@ -85,9 +87,10 @@ impl Facts {
     pub(crate) fn of(config: &Config) -> Self {
         Self {
             workspace: match config.sandbox.workspace {
-                workspace::Workspace::Mount(_) => Workspace::Shared,
+                workspace::Workspace::Mount { .. } => Workspace::Shared,
                 workspace::Workspace::None => Workspace::OwnDisk,
             },
+            repository: config.sandbox.workspace.repository().is_some(),
             exec_timeout: config.sandbox.exec_timeout,
             kept: false,
             network: Network::of(&config.sandbox.network),

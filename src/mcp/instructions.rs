@@ -18,6 +18,12 @@ pub(crate) fn instructions(facts: &Facts) -> String {
              not in it. Everything is yours to break and disposable; what the user should get, show in your answer."
         }
     };
+    let repository = match facts.repository {
+        true => {
+            " Its git repository lies outside and is shared, too, with the branches of other worktrees."
+        }
+        false => "",
+    };
     let snapshots = match facts.workspace {
         Workspace::Shared => "Files in /workspace are not part of snapshots.",
         Workspace::OwnDisk => "/workspace is on that disk, too.",
@@ -41,7 +47,7 @@ pub(crate) fn instructions(facts: &Facts) -> String {
     let network = network(&facts.network);
     format!(
         "\
-Snowglobe is a computer of your own: a private Linux microVM. {boundary}
+Snowglobe is a computer of your own: a private Linux microVM. {boundary}{repository}
 
 - `exec` runs shell lines, as the ordinary user `sandbox` unless you pass user `root`. Each call is a new shell: \
 use `cwd` and `env` instead of relying on an earlier `cd` or `export`. A command that fails is a normal result: \
@@ -91,6 +97,7 @@ mod tests {
         for workspace in [Workspace::Shared, Workspace::OwnDisk] {
             let facts = |kept| Facts {
                 workspace,
+                repository: workspace == Workspace::Shared,
                 exec_timeout: Duration::from_secs(1),
                 kept,
                 network: Network::Off,
@@ -102,6 +109,7 @@ mod tests {
             let shared = workspace == Workspace::Shared;
             assert_eq!(text.contains("shared with the host. Treat"), shared);
             assert_eq!(text.contains("Nothing is shared"), !shared);
+            assert_eq!(text.contains("git repository lies outside"), shared);
             assert_eq!(text.contains("outside /workspace"), shared);
             assert_eq!(text.contains("not part of snapshots"), shared);
             let rules = "x".repeat(160);

@@ -40,6 +40,11 @@ impl Notes {
         self.0.push(shown::line(&note.into()).into_owned());
     }
 
+    /// Adds several notes.
+    pub(crate) fn add_all(&mut self, notes: impl IntoIterator<Item = String>) {
+        notes.into_iter().for_each(|note| self.add(note));
+    }
+
     /// Appends the notes to a result: each as a line in brackets at the end of the text, and as an entry of the
     /// structured form's `notes`. Notes that the result has already stay before them.
     pub(crate) fn append_to(self, mut result: CallToolResult) -> CallToolResult {

@@ -270,6 +270,7 @@ fn check_tool(tool: &Tool) {
 fn parameters_and_results_have_the_names_that_clients_know() {
     let facts = facts::Facts {
         workspace: facts::Workspace::Shared,
+        repository: false,
         exec_timeout: std::time::Duration::from_secs(5),
         kept: false,
         network: facts::Network::Off,

@@ -128,6 +128,12 @@ pub struct Info {
     pub name: String,
     /// The workspace on the host.
     pub workspace: PathBuf,
+    /// The directory of its repository, if that is shared beside it.
+    #[serde(default)]
+    pub repository: Option<PathBuf>,
+    /// What keeps git from working there as on the host.
+    #[serde(default)]
+    pub git_trouble: Option<String>,
     /// The process that owns it.
     pub pid: u32,
     /// The image it runs.
@@ -213,6 +219,10 @@ pub struct About<'a> {
     pub name: &'a SandboxName,
     /// The directory that it belongs to.
     pub workspace: &'a Path,
+    /// The directory of its repository, if that is shared beside it.
+    pub repository: Option<&'a Path>,
+    /// What keeps git from working there as on the host.
+    pub git_trouble: Option<String>,
     /// The image it runs.
     pub image: &'a str,
     /// The settings that it starts with.
@@ -259,6 +269,8 @@ impl Instance {
             let info = Info {
                 name: about.name.to_string(),
                 workspace: about.workspace.to_owned(),
+                repository: about.repository.map(Path::to_owned),
+                git_trouble: about.git_trouble,
                 pid: std::process::id(),
                 image: about.image.to_owned(),
                 started: jiff::Timestamp::now(),

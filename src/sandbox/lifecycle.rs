@@ -116,6 +116,7 @@ impl Sandbox {
             .await?;
         self.view.booting(disk.vm_dir.path().join(CONSOLE_LOG));
         let workspace = spec.workspace.shared().cloned();
+        let repository = spec.workspace.repository().cloned();
         let mut env = base.env.clone();
         let given = base.env.iter().chain(&spec.env);
         let given = given.map(|(name, _)| name.as_str()).collect();
@@ -137,6 +138,7 @@ impl Sandbox {
             image_user: base.user.clone(),
             workdir: base.workdir.clone().filter(|_| workspace.is_none()),
             workspace,
+            repository,
             protection: self.protected.now(),
             git_identity,
             login_keys: self.login.iter().map(|keys| keys.user.clone()).collect(),

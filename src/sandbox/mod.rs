@@ -64,7 +64,7 @@ use state::{Published, State};
 pub use view::{Console, History, weaker_fences};
 
 /// Where the workspace is in the guest.
-pub const WORKSPACE: &str = "/workspace";
+pub const WORKSPACE: &str = crate::workspace::GUEST;
 
 /// The owner of one VM's state. Boots at the first call that needs a guest.
 pub struct Sandbox {
@@ -121,11 +121,14 @@ impl Sandbox {
         }
         let network = Live::new(config.sandbox.network.clone(), &store.network_dir()?)?;
         let protected = Protected::new(config.sandbox.protection.clone());
+        let shared = &config.sandbox.workspace;
         let instance = Instance::create(
             &config.host.dirs.runtime,
             rundir::About {
                 name: &config.sandbox.name,
                 workspace: &config.sandbox.project_dir,
+                repository: shared.repository().map(|repository| repository.dir.path()),
+                git_trouble: shared.git_trouble(),
                 image: &config.sandbox.image,
                 settings: config::lasting(&config.settings),
             },

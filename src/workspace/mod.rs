@@ -1,9 +1,12 @@
-//! `/workspace` of a guest: what it is, which host directories may be shared, what the host can see of it.
+//! `/workspace` of a guest: what it is, which host directories may be shared, where its repository is, what the host can
+//! see of it.
 
 mod dir;
 mod listing;
 mod protected;
+mod repository;
 mod shareable;
+mod small_file;
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use dir::SharedDir;
 pub use listing::{Name, Names, Stamp};
 pub use protected::{Change, Effects, Protected, Refusals, RefusedChange};
+pub use repository::{Apart, GUEST, Git, Repository};
 
 /// How `/workspace` is made, as the configuration has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -28,17 +32,54 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Workspace {
     /// A directory of the host.
-    Mount(SharedDir),
+    Mount {
+        /// The directory.
+        dir: SharedDir,
+        /// Where its repository is.
+        git: Git,
+    },
     /// An empty directory on the sandbox's own disk.
     None,
 }
 
 impl Workspace {
+    /// A directory of the host, with its repository, unless that lies outside and may not be shared: the user named at most
+    /// the directory. `own`: Snowglobe's own directories.
+    pub fn mount(dir: SharedDir, home: Option<&Path>, own: &[&Path]) -> Self {
+        let git = Git::find(&dir, &|repository| {
+            let checked = shareable::check(repository, false, home, own);
+            checked.err().map(|error| error.why().to_owned())
+        });
+        Self::Mount { dir, git }
+    }
+
     /// The directory of the host, if one is shared.
     pub fn shared(&self) -> Option<&SharedDir> {
         match self {
-            Self::Mount(dir) => Some(dir),
+            Self::Mount { dir, .. } => Some(dir),
             Self::None => None,
+        }
+    }
+
+    /// The repository that is shared beside the directory, if one is.
+    pub fn repository(&self) -> Option<&Repository> {
+        match self {
+            Self::Mount {
+                git: Git::Shared(repository),
+                ..
+            } => Some(repository),
+            _ => None,
+        }
+    }
+
+    /// What keeps git from working in the guest as on the host, and what helps.
+    pub fn git_trouble(&self) -> Option<String> {
+        match self {
+            Self::Mount {
+                git: Git::Apart(apart),
+                ..
+            } => Some(apart.to_string()),
+            _ => self.repository()?.trouble(),
         }
     }
 
@@ -51,7 +92,7 @@ impl Workspace {
         own: &[&Path],
     ) -> Result<(), WorkspaceError> {
         match self {
-            Self::Mount(dir) => shareable::check(dir.path(), named, home, own),
+            Self::Mount { dir, .. } => shareable::check(dir.path(), named, home, own),
             Self::None => Ok(()),
         }
     }
@@ -81,4 +122,14 @@ pub enum WorkspaceError {
         /// The directory of Snowglobe's own files.
         own: PathBuf,
     },
+}
+
+impl WorkspaceError {
+    /// What is wrong with the directory.
+    fn why(&self) -> &str {
+        match self {
+            Self::NoProject { why, .. } => why,
+            Self::OwnFiles { .. } => "it and Snowglobe's own files lie within each other",
+        }
+    }
 }

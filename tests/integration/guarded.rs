@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
-use crate::common::{Place, Session, Small};
+use crate::common::{Place, Session, Small, on_the_host};
 
 /// A repository on the host, with a remote, a commit and a hook of its own.
 fn repository(place: &Place) {
@@ -17,21 +16,6 @@ fn repository(place: &Place) {
         remote.display()
     );
     on_the_host(&place.workspace, &line);
-}
-
-/// Runs a line on the host as the user would, in `directory`.
-fn on_the_host(directory: &Path, line: &str) -> String {
-    let done = Command::new("sh")
-        .args(["-c", line])
-        .current_dir(directory)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_NAME"), "host")))
-        .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_EMAIL"), "h@example")))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{line}: {said}");
-    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 /// What an agent does with git all day.

@@ -38,3 +38,4 @@ mod streams;
 mod stuck;
 mod vm;
 mod workspace;
+mod worktrees;

@@ -116,4 +116,19 @@ pub struct Workspace {
     pub share: Option<Link>,
     /// Its path, `/workspace`.
     pub path: String,
+    /// The repository of the shared directory; absent: it is in it, or there is none.
+    pub repository: Option<Repository>,
+}
+
+/// The directory of a repository, which lies outside of its worktree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repository {
+    /// The device that carries it, on which init connects to the host.
+    pub share: Link,
+    /// Its path, which is that of the host: the worktree's `.git` file says it.
+    pub path: String,
+    /// Symbolic links to make where nothing is, a path and its target each: other paths by which git gets from the worktree
+    /// to the repository and back.
+    pub links: Vec<(String, String)>,
 }

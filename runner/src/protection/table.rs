@@ -51,6 +51,11 @@ pub const TABLE: &[Row] = &[
         "git writes the files of a branch to the directory that core.worktree names",
     ),
     deny(
+        "git-other-worktrees",
+        GitContents,
+        "git in the sandbox can't see the other worktrees of a repository, and would remove what it keeps of them",
+    ),
+    deny(
         "git-rebase",
         GitContents,
         "git runs the exec lines of an unfinished rebase when a person continues it",

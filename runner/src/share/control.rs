@@ -111,6 +111,7 @@ impl AsFd for Control {
 
 #[cfg(test)]
 mod tests {
+    use snowglobe_runner::Share;
     use snowglobe_runner::protection::{Effect, Protection, TOLD};
 
     use super::super::room::Room;
@@ -118,14 +119,23 @@ mod tests {
     use super::*;
 
     fn judge(directory: &std::path::Path) -> Arc<Judge> {
-        let settings = Protection {
-            rules: [("vscode".to_owned(), Effect::Ask)].into(),
-            ..Protection::default()
+        let share = Share {
+            tag: "share".to_owned(),
+            port: 0,
+            path: directory.to_owned(),
+            opened: None,
+            guest_id: 1000,
+            protection: Protection {
+                rules: [("vscode".to_owned(), Effect::Ask)].into(),
+                ..Protection::default()
+            },
+            hooks: Vec::new(),
+            repository: None,
         };
         let root = std::fs::File::open(directory).unwrap();
         let root = std::os::fd::OwnedFd::from(root);
         let room = Room::new(root.try_clone().unwrap());
-        Arc::new(Judge::new(&settings, root, room).unwrap())
+        Arc::new(Judge::new(&share, root, room).unwrap())
     }
 
     fn asked(control: &mut Control, id: u64, action: Action) -> Result<Answer, String> {

@@ -53,12 +53,14 @@ impl Guard {
         }
     }
 
-    /// The paths of a node as they are now. A file that was moved and not found since is stale; one that was removed has none.
+    /// The paths of a node as they are now, in the tree that the rules see. A file that was moved and not found since is
+    /// stale; one that was removed has none.
     fn paths(&self, id: Inode) -> io::Result<Vec<Vec<u8>>> {
         if id == ROOT {
-            return Ok(vec![Vec::new()]);
+            return Ok(vec![self.judge.in_tree(b"")]);
         }
-        let (identity, mut paths) = self.inner.paths(id)?;
+        let (identity, paths) = self.inner.paths(id)?;
+        let mut paths: Vec<_> = paths.iter().map(|path| self.judge.in_tree(path)).collect();
         paths.retain(|path| self.is_at(identity, path));
         if paths.is_empty() && self.inner.is_somewhere(id)? {
             return Err(error(libc::ESTALE));

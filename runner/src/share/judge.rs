@@ -1,5 +1,7 @@
 //! The rules applied to a real tree: what they see of it, and the paths of the files that a request names.
 //!
+//! Paths here are those of the tree that the rules see ([`Outside`]).
+//!
 //! A change is judged and made under one lock, so nothing that the guest does comes between. What a node is called is checked
 //! before: the host may have moved a directory since.
 
@@ -12,12 +14,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir, Statx};
 use rustix::io::Errno;
-use snowglobe_runner::protection::{Effect, Protection, ROOM};
+use snowglobe_runner::Share;
+use snowglobe_runner::protection::{Effect, ROOM};
 
 use super::known::lock;
 use super::refusals::Refusals;
 use super::room::Room;
-use super::rules::{Change, Finding, Kind, Look, Rules, RulesError, Verdict};
+use super::rules::{Change, Finding, Kind, Look, Outside, Rules, RulesError, Verdict};
 use super::status::{status, type_of};
 
 /// The room for names of a directory that are read at once, in bytes.
@@ -26,25 +29,32 @@ const NAMES: usize = 32 << 10;
 /// The rules of a share, and its directory.
 #[derive(Debug)]
 pub(super) struct Judge {
-    settings: Protection,
+    share: Share,
     rules: RwLock<Rules>,
     root: OwnedFd,
+    outside: Outside,
     changes: Mutex<()>,
     refusals: Refusals,
     room: Room,
 }
 
+/// The rules that the settings of a share make.
+fn rules_of(share: &Share) -> Result<Rules, RulesError> {
+    let rules = Rules::new(&share.protection)?;
+    Ok(match share.repository.clone() {
+        Some(repository) => rules.for_repository(repository),
+        None => rules,
+    })
+}
+
 impl Judge {
-    /// The rules that `settings` make for the directory `root`.
-    pub(super) fn new(
-        settings: &Protection,
-        root: OwnedFd,
-        room: Room,
-    ) -> Result<Self, RulesError> {
+    /// The rules for a share, whose directory is `root`.
+    pub(super) fn new(share: &Share, root: OwnedFd, room: Room) -> Result<Self, RulesError> {
         Ok(Self {
-            rules: RwLock::new(Rules::new(settings)?),
-            settings: settings.clone(),
+            rules: RwLock::new(rules_of(share)?),
+            share: share.clone(),
             root,
+            outside: Outside::of(share),
             changes: Mutex::new(()),
             refusals: Refusals::default(),
             room,
@@ -53,10 +63,9 @@ impl Judge {
 
     /// Replaces the effects of the rules, between two changes. A wrong id changes nothing.
     pub(super) fn set_rules(&self, rules: BTreeMap<String, Effect>) -> Result<(), RulesError> {
-        let changed = Rules::new(&Protection {
-            rules,
-            ..self.settings.clone()
-        })?;
+        let mut changed = self.share.clone();
+        changed.protection.rules = rules;
+        let changed = rules_of(&changed)?;
         // A change under way is weighed and judged by the same rules.
         let _alone = self.alone();
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = changed;
@@ -72,6 +81,18 @@ impl Judge {
         &self.refusals
     }
 
+    fn sight(&self) -> Sight<'_> {
+        Sight {
+            root: self.root.as_fd(),
+            outside: &self.outside,
+        }
+    }
+
+    /// The path in the tree of what is at a path in the shared directory.
+    pub(super) fn in_tree(&self, path: &[u8]) -> Vec<u8> {
+        self.outside.in_tree(path)
+    }
+
     /// Lets no other change be made for as long as it is held.
     pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
         lock(&self.changes)
@@ -79,7 +100,7 @@ impl Judge {
 
     /// Whether any file looks absent to the guest.
     pub(super) fn hides_any(&self) -> bool {
-        !self.settings.hide.is_empty()
+        !self.share.protection.hide.is_empty()
     }
 
     /// Whether a path looks absent to the guest.
@@ -89,12 +110,12 @@ impl Judge {
 
     /// Whether the contents of the file at a path decide about a change.
     pub(super) fn weighs(&self, path: &[u8]) -> io::Result<bool> {
-        self.rules().weighs(path, &Sight(self.root.as_fd()))
+        self.rules().weighs(path, &self.sight())
     }
 
     /// Refuses a change that a rule forbids.
     pub(super) fn allow(&self, change: &Change<'_>) -> io::Result<()> {
-        let verdict = self.rules().check(change, &Sight(self.root.as_fd()));
+        let verdict = self.rules().check(change, &self.sight());
         // A person is asked afterwards: nothing in the guest waits for one.
         let (finding, asks) = match verdict {
             Verdict::Allow => return Ok(()),
@@ -121,21 +142,31 @@ impl Judge {
 
     /// The status of the file at a path; `None`: there is none.
     pub(super) fn found_at(&self, path: &[u8]) -> io::Result<Option<Statx>> {
-        Sight(self.root.as_fd()).status(path)
+        self.sight().status(path)
     }
 }
 
 /// The tree below a directory.
-struct Sight<'a>(BorrowedFd<'a>);
+struct Sight<'a> {
+    root: BorrowedFd<'a>,
+    outside: &'a Outside,
+}
 
 impl Sight<'_> {
-    /// The directory that contains the path's last name, and that name; `None`: there is none. No link is followed.
+    /// The directory that contains the path's last name, and that name, or the shared directory and `.`; `None`: there is
+    /// none. No link is followed.
     fn find(&self, path: &[u8]) -> io::Result<Option<(OwnedFd, CString)>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut directory = self.0.try_clone_to_owned()?;
+        let Some(path) = self.outside.in_share(path) else {
+            return Ok(None);
+        };
+        let mut directory = self.root.try_clone_to_owned()?;
         let mut names = path.split(|byte| *byte == b'/').peekable();
         while let Some(name) = names.next() {
-            let name = CString::new(name)?;
+            let name = match name {
+                b"" => c".".to_owned(),
+                name => CString::new(name)?,
+            };
             if names.peek().is_none() {
                 return Ok(Some((directory, name)));
             }
@@ -161,12 +192,8 @@ impl Sight<'_> {
         let Some((directory, name)) = self.find(path)? else {
             return Ok(None);
         };
-        let name = match name.is_empty() {
-            true => c".",
-            false => name.as_c_str(),
-        };
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+        match rustix::fs::openat(&directory, &name, flags, Mode::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             opened => Ok(Some(opened?)),
         }
@@ -231,5 +258,9 @@ impl Look for Sight<'_> {
             }
         }
         Ok(names)
+    }
+
+    fn outside(&self) -> &Outside {
+        self.outside
     }
 }

@@ -61,7 +61,7 @@ fn try_serve(order: &Order) -> Result<(), Error> {
         complain!("{}: changes are not reported: {why}", role::SHARE);
     }
     let room = Room::new(root.try_clone()?);
-    let judge = Judge::new(&order.share.protection, root.try_clone()?, room)?;
+    let judge = Judge::new(&order.share, root.try_clone()?, room)?;
     let judge = Arc::new(judge);
     control::start(runner, judge.clone())?;
     let (stream, _) = listener.accept()?;

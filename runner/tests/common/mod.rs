@@ -193,6 +193,8 @@ impl Vm {
             path: path.clone(),
             guest_id: 1000,
             protection: Default::default(),
+            hooks: Vec::new(),
+            repository: None,
         });
         path
     }

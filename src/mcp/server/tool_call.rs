@@ -210,8 +210,8 @@ impl Server {
         add_listeners(&new, notes);
     }
 
-    /// Notes that only some results of a session get: what was lost, what of the project's file is ignored, which fences
-    /// are missing.
+    /// Notes that only some results of a session get: what was lost, what of the project's file is ignored, where the
+    /// repository is, which fences are missing.
     fn session_notes(&self, lease: &Lease, session: bool) -> Notes {
         let mut notes = Notes::default();
         if let Some(loss) = lease.take_loss() {
@@ -230,6 +230,16 @@ impl Server {
         let ignored = self.selector.config().ignored.as_ref();
         if let Some(ignored) = ignored.filter(|_| tell_ignored) {
             notes.add(ignored.to_string());
+        }
+        if tell_ignored {
+            let workspace = &self.selector.config().sandbox.workspace;
+            notes.add_all(workspace.repository().map(|repository| {
+                let place = repository.dir.path().display();
+                format!(
+                    "the git repository of /workspace is {place} on the host, and is shared, too"
+                )
+            }));
+            notes.add_all(workspace.git_trouble());
         }
         let missing = lease.sandbox.lacks();
         let tell_missing = match by_sandbox {

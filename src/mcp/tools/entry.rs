@@ -122,6 +122,7 @@ pub(crate) mod tests {
 
     /// Facts of a sandbox that shares its workspace.
     pub(crate) const SHARED: Facts = Facts {
+        repository: false,
         workspace: Workspace::Shared,
         exec_timeout: Duration::from_secs(60),
         kept: false,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use rustix::fs::{Mode, OFlags};
+use snowglobe_runner::Share;
 use snowglobe_runner::protection::Protection;
 use virtiofsd::server::Server;
 
@@ -174,9 +175,18 @@ pub(crate) fn play(bytes: &[u8]) {
     let own_files = File::open("/proc/self/fd").expect("it is there");
     let root = open(&home.path().join("share"));
     let tree = Tree::new(root, own_files.into(), 1000, 1024, |_| None).expect("it can be served");
-    let share = home.path().join("share");
-    let room = room::Room::new(open(&share));
-    let judge = Judge::new(&Protection::default(), open(&share), room);
+    let share = Share {
+        tag: "share".to_owned(),
+        port: 0,
+        path: home.path().join("share"),
+        opened: None,
+        guest_id: 1000,
+        protection: Protection::default(),
+        hooks: Vec::new(),
+        repository: None,
+    };
+    let room = room::Room::new(open(&share.path));
+    let judge = Judge::new(&share, open(&share.path), room);
     let judge = Arc::new(judge.expect("the defaults are valid"));
     let mut kernel = Kernel {
         server: Server::new(Guard::new(tree, 1000, judge)),

@@ -196,6 +196,21 @@ impl Drop for Place {
     }
 }
 
+/// Runs a line on the host as the user would, in `directory`.
+pub fn on_the_host(directory: &Path, line: &str) -> String {
+    let done = std::process::Command::new("sh")
+        .args(["-c", line])
+        .current_dir(directory)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_NAME"), "host")))
+        .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_EMAIL"), "h@example")))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{line}: {said}");
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
 /// Makes a directory that no other user can enter.
 pub fn private_dir(path: &Path) {
     use std::os::unix::fs::DirBuilderExt;

@@ -4,6 +4,7 @@ mod clock;
 mod error;
 mod mounts;
 pub mod netlink;
+mod repository;
 mod settings;
 pub(crate) mod user_thread;
 pub(crate) mod users;
@@ -80,12 +81,22 @@ pub fn prepare_root(config: &BootConfig) -> Result<(), SystemError> {
     let root = Path::new("/");
     users::ensure_shadow(root).ok();
     settings::names(root, &config.hostname).ok();
-    settings::git(root, Path::new(GIT_SETTINGS), config.git_identity.as_ref()).ok();
+    let workspace = config.workspace.as_ref();
+    let repository = workspace.and_then(|workspace| workspace.repository.as_ref());
+    let git = settings::Git {
+        identity: config.git_identity.as_ref(),
+        other_worktrees: repository.is_some(),
+    };
+    settings::git(root, Path::new(GIT_SETTINGS), &git).ok();
     if let Some(dir) = &config.workdir {
         fs::create_dir_all(dir).ok();
     }
-    if let Some(workspace) = &config.workspace {
+    if let Some(workspace) = workspace {
         mount_workspace(workspace, config.image_user.as_ref())?;
+        workspace
+            .repository
+            .as_ref()
+            .map_or(Ok(()), repository::mount)?;
     }
     Ok(())
 }

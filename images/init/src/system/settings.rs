@@ -92,8 +92,8 @@ const GIT: [(&str, &str); 2] = [
 /// Writes git's settings for all users to the file `ours`, and includes it at the start of the image's own settings. So
 /// the image's settings, and those of users and repositories, win. `etc/gitconfig` is written in any case, for a git that
 /// is installed later.
-pub(crate) fn git(root: &Path, ours: &Path, identity: Option<&GitIdentity>) -> io::Result<()> {
-    put(ours, git_settings(identity).as_bytes())?;
+pub(crate) fn git(root: &Path, ours: &Path, git: &Git<'_>) -> io::Result<()> {
+    put(ours, git_settings(git).as_bytes())?;
     let include = format!("[include]\n\tpath = {}\n", quoted(&ours.to_string_lossy()));
     for (number, (program, file)) in GIT.into_iter().enumerate() {
         if number > 0 && !root.join(program).exists() {
@@ -108,14 +108,39 @@ pub(crate) fn git(root: &Path, ours: &Path, identity: Option<&GitIdentity>) -> i
     Ok(())
 }
 
+/// What the guest's git is told.
+#[derive(Debug, Default)]
+pub(crate) struct Git<'a> {
+    /// The author of commits.
+    pub(crate) identity: Option<&'a GitIdentity>,
+    /// Whether the workspace's repository may have worktrees that the guest can't see.
+    pub(crate) other_worktrees: bool,
+}
+
+/// Git's collection of garbage would take worktrees that it can't see for removed, and would shorten their logs. The host
+/// refuses that, and the collection would fail. It still packs objects, but only if it is asked to: the host's git collects
+/// by itself.
+const KEEP_WORKTREES: &str = "\
+[gc]
+\tauto = 0
+\treflogExpire = never
+\treflogExpireUnreachable = never
+\tworktreePruneExpire = never
+[maintenance]
+\tauto = false
+";
+
 /// All users may use all repositories: the workspace belongs to one user, although root works in it, too, and the VM
 /// serves one person. Only git 2.46 and later could limit this to repositories below the workspace.
 ///
 /// Git compares only sizes and whole seconds of files with its index: owners and inodes are others on the host, and the
 /// index that the host's git wrote would make the guest's read every file anew.
-fn git_settings(identity: Option<&GitIdentity>) -> String {
+fn git_settings(git: &Git<'_>) -> String {
     let mut text = "[safe]\n\tdirectory = *\n[core]\n\tcheckStat = minimal\n".to_owned();
-    if let Some(identity) = identity {
+    if git.other_worktrees {
+        text += KEEP_WORKTREES;
+    }
+    if let Some(identity) = git.identity {
         text += "[user]\n";
         for (key, value) in [("name", &identity.name), ("email", &identity.email)] {
             if let Some(value) = value {
@@ -182,7 +207,11 @@ mod tests {
         let ours = root.path().join("ours");
         for _ in 0..2 {
             names(root.path(), "box").unwrap();
-            git(root.path(), &ours, Some(&identity)).unwrap();
+            let settings = Git {
+                identity: Some(&identity),
+                other_worktrees: true,
+            };
+            git(root.path(), &ours, &settings).unwrap();
         }
         let hosts = fs::read(etc.join("hosts")).unwrap();
         assert!(hosts.starts_with(b"10.1.2.3 caf\xe9\n127.0.0.1\tlocalhost box\n"));
@@ -198,10 +227,12 @@ mod tests {
         assert_eq!(get("user.email"), "host@example");
         assert_eq!(get("safe.directory"), "*");
         assert_eq!(get("core.checkStat"), "minimal");
-        git(root.path(), &ours, None).unwrap();
+        assert_eq!(get("gc.worktreePruneExpire"), "never");
+        git(root.path(), &ours, &Git::default()).unwrap();
         let text = fs::read_to_string(etc.join("gitconfig")).unwrap();
         assert_eq!(text.matches("[include]").count(), 1, "{text}");
-        assert!(!fs::read_to_string(&ours).unwrap().contains("user"));
+        let ours = fs::read_to_string(&ours).unwrap();
+        assert!(!ours.contains("user") && !ours.contains("gc"), "{ours}");
     }
 
     fn read_with_git(file: &Path, key: &str) -> String {
@@ -222,7 +253,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let file = dir.path().join("gitconfig");
             let identity = GitIdentity { name: Some(value.clone()), email: None };
-            fs::write(&file, git_settings(Some(&identity))).unwrap();
+            let settings = Git { identity: Some(&identity), ..Git::default() };
+            fs::write(&file, git_settings(&settings)).unwrap();
             prop_assert_eq!(read_with_git(&file, "user.name"), value);
         }
     }

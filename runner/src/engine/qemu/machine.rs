@@ -229,6 +229,8 @@ mod tests {
                 opened: None,
                 guest_id: 1000,
                 protection: Default::default(),
+                hooks: Vec::new(),
+                repository: None,
             }],
             link_socket: "/s".into(),
             link_name: "link".into(),

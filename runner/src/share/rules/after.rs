@@ -4,6 +4,7 @@ use std::io;
 
 use super::change::{Change, Kind, Look};
 use super::names;
+use super::outside::Outside;
 
 /// The largest file that is read whole, in bytes.
 const LARGEST: usize = 2 << 20;
@@ -170,5 +171,9 @@ impl Look for After<'_> {
             all.push(name.to_vec());
         }
         Ok(all)
+    }
+
+    fn outside(&self) -> &Outside {
+        self.look.outside()
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 
 use snowglobe_runner::protection::READ_ONLY;
 
+use super::outside::Outside;
+
 /// What a name in the tree stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Kind {
@@ -110,6 +112,8 @@ pub(in super::super) trait Look {
     fn links(&self, path: &[u8]) -> io::Result<u64>;
     /// The names in a directory, at most one more than `at_most`; none if it is no directory.
     fn list(&self, dir: &[u8], at_most: usize) -> io::Result<Vec<Vec<u8>>>;
+    /// What is around the tree.
+    fn outside(&self) -> &Outside;
 }
 
 /// What becomes of a change.

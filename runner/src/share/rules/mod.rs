@@ -8,7 +8,7 @@
 //! names     names as the host's file system compares them
 //! role      which rule a path falls under;  git: what git's own files do
 //! after     the tree after a change;  walk: what a moved directory brings
-//! hide      files that look absent
+//! hide      files that look absent;  outside: what is around the tree
 //! ```
 //!
 //! One sentence holds after each change: what a rule protects was there before, or was made by the host. It follows that
@@ -25,6 +25,7 @@ mod change;
 mod git;
 mod hide;
 mod names;
+mod outside;
 mod role;
 mod walk;
 
@@ -33,6 +34,7 @@ mod tests;
 
 use std::io;
 
+use snowglobe_runner::Repository;
 use snowglobe_runner::protection::{Effect, HIDE, Protection, READ_ONLY, UNCHECKED};
 
 use self::after::After;
@@ -40,6 +42,7 @@ pub(super) use self::change::{Change, Finding, Kind, Look, Verdict};
 use self::git::layout::Contents;
 use self::git::{shared, weigh};
 use self::hide::{Hide, PatternError};
+pub(super) use self::outside::Outside;
 use self::role::{Role, Roles};
 use self::walk::Walk;
 
@@ -74,6 +77,12 @@ impl Rules {
             hide: Hide::new(&settings.hide)?,
             read_only: settings.read_only,
         })
+    }
+
+    /// The same rules for the directory of a repository.
+    pub(super) fn for_repository(mut self, repository: Repository) -> Self {
+        self.roles.repository = Some(repository);
+        self
     }
 
     /// Whether a path looks absent to the guest.

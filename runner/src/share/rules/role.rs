@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::io;
 
+use snowglobe_runner::Repository;
 use snowglobe_runner::protection::{Effect, Protection, Protects, TABLE};
 
 use super::change::{Finding, Look};
 use super::git::layout::{self, Contents};
+use super::git::others::{self, Part};
 use super::git::shared;
 use super::names;
 
@@ -36,6 +38,8 @@ pub(super) struct Roles {
     rows: Vec<(Vec<&'static [u8]>, &'static str)>,
     /// The rules of directories in a git directory.
     in_git: Vec<(&'static [u8], &'static str)>,
+    /// The repository whose directory the tree is.
+    pub(super) repository: Option<Repository>,
 }
 
 impl Roles {
@@ -47,6 +51,7 @@ impl Roles {
             ends: Vec::new(),
             rows: Vec::new(),
             in_git: Vec::new(),
+            repository: None,
         };
         for (id, effect) in &settings.rules {
             match roles.effects.get_mut(id.as_str()) {
@@ -107,6 +112,13 @@ impl Roles {
         self.by_git_directory(path, &folded, look, &mut roles)?;
         if self.effect(shared::RULE) != Effect::Allow && shared::is_hook(path, &folded, look)? {
             roles.push(Role::Fixed(shared::RULE));
+        }
+        if let Some(repository) = &self.repository {
+            let part = others::part(path, &folded, repository);
+            roles.extend(part.map(|part| match part {
+                Part::Whole => Role::Fixed(others::RULE),
+                Part::Around => Role::Container(others::RULE),
+            }));
         }
         let effect = |role: &Role| match role {
             Role::Fixed(rule) | Role::Container(rule) => self.effect(rule),

@@ -3,6 +3,7 @@
 mod attacks;
 mod ordinary;
 mod properties;
+mod repository;
 mod settings;
 mod tree;
 
@@ -279,8 +280,11 @@ fn a_hidden_file_can_be_neither_changed_nor_moved_into_sight() {
 #[test]
 fn a_directory_too_large_to_search_is_not_moved_where_it_counts() {
     /// A directory of more files than are searched.
-    struct Large;
+    struct Large(Outside);
     impl Look for Large {
+        fn outside(&self) -> &Outside {
+            &self.0
+        }
         fn read(&self, _: &[u8], _: usize) -> io::Result<Option<Vec<u8>>> {
             Ok(None)
         }
@@ -304,13 +308,14 @@ fn a_directory_too_large_to_search_is_not_moved_where_it_counts() {
             })
         }
     }
+    let large = Large(Outside::default());
     let verdict = rules().check(
         &Change::Rename {
             from: b"a/b",
             to: b".git",
             exchange: false,
         },
-        &Large,
+        &large,
     );
     let Verdict::Deny(finding) = verdict else {
         panic!("{verdict:?}");
@@ -327,13 +332,17 @@ fn a_directory_too_large_to_search_is_not_moved_where_it_counts() {
         to: b"a/c",
         exchange: false,
     };
-    assert_eq!(rules().check(&plain, &Large), Verdict::Allow);
+    assert_eq!(rules().check(&plain, &large), Verdict::Allow);
 }
 
 #[test]
 fn a_tree_that_cannot_be_read_is_not_changed_where_that_counts() {
-    struct Broken;
+    struct Broken(Outside);
     impl Look for Broken {
+        fn outside(&self) -> &Outside {
+            &self.0
+        }
+
         fn read(&self, _: &[u8], _: usize) -> io::Result<Option<Vec<u8>>> {
             Err(io::ErrorKind::Other.into())
         }
@@ -347,18 +356,19 @@ fn a_tree_that_cannot_be_read_is_not_changed_where_that_counts() {
             Err(io::ErrorKind::Other.into())
         }
     }
+    let broken = Broken(Outside::default());
     let write = Change::Write {
         path: b".git/config",
         offset: 0,
         data: b"x",
     };
-    assert_eq!(rule(&rules().check(&write, &Broken)), UNCHECKED);
+    assert_eq!(rule(&rules().check(&write, &broken)), UNCHECKED);
     let write = Change::Write {
         path: b"src/main.rs",
         offset: 0,
         data: b"x",
     };
-    assert_eq!(rules().check(&write, &Broken), Verdict::Allow);
+    assert_eq!(rules().check(&write, &broken), Verdict::Allow);
 }
 
 #[test]

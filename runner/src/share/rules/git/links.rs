@@ -6,20 +6,17 @@ use super::super::change::{Kind, Look};
 use super::super::names;
 use super::layout;
 
-/// Where the guest sees the shared directory: git writes such paths to the files of a worktree.
-const GUEST: &[u8] = b"/workspace";
-
 /// The largest of these files, in bytes.
 pub(in super::super) const LARGEST: usize = 64 << 10;
 
 /// The paths that `target` leads through, seen from `directory`, up to the one that it means; nothing if it leads out of
 /// the shared directory. Symbolic links are not looked at.
-fn steps(directory: &[u8], target: &[u8]) -> Option<Vec<Vec<u8>>> {
+fn steps(directory: &[u8], target: &[u8], look: &dyn Look) -> Option<Vec<Vec<u8>>> {
     if target.contains(&0) || target.is_empty() {
         return None;
     }
     let (first, rest) = match target.starts_with(b"/") {
-        true => (&b""[..], names::below(target, GUEST)?),
+        true => look.outside().inside(target)?,
         false => (directory, target),
     };
     let mut steps = vec![first.to_vec()];
@@ -37,8 +34,12 @@ fn steps(directory: &[u8], target: &[u8]) -> Option<Vec<Vec<u8>>> {
 }
 
 /// The path that `target` means by its names, seen from `directory`.
-pub(in super::super) fn by_names(directory: &[u8], target: &[u8]) -> Option<Vec<u8>> {
-    steps(directory, target)?.pop()
+pub(in super::super) fn by_names(
+    directory: &[u8],
+    target: &[u8],
+    look: &dyn Look,
+) -> Option<Vec<u8>> {
+    steps(directory, target, look)?.pop()
 }
 
 /// The path that `target` means, seen from `directory`; nothing if that is outside the shared directory or leads through
@@ -48,7 +49,7 @@ pub(in super::super) fn resolve(
     target: &[u8],
     look: &dyn Look,
 ) -> io::Result<Option<Vec<u8>>> {
-    let Some(mut steps) = steps(directory, target) else {
+    let Some(mut steps) = steps(directory, target, look) else {
         return Ok(None);
     };
     for step in steps.iter().skip(1).filter(|step| !step.is_empty()) {

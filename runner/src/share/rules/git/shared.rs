@@ -2,9 +2,11 @@
 
 use std::io;
 
+use snowglobe_runner::git_config as config;
+
 use super::super::change::{Kind, Look};
 use super::super::names;
-use super::{config, layout, links};
+use super::{layout, links};
 
 /// The rule of these hooks.
 pub(in super::super) const RULE: &str = "git-shared-hooks";
@@ -15,20 +17,23 @@ const DEEPEST: usize = 64;
 /// Whether a repository around `path` has its hooks there.
 ///
 /// Each change to a file would have to read the settings of all repositories around it. Only names that speak of hooks are
-/// worth that: `.husky`, `.githooks`.
+/// worth that: `.husky`, `.githooks`. The hooks of a repository outside of the tree are known without reading.
 pub(in super::super) fn is_hook(
     path: &[u8],
     folded: &[Vec<u8>],
     look: &dyn Look,
 ) -> io::Result<bool> {
+    let folded_path = names::fold_path(path);
+    let is_in = |hooks: &[u8]| names::below(&folded_path, hooks).is_some();
+    let mut outside = look.outside().hooks().iter();
+    // If a whole tree has the hooks of a repository outside, only names that speak of hooks count, as above.
+    if outside.any(|hooks| !hooks.is_empty() && is_in(&names::fold_path(hooks))) {
+        return Ok(true);
+    }
     if !folded.iter().any(|name| layout::may_be_hooks(name)) {
         return Ok(false);
     }
-    let hooks = around(path, look)?;
-    let path = names::fold_path(path);
-    Ok(hooks
-        .iter()
-        .any(|hooks| names::below(&path, hooks).is_some()))
+    Ok(around(path, look)?.iter().any(|hooks| is_in(hooks)))
 }
 
 /// Whether a repository around `path` has its hooks at it or further down.
@@ -42,11 +47,12 @@ pub(in super::super) fn leads_below(path: &[u8], look: &dyn Look) -> io::Result<
 
 /// The folded paths of the hooks of all repositories around a path.
 fn around(path: &[u8], look: &dyn Look) -> io::Result<Vec<Vec<u8>>> {
-    let mut all = Vec::new();
+    let outside = look.outside().hooks().iter();
+    let mut all: Vec<_> = outside.map(|hooks| names::fold_path(hooks)).collect();
     let mut directory = Vec::new();
     for name in names::split(path).into_iter().take(DEEPEST) {
-        let hooks =
-            hooks_path(&directory, look)?.and_then(|value| links::by_names(&directory, &value));
+        let hooks = hooks_path(&directory, look)?
+            .and_then(|value| links::by_names(&directory, &value, look));
         all.extend(hooks.map(|hooks| names::fold_path(&hooks)));
         directory = names::join(&directory, name);
     }

@@ -2,11 +2,13 @@
 
 use std::io;
 
+use snowglobe_runner::git_config as config;
+
 use super::super::change::{Finding, Kind, Look};
 use super::super::names;
 use super::layout::Contents;
 use super::settings::{self, Weight};
-use super::{config, links, worktrees};
+use super::{links, worktrees};
 
 /// One thing that a file makes git do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,11 @@
 
 use std::io;
 
+use snowglobe_runner::git_config as config;
+
 use super::super::change::{Kind, Look};
 use super::super::names;
-use super::{config, layout, links};
+use super::{layout, links};
 
 /// The most files and directories that are looked at.
 const ENTRIES: usize = 10_000;
@@ -105,7 +107,7 @@ fn linked_by(directory: &[u8], look: &dyn Look) -> io::Result<Option<Vec<u8>>> {
         .filter(|it| it.section == "core" && it.name == "worktree")
         .filter_map(|it| it.value);
     for value in values {
-        if let Some(worktree) = links::by_names(directory, &value)
+        if let Some(worktree) = links::by_names(directory, &value, look)
             && links::resolve(directory, &value, look)?.is_none()
         {
             return Ok(Some(worktree));

@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use proptest::prelude::*;
+use snowglobe_runner::git_config::{self as config, Setting};
 
-use super::super::git::config::{self, Setting};
 use super::super::git::links;
 use super::super::hide::Hide;
 use super::super::names;
@@ -335,7 +335,7 @@ proptest! {
     ) {
         let _ = config::parse(&text);
         links::todo_commands(&text);
-        links::by_names(path.as_bytes(), &text);
+        links::by_names(path.as_bytes(), &text, &Tree::new(&[]));
         names::fold(&text);
         if let Ok(hide) = Hide::new(&[pattern]) {
             hide.hides(path.as_bytes());

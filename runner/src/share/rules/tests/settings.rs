@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use super::super::git::config;
+use snowglobe_runner::git_config::Setting;
+
 use super::super::git::settings;
 use super::super::{Change, Verdict};
 use super::tree::Tree;
@@ -177,7 +178,7 @@ fn each_setting_that_runs_a_program_is_refused() {
 fn settings_rule(key: &str, value: &str) -> Option<&'static str> {
     let (section, rest) = key.split_once('.').unwrap();
     let (subsection, name) = rest.rsplit_once('.').unwrap_or(("", rest));
-    let setting = config::Setting {
+    let setting = Setting {
         section: section.to_lowercase(),
         subsection: subsection.into(),
         name: name.to_lowercase(),

@@ -7,11 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::super::{Change, Kind, Look};
+use super::super::{Change, Kind, Look, Outside};
 
 /// A directory that is removed in the end.
 pub(super) struct Tree {
     root: tempfile::TempDir,
+    outside: Outside,
 }
 
 impl Tree {
@@ -19,6 +20,7 @@ impl Tree {
     pub(super) fn new(entries: &[&str]) -> Self {
         let tree = Self {
             root: tempfile::tempdir().unwrap(),
+            outside: Outside::of_workspace(&[]),
         };
         for entry in entries {
             if let Some((path, target)) = entry.split_once("->") {
@@ -35,6 +37,12 @@ impl Tree {
             }
         }
         tree
+    }
+
+    /// The same tree with other surroundings.
+    pub(super) fn within(mut self, outside: Outside) -> Self {
+        self.outside = outside;
+        self
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -152,5 +160,9 @@ impl Look for Tree {
             .take(at_most + 1)
             .map(|entry| Ok(entry?.file_name().as_bytes().to_vec()))
             .collect()
+    }
+
+    fn outside(&self) -> &Outside {
+        &self.outside
     }
 }

@@ -5,24 +5,24 @@
 //! own grammar, character by character, and what git refuses or what other programs read in another way is an error.
 
 /// The largest file that is read, in bytes.
-pub(in super::super) const LARGEST: usize = 1 << 20;
+pub const LARGEST: usize = 1 << 20;
 
 /// One setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Setting {
+pub struct Setting {
     /// The section, in lower case.
-    pub(in super::super) section: String,
+    pub section: String,
     /// The subsection, as written; empty if there is none.
-    pub(in super::super) subsection: Vec<u8>,
+    pub subsection: Vec<u8>,
     /// The name, in lower case.
-    pub(in super::super) name: String,
+    pub name: String,
     /// The value; a setting without `=` has none, which means true.
-    pub(in super::super) value: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
 }
 
 impl Setting {
     /// The full name, for a person.
-    pub(in super::super) fn key(&self) -> String {
+    pub fn key(&self) -> String {
         match self.subsection.is_empty() {
             true => format!("{}.{}", self.section, self.name),
             false => {
@@ -35,7 +35,7 @@ impl Setting {
 
 /// Why a file can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in super::super) enum Unsure {
+pub enum Unsure {
     /// It is too large.
     #[error("the file is larger than {LARGEST} bytes")]
     Large,
@@ -48,7 +48,7 @@ pub(in super::super) enum Unsure {
 }
 
 /// The settings in `text`, in order.
-pub(in super::super) fn parse(text: &[u8]) -> Result<Vec<Setting>, Unsure> {
+pub fn parse(text: &[u8]) -> Result<Vec<Setting>, Unsure> {
     if text.len() > LARGEST {
         return Err(Unsure::Large);
     }

@@ -1,0 +1,89 @@
+//! What the rules know of the world outside of the tree.
+//!
+//! A share that is a repository's directory is `.git` to the rules, whatever its name is: so they judge it as if it were
+//! inside the workspace. There is nothing else in its tree.
+
+use std::os::unix::ffi::OsStrExt;
+
+use snowglobe_runner::Share;
+
+use super::names;
+
+/// Where the guest sees the workspace: git writes such paths to the files of a worktree.
+const GUEST: &[u8] = b"/workspace";
+
+/// The place of a repository's directory in the tree.
+const REPOSITORY: &[u8] = b".git";
+
+/// Where the tree is, and what of it a repository outside names.
+#[derive(Debug, Clone, Default)]
+pub(in super::super) struct Outside {
+    /// The path of the shared directory in the tree.
+    root: &'static [u8],
+    /// The absolute paths of the shared directory.
+    absolute: Vec<Vec<u8>>,
+    /// Paths in the tree where a repository outside has its hooks.
+    hooks: Vec<Vec<u8>>,
+}
+
+impl Outside {
+    /// What is around a share.
+    pub(in super::super) fn of(share: &Share) -> Self {
+        let host = share.path.as_os_str().as_bytes().to_vec();
+        let (root, absolute) = match share.repository {
+            Some(_) => (REPOSITORY, vec![host]),
+            None => (&b""[..], vec![GUEST.to_vec(), host]),
+        };
+        Self {
+            root,
+            absolute,
+            hooks: share.hooks.iter().map(|path| path.clone().into()).collect(),
+        }
+    }
+
+    /// The path in the tree of what is at a path in the shared directory.
+    pub(in super::super) fn in_tree(&self, path: &[u8]) -> Vec<u8> {
+        match path.is_empty() {
+            true => self.root.to_vec(),
+            false => names::join(self.root, path),
+        }
+    }
+
+    /// The path in the shared directory of what is at a path in the tree; nothing if it is not there.
+    pub(in super::super) fn in_share<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
+        names::below(path, self.root)
+    }
+
+    /// The path in the tree that an absolute path means by its names, before its last components; and these.
+    pub(super) fn inside<'a>(&self, absolute: &'a [u8]) -> Option<(&'static [u8], &'a [u8])> {
+        let mut rests = self.absolute.iter();
+        let rest = rests.find_map(|root| names::below(absolute, root))?;
+        Some((self.root, rest))
+    }
+
+    /// Paths in the tree where a repository outside has its hooks.
+    pub(super) fn hooks(&self) -> &[Vec<u8>] {
+        &self.hooks
+    }
+}
+
+#[cfg(test)]
+impl Outside {
+    /// A workspace, in which a repository outside has hooks.
+    pub(super) fn of_workspace(hooks: &[&str]) -> Self {
+        Self {
+            root: b"",
+            absolute: vec![GUEST.to_vec(), b"/host/project".to_vec()],
+            hooks: hooks.iter().map(|path| path.as_bytes().to_vec()).collect(),
+        }
+    }
+
+    /// A repository's directory.
+    pub(super) fn of_repository() -> Self {
+        Self {
+            root: REPOSITORY,
+            absolute: vec![b"/host/repository".to_vec()],
+            hooks: Vec::new(),
+        }
+    }
+}
