@@ -69,9 +69,10 @@ impl Judge {
         };
         let Finding { rule, what } = &finding;
         log::warn!("refused by the rule `{rule}`: {what}");
-        Err(match finding.is_read_only() {
-            true => Errno::ROFS.into(),
-            false => Errno::PERM.into(),
+        Err(match (finding.is_read_only(), finding.is_too_long()) {
+            (true, _) => Errno::ROFS.into(),
+            (_, true) => Errno::NAMETOOLONG.into(),
+            _ => Errno::PERM.into(),
         })
     }
 

@@ -4,6 +4,8 @@ use std::io;
 
 /// The rule of a share that is not written to.
 pub(super) const READ_ONLY: &str = "read-only";
+/// The rule of paths that are too long to be judged.
+pub(super) const TOO_LONG: &str = "too-long";
 
 /// What a name in the tree stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +142,11 @@ impl Finding {
     /// Whether nothing in the share may be changed.
     pub(in super::super) fn is_read_only(&self) -> bool {
         self.rule == READ_ONLY
+    }
+
+    /// Whether the path is longer than any that may be changed.
+    pub(in super::super) fn is_too_long(&self) -> bool {
+        self.rule == TOO_LONG
     }
 
     /// A finding at a path; `detail` may be empty.

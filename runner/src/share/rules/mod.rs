@@ -36,8 +36,8 @@ use std::io;
 use snowglobe_runner::protection::{Effect, Protection};
 
 use self::after::After;
-use self::change::READ_ONLY;
 pub(super) use self::change::{Change, Finding, Kind, Look, Verdict};
+use self::change::{READ_ONLY, TOO_LONG};
 use self::git::layout::Contents;
 use self::git::{shared, weigh};
 use self::hide::{Hide, PatternError};
@@ -103,7 +103,7 @@ impl Rules {
         }
         for path in change.paths() {
             if path.len() > LONGEST || names::split(path).len() > DEEPEST {
-                return Verdict::Deny(Finding::new(UNCHECKED, path, "the path is too long"));
+                return Verdict::Deny(Finding::new(TOO_LONG, path, ""));
             }
             if self.hides(path) {
                 return Verdict::Deny(Finding::new(HIDE, path, ""));
