@@ -25,6 +25,7 @@ use virtiofsd::filesystem::{
     ListxattrReply, OpenOptions, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
+use virtiofsd::oslib::WritevFlags;
 use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 
 use super::descriptors::{Access, Descriptors, Opened};
@@ -131,6 +132,22 @@ impl Tree {
         let opened = self.opened(id, Access::Write)?;
         opened.file.write_all_at(bytes, offset)?;
         Ok(bytes.len())
+    }
+
+    /// Where the file ends.
+    pub(super) fn end(&self, id: NodeId) -> io::Result<u64> {
+        Ok(self.status(id)?.stx_size)
+    }
+
+    /// The guest keeps what it appended as if the file ended at `believed` now. If that is not so, others have changed the
+    /// file, and the guest must read it anew.
+    pub(super) fn appended(&self, id: NodeId, believed: u64) -> io::Result<()> {
+        if let Some(watch) = &self.watch
+            && self.end(id)? != believed
+        {
+            watch.contents_changed(id);
+        }
+        Ok(())
     }
 
     /// Closes files that were written, from a thread of its own.
@@ -609,6 +626,11 @@ pub(super) fn is_touch(attr: &SetattrIn, valid: SetattrValid) -> bool {
         && (attr.mtime.cast_signed(), attr.mtimensec) == TOUCHED
 }
 
+/// Whether a write goes to the end of the file, wherever that is. The guest may not know yet that others moved it.
+pub(super) fn appends(flags: u32, delayed: bool) -> bool {
+    !delayed && flags & libc::O_APPEND.cast_unsigned() != 0
+}
+
 /// Answers a question for a value of at most `size` bytes, or for its length.
 pub(super) fn sized<T>(
     value: Vec<u8>,
@@ -879,12 +901,19 @@ impl FileSystem for Tree {
         size: u32,
         offset: u64,
         _: Option<u64>,
+        delayed: bool,
         _: bool,
-        _: bool,
-        _: u32,
+        flags: u32,
     ) -> io::Result<usize> {
         let opened = self.opened(id, Access::Write)?;
-        from.write_to_file_at(&opened.file, size as usize, offset, None)
+        let size = size as usize;
+        if !appends(flags, delayed) {
+            return from.write_to_file_at(&opened.file, size, offset, None);
+        }
+        let append = Some(WritevFlags::RWF_APPEND);
+        let written = from.write_to_file_at(&opened.file, size, offset, append)?;
+        self.appended(id, offset + written as u64)?;
+        Ok(written)
     }
 
     fn flush(&self, _: Context, _: NodeId, _: u64, _: u64) -> io::Result<()> {
