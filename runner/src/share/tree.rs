@@ -386,24 +386,29 @@ impl Tree {
         self.entry(parent, name, &stat, reported)
     }
 
-    /// Holds a file that loses the name `place`, since the guest may have it open.
+    /// Holds what loses the name `place`, since the guest may have it open, if it would not be found by another name.
     fn hold(&self, place: &Place) -> io::Result<()> {
-        let id = self.known().nodes.at(place);
-        let Some(id) = id.filter(|id| *id != ROOT) else {
+        let (id, names) = {
+            let known = self.known();
+            let id = known.nodes.at(place).filter(|id| *id != ROOT);
+            (id, id.map_or(0, |id| known.nodes.places(id).len()))
+        };
+        let Some(id) = id else {
             return Ok(());
         };
         let Ok(stat) = self.status(id) else {
             return Ok(());
         };
-        let last = stat.stx_nlink == 1;
-        if type_of(&stat) != FileType::RegularFile || !last {
+        // The guest need not know all names of a file that the host linked.
+        if names > 1 && stat.stx_nlink > 1 {
             return Ok(());
         }
         let opened = [Access::Write, Access::Read, Access::Path]
             .into_iter()
             .find_map(|access| self.opened(id, access).ok());
         let held = opened.is_some_and(|opened| self.known().descriptors.hold(id, opened));
-        match held {
+        // Only a file has contents that would be lost.
+        match held || type_of(&stat) != FileType::RegularFile {
             true => Ok(()),
             false => Err(Errno::MFILE.into()),
         }
@@ -424,9 +429,7 @@ impl Tree {
             parent,
             name: name.into(),
         };
-        if flags.is_empty() {
-            self.hold(&place)?;
-        }
+        self.hold(&place)?;
         if let Err(error) = rustix::fs::unlinkat(directory.as_fd(), name, flags) {
             self.release(&place);
             return Err(error.into());
