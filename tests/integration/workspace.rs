@@ -1,5 +1,7 @@
 //! The workspace in a real VM: a file system as programs expect it, whose changes are seen from both sides.
 
+mod suites;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
