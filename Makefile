@@ -7,8 +7,9 @@
 #
 # Also: make build, make image (the default image), make agents (real agents as clients), make kvm (every tool on
 # both engines with hardware virtualization, which is emulated), make installs (package managers and languages in a
-# sandbox, with the public registries), make browser (a page of a sandbox in Chromium), make workspace (very many files),
-# make bench (the figures), make chaos (kills at a thousand moments), make fuzz, make deny, make bundle
+# sandbox, with the public registries), make browser (a page of a sandbox in Chromium), make workspace (very many files,
+# and suites that try a file system out), make bench (the figures), make chaos (kills at a thousand moments), make fuzz,
+# make deny, make bundle
 
 SHELL := /bin/bash
 PREFIX ?= /usr/local
@@ -54,8 +55,9 @@ browser: image
 	@.ci/setup browser
 	cargo test --release --workspace --test integration -- --ignored --nocapture network::browser::
 
-# A tree of 600,000 files under a limit of 1,024 descriptors.
+# An hour: a tree of 600,000 files under a limit of 1,024 descriptors, and suites that try a file system out.
 workspace: image
+	@.ci/suites
 	cargo test --release --workspace --test integration -- --ignored --nocapture workspace::
 
 bench: image

@@ -42,7 +42,8 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Refusal {
-    /// The id of the rule in [`TABLE`], or [`HIDE`], [`READ_ONLY`], [`ROOM`] or [`UNCHECKED`].
+    /// The id of the rule in [`TABLE`], or [`HIDE`], [`READ_ONLY`], [`ROOM`], [`TOO_LONG`] or
+    /// [`UNCHECKED`].
     pub rule: String,
     /// The file, its path from the shared directory, and what is wrong with it.
     pub what: String,
@@ -59,6 +60,8 @@ pub const TOLD: usize = 100;
 pub const HIDE: &str = "hide";
 /// The rule of a share that is not written to.
 pub const READ_ONLY: &str = "read-only";
+/// The rule of paths that are too long to be judged.
+pub const TOO_LONG: &str = "too-long";
 /// The rule of writes for which the host has no room.
 pub const ROOM: &str = "room";
 /// The rule of changes that can't be judged.

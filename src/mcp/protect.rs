@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use snowglobe_runner::protection::{HIDE, READ_ONLY, ROOM, Refusal, TABLE, UNCHECKED};
+use snowglobe_runner::protection::{HIDE, READ_ONLY, ROOM, Refusal, TABLE, TOO_LONG, UNCHECKED};
 
 use crate::mcp::notes::Notes;
 use crate::mcp::permission::Wish;
@@ -71,6 +71,7 @@ fn reason(rule: &str) -> String {
     match rule {
         HIDE => "`hide` names these files, so the sandbox can neither see nor make them".to_owned(),
         READ_ONLY => "`workspace_read_only` is set".to_owned(),
+        TOO_LONG => "a path that changes has at most 256 names and 4,096 bytes".to_owned(),
         ROOM => "the disk of this machine is almost full; a person makes room there".to_owned(),
         UNCHECKED => "whether such a change is safe can't be checked".to_owned(),
         rule => format!(

@@ -28,9 +28,9 @@ def trial(function):
     return function
 
 
-def refused(number, function, *arguments):
+def refused(number, function, *arguments, **named):
     try:
-        function(*arguments)
+        function(*arguments, **named)
     except OSError as error:
         assert error.errno in number, error
     else:
@@ -66,6 +66,28 @@ def a_file_that_is_replaced_stays_open(here):
         file.seek(0)
         assert file.read() == b"older"
         assert open(old, "rb").read() == b"new"
+
+
+@trial
+def what_is_removed_stays_what_it_was(here):
+    made = {"dir": os.mkdir, "pipe": os.mkfifo, "link": lambda path: os.symlink("to", path)}
+    for name, make in made.items():
+        make(f"{here}/{name}")
+        kept = os.open(f"{here}/{name}", os.O_PATH | os.O_NOFOLLOW)
+        before = os.fstat(kept)
+        (os.rmdir if name == "dir" else os.unlink)(f"{here}/{name}")
+        after = os.fstat(kept)
+        assert (after.st_ino, after.st_mode, after.st_nlink) == (before.st_ino, before.st_mode, 0), (name, after)
+        if name == "link":
+            assert os.readlink("", dir_fd=kept) == "to"
+        os.close(kept)
+    os.mkdir(f"{here}/old")
+    os.mkdir(f"{here}/new")
+    old = os.open(f"{here}/old", os.O_RDONLY)
+    os.rename(f"{here}/new", f"{here}/old")
+    assert os.fstat(old).st_nlink == 0 and os.listdir(old) == []
+    refused([errno.ENOENT], os.mkdir, "in", 0o777, dir_fd=old)
+    os.close(old)
 
 
 @trial
@@ -203,6 +225,25 @@ def names_may_be_anything(here):
     for name in names:
         assert open(here.encode() + b"/" + name, "rb").read() == name
     refused([errno.ENAMETOOLONG], open, f"{here}/" + "x" * 256, "w")
+
+
+@trial
+def a_path_may_be_long(here):
+    at = os.open(here, os.O_RDONLY)
+    for depth in range(250):
+        os.mkdir("d" * 10, dir_fd=at)
+        below = os.open("d" * 10, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    with open(os.open("file", os.O_CREAT | os.O_RDWR, dir_fd=at), "w+") as file:
+        file.write("deep")
+    assert os.stat("file", dir_fd=at).st_size == 4
+    os.mkdir("x" * 255, dir_fd=at)
+    deeper = os.open("x" * 255, os.O_RDONLY, dir_fd=at)
+    for _ in range(4):
+        os.mkdir("y", dir_fd=deeper)
+        deeper = os.open("y", os.O_RDONLY, dir_fd=deeper)
+    refused([errno.ENAMETOOLONG], os.mkdir, "y", dir_fd=deeper)
 
 
 @trial

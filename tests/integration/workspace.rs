@@ -1,6 +1,9 @@
 //! The workspace in a real VM: a file system as programs expect it, whose changes are seen from both sides.
 
+mod suites;
+
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -161,6 +164,52 @@ async fn heard(session: &Session, line: &str) {
     panic!("{line:?} is not in {all}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_append_to_a_file_that_the_host_cuts() {
+    let place = Place::new("minimal");
+    let log = place.workspace.join("log");
+    let session = place.serve().await;
+    let client = session.client.peer().clone();
+    // The guest's kernel need not ask where the file ends.
+    let line = "exec 3>>log; echo 1 >&3; for turn in 2 3; do : >ready$turn; \
+                until [ -e go$turn ]; do :; done; echo $turn >&3; cat log; done";
+    let guest = tokio::spawn(async move {
+        let call = json!({"command": line, "timeout_s": 300});
+        client.call_tool(crate::common::request("exec", call)).await
+    });
+    let mine = place.workspace.join("ready2");
+    eventually("the guest has the file open", || mine.exists()).await;
+    let mut host = fs::File::options().append(true).open(&log).unwrap();
+    host.write_all(b"host\n").unwrap();
+    fs::write(place.workspace.join("go2"), "").unwrap();
+    let mine = place.workspace.join("ready3");
+    eventually("the guest has appended", || mine.exists()).await;
+    assert_eq!(fs::read_to_string(&log).unwrap(), "1\nhost\n2\n");
+    host.set_len(0).unwrap();
+    fs::write(place.workspace.join("go3"), "").unwrap();
+    let result = guest.await.unwrap().unwrap();
+    assert_eq!(
+        result.structured_content.unwrap()["stdout"],
+        "1\nhost\n2\n3\n"
+    );
+    assert_eq!(fs::read_to_string(&log).unwrap(), "3\n");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_file_stays_although_its_other_names_are_unknown() {
+    let place = Place::new("minimal");
+    let host = &place.workspace;
+    fs::write(host.join("one"), "linked").unwrap();
+    fs::create_dir(host.join("unseen")).unwrap();
+    fs::hard_link(host.join("one"), host.join("unseen/two")).unwrap();
+    let session = place.serve().await;
+    let line = "exec 3<one; rm one; cat <&3";
+    assert_eq!(session.stdout(line).await, "linked");
+    assert_eq!(session.stdout("cat unseen/two").await, "linked");
+    session.close().await;
+}
+
 /// A day's mix of edits from both sides, compared in the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_change_the_tree_and_agree_in_the_end() {
@@ -261,9 +310,12 @@ async fn walk(files: usize) {
         session.stdout("cat */7 | wc -c").await,
         format!("{}\n", files / 1000)
     );
-    // Open files stay usable while many others are opened.
-    let held = "exec 3<0/1 4>>1/1; cat */*[05] >/dev/null; echo y >&4; cat <&3; cat 1/1";
-    assert_eq!(session.stdout(held).await, "xxy\n");
+    // Open files stay usable while many others are opened, and while more are removed than can be.
+    let held = "exec 3<0/1 4>>1/1 5<1/1; cat */*[05] >/dev/null; echo y >&4; cat <&3; cat 1/1; \
+                rm -r 0 1; echo z >&4; cat <&5; ls -d 0 1";
+    let held = json!({"command": held, "timeout_s": 3000});
+    let held = session.call("exec", held).await;
+    assert_eq!(held["stdout"], "xxy\nxy\nz\n", "{held}");
     session.close().await;
 }
 

@@ -125,8 +125,9 @@ impl Descriptors {
         self.close_written(now);
         if self.written.len() >= self.recent.cap().get() {
             // Rare: that many files were written within half a second. Some are opened once more.
-            if let Some(some) = self.written.keys().next().copied() {
-                self.written.remove(&some);
+            let first = self.written.iter().min_by_key(|(_, kept)| kept.until);
+            if let Some(first) = first.map(|(id, _)| *id) {
+                self.written.remove(&first);
             }
         }
         let lasts = match again {
@@ -188,6 +189,7 @@ mod tests {
         let file = opened(Access::Read);
         let written = opened(Access::Write);
         for id in 0..5000 {
+            let now = now + Duration::from_micros(id);
             descriptors.put(id, &file, true, now);
             descriptors.put(id, &written, id % 2 == 0, now);
             descriptors.hold(10_000 + id, file.clone());

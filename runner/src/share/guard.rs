@@ -24,7 +24,7 @@ use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 use super::judge::Judge;
 use super::nodes::{Identity, ROOT};
 use super::rules::{Change, Kind};
-use super::tree::{Tree, is_touch, sized};
+use super::tree::{Tree, appends, is_touch, sized};
 
 type Inode = <Tree as FileSystem>::Inode;
 type Handle = <Tree as FileSystem>::Handle;
@@ -317,8 +317,16 @@ impl FileSystem for Guard {
         self.judge.take_room(&paths, size.into())?;
         if self.weighs(&paths)? {
             let data = bytes_of(r, size)?;
-            self.allow_written(&paths, offset, &data)?;
-            return self.inner.write_bytes(inode, &data, offset);
+            let at = match appends(flags, delayed_write) {
+                true => self.inner.end(inode)?,
+                false => offset,
+            };
+            self.allow_written(&paths, at, &data)?;
+            let written = self.inner.write_bytes(inode, &data, at)?;
+            if at != offset {
+                self.inner.appended(inode, offset + written as u64);
+            }
+            return Ok(written);
         }
         self.allow_written(&paths, offset, &[])?;
         self.inner.write(

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use rustix::fs::{FileType, Mode, OFlags, RawDir, Statx};
 use rustix::io::Errno;
 use snowglobe_runner::Share;
-use snowglobe_runner::protection::{Effect, ROOM};
+use snowglobe_runner::protection::{Effect, READ_ONLY, ROOM, TOO_LONG};
 
 use super::known::lock;
 use super::refusals::Refusals;
@@ -122,9 +122,10 @@ impl Judge {
             Verdict::Deny(finding) => (finding, false),
             Verdict::Ask(finding) => (finding, true),
         };
-        let error = match finding.is_read_only() {
-            true => Errno::ROFS,
-            false => Errno::PERM,
+        let error = match finding.rule {
+            READ_ONLY => Errno::ROFS,
+            TOO_LONG => Errno::NAMETOOLONG,
+            _ => Errno::PERM,
         };
         self.refusals.add(finding, asks);
         Err(error.into())

@@ -25,6 +25,7 @@ use virtiofsd::filesystem::{
     ListxattrReply, OpenOptions, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
+use virtiofsd::oslib::WritevFlags;
 use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 
 use super::descriptors::{Access, Descriptors, Opened};
@@ -131,6 +132,21 @@ impl Tree {
         let opened = self.opened(id, Access::Write)?;
         opened.file.write_all_at(bytes, offset)?;
         Ok(bytes.len())
+    }
+
+    /// Where the file ends.
+    pub(super) fn end(&self, id: NodeId) -> io::Result<u64> {
+        Ok(self.status(id)?.stx_size)
+    }
+
+    /// The guest keeps what it appended as if the file ended at `believed` now. If that is not so, others have changed the
+    /// file, and the guest must read it anew.
+    pub(super) fn appended(&self, id: NodeId, believed: u64) {
+        if let Some(watch) = &self.watch
+            && self.end(id).ok() != Some(believed)
+        {
+            watch.contents_changed(id);
+        }
     }
 
     /// Closes files that were written, from a thread of its own.
@@ -369,24 +385,29 @@ impl Tree {
         self.entry(parent, name, &stat, reported)
     }
 
-    /// Holds a file that loses the name `place`, since the guest may have it open.
+    /// Holds what loses the name `place`, since the guest may have it open, if it would not be found by another name.
     fn hold(&self, place: &Place) -> io::Result<()> {
-        let id = self.known().nodes.at(place);
-        let Some(id) = id.filter(|id| *id != ROOT) else {
+        let (id, names) = {
+            let known = self.known();
+            let id = known.nodes.at(place).filter(|id| *id != ROOT);
+            (id, id.map_or(0, |id| known.nodes.places(id).len()))
+        };
+        let Some(id) = id else {
             return Ok(());
         };
         let Ok(stat) = self.status(id) else {
             return Ok(());
         };
-        let last = stat.stx_nlink == 1;
-        if type_of(&stat) != FileType::RegularFile || !last {
+        // The guest need not know all names of a file that the host linked.
+        if names > 1 && stat.stx_nlink > 1 {
             return Ok(());
         }
         let opened = [Access::Write, Access::Read, Access::Path]
             .into_iter()
             .find_map(|access| self.opened(id, access).ok());
         let held = opened.is_some_and(|opened| self.known().descriptors.hold(id, opened));
-        match held {
+        // Only a file has contents that would be lost.
+        match held || type_of(&stat) != FileType::RegularFile {
             true => Ok(()),
             false => Err(Errno::MFILE.into()),
         }
@@ -407,9 +428,7 @@ impl Tree {
             parent,
             name: name.into(),
         };
-        if flags.is_empty() {
-            self.hold(&place)?;
-        }
+        self.hold(&place)?;
         if let Err(error) = rustix::fs::unlinkat(directory.as_fd(), name, flags) {
             self.release(&place);
             return Err(error.into());
@@ -607,6 +626,11 @@ pub(super) fn is_touch(attr: &SetattrIn, valid: SetattrValid) -> bool {
     valid.contains(SetattrValid::MTIME)
         && !valid.intersects(others)
         && (attr.mtime.cast_signed(), attr.mtimensec) == TOUCHED
+}
+
+/// Whether a write goes to the end of the file, wherever that is. The guest may not know yet that others moved it.
+pub(super) fn appends(flags: u32, delayed: bool) -> bool {
+    !delayed && flags & libc::O_APPEND.cast_unsigned() != 0
 }
 
 /// Answers a question for a value of at most `size` bytes, or for its length.
@@ -879,12 +903,19 @@ impl FileSystem for Tree {
         size: u32,
         offset: u64,
         _: Option<u64>,
+        delayed: bool,
         _: bool,
-        _: bool,
-        _: u32,
+        flags: u32,
     ) -> io::Result<usize> {
         let opened = self.opened(id, Access::Write)?;
-        from.write_to_file_at(&opened.file, size as usize, offset, None)
+        let size = size as usize;
+        if !appends(flags, delayed) {
+            return from.write_to_file_at(&opened.file, size, offset, None);
+        }
+        let append = Some(WritevFlags::RWF_APPEND);
+        let written = from.write_to_file_at(&opened.file, size, offset, append)?;
+        self.appended(id, offset + written as u64);
+        Ok(written)
     }
 
     fn flush(&self, _: Context, _: NodeId, _: u64, _: u64) -> io::Result<()> {

@@ -17,6 +17,7 @@ use crate::tree as directories;
 mod descriptors;
 #[path = "../../../runner/src/share/guard.rs"]
 mod guard;
+#[allow(dead_code, reason = "nobody asks for its refusals")]
 #[path = "../../../runner/src/share/judge.rs"]
 mod judge;
 #[path = "../../../runner/src/share/known.rs"]

@@ -2,8 +2,6 @@
 
 use std::io;
 
-use snowglobe_runner::protection::READ_ONLY;
-
 use super::outside::Outside;
 
 /// What a name in the tree stands for.
@@ -139,11 +137,6 @@ pub(in super::super) struct Finding {
 impl Finding {
     /// The longest text; names and values are the guest's.
     const LONGEST: usize = 300;
-
-    /// Whether nothing in the share may be changed.
-    pub(in super::super) fn is_read_only(&self) -> bool {
-        self.rule == READ_ONLY
-    }
 
     /// A finding at a path; `detail` may be empty.
     pub(in super::super) fn new(rule: &'static str, path: &[u8], detail: &str) -> Self {

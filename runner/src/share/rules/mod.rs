@@ -35,7 +35,7 @@ mod tests;
 use std::io;
 
 use snowglobe_runner::Repository;
-use snowglobe_runner::protection::{Effect, HIDE, Protection, READ_ONLY, UNCHECKED};
+use snowglobe_runner::protection::{Effect, HIDE, Protection, READ_ONLY, TOO_LONG, UNCHECKED};
 
 use self::after::After;
 pub(super) use self::change::{Change, Finding, Kind, Look, Verdict};
@@ -106,7 +106,7 @@ impl Rules {
         }
         for path in change.paths() {
             if path.len() > LONGEST || names::split(path).len() > DEEPEST {
-                return Verdict::Deny(Finding::new(UNCHECKED, path, "the path is too long"));
+                return Verdict::Deny(Finding::new(TOO_LONG, path, ""));
             }
             if self.hides(path) {
                 return Verdict::Deny(Finding::new(HIDE, path, ""));

@@ -121,7 +121,7 @@ fn settings_with_an_unknown_rule_or_a_wrong_pattern_are_refused() {
     let said = Rules::new(&settings).unwrap_err().to_string();
     assert!(said.starts_with("hide[1] (\"[\"): "), "{said}");
     // Fixed rules can't be turned off.
-    for id in [READ_ONLY, HIDE, UNCHECKED] {
+    for id in [READ_ONLY, HIDE, TOO_LONG, UNCHECKED] {
         let mut settings = Protection::default();
         settings.rules.insert(id.into(), Effect::Allow);
         Rules::new(&settings).unwrap_err();
@@ -375,7 +375,7 @@ fn a_tree_that_cannot_be_read_is_not_changed_where_that_counts() {
 fn a_path_too_long_to_check_is_refused() {
     let tree = Tree::new(&[]);
     let deep = vec!["a"; DEEPEST + 1].join("/");
-    assert_eq!(rule(&rules().check(&create(&deep), &tree)), UNCHECKED);
+    assert_eq!(rule(&rules().check(&create(&deep), &tree)), TOO_LONG);
     let long = "a".repeat(LONGEST + 1);
-    assert_eq!(rule(&rules().check(&create(&long), &tree)), UNCHECKED);
+    assert_eq!(rule(&rules().check(&create(&long), &tree)), TOO_LONG);
 }
