@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use snowglobe_init::wire::share::MOST;
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
     SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
@@ -28,9 +29,6 @@ use super::tree::{Tree, appends, is_touch, sized};
 
 type Inode = <Tree as FileSystem>::Inode;
 type Handle = <Tree as FileSystem>::Handle;
-
-/// The most bytes that a request writes, and that are judged at once.
-const MOST: usize = 1 << 20;
 
 /// The most bytes that a request copies.
 const MOST_COPIED: u64 = 16 << 20;
@@ -154,7 +152,7 @@ fn joined(directory: &[u8], name: &CStr) -> Vec<u8> {
 fn bytes_of(mut from: impl ZeroCopyReader, size: u32) -> io::Result<Vec<u8>> {
     let kept = rustix::fs::memfd_create("write", rustix::fs::MemfdFlags::CLOEXEC)?;
     let kept = std::fs::File::from(kept);
-    let size = (size as usize).min(MOST);
+    let size = size.min(MOST) as usize;
     let length = from.write_to_file_at(&kept, size, 0, None)?;
     let mut bytes = vec![0; length];
     kept.read_exact_at(&mut bytes, 0)?;

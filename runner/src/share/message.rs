@@ -2,13 +2,12 @@
 
 use std::io;
 
+use snowglobe_init::wire::share::MOST;
+
 /// The length of a request's header, of a reply's, and of a whole file entry in a reply.
 const REQUEST_HEADER: usize = 40;
 const REPLY_HEADER: u32 = 16;
 const ENTRY: usize = 128;
-
-/// The most bytes that one request reads or writes.
-const MOST: u32 = 1 << 20;
 
 /// The longest request: the most that is written, and what precedes it.
 pub(super) const LONGEST: usize = MOST as usize + 0x1000;

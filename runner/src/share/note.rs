@@ -2,15 +2,14 @@
 
 use std::collections::HashSet;
 
+use snowglobe_init::wire::share::TOUCH;
+
 use super::nodes::{NodeId, Place};
 
 /// `FUSE_NOTIFY_INVAL_INODE`, `FUSE_NOTIFY_INVAL_ENTRY` and `FUSE_NOTIFY_DELETE` of the protocol.
 const INODE: u32 = 2;
 const ENTRY: u32 = 3;
 const DELETE: u32 = 6;
-
-/// Not of the protocol: see `touch` in init.
-const TOUCH: u32 = 0x5e0_77ed;
 
 /// A note.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

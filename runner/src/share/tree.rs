@@ -20,6 +20,7 @@ use rustix::fs::{
     Timespec, Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
+use snowglobe_init::wire::share::TOUCHED;
 use virtiofsd::filesystem::{
     Context, DirEntry, DirectoryIterator, Entry, Extensions, FileSystem, FsOptions, GetxattrReply,
     ListxattrReply, OpenOptions, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
@@ -612,9 +613,6 @@ fn list(directory: &Opened, size: u32, offset: u64) -> io::Result<Listing> {
         last: None,
     })
 }
-
-/// The time to which init sets a file that the host changed, so that watches in the guest fire: 2 July 1853.
-const TOUCHED: (i64, u32) = (-3_675_888_000, 421_907_163);
 
 /// Whether init only wants watches to fire.
 pub(super) fn is_touch(attr: &SetattrIn, valid: SetattrValid) -> bool {

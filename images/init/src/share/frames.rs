@@ -2,14 +2,13 @@
 
 use std::io::{self, Read};
 
+use crate::wire::share::{MOST, TOUCH};
+
 /// The longest message: the most that one request reads or writes, and what precedes it.
-pub(super) const LONGEST: usize = (1 << 20) + 0x2000;
+pub(super) const LONGEST: usize = MOST as usize + 0x2000;
 
 /// The length of a message's header.
 const HEADER: usize = 16;
-
-/// The kind of note that is for init, not for the kernel.
-const TOUCH: u32 = 0x5e0_77ed;
 
 /// A message of the host.
 #[derive(Debug, PartialEq, Eq)]

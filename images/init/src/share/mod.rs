@@ -37,6 +37,7 @@ use vsock::{VMADDR_CID_HOST, VsockStream};
 use self::frames::{Frame, Frames, LONGEST, Note};
 use crate::boot::Link;
 use crate::link::find_port;
+use crate::wire::share::MOST;
 
 /// The kernel's side of every FUSE file system.
 const DEVICE: &str = "/dev/fuse";
@@ -46,9 +47,6 @@ const PORT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often it is looked for.
 const PORT_STEP: Duration = Duration::from_millis(2);
-
-/// The most bytes that one request reads.
-const MOST: usize = 1 << 20;
 
 /// The threads that carry a share's messages.
 #[derive(Debug)]
@@ -73,7 +71,8 @@ pub fn mount_share(link: &Link, name: &str, path: &Path) -> io::Result<Carriers>
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read={MOST}",
         device.as_raw_fd()
     );
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    // The time of the last access is the host's affair: to ask for it after each read takes a message.
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     let options = std::ffi::CString::new(options)?;
     mount(name, path, "fuse.snowglobe", flags, options.as_c_str())?;
     let device = Arc::new(device);

@@ -14,11 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
 
-/// The time by which the host knows that nothing is to be changed: 2 July 1853.
-const TOUCHED: Timespec = Timespec {
-    tv_sec: -3_675_888_000,
-    tv_nsec: 421_907_163,
-};
+use crate::wire::share::TOUCHED;
 
 /// How many files are touched for changes that come together. A program that watches more must look for itself, as after an
 /// overflow of its watch.
@@ -58,7 +54,10 @@ fn touch(root: &Path, path: &[u8]) {
             tv_sec: 0,
             tv_nsec: UTIME_OMIT,
         },
-        last_modification: TOUCHED,
+        last_modification: Timespec {
+            tv_sec: TOUCHED.0,
+            tv_nsec: TOUCHED.1.into(),
+        },
     };
     let path = root.join(PathBuf::from(OsStr::from_bytes(path)));
     rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW).ok();

@@ -25,6 +25,7 @@ pub mod lines;
 pub mod network;
 mod refused;
 mod search;
+pub mod share;
 mod status;
 mod version;
 
