@@ -133,9 +133,21 @@ fn attacks_on_the_network_fail_on_krun() {
 #[ignore = "takes ten minutes: `make kvm`"]
 fn the_workspace_holds_on_krun() {
     let tests = "workspace::it_is workspace::a_change workspace::programs workspace::both_sides workspace::if_its \
-                 workspace::a_tree_may guarded:: worktrees::";
+                 workspace::a_tree_may guarded::";
     on_a_kvm_host(
         1100,
+        &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite_in_turn("integration", tests),
+    );
+}
+
+/// A worktree has two shares, each with a vsock port.
+#[test]
+#[ignore = "takes sixteen minutes: `make kvm`"]
+fn a_worktree_has_its_repository_on_krun() {
+    let tests = "worktrees::git_works worktrees::if_the_server worktrees::a_repository";
+    on_a_kvm_host(
+        1500,
         &[("SNOWGLOBE_ENGINE", "krun")],
         &suite_in_turn("integration", tests),
     );

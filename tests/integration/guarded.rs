@@ -38,6 +38,10 @@ const ORDINARY: &[&str] = &[
 const ATTACKS: &[&str] = &[
     "echo 'touch $PWNED' >.git/hooks/pre-commit",
     "mkdir -p .git/hooks && printf '#!/bin/sh\\ntouch $PWNED\\n' >.git/hooks/post-checkout && chmod +x .git/hooks/post-checkout",
+    "rm -f .git/logs/HEAD; ln -s ../../../pwned .git/logs/HEAD",
+    "rm -rf .git/logs/refs; mkdir -p x/heads && ln -s ../../../../../pwned x/heads/main && mv x .git/logs/refs",
+    "ln -s ../../pwned x; mv -T x .git/COMMIT_EDITMSG",
+    "ln -s ../../pwned x; ln -f -P x .git/COMMIT_EDITMSG",
     "git config core.fsmonitor 'touch $PWNED; false'",
     "git config core.pager 'touch $PWNED; cat'",
     "git config core.sshCommand 'touch $PWNED'",

@@ -56,6 +56,11 @@ pub const TABLE: &[Row] = &[
         "git in the sandbox can't see the other worktrees of a repository, and would remove what it keeps of them",
     ),
     deny(
+        "git-links",
+        GitContents,
+        "git writes its logs and messages through symbolic links in its directory, to any file of a person",
+    ),
+    deny(
         "git-rebase",
         GitContents,
         "git runs the exec lines of an unfinished rebase when a person continues it",

@@ -40,7 +40,7 @@ use snowglobe_runner::protection::{Effect, HIDE, Protection, READ_ONLY, TOO_LONG
 use self::after::After;
 pub(super) use self::change::{Change, Finding, Kind, Look, Verdict};
 use self::git::layout::Contents;
-use self::git::{shared, weigh};
+use self::git::{layout, shared, weigh};
 use self::hide::{Hide, PatternError};
 pub(super) use self::outside::Outside;
 use self::role::{Role, Roles};
@@ -153,11 +153,14 @@ impl Rules {
                 all.extend(walk.completed(path)?);
                 Ok(all)
             }
-            Change::Symlink { path, .. } => {
+            Change::Symlink { path, target } => {
                 let role = self.roles.of(path, &after)?;
                 let mut all: Vec<_> = role.into_iter().map(|role| whole(role, path)).collect();
                 if shared::leads_below(path, &after)? {
                     all.push(Finding::new(shared::RULE, path, ""));
+                }
+                if !layout::is_trial(path, target) && layout::is_git(path, &after)? {
+                    all.push(walk::link(path));
                 }
                 all.extend(walk.linked(path)?);
                 all.extend(walk.completed(path)?);
@@ -167,6 +170,9 @@ impl Rules {
                 let old = self.roles.of(from, look)?.map(|role| whole(role, from));
                 let new = self.roles.of(to, &after)?.map(|role| whole(role, to));
                 let mut all: Vec<_> = old.into_iter().chain(new).collect();
+                if look.kind(from)? == Some(Kind::Symlink) && layout::is_git(to, &after)? {
+                    all.push(walk::link(to));
+                }
                 all.extend(walk.completed(to)?);
                 Ok(all)
             }

@@ -25,13 +25,25 @@ pub(super) struct Walk<'a> {
 impl Walk<'_> {
     /// What is new at `to`, which was at `from`.
     pub(super) fn moved(&self, from: &[u8], to: &[u8]) -> io::Result<Vec<Finding>> {
+        let in_git = layout::is_git(to, self.after)?;
         match self.after.kind(to)? {
-            Some(Kind::Directory) if self.stays_same(from, to)? => Ok(Vec::new()),
-            Some(Kind::Directory) => self.search(from, to),
+            Some(Kind::Directory) => {
+                let links = in_git && !layout::is_git(from, self.before)?;
+                match !links && self.stays_same(from, to)? {
+                    true => Ok(Vec::new()),
+                    false => self.search(from, to, links),
+                }
+            }
             Some(Kind::Symlink) if shared::leads_below(to, self.after)? => {
                 Ok(vec![Finding::new(shared::RULE, to, "")])
             }
-            kind => self.file(to, kind),
+            kind => {
+                let mut all = self.file(to, kind)?;
+                if in_git && kind == Some(Kind::Symlink) {
+                    all.push(link(to));
+                }
+                Ok(all)
+            }
         }
     }
 
@@ -57,13 +69,18 @@ impl Walk<'_> {
     /// What counts in the directory of `path` if it becomes a git directory by the change.
     pub(super) fn completed(&self, path: &[u8]) -> io::Result<Vec<Finding>> {
         let (directory, name) = names::parent(path);
-        if !layout::is_mark(&names::fold(name))
-            || !layout::is_git_directory(directory, self.after)?
-            || layout::is_git_directory(directory, self.before)?
-        {
+        if !layout::is_mark(&names::fold(name)) {
             return Ok(Vec::new());
         }
         let mut all = Vec::new();
+        if layout::is_git(directory, self.after)? && !layout::is_git(directory, self.before)? {
+            all.extend(self.search(directory, directory, true)?);
+        }
+        if !layout::is_git_directory(directory, self.after)?
+            || layout::is_git_directory(directory, self.before)?
+        {
+            return Ok(all);
+        }
         let entries = self.after.list(directory, ENTRIES)?;
         if entries.len() > ENTRIES {
             return Ok(vec![too_many(directory)]);
@@ -71,7 +88,7 @@ impl Walk<'_> {
         for name in entries {
             if layout::is_head(&names::fold(&name)) {
                 let inner = names::join(directory, &name);
-                all.extend(self.search(&inner, &inner)?);
+                all.extend(self.search(&inner, &inner, false)?);
             }
         }
         Ok(all)
@@ -117,19 +134,23 @@ impl Walk<'_> {
             && !shared::leads_below(to, self.after)?)
     }
 
-    /// Everything at and below a path, against where it was.
-    fn search(&self, from: &[u8], to: &[u8]) -> io::Result<Vec<Finding>> {
+    /// Everything at and below a path, against where it was; `links`: symbolic links count.
+    fn search(&self, from: &[u8], to: &[u8], links: bool) -> io::Result<Vec<Finding>> {
         let mut left = ENTRIES;
         let mut asked = None;
         let mut open = vec![(from.to_vec(), to.to_vec())];
         while let Some((old, new)) = open.pop() {
-            let found = self.entry(&old, &new)?;
+            let mut found = self.entry(&old, &new)?;
+            let kind = self.after.kind(&new)?;
+            if links && kind == Some(Kind::Symlink) {
+                found.push(link(&new));
+            }
             match self.roles.strongest(found) {
                 Some((Effect::Deny, finding)) => return Ok(vec![finding]),
                 Some((_, finding)) => asked = Some(finding),
                 None => {}
             }
-            if self.after.kind(&new)? != Some(Kind::Directory) {
+            if kind != Some(Kind::Directory) {
                 continue;
             }
             let names = self.after.list(&new, left)?;
@@ -169,6 +190,11 @@ impl Walk<'_> {
             }
         })
     }
+}
+
+/// The finding of a symbolic link in a git directory.
+pub(super) fn link(path: &[u8]) -> Finding {
+    Finding::new("git-links", path, "a symbolic link in a git directory")
 }
 
 fn too_many(path: &[u8]) -> Finding {

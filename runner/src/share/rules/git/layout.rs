@@ -62,6 +62,27 @@ pub(in super::super) fn is_inside(directory: &[u8], look: &dyn Look) -> io::Resu
     Ok(true)
 }
 
+/// Whether a path is a repository's git directory, or in one.
+pub(in super::super) fn is_git(path: &[u8], look: &dyn Look) -> io::Result<bool> {
+    let mut at = Vec::new();
+    for name in names::split(path) {
+        if is_inside(&at, look)? {
+            return Ok(true);
+        }
+        at = names::join(&at, name);
+    }
+    is_inside(&at, look)
+}
+
+/// Whether a symbolic link is one that git makes in a new repository, to see whether it can. Without it git would not
+/// check out links there.
+pub(in super::super) fn is_trial(path: &[u8], target: &[u8]) -> bool {
+    let (_, name) = names::parent(path);
+    let random = name.strip_prefix(b"t");
+    target == b"testing"
+        && random.is_some_and(|it| it.len() == 6 && it.iter().all(u8::is_ascii_alphanumeric))
+}
+
 /// Whether a name makes its directory a git directory.
 pub(in super::super) fn is_mark(folded: &[u8]) -> bool {
     MARKS.iter().any(|mark| mark.as_bytes() == folded)

@@ -30,10 +30,10 @@ put r/.git/info/exclude #
 set r/.git/config [core]\\n\\trepositoryformatversion = 0\\n
 mode r/.git/config
 set r/.git/config [core]\\n\\trepositoryformatversion = 0\\n\\tfilemode = true\\n\\tbare = false\\n
-file r/.git/tXXXX
-remove r/.git/tXXXX
-link r/.git/tXXXX testing
-remove r/.git/tXXXX
+file r/.git/tXXXXXX
+remove r/.git/tXXXXXX
+link r/.git/tXXXXXX testing
+remove r/.git/tXXXXXX
 dir r/.git/refs
 dir r/.git/refs/heads
 dir r/.git/refs/tags

@@ -225,7 +225,11 @@ fn harm(tree: &Tree) -> Option<String> {
             let text = std::fs::read_to_string(tree.root().join(path)).unwrap_or_default();
             repository(directory) && text.contains("pager")
         });
-        hook || settings || path.contains("/.vscode")
+        let link = tree.root().join(path).is_symlink()
+            && path
+                .match_indices('/')
+                .any(|(at, _)| repository(&path[..at]));
+        hook || settings || link || path.contains("/.vscode")
     })
 }
 
