@@ -61,7 +61,7 @@ workspace: image
 	cargo test --release --workspace --test integration -- --ignored --nocapture workspace::
 
 bench: image
-	$(BUILD) --release --examples
+	$(BUILD) --release --examples --config 'profile.release.package.snowglobe.opt-level=1'
 	$(BIN)/examples/bench
 	$(BIN)/examples/pull-bench
 	$(BIN)/examples/mcp-bench

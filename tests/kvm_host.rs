@@ -108,8 +108,7 @@ fn every_tool_holds_on_krun() {
 /// The tests of what depends on the engine: its link, workspace, disks, start and end.
 #[test]
 fn commands_files_snapshots_and_ends_hold_on_krun() {
-    let tests = "--include-ignored vm::files vm::lifecycle vm::snapshots vm::every_exit_code vm::input_and_output \
-                 workspace::a_change";
+    let tests = "--include-ignored vm::files vm::lifecycle vm::snapshots workspace::a_change";
     on_a_kvm_host(
         800,
         &[("SNOWGLOBE_ENGINE", "krun")],
