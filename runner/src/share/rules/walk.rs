@@ -25,10 +25,9 @@ pub(super) struct Walk<'a> {
 impl Walk<'_> {
     /// What is new at `to`, which was at `from`.
     pub(super) fn moved(&self, from: &[u8], to: &[u8]) -> io::Result<Vec<Finding>> {
-        let in_git = layout::is_git(to, self.after)?;
         match self.after.kind(to)? {
             Some(Kind::Directory) => {
-                let links = in_git && !layout::is_git(from, self.before)?;
+                let links = layout::is_git(to, self.after)? && !layout::is_git(from, self.before)?;
                 match !links && self.stays_same(from, to)? {
                     true => Ok(Vec::new()),
                     false => self.search(from, to, links),
@@ -39,7 +38,7 @@ impl Walk<'_> {
             }
             kind => {
                 let mut all = self.file(to, kind)?;
-                if in_git && kind == Some(Kind::Symlink) {
+                if kind == Some(Kind::Symlink) && layout::is_git(to, self.after)? {
                     all.push(link(to));
                 }
                 Ok(all)
