@@ -183,7 +183,7 @@ pub(crate) async fn network(
     .await
 }
 
-/// What of the workspace of a kept sandbox is protected; after a change, if one is given.
+/// The protection of a kept sandbox's workspace; after a change, if one is given.
 pub(crate) async fn protection(
     running: &Running,
     effects: Option<Effects>,

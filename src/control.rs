@@ -38,7 +38,7 @@ pub(crate) enum Ask {
         /// The change.
         change: Change,
     },
-    /// What of the workspace is protected.
+    /// How the workspace is protected.
     Protection,
     /// Change the effects of its rules, at once.
     ChangeProtection {
@@ -83,7 +83,7 @@ pub(crate) enum Answer {
     Status(Status),
     /// What of the network it reaches now.
     Network(Box<Network>),
-    /// What of the workspace is protected now.
+    /// How the workspace is protected now.
     Protection(Protection),
     /// Changes of the workspace that were refused.
     Refusals(Refusals),

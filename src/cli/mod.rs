@@ -39,7 +39,7 @@ mod stock;
 mod stop;
 mod terminal;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -198,10 +198,19 @@ fn load(flags: Raw) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Changes the user's file, and says so; gives its path. `change` gives the text before and after.
+/// Puts a change into the user's file if `save` asks for it, and says so; gives its path. Says of one that was only `applied`
+/// to a sandbox how long it holds. `change` gives the file's text before and after.
 fn saved(
+    save: bool,
+    applied: bool,
     change: impl FnOnce(&Path) -> Result<(String, String), ConfigError>,
-) -> anyhow::Result<PathBuf> {
+) -> anyhow::Result<Option<String>> {
+    if !save {
+        if applied {
+            say!("until it is stopped; --save puts it into your configuration, too");
+        }
+        return Ok(None);
+    }
     let file = Sources::of_process(Raw::default())?.user_file;
     let file = file.ok_or_else(|| anyhow::anyhow!("find your configuration: set HOME"))?;
     let (before, after) = change(&file)?;
@@ -209,7 +218,7 @@ fn saved(
         true => say!("{} has it already", file.display()),
         false => say!("saved in {}", file.display()),
     }
-    Ok(file)
+    Ok(Some(file.display().to_string()))
 }
 
 /// Does something with each of several subjects, also after one that failed; fails if any did.

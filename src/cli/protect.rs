@@ -1,4 +1,4 @@
-//! `snowglobe protect`: what of the workspace the sandbox may change.
+//! `snowglobe protect`: the rules about files of the workspace that the sandbox may not change.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -159,16 +159,12 @@ async fn change(config: &Config, effect: Effect, rules: Rules, json: AsJson) -> 
         }
         None => None,
     };
-    let saved_in = match rules.save {
-        true => Some(saved(|file| save_effects(file, &effects))?),
-        false => None,
-    };
-    if now.is_some() && saved_in.is_none() {
-        say!("until it is stopped; --save puts it into your configuration, too");
-    }
+    let saved = saved(rules.save, now.is_some(), |file| {
+        save_effects(file, &effects)
+    })?;
     json.print(&json!({
         "applied": now.is_some(),
-        "saved": saved_in.map(|path| path.display().to_string()),
+        "saved": saved,
         "protect": now.map(|now| now.rules),
     }))?;
     Ok(ExitCode::SUCCESS)

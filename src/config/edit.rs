@@ -106,11 +106,16 @@ fn with_rules(text: &str, change: &Change) -> Result<String, String> {
     let mode = network.get_mut("mode").and_then(Item::as_value_mut);
     if let Some(mode) = mode.filter(|mode| !change.allow.is_empty() && mode.as_str() == Some("off"))
     {
-        let decor = mode.decor().clone();
-        *mode = Value::from("list");
-        *mode.decor_mut() = decor;
+        replace(mode, "list");
     }
     Ok(document.to_string())
+}
+
+/// Replaces a value; the space and the comments around it stay.
+fn replace(value: &mut Value, text: &str) {
+    let decor = value.decor().clone();
+    *value = Value::from(text);
+    *value.decor_mut() = decor;
 }
 
 fn parsed(text: &str) -> Result<DocumentMut, String> {
@@ -131,9 +136,8 @@ fn table<'a>(document: &'a mut DocumentMut, name: &str) -> Result<&'a mut dyn Ta
         table.decor_mut().set_prefix(format!("{end}{apart}"));
         document.insert(name, Item::Table(table));
     }
-    let table = document.entry(name);
-    let table = table.or_insert(Item::None);
-    let table = table.as_table_like_mut();
+    let table = document.get_mut(name);
+    let table = table.and_then(Item::as_table_like_mut);
     table.ok_or_else(|| format!("`{name}`: expected a table"))
 }
 
@@ -145,11 +149,7 @@ fn with_effects(text: &str, effects: &BTreeMap<String, Effect>) -> Result<String
         let effect = effect.as_str();
         match protect.get_mut(rule).and_then(Item::as_value_mut) {
             Some(value) if value.as_str() == Some(effect) => {}
-            Some(value) => {
-                let decor = value.decor().clone();
-                *value = Value::from(effect);
-                *value.decor_mut() = decor;
-            }
+            Some(value) => replace(value, effect),
             None => drop(protect.insert(rule, Item::Value(Value::from(effect)))),
         }
     }

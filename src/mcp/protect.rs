@@ -49,7 +49,7 @@ pub(crate) fn in_words(refusals: &Refusals) -> Vec<String> {
 fn by_rule(refusals: &Refusals) -> BTreeMap<&str, Vec<&Refusal>> {
     let mut rules: BTreeMap<&str, Vec<&Refusal>> = BTreeMap::new();
     for one in &refusals.events {
-        rules.entry(&one.0.rule).or_default().push(&one.0);
+        rules.entry(&one.rule).or_default().push(one);
     }
     rules
 }
@@ -115,16 +115,13 @@ pub(crate) fn wish(refusals: &Refusals, declined: impl Fn(&str) -> bool) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::RefusedChange;
 
     fn refusals(list: &[(&str, &str, bool, u64)], lost: u64) -> Refusals {
-        let one = |(rule, what, asks, count): &(&str, &str, bool, u64)| {
-            RefusedChange(Refusal {
-                rule: (*rule).to_owned(),
-                what: (*what).to_owned(),
-                asks: *asks,
-                count: *count,
-            })
+        let one = |(rule, what, asks, count): &(&str, &str, bool, u64)| Refusal {
+            rule: (*rule).to_owned(),
+            what: (*what).to_owned(),
+            asks: *asks,
+            count: *count,
         };
         Refusals {
             events: list.iter().map(one).collect(),

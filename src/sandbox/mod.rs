@@ -55,6 +55,7 @@ pub use error::SandboxError;
 pub use exec::{Exec, ExecEnd, Limit, Ran};
 pub use images::image_store;
 pub use snapshots::Snapshot;
+pub use snowglobe_init::wire::share::WORKSPACE;
 pub use snowglobe_init::wire::{
     Detach, DirEntry, EditReport, EditRequest, ErrorKind, ExecReport, FoundLine, JobAction,
     JobInfo, JobReport, OUTPUT_DIRECTORY, Outcome, Program, PtySize, ReadContent, STOP_GRACE,
@@ -62,9 +63,6 @@ pub use snowglobe_init::wire::{
 };
 use state::{Published, State};
 pub use view::{Console, History, weaker_fences};
-
-/// Where the workspace is in the guest.
-pub const WORKSPACE: &str = crate::workspace::GUEST;
 
 /// The owner of one VM's state. Boots at the first call that needs a guest.
 pub struct Sandbox {

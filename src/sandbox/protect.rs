@@ -1,4 +1,4 @@
-//! What of the shared workspace the guest may change: the rules as they are now, changes of them, and what they refused.
+//! The rules that protect the shared workspace: as they are now, their changes, and the changes of files that they refused.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::config;
 use crate::workspace::{Change, Effects, Refusals};
 
 impl Sandbox {
-    /// What of its workspace is protected now.
+    /// How its workspace is protected now.
     pub fn protection(&self) -> Protection {
         self.protected.now()
     }

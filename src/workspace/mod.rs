@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use dir::SharedDir;
 pub use listing::{Name, Names, Stamp};
-pub use protected::{Change, Effects, Protected, Refusals, RefusedChange};
-pub use repository::{Apart, GUEST, Git, Repository};
+pub use protected::{Change, Effects, Protected, Refusals};
+pub use repository::{Apart, Git, Repository};
 
 /// How `/workspace` is made, as the configuration has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]

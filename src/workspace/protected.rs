@@ -1,10 +1,8 @@
-//! What of a shared workspace the guest may change, while the sandbox lives: the rules as they are now, and what they
-//! refused. Pure, but for a lock.
+//! The rules that protect a shared workspace while the sandbox lives, and the changes that they refused. Pure, but for a lock.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use snowglobe_runner::protection::{Effect, Protection, Refusal};
 
 use crate::recent::{Event, Recent, Since};
@@ -13,25 +11,20 @@ use crate::recent::{Event, Recent, Since};
 pub type Effects = BTreeMap<String, Effect>;
 
 /// Refused changes since a point of time.
-pub type Refusals = Since<RefusedChange>;
+pub type Refusals = Since<Refusal>;
 
-/// A change of the guest that was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RefusedChange(pub Refusal);
-
-impl Event for RefusedChange {
+impl Event for Refusal {
     fn is_same(&self, other: &Self) -> bool {
-        (&self.0.rule, &self.0.what) == (&other.0.rule, &other.0.what)
+        (&self.rule, &self.what) == (&other.rule, &other.what)
     }
 
     fn repeat(&mut self, other: Self) {
-        self.0.count += other.0.count;
-        self.0.asks = other.0.asks;
+        self.count += other.count;
+        self.asks = other.asks;
     }
 
     fn count(&self) -> u64 {
-        self.0.count
+        self.count
     }
 }
 
@@ -44,7 +37,7 @@ struct State {
     protection: Protection,
     /// The effects before a person allowed something for one command.
     before_once: BTreeMap<String, Option<Effect>>,
-    refused: Recent<RefusedChange>,
+    refused: Recent<Refusal>,
 }
 
 impl Protected {
@@ -108,7 +101,7 @@ impl Protected {
     pub fn add(&self, refused: Vec<Refusal>, lost: u64) {
         let mut state = self.lock();
         for refusal in refused {
-            state.refused.add(RefusedChange(refusal));
+            state.refused.add(refusal);
         }
         state.refused.add_lost(lost);
     }

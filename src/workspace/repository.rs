@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use snowglobe_init::wire::share::WORKSPACE;
 use snowglobe_runner::git_config::{self, Setting};
 
 use super::dir::SharedDir;
@@ -18,9 +19,6 @@ use super::small_file::{self, Small};
 
 /// The file in a worktree that leads to the repository.
 const DOT_GIT: &str = ".git";
-
-/// Where the guest sees the workspace.
-pub const GUEST: &str = "/workspace";
 
 /// The longest of git's small files, in bytes.
 const LONGEST: usize = 64 << 10;
@@ -184,10 +182,12 @@ fn place_fault(common: &Path, workspace: &Path) -> Option<String> {
         let why = "it holds the workspace itself; a repository beside its worktrees can be shared";
         return Some(why.to_owned());
     }
-    let taken = common.starts_with(GUEST)
-        || (workspace.starts_with(GUEST) && workspace != Path::new(GUEST));
+    let taken = common.starts_with(WORKSPACE)
+        || (workspace.starts_with(WORKSPACE) && workspace != Path::new(WORKSPACE));
     taken.then(|| {
-        format!("in the sandbox, {GUEST} is the workspace, so nothing else can be there; move it")
+        format!(
+            "in the sandbox, {WORKSPACE} is the workspace, so nothing else can be there; move it"
+        )
     })
 }
 
@@ -376,7 +376,7 @@ fn by_names(directory: &Path, name: &[u8]) -> Option<PathBuf> {
 
 impl Repository {
     /// Links to make in the guest, from other paths by which git gets from the workspace to the repository and back: the
-    /// workspace's own path, and the one that a relative name of the repository means at [`GUEST`].
+    /// workspace's own path, and the one that a relative name of the repository means at [`WORKSPACE`].
     pub fn links(&self, workspace: &Path) -> Vec<(PathBuf, PathBuf)> {
         let common = self.dir.path();
         let shared = workspace.components().zip(common.components());
@@ -384,12 +384,12 @@ impl Repository {
         let rest: PathBuf = common.components().skip(depth).collect();
         let seen = Path::new("/").join(rest);
         [
-            (workspace.to_owned(), PathBuf::from(GUEST)),
+            (workspace.to_owned(), PathBuf::from(WORKSPACE)),
             (seen, common.to_owned()),
         ]
         .into_iter()
         .filter(|(link, target)| {
-            !link.starts_with(GUEST) && !link.starts_with(target) && !target.starts_with(link)
+            !link.starts_with(WORKSPACE) && !link.starts_with(target) && !target.starts_with(link)
         })
         .collect()
     }

@@ -124,11 +124,11 @@ pub struct Workspace {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repository {
-    /// The device that carries it, on which init connects to the host.
+    /// The device that carries the repository's messages to the host.
     pub share: Link,
     /// Its path, which is that of the host: the worktree's `.git` file says it.
     pub path: String,
-    /// Symbolic links to make where nothing is, a path and its target each: other paths by which git gets from the worktree
+    /// Symbolic links to make where nothing is, a path and its target each: other paths that git follows from the worktree
     /// to the repository and back.
     pub links: Vec<(String, String)>,
 }

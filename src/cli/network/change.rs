@@ -88,16 +88,10 @@ pub(super) async fn run(config: &Config, to: To, rules: Rules, json: AsJson) -> 
         );
         tell_denied(status, &change);
     }
-    let saved_in = match rules.save {
-        true => Some(saved(|file| save_rules(file, &change))?),
-        false => None,
-    };
-    if now.is_some() && saved_in.is_none() {
-        say!("until it is stopped; --save puts it into your configuration, too");
-    }
+    let saved = saved(rules.save, now.is_some(), |file| save_rules(file, &change))?;
     json.print(&json!({
         "applied": now.is_some(),
-        "saved": saved_in.map(|path| path.display().to_string()),
+        "saved": saved,
         "network": now,
     }))?;
     Ok(ExitCode::SUCCESS)

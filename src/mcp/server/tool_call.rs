@@ -150,12 +150,10 @@ impl Server {
                 self.set_told(sandbox, |told| told.connections = refusals.next);
                 let rules = network.rules();
                 network::add_refusals(&refusals, &rules, notes);
-                let wish =
-                    |declined: &dyn Fn(&str) -> bool| network::wish(&refusals, &rules, declined);
-                match asks {
-                    true => self.permission.ask(of, wish, sandbox, call).await,
-                    false => None,
-                }
+                let wish = |declined: &dyn Fn(&str) -> bool| {
+                    asks.then(|| network::wish(&refusals, &rules, declined))?
+                };
+                self.permission.ask(of, wish, sandbox, call).await
             }
             Subject::Workspace => {
                 let refusals = match sandbox.refused_changes(from.changes).await {
@@ -168,11 +166,10 @@ impl Server {
                 };
                 self.set_told(sandbox, |told| told.changes = Some(refusals.next));
                 protect::add_refusals(&refusals, notes);
-                let wish = |declined: &dyn Fn(&str) -> bool| protect::wish(&refusals, declined);
-                match asks {
-                    true => self.permission.ask(of, wish, sandbox, call).await,
-                    false => None,
-                }
+                let wish = |declined: &dyn Fn(&str) -> bool| {
+                    asks.then(|| protect::wish(&refusals, declined))?
+                };
+                self.permission.ask(of, wish, sandbox, call).await
             }
         };
         if let Some(note) = note {

@@ -100,7 +100,7 @@ fn relative_names_lead_there_and_back() {
     assert_eq!(
         repository.links(&place.at("tree")),
         [
-            (place.at("tree"), GUEST.into()),
+            (place.at("tree"), WORKSPACE.into()),
             ("/repo/.git".into(), place.at("repo/.git"))
         ]
     );

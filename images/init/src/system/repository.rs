@@ -17,7 +17,7 @@ const NAME: &str = "repository";
 /// Lets other users than the owner of a directory reach what is in it.
 const SEARCH: u32 = 0o001;
 
-/// Mounts it, and makes the links by which git gets there and back.
+/// Mounts the repository, and makes the links that git follows between it and the worktree.
 pub(super) fn mount(repository: &Repository) -> Result<(), SystemError> {
     let path = Path::new(&repository.path);
     let mounted = || -> io::Result<()> {

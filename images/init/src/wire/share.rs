@@ -1,5 +1,8 @@
 //! What init and the server of a shared directory agree on, beside the FUSE protocol.
 
+/// Where the guest sees the workspace.
+pub const WORKSPACE: &str = "/workspace";
+
 /// The code of a notification that names a file which the host changed, by its path below the directory. It is init's:
 /// the kernel has no such code.
 pub const TOUCH: u32 = 0x5e0_77ed;

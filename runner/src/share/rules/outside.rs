@@ -5,22 +5,20 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use snowglobe_init::wire::share::WORKSPACE;
 use snowglobe_runner::Share;
 
 use super::names;
 
-/// Where the guest sees the workspace: git writes such paths to the files of a worktree.
-const GUEST: &[u8] = b"/workspace";
-
 /// The place of a repository's directory in the tree.
 const REPOSITORY: &[u8] = b".git";
 
-/// Where the tree is, and what of it a repository outside names.
+/// The place of the tree, and the directories in it that a repository outside names.
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Outside {
     /// The path of the shared directory in the tree.
     root: &'static [u8],
-    /// The absolute paths of the shared directory.
+    /// The absolute paths of the shared directory, on the host and in the guest: git writes either to the files of a worktree.
     absolute: Vec<Vec<u8>>,
     /// Paths in the tree where a repository outside has its hooks.
     hooks: Vec<Vec<u8>>,
@@ -32,7 +30,7 @@ impl Outside {
         let host = share.path.as_os_str().as_bytes().to_vec();
         let (root, absolute) = match share.repository {
             Some(_) => (REPOSITORY, vec![host]),
-            None => (&b""[..], vec![GUEST.to_vec(), host]),
+            None => (&b""[..], vec![WORKSPACE.into(), host]),
         };
         Self {
             root,
@@ -73,7 +71,7 @@ impl Outside {
     pub(super) fn of_workspace(hooks: &[&str]) -> Self {
         Self {
             root: b"",
-            absolute: vec![GUEST.to_vec(), b"/host/project".to_vec()],
+            absolute: vec![WORKSPACE.into(), b"/host/project".to_vec()],
             hooks: hooks.iter().map(|path| path.as_bytes().to_vec()).collect(),
         }
     }
