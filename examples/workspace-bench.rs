@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The first argument is the number of rounds, each in a machine of its own. Further ones are the programs of other releases,
-//! whose workspaces are measured, too.
+//! whose workspaces are measured, too. With `SNOWGLOBE_IMAGE=dev`, whose guest has npm and cargo, their work is measured as well.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,7 +23,7 @@ use anyhow::{Context, ensure};
 const TREE: (usize, usize) = (100, 100);
 
 /// Prints a line for each command: its name, and the seconds that it took. The directory is `$1`.
-const SCRIPT: &str = r#"
+const SCRIPT: &str = r##"
 measure() {
     local name="$1"; shift
     local begun=$EPOCHREALTIME
@@ -68,7 +68,35 @@ measure "15 200 x 4 KiB, each to the disk" dd if=/dev/zero of=small bs=4k count=
 rm small
 measure "16 1,000 unknown names" latency stat
 measure "17 commit 100 changes" sh -c 'for i in $(seq 100); do echo more >>d$((i - 1))/f1.txt; done; git -c user.name=a -c user.email=a@b commit -qam more; git reset -q --hard HEAD~1'
-"#;
+if ! command -v npm >/dev/null || ! command -v cargo >/dev/null; then exit 0; fi
+# 200 packages of 20 files each, as archives; the first start of npm is not measured.
+npm --version >/dev/null
+mkdir -p /tmp/pack/package/lib app/archives
+for i in $(seq 19); do seq $((i * 20)) >/tmp/pack/package/lib/$i.js; done
+list=
+for i in $(seq 200); do
+    echo "{\"name\": \"p$i\", \"version\": \"1.0.0\"}" >/tmp/pack/package/package.json
+    tar czf app/archives/p$i.tgz -C /tmp/pack package
+    list="$list${list:+, }\"p$i\": \"file:archives/p$i.tgz\""
+done
+echo "{\"name\": \"app\", \"version\": \"1.0.0\", \"dependencies\": {$list}}" >app/package.json
+measure "18 npm install, 200 archives" npm install --prefix app --offline --no-audit --no-fund --install-links=true
+measure "19 remove node_modules" rm -r app/node_modules
+# A crate of 40 modules, and a change of one of them.
+mkdir -p crate/src
+printf '[package]\nname = "small"\nversion = "0.1.0"\nedition = "2021"\n[workspace]\n' >crate/Cargo.toml
+for i in $(seq 40); do
+    echo "#[derive(Debug, Clone, PartialEq)] pub struct S$i(pub String, pub u64);
+impl S$i { pub fn f(&self, n: u64) -> Vec<S$i> { (0..n).map(|x| S$i(format!(\"{x} {:?}\", self), x)).collect() } }" >crate/src/m$i.rs
+    echo "mod m$i;" >>crate/src/main.rs
+done
+echo 'fn main() { println!("{:?}", m1::S1(String::new(), 1).f(2)); }' >>crate/src/main.rs
+measure "20 cargo build, first" cargo build --offline --manifest-path crate/Cargo.toml
+echo 'pub fn more() {}' >>crate/src/m1.rs
+measure "21 cargo build, a change" cargo build --offline --manifest-path crate/Cargo.toml
+measure "22 cargo build, no change" cargo build --offline --manifest-path crate/Cargo.toml
+rm -rf app crate
+"##;
 
 /// Copies the tree to the guest's disk first.
 const ON_DISK: &str = "cp -r /workspace /tmp/tree && sync && git -C /tmp/tree status >/dev/null && exec bash \
