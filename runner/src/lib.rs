@@ -16,7 +16,9 @@
 
 pub mod git_config;
 pub mod protection;
+pub mod rules;
 pub mod socket;
+pub mod status;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

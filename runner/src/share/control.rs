@@ -113,9 +113,9 @@ impl AsFd for Control {
 mod tests {
     use snowglobe_runner::Share;
     use snowglobe_runner::protection::{Effect, Protection, TOLD};
+    use snowglobe_runner::rules::{Change, Kind};
 
     use super::super::room::Room;
-    use super::super::rules::{Change, Kind};
     use super::*;
 
     fn judge(directory: &std::path::Path) -> Arc<Judge> {

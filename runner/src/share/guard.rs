@@ -6,7 +6,7 @@
 //! - ownership never changes: all files belong to one id in the guest, and a change to another is refused;
 //! - nothing becomes setuid or setgid, no device node is made, and of extended attributes only `user.*` exist:
 //!   a file that the guest leaves has no power on the host beyond its contents;
-//! - what the host's programs run by themselves is not changed, and hidden files look absent ([`super::rules`]).
+//! - what the host's programs run by themselves is not changed, and hidden files look absent ([`snowglobe_runner::rules`]).
 
 use std::ffi::CStr;
 use std::io;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snowglobe_init::wire::share::MOST;
+use snowglobe_runner::rules::{Change, Kind};
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
     SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
@@ -24,7 +25,6 @@ use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 
 use super::judge::Judge;
 use super::nodes::{Identity, ROOT};
-use super::rules::{Change, Kind};
 use super::tree::{Tree, appends, is_touch, sized};
 
 type Inode = <Tree as FileSystem>::Inode;

@@ -24,10 +24,8 @@ mod order;
 mod queue;
 mod refusals;
 mod room;
-mod rules;
 mod sandbox;
 pub(crate) mod server;
-mod status;
 mod tree;
 mod watch;
 

@@ -8,9 +8,9 @@ use std::sync::Mutex;
 
 use snowglobe_runner::Answer;
 use snowglobe_runner::protection::{Refusal, TOLD};
+use snowglobe_runner::rules::Finding;
 
 use super::known::lock;
-use super::rules::Finding;
 
 /// The changes that were refused and not told yet.
 #[derive(Debug, Default)]

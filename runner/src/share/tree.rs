@@ -21,6 +21,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use snowglobe_init::wire::share::TOUCHED;
+use snowglobe_runner::status::{status, type_of};
 use virtiofsd::filesystem::{
     Context, DirEntry, DirectoryIterator, Entry, Extensions, FileSystem, FsOptions, GetxattrReply,
     ListxattrReply, OpenOptions, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
@@ -32,7 +33,6 @@ use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 use super::descriptors::{Access, Descriptors, Opened};
 use super::known::{Known, lock};
 use super::nodes::{Identity, Name, NodeId, Nodes, Place, ROOT, Watched};
-use super::status::{status, type_of};
 use super::watch::Watch;
 
 /// How long the guest believes what it was told where changes are reported to it.

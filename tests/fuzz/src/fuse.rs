@@ -39,10 +39,6 @@ mod queue;
 mod refusals;
 #[path = "../../../runner/src/share/room.rs"]
 mod room;
-#[path = "../../../runner/src/share/rules/mod.rs"]
-mod rules;
-#[path = "../../../runner/src/share/status.rs"]
-mod status;
 #[allow(dead_code, reason = "no file stays open for long")]
 #[path = "../../../runner/src/share/tree.rs"]
 mod tree;

@@ -7,7 +7,7 @@ mod repository;
 mod settings;
 mod tree;
 
-use snowglobe_runner::protection::{Effect, Protection, Protects, TABLE};
+use crate::protection::{Effect, Protection, Protects, TABLE};
 
 use super::*;
 use tree::Tree;

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use crate::git_config::{self as config, Setting};
 use proptest::prelude::*;
-use snowglobe_runner::git_config::{self as config, Setting};
 
 use super::super::git::links;
 use super::super::hide::Hide;
@@ -207,7 +207,7 @@ fn all(root: &std::path::Path, at: &str, into: &mut Vec<String>) {
 }
 
 /// What git would run in a tree, found by git's own notion of a repository.
-fn harm(tree: &Tree) -> Option<String> {
+pub(super) fn harm(tree: &Tree) -> Option<String> {
     let mut paths = Vec::new();
     all(tree.root(), ".", &mut paths);
     let exists = |path: String| tree.root().join(path).exists();

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use snowglobe_runner::git_config as config;
+use crate::git_config as config;
 
 use super::super::change::{Finding, Kind, Look};
 use super::super::names;

@@ -6,8 +6,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::protection::{PATTERNS, glob, names_place};
 use globset::{GlobSet, GlobSetBuilder};
-use snowglobe_runner::protection::{PATTERNS, glob, names_place};
 
 use super::names;
 
@@ -17,7 +17,7 @@ const SHOWN: usize = 256;
 /// A pattern that can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("hide[{index}] ({pattern:?}): {why}")]
-pub(in super::super) struct PatternError {
+pub struct PatternError {
     /// Its position in the list, from 0.
     index: usize,
     /// The pattern.

@@ -11,10 +11,10 @@ use super::tree::Tree;
 /// dir P        file P        put P TEXT (a new file and its contents)      set P TEXT (written to a lock, then renamed)
 /// link P TO    hard P TO     move P TO    swap P TO    remove P    mode P    cut P SIZE    write P TEXT
 /// ```
-struct Work {
-    what: &'static str,
-    tree: &'static [&'static str],
-    changes: &'static str,
+pub(super) struct Work {
+    pub(super) what: &'static str,
+    pub(super) tree: &'static [&'static str],
+    pub(super) changes: &'static str,
 }
 
 const INIT: &str = "\
@@ -42,7 +42,7 @@ dir r/.git/objects
 dir r/.git/objects/pack
 dir r/.git/objects/info";
 
-const WORKS: &[Work] = &[
+pub(super) const WORKS: &[Work] = &[
     Work { what: "git init", tree: &["r/"], changes: INIT },
     Work {
         what: "git init --bare",
@@ -222,7 +222,7 @@ mode p/.husky/pre-commit",
 ];
 
 /// Parses a line; a lock's rename follows its write.
-fn steps(line: &str) -> Vec<(String, String, Vec<u8>)> {
+pub(super) fn steps(line: &str) -> Vec<(String, String, Vec<u8>)> {
     let mut words = line.splitn(3, ' ');
     let verb = words.next().unwrap();
     let path = words.next().unwrap().to_owned();
@@ -246,7 +246,7 @@ fn steps(line: &str) -> Vec<(String, String, Vec<u8>)> {
     }
 }
 
-fn change<'a>((verb, path, text): &'a (String, String, Vec<u8>)) -> Change<'a> {
+pub(super) fn change<'a>((verb, path, text): &'a (String, String, Vec<u8>)) -> Change<'a> {
     let path = path.as_bytes();
     match verb.as_str() {
         "dir" => Change::Create {

@@ -3,10 +3,11 @@
 use std::io;
 
 use super::outside::Outside;
+use crate::protection::UNCHECKED;
 
 /// What a name in the tree stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Kind {
+pub enum Kind {
     /// A regular file.
     File,
     /// A directory.
@@ -24,7 +25,7 @@ pub(in super::super) enum Kind {
 /// A path is relative to the shared directory, without `.`, `..` and empty names. It is the physical path: no directory in
 /// it is a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Change<'a> {
+pub enum Change<'a> {
     /// A new file or directory. If the file exists, it is a [`Change::Truncate`] or nothing.
     Create {
         /// Its path.
@@ -101,7 +102,7 @@ impl<'a> Change<'a> {
 
 /// What the rules see of the tree. No symbolic link is followed. The tree must not change between a question here and the
 /// change that was asked for.
-pub(in super::super) trait Look {
+pub trait Look {
     /// The first bytes of a regular file; `None`: there is none at the path.
     fn read(&self, path: &[u8], at_most: usize) -> io::Result<Option<Vec<u8>>>;
     /// What is at the path; `None`: nothing.
@@ -116,7 +117,7 @@ pub(in super::super) trait Look {
 
 /// What becomes of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) enum Verdict {
+pub enum Verdict {
     /// It may be made.
     Allow,
     /// It must fail.
@@ -127,19 +128,24 @@ pub(in super::super) enum Verdict {
 
 /// Why a change is not simply made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(in super::super) struct Finding {
+pub struct Finding {
     /// The id of the rule.
-    pub(in super::super) rule: &'static str,
+    pub rule: &'static str,
     /// What the rule protects there, for a person.
-    pub(in super::super) what: String,
+    pub what: String,
 }
 
 impl Finding {
     /// The longest text; names and values are the guest's.
     const LONGEST: usize = 300;
 
+    /// The finding at a path that can't be judged.
+    pub(super) fn unchecked(path: &[u8], error: &io::Error) -> Self {
+        Self::new(UNCHECKED, path, &format!("it can't be checked: {error}"))
+    }
+
     /// A finding at a path; `detail` may be empty.
-    pub(in super::super) fn new(rule: &'static str, path: &[u8], detail: &str) -> Self {
+    pub fn new(rule: &'static str, path: &[u8], detail: &str) -> Self {
         let mut what = String::from_utf8_lossy(path).into_owned();
         if !detail.is_empty() {
             what = format!("{what}: {detail}");

@@ -4,9 +4,10 @@
 //! inside the workspace. There is nothing else in its tree.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use crate::Share;
 use snowglobe_init::wire::share::WORKSPACE;
-use snowglobe_runner::Share;
 
 use super::names;
 
@@ -15,7 +16,7 @@ const REPOSITORY: &[u8] = b".git";
 
 /// The place of the tree, and the directories in it that a repository outside names.
 #[derive(Debug, Clone, Default)]
-pub(in super::super) struct Outside {
+pub struct Outside {
     /// The path of the shared directory in the tree.
     root: &'static [u8],
     /// The absolute paths of the shared directory, on the host and in the guest: git writes either to the files of a worktree.
@@ -26,21 +27,29 @@ pub(in super::super) struct Outside {
 
 impl Outside {
     /// What is around a share.
-    pub(in super::super) fn of(share: &Share) -> Self {
-        let host = share.path.as_os_str().as_bytes().to_vec();
-        let (root, absolute) = match share.repository {
-            Some(_) => (REPOSITORY, vec![host]),
-            None => (&b""[..], vec![WORKSPACE.into(), host]),
-        };
+    pub fn of(share: &Share) -> Self {
+        let directory = Self::of_directory(&share.path, &share.hooks);
+        match share.repository {
+            Some(_) => Self {
+                root: REPOSITORY,
+                absolute: vec![share.path.as_os_str().as_bytes().to_vec()],
+                ..directory
+            },
+            None => directory,
+        }
+    }
+
+    /// What is around a directory of the host that holds files of any kind; `hooks` as in [`Share::hooks`].
+    pub fn of_directory(host: &Path, hooks: &[String]) -> Self {
         Self {
-            root,
-            absolute,
-            hooks: share.hooks.iter().map(|path| path.clone().into()).collect(),
+            root: b"",
+            absolute: vec![WORKSPACE.into(), host.as_os_str().as_bytes().to_vec()],
+            hooks: hooks.iter().map(|path| path.clone().into()).collect(),
         }
     }
 
     /// The path in the tree of what is at a path in the shared directory.
-    pub(in super::super) fn in_tree(&self, path: &[u8]) -> Vec<u8> {
+    pub fn in_tree(&self, path: &[u8]) -> Vec<u8> {
         match path.is_empty() {
             true => self.root.to_vec(),
             false => names::join(self.root, path),
@@ -48,7 +57,7 @@ impl Outside {
     }
 
     /// The path in the shared directory of what is at a path in the tree; nothing if it is not there.
-    pub(in super::super) fn in_share<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
+    pub fn in_share<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
         names::below(path, self.root)
     }
 
@@ -69,11 +78,8 @@ impl Outside {
 impl Outside {
     /// A workspace, in which a repository outside has hooks.
     pub(super) fn of_workspace(hooks: &[&str]) -> Self {
-        Self {
-            root: b"",
-            absolute: vec![WORKSPACE.into(), b"/host/project".to_vec()],
-            hooks: hooks.iter().map(|path| path.as_bytes().to_vec()).collect(),
-        }
+        let hooks: Vec<String> = hooks.iter().map(|path| (*path).to_owned()).collect();
+        Self::of_directory(Path::new("/host/project"), &hooks)
     }
 
     /// A repository's directory.

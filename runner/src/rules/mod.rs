@@ -9,6 +9,7 @@
 //! role      which rule a path falls under;  git: what git's own files do
 //! after     the tree after a change;  walk: what a moved directory brings
 //! hide      files that look absent;  outside: what is around the tree
+//! directory a real tree
 //! ```
 //!
 //! One sentence holds after each change: what a rule protects was there before, or was made by the host. It follows that
@@ -22,6 +23,7 @@
 
 mod after;
 mod change;
+pub mod directory;
 mod git;
 mod hide;
 mod names;
@@ -34,15 +36,16 @@ mod tests;
 
 use std::io;
 
-use snowglobe_runner::Repository;
-use snowglobe_runner::protection::{Effect, HIDE, Protection, READ_ONLY, TOO_LONG, UNCHECKED};
+use crate::Repository;
+use crate::protection::{Effect, HIDE, Protection, READ_ONLY, TOO_LONG, UNCHECKED};
 
 use self::after::After;
-pub(super) use self::change::{Change, Finding, Kind, Look, Verdict};
+pub use self::change::{Change, Finding, Kind, Look, Verdict};
 use self::git::layout::Contents;
 use self::git::{layout, shared, weigh};
-use self::hide::{Hide, PatternError};
-pub(super) use self::outside::Outside;
+use self::hide::Hide;
+pub use self::hide::PatternError;
+pub use self::outside::Outside;
 use self::role::{Role, Roles};
 use self::walk::Walk;
 
@@ -52,7 +55,7 @@ const DEEPEST: usize = 256;
 
 /// Settings that can't be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RulesError {
+pub enum RulesError {
     /// A rule is not in the table.
     #[error("there is no rule {0:?}")]
     Unknown(String),
@@ -63,7 +66,7 @@ pub(super) enum RulesError {
 
 /// The rules of one share.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub struct Rules {
     roles: Roles,
     hide: Hide,
     read_only: bool,
@@ -71,7 +74,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// The rules that `settings` make.
-    pub(super) fn new(settings: &Protection) -> Result<Self, RulesError> {
+    pub fn new(settings: &Protection) -> Result<Self, RulesError> {
         Ok(Self {
             roles: Roles::new(settings).map_err(RulesError::Unknown)?,
             hide: Hide::new(&settings.hide)?,
@@ -80,18 +83,18 @@ impl Rules {
     }
 
     /// The same rules for the directory of a repository.
-    pub(super) fn for_repository(mut self, repository: Repository) -> Self {
+    pub fn for_repository(mut self, repository: Repository) -> Self {
         self.roles.repository = Some(repository);
         self
     }
 
     /// Whether a path looks absent to the guest.
-    pub(super) fn hides(&self, path: &[u8]) -> bool {
+    pub fn hides(&self, path: &[u8]) -> bool {
         self.hide.hides(path)
     }
 
     /// Whether the contents of the file at a path decide about a change.
-    pub(super) fn weighs(&self, path: &[u8], look: &dyn Look) -> io::Result<bool> {
+    pub fn weighs(&self, path: &[u8], look: &dyn Look) -> io::Result<bool> {
         Ok(matches!(
             self.roles.of(path, look)?,
             Some(Role::Contents(_))
@@ -99,7 +102,7 @@ impl Rules {
     }
 
     /// Judges a change.
-    pub(super) fn check(&self, change: &Change<'_>, look: &dyn Look) -> Verdict {
+    pub fn check(&self, change: &Change<'_>, look: &dyn Look) -> Verdict {
         let first = change.paths().next().unwrap_or_default();
         if self.read_only {
             return Verdict::Deny(Finding::new(READ_ONLY, first, ""));
@@ -112,10 +115,9 @@ impl Rules {
                 return Verdict::Deny(Finding::new(HIDE, path, ""));
             }
         }
-        let findings = self.findings(*change, look).unwrap_or_else(|error| {
-            let said = format!("it can't be checked: {error}");
-            vec![Finding::new(UNCHECKED, first, &said)]
-        });
+        let findings = self
+            .findings(*change, look)
+            .unwrap_or_else(|error| vec![Finding::unchecked(first, &error)]);
         match self.roles.strongest(findings) {
             None | Some((Effect::Allow, _)) => Verdict::Allow,
             Some((Effect::Ask, finding)) => Verdict::Ask(finding),

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use snowglobe_runner::git_config::Setting;
+use crate::git_config::Setting;
 
 use super::super::git::settings;
 use super::super::{Change, Verdict};

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use snowglobe_runner::protection::Effect;
+use crate::protection::Effect;
 
 use super::change::{Finding, Kind, Look};
 use super::git::weigh;
@@ -196,6 +196,7 @@ pub(super) fn link(path: &[u8]) -> Finding {
     Finding::new("git-links", path, "a symbolic link in a git directory")
 }
 
+/// The finding of a directory that is too large to search.
 fn too_many(path: &[u8]) -> Finding {
     let said = format!("the directory has more than {ENTRIES} files to check");
     Finding::new("unchecked", path, &said)

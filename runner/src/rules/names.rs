@@ -4,7 +4,7 @@
 //! dots and blanks at the end (NTFS). A name is folded by all of these at once. Two names of one file thus always fold to
 //! the same bytes; two files may, and are then treated alike.
 
-use snowglobe_runner::protection::fold_case;
+use crate::protection::fold_case;
 
 /// Code points that HFS+ ignores in a name.
 const IGNORED: &[std::ops::RangeInclusive<char>] = &[

@@ -2,7 +2,7 @@
 //!
 //! A setting of the list counts with and without a subsection. Names are in lower case.
 
-use snowglobe_runner::git_config::Setting;
+use crate::git_config::Setting;
 
 /// When a setting counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! for removed and prunes what it kept. `gitdir` and `commondir` lead to a worktree and back, so they stay as they are
 //! also for the own one.
 
-use snowglobe_runner::Repository;
+use crate::Repository;
 
 use super::super::names;
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io;
 
-use snowglobe_runner::Repository;
-use snowglobe_runner::protection::{Effect, Protection, Protects, TABLE};
+use crate::Repository;
+use crate::protection::{Effect, Protection, Protects, TABLE};
 
 use super::change::{Finding, Look};
 use super::git::layout::{self, Contents};
