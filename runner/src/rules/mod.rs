@@ -1,4 +1,4 @@
-//! Which changes a guest may make in a shared directory.
+//! Which changes a guest may make in a shared directory, and what the changes that are planned for a directory touch.
 //!
 //! The guest writes to a directory of a person, whose programs run some files by themselves. The table of the protocol
 //! says which. Here a change is judged before it is made: pure decisions about the [`Change`], and about as much of the
@@ -9,6 +9,7 @@
 //! role      which rule a path falls under;  git: what git's own files do
 //! after     the tree after a change;  walk: what a moved directory brings
 //! hide      files that look absent;  outside: what is around the tree
+//! planned   changes that are made together;  overlay: the tree after them
 //! directory a real tree
 //! ```
 //!
@@ -28,6 +29,8 @@ mod git;
 mod hide;
 mod names;
 mod outside;
+mod overlay;
+pub mod planned;
 mod role;
 mod walk;
 

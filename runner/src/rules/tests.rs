@@ -2,6 +2,7 @@
 
 mod attacks;
 mod ordinary;
+mod planned;
 mod properties;
 mod repository;
 mod settings;

@@ -12,7 +12,7 @@ use super::names;
 use super::role::{Role, Roles};
 
 /// The most files and directories that are looked at for one change.
-const ENTRIES: usize = 50_000;
+pub(super) const ENTRIES: usize = 50_000;
 
 /// The two trees of a change.
 pub(super) struct Walk<'a> {
@@ -165,7 +165,7 @@ impl Walk<'_> {
     }
 
     /// What is new about one path of a moved directory.
-    fn entry(&self, old: &[u8], new: &[u8]) -> io::Result<Vec<Finding>> {
+    pub(super) fn entry(&self, old: &[u8], new: &[u8]) -> io::Result<Vec<Finding>> {
         if self.hide.hides(old) != self.hide.hides(new) {
             return Ok(vec![Finding::new("hide", new, "")]);
         }
@@ -197,7 +197,7 @@ pub(super) fn link(path: &[u8]) -> Finding {
 }
 
 /// The finding of a directory that is too large to search.
-fn too_many(path: &[u8]) -> Finding {
+pub(super) fn too_many(path: &[u8]) -> Finding {
     let said = format!("the directory has more than {ENTRIES} files to check");
     Finding::new("unchecked", path, &said)
 }

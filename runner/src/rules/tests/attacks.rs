@@ -5,17 +5,17 @@ use super::rules;
 use super::tree::Tree;
 
 /// One attack.
-struct Attack {
+pub(super) struct Attack {
     /// What is tried.
-    what: &'static str,
+    pub(super) what: &'static str,
     /// The program of the host that would run it.
     runs: &'static str,
     /// The tree before.
-    tree: &'static [&'static str],
+    pub(super) tree: &'static [&'static str],
     /// What the guest requests.
-    changes: &'static [Change<'static>],
+    pub(super) changes: &'static [Change<'static>],
     /// The rule that refuses the last change.
-    rule: &'static str,
+    pub(super) rule: &'static str,
 }
 
 const fn attack(
@@ -167,7 +167,7 @@ const EDITORS: &[&str] = &[
 ];
 
 #[rustfmt::skip]
-const ATTACKS: &[Attack] = &[
+pub(super) const ATTACKS: &[Attack] = &[
     // Hooks.
     attack("a new hook", "git commit", REPO, &[file(".git/hooks/pre-commit")], "git-hooks"),
     attack("a hook for a status", "git status", REPO, &[file(".git/hooks/post-index-change")], "git-hooks"),

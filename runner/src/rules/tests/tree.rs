@@ -45,15 +45,19 @@ impl Tree {
         self
     }
 
+    pub(super) fn surroundings(&self) -> &Outside {
+        &self.outside
+    }
+
     pub(super) fn root(&self) -> &Path {
         self.root.path()
     }
 
-    fn at(&self, path: &[u8]) -> PathBuf {
+    pub(super) fn at(&self, path: &[u8]) -> PathBuf {
         self.root.path().join(OsStr::from_bytes(path))
     }
 
-    fn make_parent(&self, path: &str) {
+    pub(super) fn make_parent(&self, path: &str) {
         fs::create_dir_all(self.at(path.as_bytes()).parent().unwrap()).unwrap();
     }
 
