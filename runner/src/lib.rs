@@ -66,8 +66,8 @@ pub struct VmSpec {
     pub streams: Option<Port>,
     /// The file that receives the guest's console.
     pub console_log: PathBuf,
-    /// The maximum size of a disk's file, at which the VM is ended; absent: the size of the disk. With krun the first
-    /// disk's file is checked up to ten times a second, and may exceed the bound by what the guest writes in between.
+    /// The maximum size of a disk's file, at which the VM is ended; absent: the size of the disk. With krun the files are
+    /// checked up to ten times a second, and may exceed the bound by what the guest writes in between.
     #[serde(default)]
     pub max_layer_bytes: Option<u64>,
     /// Files and directories (with their contents) to remove when the VM has ended.
@@ -176,6 +176,10 @@ pub struct Disk {
     /// All its backing files, which the engine must be allowed to read.
     #[serde(default)]
     pub backing: Vec<PathBuf>,
+    /// Whether the guest's flushes reach the host's disk, so that its data survives the host's crash. A disk that ends with
+    /// its VM needs none. libkrun flushes every disk.
+    #[serde(default)]
+    pub flushes: bool,
 }
 
 /// The format of a disk image.
@@ -237,17 +241,23 @@ pub struct VmRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
-    /// Freeze the first disk; the guest must have flushed its writes. `layer` is a qcow2 file to make for that. An engine
+    /// Freeze a disk; the guest must have flushed its writes. `layer` is a qcow2 file to make for that. An engine
     /// either adds it on top of the newest layer and freezes the latter (`layer` then replaces it in
     /// [`VmSpec::remove`]), or copies the newest layer to it. [`Answer::Frozen`] names the frozen layer, which the
     /// parent then owns.
     FreezeDisk {
+        /// The disk's index in [`VmSpec::disks`].
+        #[serde(default)]
+        disk: usize,
         /// The file to make.
         layer: PathBuf,
     },
-    /// Copy the layers between the first disk's newest one and `onto` into the newest one, while the guest runs. `onto` is
+    /// Copy the layers between a disk's newest one and `onto` into the newest one, while the guest runs. `onto` is
     /// then the file below it. An engine that freezes a disk by copying it refuses this: its chain does not grow.
     MergeDisk {
+        /// The disk's index in [`VmSpec::disks`].
+        #[serde(default)]
+        disk: usize,
         /// A layer below the newest one, or the disk below all layers.
         onto: PathBuf,
     },
@@ -323,7 +333,7 @@ pub enum Event {
 pub enum Answer {
     /// It is done.
     Done,
-    /// The first disk is frozen.
+    /// The disk is frozen.
     Frozen {
         /// The layer that the guest does not write to any more.
         layer: PathBuf,

@@ -30,6 +30,7 @@ fn layered(vm: &mut Vm) -> (PathBuf, PathBuf) {
         format: DiskFormat::Raw,
         read_only: true,
         backing: Vec::new(),
+        flushes: false,
     });
     (base, first)
 }
@@ -98,6 +99,7 @@ fn layers_are_switched_while_the_guest_writes() {
         let next = vm.path(&format!("layer-{n}"));
         assert_eq!(
             runner.request(Action::FreezeDisk {
+                disk: 0,
                 layer: next.clone()
             }),
             Ok(Answer::Frozen {
@@ -155,6 +157,7 @@ fn layers_are_merged_while_the_guest_writes() {
             write(&mut guest, &format!("round-{round}-{n}"), n);
             let next = vm.path(&format!("layer-{round}-{n}"));
             let frozen = runner.request(Action::FreezeDisk {
+                disk: 0,
                 layer: next.clone(),
             });
             let layer = layers.last().unwrap().clone();
@@ -172,7 +175,10 @@ fn layers_are_merged_while_the_guest_writes() {
         // Onto the second layer, or onto the disk below all.
         let kept: usize = if round == 1 { 0 } else { 2 };
         let onto = kept.checked_sub(1).map_or(&base, |at| &layers[at]).clone();
-        let merge = Action::MergeDisk { onto: onto.clone() };
+        let merge = Action::MergeDisk {
+            disk: 0,
+            onto: onto.clone(),
+        };
         assert_eq!(runner.request(merge), Ok(Answer::Done));
         guest.run("touch /stop; while [ -e /stop ]; do usleep 1000; done; [ ! -e /failed ]; sync");
         let newest = layers.last().unwrap().clone();
@@ -183,6 +189,7 @@ fn layers_are_merged_while_the_guest_writes() {
         layers.push(newest);
     }
     let absent = Action::MergeDisk {
+        disk: 0,
         onto: vm.path("absent"),
     };
     assert!(runner.request(absent).is_err());
@@ -223,6 +230,7 @@ fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
     let mut refuse = |overlay: PathBuf| {
         let error = runner
             .request(Action::FreezeDisk {
+                disk: 0,
                 layer: overlay.clone(),
             })
             .unwrap_err();
@@ -237,6 +245,7 @@ fn a_switch_that_fails_leaves_the_vm_on_its_layer() {
     let good = vm.path("good");
     assert_eq!(
         runner.request(Action::FreezeDisk {
+            disk: 0,
             layer: good.clone()
         }),
         Ok(Answer::Frozen {
@@ -258,6 +267,7 @@ fn without_a_disk_there_is_nothing_to_switch() {
     assert!(
         runner
             .request(Action::FreezeDisk {
+                disk: 0,
                 layer: overlay.clone()
             })
             .is_err()
@@ -284,6 +294,7 @@ fn what_the_guest_frees_is_freed_on_the_host() {
         );
         if layer == &first {
             let switched = runner.request(Action::FreezeDisk {
+                disk: 0,
                 layer: next.clone(),
             });
             let frozen = first.clone();
@@ -336,6 +347,7 @@ fn a_vm_stalls_while_the_hosts_disk_is_full_and_continues_with_room() {
         other => panic!("{other:?}"),
     }
     let frozen = runner.request(Action::FreezeDisk {
+        disk: 0,
         layer: small.0.join("next"),
     });
     let why = frozen.unwrap_err();
@@ -385,6 +397,7 @@ fn a_krun_layer_is_bounded_and_its_copy_is_private() {
     let (vm, mut runner, _) = with("without-a-link", 1 << 30);
     let copy = vm.path("copy");
     let frozen = runner.request(Action::FreezeDisk {
+        disk: 0,
         layer: copy.clone(),
     });
     assert_eq!(

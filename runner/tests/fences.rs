@@ -265,6 +265,7 @@ fn no_command_line_names_a_file_of_the_vm() {
     let (mut runner, _guest, engine) = vm.boot();
     let next = vm.path("next");
     let switched = runner.request(Action::FreezeDisk {
+        disk: 0,
         layer: next.clone(),
     });
     assert_eq!(switched, Ok(Answer::Frozen { layer }));

@@ -44,6 +44,7 @@ fn a_missing_file_is_named() {
                 format: DiskFormat::Raw,
                 read_only: false,
                 backing: Vec::new(),
+                flushes: false,
             }];
         }),
         ("share", |vm| {
@@ -127,6 +128,7 @@ fn qemu_refuses_a_file_that_is_no_disk() {
             format: DiskFormat::Qcow2,
             read_only: false,
             backing: Vec::new(),
+            flushes: false,
         }];
     });
     assert!(stage.contains("disk") || stage.contains("qemu"), "{stage}");
@@ -150,6 +152,7 @@ fn what_belongs_to_another_user_is_neither_written_nor_removed() {
             format: DiskFormat::Raw,
             read_only: false,
             backing: Vec::new(),
+            flushes: false,
         }];
     });
     assert_eq!(stage, "spec");

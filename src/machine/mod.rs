@@ -500,12 +500,14 @@ async fn spec(
             format: plan.format,
             read_only: false,
             backing: plan.backing.clone(),
+            flushes: false,
         })
         .chain(plan.feed.iter().map(|path| Disk {
             path: path.clone(),
             format: DiskFormat::Raw,
             read_only: true,
             backing: Vec::new(),
+            flushes: false,
         }))
         .collect(),
         shares: shares::of_runner(plan),

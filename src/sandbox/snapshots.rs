@@ -117,7 +117,12 @@ impl Sandbox {
         };
         progress.say(merge.to_string());
         let onto = merge.onto.clone();
-        match live.machine.vm.request(Action::MergeDisk { onto }).await {
+        match live
+            .machine
+            .vm
+            .request(Action::MergeDisk { disk: 0, onto })
+            .await
+        {
             Ok(_) => {}
             Err(error) if merge.needed => return Err(MachineError::from(error).into()),
             Err(error) => {
@@ -144,6 +149,7 @@ impl Sandbox {
         self.on_disk(move |_| vm_dir.set_layers(&needed)).await?;
         let layer = self.store.layer(&new);
         let freeze = Action::FreezeDisk {
+            disk: 0,
             layer: layer.clone(),
         };
         let (frozen, now) = match live.machine.vm.request(freeze).await? {

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use snowglobe_runner::VmSpec;
+use snowglobe_runner::{Disk, VmSpec};
 
 use crate::confine::child::Child;
 use crate::confine::spawn::Started;
@@ -42,13 +42,12 @@ pub(crate) trait Engine {
     /// Reads the engine's notices; never blocks.
     fn notices(&mut self) -> io::Result<Vec<Notice>>;
 
-    /// Begins to freeze the first disk; `layer` is a file to make for that. Unless this fails, a [`Notice::Frozen`]
+    /// Begins to freeze a disk, by its index; `layer` is a file to make for that. Unless this fails, a [`Notice::Frozen`]
     /// follows.
-    fn freeze_disk(&mut self, layer: &Path) -> Result<(), String>;
+    fn freeze_disk(&mut self, disk: usize, layer: &Path) -> Result<(), String>;
 
-    /// Begins to merge the layers above `onto` into the first disk's newest one. Unless this fails, a [`Notice::Merged`]
-    /// follows.
-    fn merge_disk(&mut self, onto: &Path) -> Result<(), String>;
+    /// Begins to merge the layers above `onto` into a disk's newest one. Unless this fails, a [`Notice::Merged`] follows.
+    fn merge_disk(&mut self, disk: usize, onto: &Path) -> Result<(), String>;
 
     /// The time limit of a freeze; `None` where the engine copies the layer.
     fn freeze_limit(&self) -> Option<Duration>;
@@ -109,13 +108,13 @@ pub(crate) enum Notice {
     Ready,
     /// The engine can't build the machine.
     Refused(StartError),
-    /// Freezing the first disk has succeeded or failed.
+    /// Freezing a disk has succeeded or failed.
     Frozen(Result<Frozen, String>),
-    /// Merging layers of the first disk has succeeded or failed.
+    /// Merging layers of a disk has succeeded or failed.
     Merged(Result<(), String>),
     /// The VM is stalled: the host can't take what it writes.
     Stalled(String),
-    /// The first disk's layer has reached its maximum size.
+    /// A disk's layer has reached its maximum size.
     Full,
 }
 
@@ -137,10 +136,10 @@ fn kernel_command_line(spec: &VmSpec, of_engine: Option<&str>) -> String {
     parts.collect::<Vec<_>>().join(" ")
 }
 
-/// The first disk's newest layer, unless the guest only reads that disk.
-pub(crate) fn newest_layer(spec: &VmSpec) -> Option<PathBuf> {
-    let first = spec.disks.first().filter(|disk| !disk.read_only)?;
-    Some(first.path.clone())
+/// The newest layer of each disk; none where the guest only reads the disk.
+pub(crate) fn newest_layers(spec: &VmSpec) -> Vec<Option<PathBuf>> {
+    let newest = |disk: &Disk| (!disk.read_only).then(|| disk.path.clone());
+    spec.disks.iter().map(newest).collect()
 }
 
 /// A pair of connected sockets, the first of which is read without blocking.

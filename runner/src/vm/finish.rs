@@ -3,7 +3,7 @@
 use std::io;
 use std::process::{ExitCode, ExitStatus};
 
-use snowglobe_runner::{Answer, Event, VmSpec};
+use snowglobe_runner::{Answer, Event};
 
 use super::freeze::{abandon, flush};
 use super::{End, Freeze, Vm};
@@ -18,13 +18,7 @@ const LAST_LINES: usize = 100;
 
 impl Vm {
     /// Ends the VM's processes, removes its files, and reports how it ended.
-    pub(super) fn finish(
-        mut self,
-        spec: &VmSpec,
-        end: End,
-        orphaned: bool,
-        removal: &Removal,
-    ) -> ExitCode {
+    pub(super) fn finish(mut self, end: End, orphaned: bool, removal: &Removal) -> ExitCode {
         if !matches!(end, End::Engine) {
             self.engine.process().child.kill().ok();
         }
@@ -42,14 +36,8 @@ impl Vm {
         }
         self.merged(Err("the VM ended".into()));
         if !orphaned {
-            let first = self.top.iter();
-            let others = spec
-                .disks
-                .iter()
-                .skip(1)
-                .filter(|disk| !disk.read_only)
-                .map(|disk| &disk.path);
-            for path in first.chain(others).filter(|path| removal.keeps(path)) {
+            let newest = self.tops.iter().flatten();
+            for path in newest.filter(|path| removal.keeps(path)) {
                 if let Err(error) = flush(path) {
                     warn(format_args!("failed to flush {}: {error}", path.display()));
                 }

@@ -1,4 +1,4 @@
-//! Freezing the first disk, and merging its layers.
+//! Freezing a disk, and merging its layers.
 
 use std::io;
 use std::path::Path;
@@ -12,11 +12,22 @@ use crate::removal::{self, Removal};
 use crate::talk::{reply, warn};
 
 impl Vm {
-    /// Begins to freeze the first disk; the request gets its answer when the engine has done so.
-    pub(super) fn begin_freeze(&mut self, id: u64, layer: &Path) -> Result<(), String> {
-        if self.top.is_none() {
-            return Err("the VM has no writable disk".into());
+    /// Whether the guest may write to the disk.
+    fn require_writable(&self, disk: usize) -> Result<(), String> {
+        match self.tops.get(disk) {
+            Some(Some(_)) => Ok(()),
+            _ => Err("the VM has no such writable disk".into()),
         }
+    }
+
+    /// Begins to freeze a disk; the request gets its answer when the engine has done so.
+    pub(super) fn begin_freeze(
+        &mut self,
+        id: u64,
+        disk: usize,
+        layer: &Path,
+    ) -> Result<(), String> {
+        self.require_writable(disk)?;
         if self.freeze.is_some() || self.merge.is_some() {
             return Err("its layers are already being changed".into());
         }
@@ -31,9 +42,10 @@ impl Vm {
             Err(error) => return Err(format!("{}: {error}", layer.display())),
             Ok(_) => return Err(format!("{} exists already", layer.display())),
         }
-        self.engine.freeze_disk(layer)?;
+        self.engine.freeze_disk(disk, layer)?;
         self.freeze = Some(Freeze {
             id,
+            disk,
             layer: layer.to_owned(),
             until: self
                 .engine
@@ -43,15 +55,13 @@ impl Vm {
         Ok(())
     }
 
-    /// Begins to merge layers of the first disk; the request gets its answer when the engine has done so.
-    pub(super) fn begin_merge(&mut self, id: u64, onto: &Path) -> Result<(), String> {
-        if self.top.is_none() {
-            return Err("the VM has no writable disk".into());
-        }
+    /// Begins to merge layers of a disk; the request gets its answer when the engine has done so.
+    pub(super) fn begin_merge(&mut self, id: u64, disk: usize, onto: &Path) -> Result<(), String> {
+        self.require_writable(disk)?;
         if self.freeze.is_some() || self.merge.is_some() {
             return Err("its layers are already being changed".into());
         }
-        self.engine.merge_disk(onto)?;
+        self.engine.merge_disk(disk, onto)?;
         self.merge = Some(id);
         Ok(())
     }
@@ -69,10 +79,14 @@ impl Vm {
 
     /// Answers the command to freeze.
     pub(super) fn frozen(&mut self, result: Result<Frozen, String>, removal: &mut Removal) {
-        let Some(Freeze { id, layer, .. }) = self.freeze.take() else {
+        let Some(Freeze {
+            id, disk, layer, ..
+        }) = self.freeze.take()
+        else {
             return;
         };
-        let frozen = match (result, &mut self.top) {
+        let top = self.tops.get_mut(disk).and_then(Option::as_mut);
+        let frozen = match (result, top) {
             (Err(why), _) => return abandon(id, &layer, &why),
             (Ok(Frozen::Below), Some(top)) => {
                 removal.replace(top, &layer);

@@ -35,7 +35,7 @@ use crate::check;
 use crate::confine::calls::Calls;
 use crate::confine::cgroup::Cgroup;
 use crate::console::{Lines, Log, read_available};
-use crate::engine::{Engine, krun, newest_layer, qemu};
+use crate::engine::{Engine, krun, newest_layers, qemu};
 use crate::error::StartError;
 use crate::removal::Removal;
 use crate::share::{self, Server, Socket};
@@ -68,6 +68,7 @@ enum End {
 /// A freeze that is in progress.
 struct Freeze {
     id: u64,
+    disk: usize,
     layer: PathBuf,
     until: Option<Instant>,
 }
@@ -84,8 +85,8 @@ struct Vm {
     /// The fences that do not hold, and why.
     missing_fences: Vec<String>,
     isolation: Isolation,
-    /// The first disk's newest layer.
-    top: Option<PathBuf>,
+    /// The newest layer of each disk that the guest may write.
+    tops: Vec<Option<PathBuf>>,
     freeze: Option<Freeze>,
     /// The request whose merge of layers is in progress.
     merge: Option<u64>,
@@ -140,7 +141,7 @@ pub(crate) fn run(passed: Vec<OwnedFd>) -> ExitCode {
                 End::Stopped(_) => false,
                 End::Signalled | End::Engine | End::Failed(..) => input.is_orphaned(),
             };
-            vm.finish(&spec, end, orphaned, &removal)
+            vm.finish(end, orphaned, &removal)
         }
         Err(error) => {
             removal.carry_out(input.is_orphaned());
@@ -236,7 +237,7 @@ impl Vm {
             messages: Lines::default(),
             log,
             started: None,
-            top: newest_layer(spec),
+            tops: newest_layers(spec),
             freeze: None,
             merge: None,
             questions: Vec::new(),

@@ -53,17 +53,17 @@ impl Vm {
                 ) => self.ask_shares(&request),
                 Ok(VmRequest {
                     id,
-                    action: Action::FreezeDisk { layer },
+                    action: Action::FreezeDisk { disk, layer },
                 }) => {
-                    if let Err(why) = self.begin_freeze(id, &layer) {
+                    if let Err(why) = self.begin_freeze(id, disk, &layer) {
                         reply(id, Err(format!("freeze the disk: {why}")));
                     }
                 }
                 Ok(VmRequest {
                     id,
-                    action: Action::MergeDisk { onto },
+                    action: Action::MergeDisk { disk, onto },
                 }) => {
-                    if let Err(why) = self.begin_merge(id, &onto) {
+                    if let Err(why) = self.begin_merge(id, disk, &onto) {
                         reply(id, Err(format!("merge the disk's layers: {why}")));
                     }
                 }

@@ -213,6 +213,7 @@ impl Vm {
             format: DiskFormat::Qcow2,
             read_only: false,
             backing: base.map(Path::to_owned).into_iter().collect(),
+            flushes: false,
         });
     }
 

@@ -28,7 +28,7 @@ use snowglobe_runner::VmSpec;
 
 use self::disk::{OFTEN, Room, SELDOM, check_interval, copy, while_stopped};
 use self::order::{Order, SOCKET, STREAMS};
-use super::{Engine, Frozen, Notice, Process, newest_layer, socket_pair};
+use super::{Engine, Frozen, Notice, Process, newest_layers, socket_pair};
 use crate::confine::namespaces::Confinement;
 use crate::confine::spawn::{self, Inherited};
 use crate::error::StartError;
@@ -48,7 +48,8 @@ pub(crate) struct Krun {
     link: PathBuf,
     streams: Option<PathBuf>,
     phase: Phase,
-    top: Option<PathBuf>,
+    /// The newest layer of each disk that the guest may write.
+    tops: Vec<Option<PathBuf>>,
     max_layer_bytes: Option<u64>,
 }
 
@@ -94,24 +95,27 @@ impl Krun {
             link: spec.link_socket.clone(),
             streams: spec.streams.as_ref().map(|port| port.socket.clone()),
             phase: Phase::Preparing,
-            top: newest_layer(spec),
+            tops: newest_layers(spec),
             max_layer_bytes: spec.max_layer_bytes,
         })
     }
 
-    /// The bytes by which the newest layer may grow, where it has a bound.
+    /// How many more bytes the largest of the newest layers may take, where they have a bound.
     fn growth_left(&self) -> Option<u64> {
-        let (top, most) = (self.top.as_ref()?, self.max_layer_bytes?);
-        Some(most.saturating_sub(fs::metadata(top).ok()?.len()))
+        let most = self.max_layer_bytes?;
+        let tops = self.tops.iter().flatten();
+        let sizes = tops.filter_map(|top| Some(fs::metadata(top).ok()?.len()));
+        Some(most.saturating_sub(sizes.max()?))
     }
 
-    /// The room on the newest layer's file system.
+    /// The least room on a file system of the newest layers.
     fn room(&self) -> Option<Room> {
-        let stat = rustix::fs::statvfs(self.top.as_ref()?).ok()?;
-        Some(Room {
+        let stats = self.tops.iter().flatten().map(rustix::fs::statvfs);
+        let rooms = stats.filter_map(Result::ok).map(|stat| Room {
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
             all: stat.f_blocks.saturating_mul(stat.f_frsize),
-        })
+        });
+        rooms.min_by_key(|room| room.free)
     }
 
     /// Receives the socket's directory; gives whether it has come.
@@ -240,8 +244,8 @@ impl Engine for Krun {
         .collect())
     }
 
-    fn freeze_disk(&mut self, layer: &Path) -> Result<(), String> {
-        let (Phase::Running, Some(top)) = (&self.phase, &self.top) else {
+    fn freeze_disk(&mut self, disk: usize, layer: &Path) -> Result<(), String> {
+        let (Phase::Running, Some(Some(top))) = (&self.phase, self.tops.get(disk)) else {
             return Err("the VM is still starting, or another copy is being made".into());
         };
         let (ours, mut theirs) =
@@ -261,7 +265,7 @@ impl Engine for Krun {
         Ok(())
     }
 
-    fn merge_disk(&mut self, _onto: &Path) -> Result<(), String> {
+    fn merge_disk(&mut self, _disk: usize, _onto: &Path) -> Result<(), String> {
         Err("libkrun copies a disk to freeze it, so there is nothing to merge".into())
     }
 

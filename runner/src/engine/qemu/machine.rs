@@ -170,6 +170,11 @@ fn error_policy(disk: &Disk) -> &'static str {
     }
 }
 
+/// QEMU's name of a disk's lowest node, by the disk's index.
+pub(super) fn node_name(disk: usize) -> String {
+    format!("disk{disk}")
+}
+
 fn block_node(number: usize, disk: &Disk) -> Value {
     let driver = match disk.format {
         DiskFormat::Raw => "raw",
@@ -177,9 +182,9 @@ fn block_node(number: usize, disk: &Disk) -> Value {
     };
     let mut node = json!({
         "driver": driver,
-        "node-name": format!("disk{number}"),
+        "node-name": node_name(number),
         "read-only": disk.read_only,
-        "cache": { "direct": false, "no-flush": !disk.read_only },
+        "cache": { "direct": false, "no-flush": !disk.read_only && !disk.flushes },
         "file": { "driver": "file", "filename": disk.path },
     });
     if !disk.read_only {
@@ -214,12 +219,14 @@ mod tests {
                     format: DiskFormat::Qcow2,
                     read_only: false,
                     backing: Vec::new(),
+                    flushes: false,
                 },
                 Disk {
                     path: "/base".into(),
                     format: DiskFormat::Raw,
                     read_only: true,
                     backing: Vec::new(),
+                    flushes: false,
                 },
             ],
             shares: vec![Share {

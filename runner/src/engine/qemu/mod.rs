@@ -33,7 +33,7 @@ use snowglobe_runner::{Accel, VmSpec};
 
 use self::explain::{cannot_run, explain, refusal};
 use self::files::{bound_files, confinement, fence};
-use self::machine::{BuildCommand, arguments, build_commands};
+use self::machine::{BuildCommand, arguments, build_commands, node_name};
 use self::qmp::{Message, Qmp};
 use super::{Engine, Frozen, Notice, Process, socket_pair};
 use crate::confine::calls::Calls;
@@ -56,8 +56,9 @@ pub(crate) struct Qemu {
     phase: Phase,
     /// The remaining commands before the guest runs, in order.
     build_commands: VecDeque<BuildCommand>,
-    /// QEMU's name of the first disk's newest layer.
-    node: String,
+    /// QEMU's name of each disk's newest layer.
+    nodes: Vec<String>,
+    /// The number of layers that were added.
     layers: u32,
     guest_ended_it: bool,
     binary: PathBuf,
@@ -74,9 +75,9 @@ enum Phase {
     Building(u64, &'static str),
     /// None; the guest runs.
     Running,
-    /// Switch the first disk to a new layer of this name.
-    Switching(u64, String),
-    /// Merge layers of the first disk; an event tells the end.
+    /// Switch the disk of this index to a new layer of this name.
+    Switching(u64, usize, String),
+    /// Merge layers of a disk; an event tells the end.
     Merging(u64),
 }
 
@@ -138,14 +139,14 @@ impl Qemu {
                 ));
             }
         };
-        let node = "disk0".to_owned();
+        let nodes = (0..spec.disks.len()).map(node_name).collect();
         let binary = binary.to_owned();
         Ok(Self {
             process: Process::new(started, console),
             qmp,
             phase: Phase::Greeting,
             build_commands: build_commands(spec, khz).into(),
-            node,
+            nodes,
             layers: 0,
             guest_ended_it: false,
             binary,
@@ -168,9 +169,9 @@ impl Qemu {
                 Ok(_) => self.build_next(),
                 Err(why) => Ok(Some(Notice::Refused(refusal(stage, &why)))),
             },
-            Phase::Switching(asked, node) if asked == id => {
+            Phase::Switching(asked, disk, node) if asked == id => {
                 if result.is_ok() {
-                    self.node = node;
+                    self.nodes[disk] = node;
                 }
                 Ok(Some(Notice::Frozen(result.map(|_| Frozen::Below))))
             }
@@ -246,13 +247,14 @@ impl Engine for Qemu {
         Ok(notices)
     }
 
-    fn freeze_disk(&mut self, layer: &Path) -> Result<(), String> {
+    fn freeze_disk(&mut self, disk: usize, layer: &Path) -> Result<(), String> {
         if self.phase != Phase::Running {
             return Err("the VM is still starting, or another layer is being added".into());
         }
-        let node = format!("disk0-{}", self.layers + 1);
+        let newest = self.nodes.get(disk).ok_or("there is no such disk")?;
+        let node = format!("{}-{}", node_name(disk), self.layers + 1);
         let arguments = json!({
-            "node-name": self.node,
+            "node-name": newest,
             "snapshot-file": layer,
             "snapshot-node-name": node,
             "format": "qcow2",
@@ -262,17 +264,18 @@ impl Engine for Qemu {
             .ask("blockdev-snapshot-sync", arguments)
             .map_err(|error| format!("ask qemu: {error}"))?;
         self.layers += 1;
-        self.phase = Phase::Switching(id, node);
+        self.phase = Phase::Switching(id, disk, node);
         Ok(())
     }
 
-    fn merge_disk(&mut self, onto: &Path) -> Result<(), String> {
+    fn merge_disk(&mut self, disk: usize, onto: &Path) -> Result<(), String> {
         if self.phase != Phase::Running {
             return Err("the VM is still starting, or its layers are being changed".into());
         }
+        let newest = self.nodes.get(disk).ok_or("there is no such disk")?;
         let arguments = json!({
             "job-id": "merge",
-            "device": self.node,
+            "device": newest,
             "base": onto,
             "backing-file": onto,
         });
