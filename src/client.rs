@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::config::{Config, Difference, Origin, differences, value_of};
-use crate::control::{Answer, Ask, MachineStatus, Messages, Status, send};
+use crate::control::{Answer, Ask, MachineStatus, Messages, Review, Status, send};
 use crate::guest::{self, Guest, Identity};
 use crate::network::live::Status as NetworkStatus;
 use crate::network::ports::{OpenPort, Port};
@@ -157,6 +157,21 @@ pub(crate) async fn boot(
             Answer::Step(step) => progress.step(step),
             Answer::Booted { lacks } => return Ok(lacks),
             _ => return Err(question.ended()),
+        }
+    }
+}
+
+/// Reviews the changes of a kept sandbox's copied workspace.
+pub(crate) async fn review(
+    running: &Running,
+    review: Review,
+    progress: &Progress,
+) -> Result<Answer, ClientError> {
+    let mut question = Question::put(running, &Ask::Review { review }).await?;
+    loop {
+        match question.answer().await? {
+            Answer::Step(step) => progress.step(step),
+            answer => return Ok(answer),
         }
     }
 }

@@ -11,13 +11,14 @@ use crate::network::live::Status as Network;
 use crate::network::ports::{OpenPort, Port};
 use crate::network::settings::Change;
 use crate::progress::Step;
+use crate::review::report::{Changes, Done as Reviewed, Selection};
 use crate::workspace::{Effects, Refusals};
 
 /// The longest answer that is read, in bytes.
-const LONGEST_ANSWER: u64 = 1 << 20;
+const LONGEST_ANSWER: u64 = 64 << 20;
 
 /// The longest question that is read, in bytes.
-const LONGEST_QUESTION: u64 = 128 << 10;
+const LONGEST_QUESTION: u64 = 4 << 20;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,11 @@ pub(crate) enum Ask {
         /// Since when; none: only where the next one will be.
         since: Option<u64>,
     },
+    /// Review the changes of a copied workspace.
+    Review {
+        /// What to do.
+        review: Review,
+    },
     /// On which ports its programs listen, and which are open on this machine.
     Ports,
     /// Open a port of the guest.
@@ -66,6 +72,36 @@ pub(crate) enum Ask {
     },
     /// Stop the sandbox and end the process. The answer is the end of the connection. All releases understand it.
     Stop,
+}
+
+/// What to do with the changes of a copied workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub(crate) enum Review {
+    /// List them.
+    Changes,
+    /// Show them.
+    Diff {
+        /// At or below these paths; none: all.
+        paths: Vec<String>,
+    },
+    /// Apply them to the host's directory.
+    Apply {
+        /// Which.
+        selection: Selection,
+    },
+    /// Undo what was applied last.
+    Undo {
+        /// Whether what changed since is left, instead of undoing nothing.
+        skip_conflicts: bool,
+    },
+    /// Take them back in the sandbox.
+    Discard {
+        /// Which.
+        selection: Selection,
+    },
+    /// Bring the host's newer files in.
+    Sync,
 }
 
 /// An answer.
@@ -87,6 +123,15 @@ pub(crate) enum Answer {
     Protection(Protection),
     /// Changes of the workspace that were refused.
     Refusals(Refusals),
+    /// The changes of a copied workspace.
+    Changes(Box<Changes>),
+    /// The diff of changes, base64.
+    Diff {
+        /// The text.
+        text: String,
+    },
+    /// What was done with changes.
+    Reviewed(Reviewed),
     /// Its ports.
     Ports {
         /// Each.

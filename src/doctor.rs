@@ -122,6 +122,15 @@ fn all(config: &Config, login: Option<String>) -> Vec<Check> {
     checks.push(kernel(&config.host.dirs.cache));
     checks.push(image(config));
     checks.extend(config.sandbox.workspace.shared().map(workspace));
+    checks.extend(config.sandbox.workspace.copied().map(|dir| {
+        Check::ok(
+            "workspace",
+            format!(
+                "the sandbox has a copy of {}; `snowglobe changes` shows what it changes there",
+                dir.path().display()
+            ),
+        )
+    }));
     checks.extend(repository(config));
     checks.push(match login {
         None => Check::ok("logins", "what is kept for registries can be read"),

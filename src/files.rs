@@ -41,6 +41,11 @@ const TEMPORARY: &str = ".tmp";
 /// writers left in the directory.
 pub(crate) fn temporary(dir: &Path) -> io::Result<NamedTempFile> {
     remove_abandoned(abandoned_temporary(dir)?)?;
+    one_more_temporary(dir)
+}
+
+/// The same, but leaves what killed writers left: to list a directory for each of many files takes too long.
+pub(crate) fn one_more_temporary(dir: &Path) -> io::Result<NamedTempFile> {
     loop {
         let file = tempfile::Builder::new()
             .prefix(TEMPORARY)

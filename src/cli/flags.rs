@@ -66,6 +66,7 @@ const HEADINGS: &[(&str, &[&str])] = &[
             "background_after_s",
             "idle_stop_s",
             "confirm",
+            "confirm_apply",
         ],
     ),
     (
@@ -321,6 +322,7 @@ mod tests {
 
     /// The subcommands that give no result of their own, but a command's output, a protocol or a file.
     const WITHOUT_RESULT: &[&str] = &[
+        "diff",
         "serve",
         "exec",
         "shell",

@@ -27,6 +27,7 @@ mod progress;
 mod protect;
 mod prune;
 mod refused;
+mod review;
 mod rm;
 mod serve;
 mod session;
@@ -102,6 +103,11 @@ enum Sub {
     Port(port::Port),
     /// Show and change which files of the workspace are protected
     Protect(protect::Protect),
+    Changes(review::ShowChanges),
+    Diff(review::Diff),
+    Apply(review::Apply),
+    Discard(review::Discard),
+    Sync(review::Sync),
     /// Check what works on this host, and print a remedy for each problem
     Doctor(doctor::Doctor),
     /// Print or install hosts for your own ssh, scp, sftp and editors
@@ -156,6 +162,11 @@ pub fn run() -> Done {
             Sub::Network(network) => network.run().await,
             Sub::Port(port) => port.run().await,
             Sub::Protect(protect) => protect.run().await,
+            Sub::Changes(changes) => changes.run().await,
+            Sub::Diff(diff) => diff.run().await,
+            Sub::Apply(apply) => apply.run().await,
+            Sub::Discard(discard) => discard.run().await,
+            Sub::Sync(sync) => sync.run().await,
             Sub::Doctor(doctor) => doctor.run().await,
             Sub::SshConfig(config) => config.run(),
             Sub::SshProxy(proxy) => proxy.run().await,

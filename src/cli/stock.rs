@@ -35,6 +35,9 @@ pub(super) fn described(sandbox: &Sandbox) -> String {
         1 => text += ", 1 snapshot",
         count => text += &format!(", {count} snapshots"),
     }
+    if sandbox.workspace_copy {
+        text += ", a copy of the workspace (what was not applied of its changes is only there)";
+    }
     text
 }
 

@@ -26,8 +26,8 @@ pub(super) struct Bounds {
     pub(super) disk_gib: u32,
     /// Open files per command.
     pub(super) nofile: u64,
-    /// Whether `/workspace` may be the host's directory.
-    pub(super) mount: bool,
+    /// What `/workspace` may be: the host's directory, or at most a copy of it, or nothing of it.
+    pub(super) mode: Mode,
     /// Whether the sandbox may change it.
     pub(super) write: bool,
 }
@@ -48,7 +48,7 @@ impl Bounds {
                 .unwrap_or_else(|| DEFAULT_MEMORY_MIB.max(half_mib)),
             disk_gib: user.disk_gib.unwrap_or(DEFAULT_DISK_GIB),
             nofile: user.nofile.unwrap_or(DEFAULT_NOFILE),
-            mount: user.workspace_mode != Some(Mode::None),
+            mode: user.workspace_mode.unwrap_or_default(),
             write: user.workspace_read_only != Some(true),
         }
     }
@@ -80,8 +80,17 @@ pub(super) fn excess(asked: &Raw, bounds: &Bounds, fetches: impl Fn(&str) -> boo
     limit("memory_mib", memory, bounds.memory_mib.into(), " MiB");
     limit("disk_gib", disk, bounds.disk_gib.into(), " GiB");
     limit("nofile", asked.nofile, bounds.nofile, "");
-    if asked.workspace_mode == Some(Mode::Mount) && !bounds.mount {
-        beyond.push("workspace_mode = \"mount\", where you share nothing".to_owned());
+    match (asked.workspace_mode, bounds.mode) {
+        (Some(Mode::Mount), Mode::None) => {
+            beyond.push("workspace_mode = \"mount\", where you share nothing".to_owned());
+        }
+        (Some(Mode::Mount), Mode::Copy) => {
+            beyond.push("workspace_mode = \"mount\", where you give a copy".to_owned());
+        }
+        (Some(Mode::Copy), Mode::None) => {
+            beyond.push("workspace_mode = \"copy\", where you share nothing".to_owned());
+        }
+        _ => {}
     }
     if asked.workspace_read_only == Some(false) && !bounds.write {
         beyond.push("workspace_read_only = false, where you let nothing be changed".to_owned());
@@ -204,7 +213,7 @@ mod tests {
         memory_mib: 2048,
         disk_gib: 16,
         nofile: 1000,
-        mount: false,
+        mode: Mode::None,
         write: false,
     };
 
@@ -222,11 +231,24 @@ mod tests {
         assert!(asks[1].contains("cpus = 5, more than the 4"), "{asks:?}");
     }
 
+    /// What a project asks for, what the user has, and whether that is within.
+    const MODES: [(Mode, Mode, bool); 9] = [
+        (Mode::Mount, Mode::Mount, true),
+        (Mode::Mount, Mode::Copy, false),
+        (Mode::Mount, Mode::None, false),
+        (Mode::Copy, Mode::Mount, true),
+        (Mode::Copy, Mode::Copy, true),
+        (Mode::Copy, Mode::None, false),
+        (Mode::None, Mode::Mount, true),
+        (Mode::None, Mode::Copy, true),
+        (Mode::None, Mode::None, true),
+    ];
+
     proptest! {
         #[test]
         fn nothing_is_asked_exactly_within_the_bounds(
             cpus in 0_u32..10, memory_mib in 0_u32..5000, disk_gib in 0_u32..40, nofile in 0_u64..3000,
-            mount: bool, write: bool, fetches: bool,
+            modes in prop::sample::select(&MODES[..]), write: bool, fetches: bool,
         ) {
             let asked = Raw {
                 image: Some("image".into()),
@@ -234,12 +256,13 @@ mod tests {
                 memory_mib: Some(memory_mib),
                 disk_gib: Some(disk_gib),
                 nofile: Some(nofile),
-                workspace_mode: Some(if mount { Mode::Mount } else { Mode::None }),
+                workspace_mode: Some(modes.0),
                 workspace_read_only: Some(!write),
                 ..Raw::default()
             };
-            let within = cpus <= 4 && memory_mib <= 2048 && disk_gib <= 16 && nofile <= 1000 && !mount && !write && !fetches;
-            prop_assert_eq!(excess(&asked, &BOUNDS, |_| fetches).is_empty(), within);
+            let within = cpus <= 4 && memory_mib <= 2048 && disk_gib <= 16 && nofile <= 1000 && modes.2 && !write && !fetches;
+            let bounds = Bounds { mode: modes.1, ..BOUNDS };
+            prop_assert_eq!(excess(&asked, &bounds, |_| fetches).is_empty(), within);
         }
     }
 }

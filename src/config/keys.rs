@@ -231,7 +231,7 @@ keys! {
     nofile: u64, "N", Kind::Number(64, 1 << 20), Project, Start;
     /// Host directory that is /workspace in the sandbox [default: the repository's root, or the working directory]
     workspace: PathBuf, "DIR", Kind::Text, User, Which;
-    /// How /workspace is made: `mount` shares the host directory, `none` gives an empty one [default: mount]
+    /// How /workspace is made: `mount` shares the host directory, `copy` gives a copy of it, `none` an empty one [default: mount]
     workspace_mode: Mode, "MODE", Kind::Text, Project, Start;
     /// Whether the sandbox may change nothing in /workspace [default: false]
     workspace_read_only: bool, "BOOL", Kind::Boolean, Project, Start;
@@ -255,6 +255,8 @@ keys! {
     background_after_s: u64, "TIME", Kind::Number(1, 86_400), Project, Start;
     /// Whether a person confirms restoring, deleting and rebooting: `never`, `ask` where the client can, `require` [default: never]
     confirm: Confirm, "WHEN", Kind::Text, User, Start;
+    /// Whether a person confirms that a model applies changes of a copied workspace: `require`, `ask` where the client can, `never` [default: require]
+    confirm_apply: Confirm, "WHEN", Kind::Text, User, Start;
     /// Whether commits in the sandbox get the name and e-mail address of your git configuration [default: true]
     git_identity: bool, "BOOL", Kind::Boolean, User, Start;
     /// When a sandbox that nothing uses is stopped; 0: never [default: 3600]

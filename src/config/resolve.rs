@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::choices::Confirm;
 use super::defaults::{
     DEFAULT_DISK_GIB, DEFAULT_IMAGE, DEFAULT_MEMORY_MIB, DEFAULT_NOFILE, default_cpus,
 };
@@ -56,6 +57,7 @@ pub(super) fn resolve(
     };
     let calls = CallPolicy {
         confirm: raw.confirm.unwrap_or_default(),
+        confirm_apply: raw.confirm_apply.unwrap_or(Confirm::Require),
         background_after: seconds("background_after_s", raw.background_after_s.unwrap_or(50))?,
     };
     Ok(Config {
@@ -88,9 +90,14 @@ fn sandbox(
         .ok_or_else(|| unusable("expected a directory that exists".into()))?;
     let workspace = match raw.workspace_mode.unwrap_or_default() {
         Mode::None => Workspace::None,
-        Mode::Mount => SharedDir::open(&project_dir)
-            .map(|dir| Workspace::mount(dir, dirs.home.as_deref(), &dirs.own()))
-            .map_err(|error| unusable(format!("it can't be opened ({error})")))?,
+        mode @ (Mode::Mount | Mode::Copy) => {
+            let dir = SharedDir::open(&project_dir)
+                .map_err(|error| unusable(format!("it can't be opened ({error})")))?;
+            match mode {
+                Mode::Copy => Workspace::Copy { dir },
+                _ => Workspace::mount(dir, dirs.home.as_deref(), &dirs.own()),
+            }
+        }
     };
     let name = match raw.name {
         None => SandboxName::of_workspace(&project_dir),

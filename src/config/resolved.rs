@@ -79,6 +79,8 @@ pub struct SandboxSpec {
 pub struct CallPolicy {
     /// Whether a person is asked before what cannot be undone.
     pub confirm: Confirm,
+    /// Whether a person is asked before a model applies changes to the host's directory.
+    pub confirm_apply: Confirm,
     /// When a call becomes a background job if its client takes no progress messages.
     pub background_after: Duration,
 }

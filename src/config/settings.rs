@@ -109,6 +109,7 @@ fn values(config: &Config) -> BTreeMap<String, Value> {
     values.extend(protection_values(&config.sandbox.protection));
     values.extend([
         ("confirm", json!(config.calls.confirm)),
+        ("confirm_apply", json!(config.calls.confirm_apply)),
         (
             "background_after_s",
             json!(config.calls.background_after.as_secs()),
@@ -161,6 +162,7 @@ fn of_host(host: &HostConfig) -> BTreeMap<&'static str, Value> {
 fn of_sandbox(spec: &SandboxSpec) -> BTreeMap<&'static str, Value> {
     let mode = match spec.workspace {
         Workspace::Mount { .. } => Mode::Mount,
+        Workspace::Copy { .. } => Mode::Copy,
         Workspace::None => Mode::None,
     };
     BTreeMap::from([

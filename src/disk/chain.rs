@@ -1,6 +1,6 @@
 //! The chain of layers under a new VM: checked, extended by a layer of its own, and noted down before it is used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use snowglobe_runner::DiskFormat;
@@ -9,16 +9,13 @@ use super::depth;
 use super::error::{StoreError, io_error};
 use super::header::{Below, check};
 use super::overlay::make_overlay;
-use super::record::Base;
 use super::store::{Store, VmDir, taken};
 use crate::files;
 use crate::text::size;
 
-/// The disk of a new VM.
-#[derive(Debug)]
+/// The disk of a new VM: a chain of layers over a disk's file.
+#[derive(Debug, Clone)]
 pub struct NewDisk {
-    /// The VM's directory, whose lock keeps the layers.
-    pub vm_dir: VmDir,
     /// The layers, oldest first; the last one is the VM's own.
     pub layers: Vec<String>,
     /// The file of the VM's own layer.
@@ -64,70 +61,74 @@ impl Merge {
 const RESERVE: u64 = 256 << 20;
 
 impl Store {
-    /// Makes the disk of a new VM on top of these layers. If they are too many, the newest are merged first, and `say` is
-    /// told. Blocks.
+    /// Makes the disk of a new VM on top of these layers of `disk`, which are frozen. If they are too many, the newest are
+    /// merged first, and `say` is told. `others` are layers of the VM's other disks, which it keeps. Blocks.
     pub fn new_disk(
         &self,
-        base: &Base,
+        vm_dir: &VmDir,
+        others: &[String],
+        disk: &Path,
         layers: Vec<String>,
         say: &dyn Fn(String),
     ) -> Result<NewDisk, StoreError> {
-        let vm_dir = self.new_vm()?;
-        let made = self.make_disk(&vm_dir, base, layers, say);
-        let (layers, file, backing) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                vm_dir.give_up();
-                return Err(error);
-            }
-        };
-        Ok(NewDisk {
-            vm_dir,
-            layers,
-            file,
-            backing,
-        })
-    }
-
-    /// The new disk's layers, its own file, and the files below that.
-    fn make_disk(
-        &self,
-        vm_dir: &VmDir,
-        base: &Base,
-        layers: Vec<String>,
-        say: &dyn Fn(String),
-    ) -> Result<(Vec<String>, PathBuf, Vec<PathBuf>), StoreError> {
         // From here on no sweep takes them.
-        vm_dir.set_layers(&layers)?;
-        let size = self.check_layers(base, &layers)?;
+        vm_dir.set_layers(&[others, &layers].concat())?;
+        let size = self.check_layers(disk, &layers)?;
         let before = layers.len();
-        let mut layers = self.shorten(vm_dir, base, layers, size, say)?;
+        let mut layers = self.shorten(vm_dir, others, disk, layers, size, say)?;
         let merged = layers.len() < before;
-        let (under, format) = self.top(base, &layers);
-        let mut backing: Vec<_> = layers.iter().map(|layer| self.layer(layer)).collect();
-        backing.push(base.disk.clone());
-        let layer = self.new_layer();
-        layers.push(layer.clone());
-        let file = self.layer(&layer);
-        vm_dir.set_layers(&layers)?;
-        make_overlay(&under, format, size, &file)?;
+        let (under, format) = self.top(disk, &layers);
+        layers.push(self.new_layer());
+        vm_dir.set_layers(&[others, &layers].concat())?;
+        let made = self.with_files(disk, layers);
+        make_overlay(&under, format, size, &made.file)?;
         if merged {
             self.sweep();
         }
-        Ok((layers, file, backing))
+        Ok(made)
     }
 
-    /// The newest of these layers, or the image's disk, and its format.
-    fn top(&self, base: &Base, layers: &[String]) -> (PathBuf, DiskFormat) {
+    /// Uses a disk again whose newest layer belonged to a VM that has ended. If its layers are too many, it gets another
+    /// layer over merged ones, as in [`Self::new_disk`]. Blocks.
+    pub fn same_disk(
+        &self,
+        vm_dir: &VmDir,
+        others: &[String],
+        disk: &Path,
+        layers: Vec<String>,
+        say: &dyn Fn(String),
+    ) -> Result<NewDisk, StoreError> {
+        if layers.is_empty() || self.merge_due(disk, &layers)?.is_some() {
+            return self.new_disk(vm_dir, others, disk, layers, say);
+        }
+        vm_dir.set_layers(&[others, &layers].concat())?;
+        self.check_layers(disk, &layers)?;
+        Ok(self.with_files(disk, layers))
+    }
+
+    /// The files of these layers, of which there is at least one.
+    fn with_files(&self, disk: &Path, layers: Vec<String>) -> NewDisk {
+        let mut files: Vec<_> = layers.iter().map(|layer| self.layer(layer)).collect();
+        let file = files.pop().unwrap_or_default();
+        files.push(disk.to_owned());
+        NewDisk {
+            layers,
+            file,
+            backing: files,
+        }
+    }
+
+    /// The newest of these layers, or the disk below them, and its format.
+    fn top(&self, disk: &Path, layers: &[String]) -> (PathBuf, DiskFormat) {
         match layers.last() {
             Some(layer) => (self.layer(layer), DiskFormat::Qcow2),
-            None => (base.disk.clone(), DiskFormat::Raw),
+            None => (disk.to_owned(), DiskFormat::Raw),
         }
     }
 
     /// The merge that is due before a machine has these layers, its own included; `None` if they are few enough, or there
     /// is no room for a merge that can wait. Blocks.
-    pub fn merge_due(&self, base: &Base, layers: &[String]) -> Result<Option<Merge>, StoreError> {
+    pub fn merge_due(&self, disk: &Path, layers: &[String]) -> Result<Option<Merge>, StoreError> {
         let sizes: Vec<u64> = layers
             .iter()
             .map(|layer| taken(&self.layer(layer)))
@@ -137,7 +138,7 @@ impl Store {
         };
         let kept = layers[..from].to_vec();
         let merge = Merge {
-            onto: self.top(base, &kept).0,
+            onto: self.top(disk, &kept).0,
             kept,
             count: layers.len() - from,
             bytes: sizes[from..].iter().sum(),
@@ -173,30 +174,31 @@ impl Store {
     fn shorten(
         &self,
         vm_dir: &VmDir,
-        base: &Base,
+        others: &[String],
+        disk: &Path,
         layers: Vec<String>,
         size: u64,
         say: &dyn Fn(String),
     ) -> Result<Vec<String>, StoreError> {
         let new = self.new_layer();
         let with_own = [layers.as_slice(), std::slice::from_ref(&new)].concat();
-        let Some(mut merge) = self.merge_due(base, &with_own)? else {
+        let Some(mut merge) = self.merge_due(disk, &with_own)? else {
             return Ok(layers);
         };
         merge.count -= 1;
         say(merge.to_string());
-        vm_dir.set_layers(&with_own)?;
+        vm_dir.set_layers(&[others, &with_own].concat())?;
         let files: Vec<_> = layers[merge.kept.len()..]
             .iter()
             .map(|layer| self.layer(layer))
             .collect();
         let into = self.layer(&new);
-        let (under, format) = self.top(base, &merge.kept);
+        let (under, format) = self.top(disk, &merge.kept);
         let mut merged = merge.kept;
         merged.push(new);
         let made = make_overlay(&under, format, size, &into)
             .and_then(|()| super::merge::merge(&files, size, &into))
-            .and_then(|()| self.check_layers(base, &merged))
+            .and_then(|()| self.check_layers(disk, &merged))
             .and_then(|_| self.put_in_place(&layers, &merged));
         match made {
             Ok(()) => Ok(merged),
@@ -214,13 +216,12 @@ impl Store {
         }
     }
 
-    /// Checks that each layer names the one before it as its backing file, and the first the image's disk; gives the
-    /// size of that disk, in bytes. Blocks.
-    pub fn check_layers(&self, base: &Base, layers: &[String]) -> Result<u64, StoreError> {
-        let disk = fs::metadata(&base.disk);
-        let disk = disk.map_err(io_error("read the size of the image's disk", &base.disk))?;
-        let size = disk.len();
-        let (mut below, mut format) = (base.disk.clone(), DiskFormat::Raw);
+    /// Checks that each layer names the one before it as its backing file, and the first `disk`; gives the size of that
+    /// disk, in bytes. Blocks.
+    pub fn check_layers(&self, disk: &Path, layers: &[String]) -> Result<u64, StoreError> {
+        let size = fs::metadata(disk).map_err(io_error("read the size of the disk", disk))?;
+        let size = size.len();
+        let (mut below, mut format) = (disk.to_owned(), DiskFormat::Raw);
         for layer in layers {
             let path = self.layer(layer);
             let expected = Below {

@@ -71,6 +71,14 @@ pub enum StoreError {
         /// What is wrong.
         problem: String,
     },
+    /// Another sandbox uses the copy of the workspace.
+    #[error(
+        "use the copy of the workspace in {dir}: another sandbox of this name uses it; stop that first"
+    )]
+    CopyInUse {
+        /// The copy's directory.
+        dir: PathBuf,
+    },
     /// A list of needed layers cannot be understood.
     #[error("find out which layers are needed: {path} {problem}; move it away if nothing needs it")]
     Unclear {

@@ -17,6 +17,7 @@
 //! these cannot be read, nothing is swept at all.
 
 mod chain;
+mod copies;
 mod depth;
 mod error;
 mod header;
@@ -33,9 +34,10 @@ mod sweep;
 mod tests;
 
 pub use chain::{Merge, NewDisk};
+pub use copies::{CopyPlace, base_disk};
 pub use error::StoreError;
 pub(crate) use owner::Owners;
-pub use record::{Base, Record};
+pub use record::{Base, CopiedWorkspace, Record};
 pub(crate) use remove::{StoreFacts, stores};
 pub use snapshots::{SaveLimits, SavePlan};
 pub(crate) use snapshots::{all_records, pinned_disks};

@@ -27,6 +27,26 @@ pub struct Base {
     pub workdir: Option<String>,
 }
 
+/// The disk of a workspace that is a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopiedWorkspace {
+    /// The directory of the base below its first layer.
+    pub base: PathBuf,
+    /// Its layers' file names, oldest first.
+    pub layers: Vec<String>,
+    /// The name of the file that says how the tree on the host differed from the base.
+    pub tree: String,
+}
+
+impl Record {
+    /// The names of all its layers.
+    pub(super) fn all_layers(&self) -> impl Iterator<Item = &String> {
+        let workspace = self.workspace.iter().flat_map(|copied| &copied.layers);
+        self.layers.iter().chain(workspace)
+    }
+}
+
 /// A snapshot as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +60,9 @@ pub struct Record {
     pub base: Base,
     /// Its layers' file names, oldest first.
     pub layers: Vec<String>,
+    /// The workspace, if it was a copy on a disk of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<CopiedWorkspace>,
     /// What its newest layer takes on the host's disk, in bytes.
     pub bytes: u64,
 }

@@ -27,6 +27,8 @@ pub(crate) struct StoreFacts {
     pub(crate) dead_session: bool,
     /// The snapshots with what their newest layers take, in bytes; none if a record can't be read.
     pub(crate) snapshots: Option<Vec<(String, u64)>>,
+    /// Whether it has a copy of the sandbox's directory, which may have changes that were not applied.
+    pub(crate) copy: bool,
     /// The layers and directories of machines that nothing needs; none if that is uncertain.
     pub(crate) unneeded: Option<Vec<PathBuf>>,
 }
@@ -59,6 +61,7 @@ impl Store {
             dead_session: self.name.is_session()
                 && presence::is_name(&session).unwrap_or(false)
                 && matches!(presence::is_held(&session), Ok(false)),
+            copy: self.has_copy(),
             snapshots: records.map(|records| {
                 let of = |record: super::Record| (record.name.to_string(), record.bytes);
                 records.into_iter().map(of).collect()

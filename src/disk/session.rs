@@ -50,7 +50,8 @@ impl Store {
     fn pinned(&self, name: &SnapshotName) -> Result<(Record, VmDir), StoreError> {
         let run = self.new_vm()?;
         let record = self.get(name)?;
-        run.set_layers(&record.layers)?;
+        let layers: Vec<_> = record.all_layers().cloned().collect();
+        run.set_layers(&layers)?;
         run.set_base(&record.base.disk)?;
         // Read it again: it may have been deleted before its layers were held.
         Ok((self.get(name)?, run))
@@ -96,7 +97,7 @@ mod tests {
         let layer = store.new_layer();
         fs::write(store.layer(&layer), b"layer").unwrap();
         store
-            .save(&named(name), base, vec![layer.clone()], false)
+            .save(&named(name), base, vec![layer.clone()], None, false)
             .unwrap();
         store.layer(&layer)
     }

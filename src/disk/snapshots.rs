@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::chain::Merge;
+use super::copies::base_disk;
 use super::error::{StoreError, io_error};
-use super::record::{Base, Record, VERSION};
+use super::record::{Base, CopiedWorkspace, Record, VERSION};
 use super::store::{BASE, Store, entries, taken};
 use crate::names::SnapshotName;
 use crate::{files, presence};
@@ -129,11 +130,15 @@ impl Store {
             name: name.clone(),
             problem: format!("its disk {} {what}", path.display()),
         };
-        for path in record
-            .layers
+        let bases = record
+            .workspace
             .iter()
+            .map(|copied| base_disk(&copied.base));
+        for path in record
+            .all_layers()
             .map(|layer| self.layer(layer))
             .chain([record.base.disk.clone()])
+            .chain(bases)
         {
             match presence::is_file(&path) {
                 Ok(true) => {}
@@ -194,7 +199,7 @@ impl Store {
     pub fn plan_save(
         &self,
         name: &SnapshotName,
-        base: &Base,
+        disk: &Path,
         layers: &[String],
         limits: SaveLimits,
     ) -> Result<SavePlan, StoreError> {
@@ -202,7 +207,7 @@ impl Store {
             self.check_free(name)?;
         }
         let newest = layers.last().map_or("", String::as_str);
-        let mut merge = self.merge_due(base, layers)?;
+        let mut merge = self.merge_due(disk, layers)?;
         let with_merge = merge.as_ref().map_or(0, Merge::bytes);
         if let Err(error) = self.check_size(name, newest, with_merge, limits.bytes) {
             if merge.as_ref().is_none_or(|merge| merge.needed) {
@@ -227,6 +232,7 @@ impl Store {
         name: &SnapshotName,
         base: Base,
         layers: Vec<String>,
+        workspace: Option<CopiedWorkspace>,
         replaces: bool,
     ) -> Result<Record, StoreError> {
         if !replaces {
@@ -236,9 +242,11 @@ impl Store {
             version: VERSION,
             name: name.clone(),
             created: now(),
-            bytes: self.newest_bytes(&layers),
+            bytes: self.newest_bytes(&layers)
+                + (workspace.as_ref()).map_or(0, |copied| self.newest_bytes(&copied.layers)),
             base,
             layers,
+            workspace,
         };
         {
             let _held = self.lock()?;
@@ -288,8 +296,14 @@ impl Store {
         files::sync_dir(&layers).map_err(io_error("write", &layers))?;
         let _held = self.lock()?;
         for mut record in self.list()? {
-            if record.layers == old {
-                record.layers = new.to_vec();
+            let chains = std::iter::once(&mut record.layers)
+                .chain(record.workspace.as_mut().map(|copied| &mut copied.layers));
+            let mut changed = false;
+            for chain in chains.filter(|chain| **chain == old) {
+                *chain = new.to_vec();
+                changed = true;
+            }
+            if changed {
                 record.bytes = self.newest_bytes(new);
                 self.write_record(&record, true)?;
             }

@@ -139,7 +139,7 @@ impl Store {
     pub fn layer(&self, file: &str) -> PathBuf {
         let started = self.session.as_ref().and_then(|session| {
             let (record, _) = session.start.as_ref()?;
-            let holds = record.layers.iter().any(|layer| layer == file);
+            let holds = record.all_layers().any(|layer| layer == file);
             holds.then(|| session.from.layer(file))
         });
         started.unwrap_or_else(|| self.dir.join("layers").join(file))

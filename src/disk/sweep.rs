@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::{StoreError, io_error};
-use super::record::Record;
+use super::record::{CopiedWorkspace, Record};
 use super::store::{Store, entries, left_behind};
 use crate::{files, presence};
 
@@ -16,7 +16,7 @@ use crate::{files, presence};
 pub(super) struct Plan {
     /// Layers that no snapshot and no living VM names.
     pub(super) files: Vec<PathBuf>,
-    /// Directories of VMs whose owner is dead.
+    /// Directories of VMs and of copies whose owner is dead.
     pub(super) directories: Vec<PathBuf>,
 }
 
@@ -52,6 +52,7 @@ impl Store {
     /// Lists what nothing needs.
     pub(super) fn plan(&self) -> Result<Plan, StoreError> {
         let mut used = self.layers_of_snapshots()?;
+        used.extend(self.layers_of_copies()?);
         let mut directories = Vec::new();
         for path in entries(&self.dir.join("run"))? {
             let lock = path.join("lock");
@@ -61,6 +62,7 @@ impl Store {
                 directories.push(path);
             }
         }
+        directories.extend(self.dead_copies()?);
         let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
         let mut files = entries(&self.dir.join("layers"))?;
         files.retain(|path| name(path).is_none_or(|name| !used.contains(&name)));
@@ -69,8 +71,24 @@ impl Store {
 
     /// The layers of all snapshots. Fails if a record can't be understood, since it may name any layer.
     pub(super) fn layers_of_snapshots(&self) -> Result<BTreeSet<String>, StoreError> {
-        let mut used = BTreeSet::new();
-        for path in entries(&self.dir.join("snapshots"))? {
+        let records = self.records_of_snapshots()?;
+        let layers = records.iter().flat_map(Record::all_layers).cloned();
+        Ok(layers.collect())
+    }
+
+    /// The copied workspaces of all snapshots. Fails as [`Self::layers_of_snapshots`] does.
+    pub(super) fn workspaces_of_snapshots(&self) -> Result<Vec<CopiedWorkspace>, StoreError> {
+        let records = self.records_of_snapshots()?.into_iter();
+        Ok(records.filter_map(|record| record.workspace).collect())
+    }
+
+    fn records_of_snapshots(&self) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        let dir = self.dir.join("snapshots");
+        if !presence::is_name(&dir).map_err(io_error("look for", &dir))? {
+            return Ok(records);
+        }
+        for path in entries(&dir)? {
             let is_record = path
                 .extension()
                 .is_some_and(|extension| extension == "json");
@@ -81,7 +99,7 @@ impl Store {
                 Err(_) => continue,
             };
             match record {
-                Ok(record) => used.extend(record.layers),
+                Ok(record) => records.push(record),
                 Err(error) if is_record => {
                     let problem = format!("is no snapshot's record ({error})");
                     return Err(StoreError::Unclear { path, problem });
@@ -89,7 +107,7 @@ impl Store {
                 Err(_) => {}
             }
         }
-        Ok(used)
+        Ok(records)
     }
 }
 

@@ -46,10 +46,11 @@ fn a_snapshot_is_saved_listed_and_deleted_with_its_layers() {
             &named("two"),
             base.clone(),
             vec![a.clone(), b.clone()],
+            None,
             false,
         )
         .unwrap();
-    let save = || store.save(&named("one"), base.clone(), vec![a.clone()], false);
+    let save = || store.save(&named("one"), base.clone(), vec![a.clone()], None, false);
     let (saved, synced) = files::tests::syncs(&store.snapshots(), save);
     assert!(saved.is_ok() && synced, "a snapshot outlives a power cut");
     let names: Vec<_> = store
@@ -60,7 +61,7 @@ fn a_snapshot_is_saved_listed_and_deleted_with_its_layers() {
         .collect();
     assert_eq!(names, ["one", "two"]);
     assert!(matches!(
-        store.save(&named("one"), base, vec![], false),
+        store.save(&named("one"), base, vec![], None, false),
         Err(StoreError::Exists(_))
     ));
     let (deleted, synced) = files::tests::syncs(&store.snapshots(), || store.delete(&named("two")));
@@ -86,21 +87,23 @@ fn snapshots_take_no_more_than_they_may_those_of_sessions_included() {
     let first = big(&store);
     store.check_size(&named("a"), &first, 0, limit).unwrap();
     store
-        .save(&named("a"), base.clone(), vec![first.clone()], false)
+        .save(&named("a"), base.clone(), vec![first.clone()], None, false)
         .unwrap();
     // A layer of two snapshots counts once, and a layer without a snapshot does not count.
     store
-        .save(&named("b"), base.clone(), vec![first], false)
+        .save(&named("b"), base.clone(), vec![first], None, false)
         .unwrap();
     big(&store);
     let session = Store::of_session(dir.path(), &named("test"), None).unwrap();
     let second = big(&session);
     session
-        .save(&named("c"), base.clone(), vec![second], false)
+        .save(&named("c"), base.clone(), vec![second], None, false)
         .unwrap();
     let third = big(&session);
     session.check_size(&named("d"), &third, 0, limit).unwrap();
-    session.save(&named("d"), base, vec![third], false).unwrap();
+    session
+        .save(&named("d"), base, vec![third], None, false)
+        .unwrap();
     let error = store
         .check_size(&named("e"), &big(&store), 0, limit)
         .unwrap_err()
@@ -153,14 +156,14 @@ fn stray_files_lose_nothing() {
     let (dir, store, base) = store();
     let a = layer(&store);
     store
-        .save(&named("good"), base.clone(), vec![a.clone()], false)
+        .save(&named("good"), base.clone(), vec![a.clone()], None, false)
         .unwrap();
     let snapshots = dir.path().join("sandboxes/test/snapshots");
     fs::write(snapshots.join("stray.json"), "what is this").unwrap();
     fs::write(snapshots.join("readme.txt"), "hello").unwrap();
     assert_eq!(store.list().unwrap().len(), 1);
     assert!(matches!(
-        store.save(&named("stray"), base, vec![], false),
+        store.save(&named("stray"), base, vec![], None, false),
         Err(StoreError::Exists(_))
     ));
     assert!(matches!(
@@ -190,7 +193,9 @@ fn an_error_is_no_answer() {
         let (dir, store, base) = store();
         let run = store.new_vm().unwrap();
         let [kept, used, _unused] = [(); 3].map(|()| layer(&store));
-        store.save(&named("good"), base, vec![kept], false).unwrap();
+        store
+            .save(&named("good"), base, vec![kept], None, false)
+            .unwrap();
         run.set_layers(std::slice::from_ref(&used)).unwrap();
         fs::create_dir(store.dir.join("run/dead")).unwrap();
         let path = dir.path().to_owned();
@@ -255,7 +260,7 @@ fn a_snapshot_whose_layer_is_gone_says_so() {
     let (_dir, store, base) = store();
     let a = layer(&store);
     store
-        .save(&named("good"), base, vec![a.clone()], false)
+        .save(&named("good"), base, vec![a.clone()], None, false)
         .unwrap();
     fs::remove_file(store.layer(&a)).unwrap();
     assert!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use snowglobe_init::wire::{
     Detach, ExecRequest, JobAction, MAX_FREEZE, MAX_LISTING, MAX_SEARCH_TIME, ReadWant, Request,
-    STOP_GRACE,
+    STOP_GRACE, tree,
 };
 
 use super::error::GuestError;
@@ -25,6 +25,15 @@ pub(super) const LATE: Duration = Duration::from_secs(5);
 /// How long an answer may take to a request without a time limit. Even with the time for a large read it is less than
 /// the minute after which clients give up a call.
 pub(super) const ANSWER: Duration = Duration::from_secs(40);
+
+/// How long a listing of the whole workspace may take.
+const WALK: Duration = Duration::from_secs(600);
+
+/// How long a file of the workspace may take that is fetched or placed, beside the transfer of its content.
+const FILE: Duration = Duration::from_millis(50);
+
+/// The longest record of a listing, in bytes: two paths, and some numbers.
+const LONGEST_RECORD: u64 = 10 << 10;
 
 /// How long a build VM may take to write a layer, or all of a new root, to its disk.
 const FLUSH: Duration = Duration::from_secs(1800);
@@ -66,12 +75,18 @@ fn wanted(request: &Request) -> u64 {
             ReadWant::Bytes { limit, .. } => limit.max(MAX_LISTING),
         },
         Request::Search(search) => search.max_bytes,
+        Request::Tree { only: None, .. } => tree::MAX_TREE,
+        Request::Tree {
+            only: Some(paths), ..
+        } => LONGEST_RECORD * paths.len() as u64,
+        Request::Fetch { paths, max_bytes } => max_bytes.saturating_add(8 * paths.len() as u64),
         Request::Job(job) => match job.action {
             JobAction::Output { limit, .. } => limit,
             JobAction::Wait { .. } | JobAction::Kill | JobAction::Input { .. } => 0,
         },
         Request::Exec(_)
         | Request::Jobs
+        | Request::Place { .. }
         | Request::Write(_)
         | Request::Edit(_)
         | Request::Freeze
@@ -98,6 +113,10 @@ fn time(request: &Request) -> Option<Duration> {
         Request::Freeze => MAX_FREEZE,
         Request::Thaw | Request::PowerOff => LATE,
         Request::End => STOP_GRACE + LATE,
+        // Each file is looked at, and a translated guest needs a while for it.
+        Request::Tree { .. } => WALK,
+        Request::Fetch { paths, .. } => ANSWER + FILE * length(paths),
+        Request::Place { changes } => ANSWER + FILE * length(changes),
         Request::ApplyLayer { bytes, .. } => FLUSH + Duration::from_secs(bytes / SLOWEST_LAYER),
         Request::FinishRoot => FLUSH,
         Request::Jobs
@@ -107,6 +126,10 @@ fn time(request: &Request) -> Option<Duration> {
         | Request::Renew { .. }
         | Request::Status => ANSWER,
     })
+}
+
+fn length<T>(list: &[T]) -> u32 {
+    u32::try_from(list.len()).unwrap_or(u32::MAX)
 }
 
 /// How long a command may run until it ends or becomes a job.

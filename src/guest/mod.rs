@@ -178,8 +178,23 @@ impl Guest {
         input: Bytes,
         output: &mut (dyn FnMut(Output) + Send),
     ) -> Result<Report, GuestError> {
-        let bounds = bounds::of(request, input.len() as u64);
-        let input = std::io::Cursor::new(input);
+        let length = input.len() as u64;
+        self.request_with(request, std::io::Cursor::new(input), length, output)
+            .await
+    }
+
+    /// As [`Self::request`], with an input of `length` bytes that is read while it is sent.
+    pub async fn request_with<R>(
+        &self,
+        request: &Request,
+        input: R,
+        length: u64,
+        output: &mut (dyn FnMut(Output) + Send),
+    ) -> Result<Report, GuestError>
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+    {
+        let bounds = bounds::of(request, length);
         let answered = async {
             let call = Call::open(&self.handle, &self.guard, request, input, bounds.data).await?;
             call.finish(output).await

@@ -99,6 +99,8 @@ pub(crate) struct Sandbox {
     pub(crate) session: bool,
     /// Its snapshots.
     pub(crate) snapshots: Vec<Saved>,
+    /// Whether it has a copy of its directory, which may have changes that were not applied.
+    pub(crate) workspace_copy: bool,
     /// What nothing needs of it, in bytes.
     pub(crate) unneeded_bytes: u64,
     /// What its logs take, in bytes.
@@ -325,6 +327,7 @@ impl Sandbox {
             },
             running: store.used || running.iter().any(|other| other.info.name == name),
             session: store.name.is_session(),
+            workspace_copy: store.copy,
             snapshots: store
                 .snapshots
                 .iter()

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::ending::{End, Ending};
 use super::uses::Uses;
-use crate::control::{self, Answer, Ask, MachineStatus, Messages, Status};
+use crate::control::{self, Answer, Ask, MachineStatus, Messages, Review, Status};
 use crate::network::settings::Change;
 use crate::progress::Progress;
 use crate::sandbox::{Sandbox, SandboxError};
@@ -46,6 +48,27 @@ fn failed(error: SandboxError) -> Answer {
     }
 }
 
+async fn reviewed(
+    sandbox: &Arc<Sandbox>,
+    review: Review,
+    progress: &Progress,
+) -> Result<Answer, SandboxError> {
+    Ok(match review {
+        Review::Changes => Answer::Changes(Box::new(sandbox.review(progress).await?)),
+        Review::Diff { paths } => Answer::Diff {
+            text: BASE64.encode(sandbox.diff(paths, progress).await?),
+        },
+        Review::Apply { selection } => Answer::Reviewed(sandbox.apply(selection, progress).await?),
+        Review::Undo { skip_conflicts } => {
+            Answer::Reviewed(sandbox.undo_apply(skip_conflicts, progress).await?)
+        }
+        Review::Discard { selection } => {
+            Answer::Reviewed(sandbox.discard(selection, progress).await?)
+        }
+        Review::Sync => Answer::Reviewed(sandbox.sync(progress).await?),
+    })
+}
+
 impl Answering {
     /// Answers each question of a client until it leaves.
     pub(super) async fn answer(self, stream: UnixStream) {
@@ -80,6 +103,7 @@ impl Answering {
                     let refusals = self.sandbox.refused_changes(since).await;
                     send(&mut to, &refusals.map_or_else(failed, Answer::Refusals)).await
                 }
+                Ok(Some(Ask::Review { review })) => self.review(review, &mut to).await,
                 Ok(Some(Ask::Ports)) => {
                     let ports = self.sandbox.ports().await;
                     let answer = ports.map_or_else(failed, |ports| Answer::Ports { ports });
@@ -162,6 +186,25 @@ impl Answering {
             self.ending.end(End::NotBooted);
         }
         sent
+    }
+
+    /// Reviews the changes of a copied workspace. What has begun is finished, even if the client leaves.
+    async fn review(&self, review: Review, to: &mut OwnedWriteHalf) -> std::io::Result<()> {
+        let _used = self.uses.begin();
+        let (progress, mut steps) = Progress::channel();
+        let sandbox = self.sandbox.clone();
+        let mut reviewed = tokio::spawn(async move {
+            let answer = reviewed(&sandbox, review, &progress).await;
+            answer.unwrap_or_else(failed)
+        });
+        let answer = loop {
+            tokio::select! {
+                biased;
+                Some(step) = steps.recv() => send(to, &Answer::Step(step)).await?,
+                answer = &mut reviewed => break answer?,
+            }
+        };
+        send(to, &answer).await
     }
 
     async fn change_network(&self, change: &Change) -> Answer {

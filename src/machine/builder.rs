@@ -54,6 +54,7 @@ impl<'a> VmUnpacker<'a> {
             backing: Vec::new(),
             build: true,
             feed: Some(files.feed.path.clone()),
+            workspace_disk: None,
             workspace: None,
             repository: None,
             protection: Protection::default(),

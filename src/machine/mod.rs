@@ -43,6 +43,9 @@ const LINK_NAME: &str = "snowglobe.link";
 /// The vsock port that carries the guest link on engines with vsock.
 const LINK_PORT: u32 = 1024;
 
+/// The device of the second disk.
+const SECOND_DISK: &str = "/dev/vdb";
+
 /// How long reconnecting may take.
 const RECONNECT: Duration = Duration::from_secs(20);
 
@@ -145,6 +148,8 @@ pub struct Plan {
     pub build: bool,
     /// A second disk, read-only for the guest.
     pub feed: Option<PathBuf>,
+    /// A second disk with the workspace: its file, and the files below it.
+    pub workspace_disk: Option<(PathBuf, Vec<PathBuf>)>,
     /// The host directory shared as the workspace.
     pub workspace: Option<SharedDir>,
     /// Its repository, if that lies outside of it and is shared, too.
@@ -454,6 +459,7 @@ async fn spec(
                 .workspace
                 .as_ref()
                 .map(|_| shares::WORKSPACE.link(link)),
+            disk: plan.workspace_disk.as_ref().map(|_| SECOND_DISK.into()),
             path,
             repository: shares::of_guest(plan, link),
         }),
@@ -508,6 +514,13 @@ async fn spec(
             read_only: true,
             backing: Vec::new(),
             flushes: false,
+        }))
+        .chain(plan.workspace_disk.iter().map(|(path, backing)| Disk {
+            path: path.clone(),
+            format: DiskFormat::Qcow2,
+            read_only: false,
+            backing: backing.clone(),
+            flushes: true,
         }))
         .collect(),
         shares: shares::of_runner(plan),

@@ -29,6 +29,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// The name of the question in a result.
 const QUESTION: &str = "confirm";
 
+/// What a call that is confirmed changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The sandbox.
+    Sandbox,
+    /// The host's directory.
+    Host,
+}
+
 /// What to do with a call after the check.
 pub(crate) enum Decision {
     /// Do it.
@@ -40,38 +49,51 @@ pub(crate) enum Decision {
 /// Asks questions, and recognizes the answers to them.
 pub(crate) struct Confirmation {
     mode: Confirm,
+    apply: Confirm,
     codec: RequestStateCodec,
     used: Mutex<HashMap<u128, Instant>>,
 }
 
 impl Confirmation {
-    pub(crate) fn new(mode: Confirm) -> Self {
+    /// `mode` counts for what can't be undone, `apply` for changes of the host's directory.
+    pub(crate) fn new(mode: Confirm, apply: Confirm) -> Self {
         Self {
             mode,
+            apply,
             codec: RequestStateCodec::new_unchecked(rand::random::<[u8; 32]>().to_vec()),
             used: Mutex::default(),
         }
     }
 
-    /// Whether calls are confirmed at all.
-    pub(crate) fn is_enabled(&self) -> bool {
-        self.mode != Confirm::Never
+    /// When such a call is confirmed.
+    pub(crate) fn mode(&self, reaches: Reach) -> Confirm {
+        match reaches {
+            Reach::Sandbox => self.mode,
+            Reach::Host => self.apply,
+        }
     }
 
     /// Asks `question` about a call. A refused call was not done.
     pub(crate) async fn ask(
         &self,
-        question: &str,
+        (question, reaches): (&str, Reach),
         request: &CallToolRequestParams,
         context: &RequestContext<RoleServer>,
         call: &Call,
     ) -> Result<Decision, Refusal> {
         if !can_ask(context.client_capabilities()) {
-            return match self.mode {
-                Confirm::Require => Err(Refusal::new(
-                    "a person must confirm such a call (`confirm` in the server's configuration), and this client \
-                     can't ask one: nothing was done",
-                )),
+            return match self.mode(reaches) {
+                Confirm::Require => Err(Refusal::new(match reaches {
+                    Reach::Sandbox => {
+                        "a person must confirm such a call (`confirm` in the server's configuration), and this client \
+                         can't ask one: nothing was done"
+                    }
+                    Reach::Host => {
+                        "a person must confirm that changes are applied, and this client can't ask one: nothing was \
+                         done; the user applies them with `snowglobe apply`, and `confirm_apply` in the user's \
+                         configuration changes this"
+                    }
+                })),
                 Confirm::Ask | Confirm::Never => Ok(Decision::Proceed),
             };
         }
@@ -239,7 +261,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_valid_for_its_own_call_and_once() {
-        let asker = Confirmation::new(Confirm::Ask);
+        let asker = Confirmation::new(Confirm::Ask, Confirm::Require);
         let state = state(&asker);
         let other = answered(call("bad"), &state, "accept");
         assert!(refused(&asker, &other).contains("not the one this call was given"));
@@ -253,7 +275,7 @@ mod tests {
 
     #[test]
     fn declined_calls_and_forged_states_are_refused() {
-        let asker = Confirmation::new(Confirm::Ask);
+        let asker = Confirmation::new(Confirm::Ask, Confirm::Require);
         let state = state(&asker);
         assert!(refused(&asker, &answered(call("good"), &state, "decline")).contains("declined"));
         let mut forged = state.clone().into_bytes();
@@ -264,7 +286,7 @@ mod tests {
             let said = refused(&asker, &answered(call("good"), state, "accept"));
             assert!(said.contains("nothing was done"), "{said}");
         }
-        let another = Confirmation::new(Confirm::Ask);
+        let another = Confirmation::new(Confirm::Ask, Confirm::Require);
         assert!(
             refused(&another, &answered(call("good"), &state, "accept")).contains("not the one")
         );

@@ -70,6 +70,8 @@ fn words(rules: &[Stated]) -> String {
 pub(crate) enum Workspace {
     /// On the host: the user's own directory.
     Shared,
+    /// On a disk of its own, as a copy of the user's directory.
+    Copied,
     /// On the sandbox's own disk, as everything else.
     OwnDisk,
 }
@@ -88,6 +90,7 @@ impl Facts {
         Self {
             workspace: match config.sandbox.workspace {
                 workspace::Workspace::Mount { .. } => Workspace::Shared,
+                workspace::Workspace::Copy { .. } => Workspace::Copied,
                 workspace::Workspace::None => Workspace::OwnDisk,
             },
             repository: config.sandbox.workspace.repository().is_some(),

@@ -12,6 +12,11 @@ pub(crate) fn instructions(facts: &Facts) -> String {
              exception: /workspace is the user's project directory itself, shared with the host. Treat the files \
              there as the user's; everything outside /workspace is yours to break and disposable."
         }
+        Workspace::Copied => {
+            "Whatever you do with these tools happens inside it and cannot harm the user's machine. /workspace is a \
+             copy of the user's project directory: what you change there reaches the user only after the user has \
+             reviewed it. `changes` shows what you changed, as a diff. Everything is yours to break."
+        }
         Workspace::OwnDisk => {
             "Whatever you do with these tools happens inside it and cannot harm the user's machine. Nothing is shared \
              with the host: /workspace is an ordinary directory of the VM, empty at first, and the user's files are \
@@ -26,10 +31,11 @@ pub(crate) fn instructions(facts: &Facts) -> String {
     };
     let snapshots = match facts.workspace {
         Workspace::Shared => "Files in /workspace are not part of snapshots.",
+        Workspace::Copied => "The files in /workspace are saved and restored with it.",
         Workspace::OwnDisk => "/workspace is on that disk, too.",
     };
     let reboot = match facts.workspace {
-        Workspace::Shared => {
+        Workspace::Shared | Workspace::Copied => {
             "installed packages, files outside /workspace and running processes are gone; /workspace and saved \
              snapshots stay"
         }
@@ -94,7 +100,7 @@ mod tests {
 
     #[test]
     fn instructions_fit_what_clients_show_and_promise_what_there_is() {
-        for workspace in [Workspace::Shared, Workspace::OwnDisk] {
+        for workspace in [Workspace::Shared, Workspace::Copied, Workspace::OwnDisk] {
             let facts = |kept| Facts {
                 workspace,
                 repository: workspace == Workspace::Shared,
@@ -108,9 +114,12 @@ mod tests {
             assert!(kept.contains("used before") && !text.contains("used before"));
             let shared = workspace == Workspace::Shared;
             assert_eq!(text.contains("shared with the host. Treat"), shared);
-            assert_eq!(text.contains("Nothing is shared"), !shared);
+            let nothing = workspace == Workspace::OwnDisk;
+            assert_eq!(text.contains("Nothing is shared"), nothing);
+            let copied = workspace == Workspace::Copied;
+            assert_eq!(text.contains("`changes` shows"), copied);
             assert_eq!(text.contains("git repository lies outside"), shared);
-            assert_eq!(text.contains("outside /workspace"), shared);
+            assert_eq!(text.contains("outside /workspace"), !nothing);
             assert_eq!(text.contains("not part of snapshots"), shared);
             let rules = "x".repeat(160);
             for (network, says) in [

@@ -154,7 +154,7 @@ fn try_safely(given: &Arguments<'_>, facts: &Facts) -> String {
              snapshot does not cover /workspace.",
             "put the files of /workspace back, ",
         ),
-        Workspace::OwnDisk => (" It covers /workspace, too.", ""),
+        Workspace::Copied | Workspace::OwnDisk => (" It covers /workspace, too.", ""),
     };
     format!(
         "Try this in the Snowglobe sandbox, so that it can be undone: {change}\n\n\

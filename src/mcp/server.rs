@@ -20,6 +20,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use self::shared::Shared;
+use crate::config::Confirm;
 use crate::mcp::call::Call;
 use crate::mcp::confirm::Decision;
 use crate::mcp::permission::Permission;
@@ -162,9 +163,9 @@ impl ServerHandler for Server {
         let measured = self.shared.metrics.call(tool.name());
         // A confirmation is bound to the request's arguments. Without one they are not copied: they may hold a large
         // file.
-        let arguments = match self.shared.confirmation.is_enabled() {
-            true => request.arguments.clone(),
-            false => request.arguments.take(),
+        let arguments = match self.shared.confirmation.mode(tool.reach()) {
+            Confirm::Ask | Confirm::Require => request.arguments.clone(),
+            Confirm::Never => request.arguments.take(),
         };
         let (arguments, notes) = match tool.check(arguments) {
             Ok(checked) => checked,

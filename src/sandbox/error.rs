@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use snowglobe_init::streams::OpenError;
+use snowglobe_runner::rules::RulesError;
 
+use super::commits_error::CommitsError;
 use super::state::IsStopped;
+use crate::copy::CopyError;
 use crate::disk::StoreError;
 use crate::guest::GuestError;
 use crate::login::LoginError;
@@ -13,6 +16,8 @@ use crate::names::NameError;
 use crate::network::live::LiveError;
 use crate::network::ports::PortError;
 use crate::network::settings::ChangeError;
+use crate::review::apply::ApplyError;
+use crate::review::select::SelectError;
 use crate::rundir::RunDirError;
 use crate::vmm::VmmError;
 
@@ -62,6 +67,30 @@ pub enum SandboxError {
     /// Snapshots and layers.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The copy of the workspace.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// Changes could not be applied.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A selection of changes names what is not there.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// The commits of a copied workspace.
+    #[error(transparent)]
+    Commits(#[from] CommitsError),
+    /// The workspace is no copy.
+    #[error(
+        "review changes: /workspace is no copy, so there is nothing to apply; start the sandbox with \
+         workspace_mode = \"copy\" for that"
+    )]
+    NoCopy,
+    /// The settings that protect the workspace.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// The guest's listing of its workspace is broken.
+    #[error("understand which files the sandbox has: its answer is broken")]
+    GuestTree,
     /// The network.
     #[error(transparent)]
     Network(#[from] LiveError),

@@ -111,6 +111,11 @@ impl Sandbox {
         }
     }
 
+    /// The number of requests so far that may have changed a file.
+    pub fn file_requests(&self) -> u64 {
+        self.read_ahead.changes()
+    }
+
     /// Replaces text in a file.
     pub async fn edit(
         self: &Arc<Self>,

@@ -3,7 +3,7 @@
 //! git itself is asked, in the workspace, since the user's configuration may depend on the directory (`includeIf`). The
 //! repository's own configuration is left out, since the guest can write it; no program of the workspace is run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::blocking::blocking;
+use crate::workspace::git_program;
 
 /// How long git may take: a repository's configuration can include a file that never ends.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,24 +22,11 @@ const MOST: u64 = 1 << 20;
 
 /// The identity for commits, if git on this host has one.
 pub(super) async fn identity(workspace: &Path) -> Option<GitIdentity> {
-    let (outside, path) = (workspace.to_owned(), std::env::var_os("PATH")?);
-    let program = blocking(move || program(&outside, &path)).await?;
+    let outside = workspace.to_owned();
+    let program = blocking(move || git_program(&outside)).await?;
     let read = tokio::time::timeout(PATIENCE, ask(&program, workspace)).await;
     let text = read.ok()?.ok()?;
     parse(&text)
-}
-
-/// The first git in PATH outside the workspace: some users have directories of a project in PATH, and the guest can
-/// write there.
-fn program(workspace: &Path, path: &std::ffi::OsStr) -> Option<PathBuf> {
-    let outside = |program: &PathBuf| {
-        let found = program.canonicalize();
-        found.is_ok_and(|found| found.is_file() && !found.starts_with(workspace))
-    };
-    std::env::split_paths(path)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join("git"))
-        .find(outside)
 }
 
 async fn ask(program: &Path, workspace: &Path) -> std::io::Result<Vec<u8>> {
@@ -84,26 +72,6 @@ fn parse(text: &[u8]) -> Option<GitIdentity> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_program_of_the_workspace_is_run() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        let (workspace, bin) = (root.join("workspace"), root.join("bin"));
-        for dir in [&workspace, &bin] {
-            std::fs::create_dir(dir).unwrap();
-            std::fs::write(dir.join("git"), "").unwrap();
-        }
-        let linked = root.join("linked");
-        std::os::unix::fs::symlink(&workspace, &linked).unwrap();
-        let path = |dirs: &[&Path]| std::env::join_paths(dirs).unwrap();
-        let found = program(
-            &workspace,
-            &path(&[".".as_ref(), &workspace, &linked, &bin]),
-        );
-        assert_eq!(found, Some(bin.join("git")));
-        assert_eq!(program(&workspace, &path(&[&linked])), None);
-    }
 
     #[test]
     fn the_users_own_settings_count_and_the_repositorys_do_not() {

@@ -1,15 +1,19 @@
 //! Booting the sandbox's machine, and telling callers how it ended.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use snowglobe_runner::DiskFormat;
 use tokio::sync::OwnedMutexGuard;
 
-use super::state::{Event, Live, StartPoint, State};
+use super::copied::{self, WorkspaceDisk};
+use super::guest_tree::Reached;
+use super::state::{Event, Layers, Live, LiveCopy, StartPoint, State};
 use super::{Sandbox, SandboxError, WORKSPACE, git, images};
 use crate::blocking::blocking;
+use crate::copy::Listing;
+use crate::disk::{Base, CopiedWorkspace, NewDisk, Store, VmDir};
 use crate::guest::{Guest, GuestError};
 use crate::machine::{CONSOLE_LOG, Machine, MachineError, Parts, Plan};
 use crate::progress::Progress;
@@ -71,16 +75,18 @@ impl Sandbox {
                 .clone()
                 .map_or(StartPoint::Clean, StartPoint::Configured);
             tokio::select! {
-                live = sandbox.boot(from, &progress) => sandbox.booted(&mut state, live),
+                live = sandbox.boot(from, None, &progress) => sandbox.booted(&mut state, live),
                 () = sandbox.stopping.cancelled() => Err(SandboxError::Stopped),
             }
         });
         boot.await.unwrap_or(Err(SandboxError::Stopped))
     }
 
+    /// Boots a machine. `carried` is the frozen disk of a copied workspace, which a machine leaves that it replaces.
     pub(super) async fn boot(
         &self,
         from: StartPoint,
+        carried: Option<CopiedWorkspace>,
         progress: &Progress,
     ) -> Result<Live, SandboxError> {
         let (host, spec) = (&self.config.host, &self.config.sandbox);
@@ -96,27 +102,34 @@ impl Sandbox {
                 Some(self.on_disk(move |store| store.get(&name)).await?)
             }
         };
-        let (base, layers, image) = match saved {
+        let (base, layers, image, frozen) = match saved {
             None => {
                 let (base, image) = images::of_image(host, spec, progress).await?;
-                (base, Vec::new(), image)
+                (base, Vec::new(), image, carried)
             }
             Some(record) => {
                 let image = images::hold(host, spec, &record.base).await?;
-                (record.base, record.layers, image)
+                let frozen = record.workspace.or(carried);
+                (record.base, record.layers, image, frozen)
             }
         };
         let git_identity = match spec.git_identity {
             true => git::identity(&spec.project_dir).await,
             false => None,
         };
-        let (under, steps) = (base.clone(), progress.clone());
-        let disk = self
-            .on_disk(move |store| store.new_disk(&under, layers, &|step| steps.say(step)))
-            .await?;
-        self.view.booting(disk.vm_dir.path().join(CONSOLE_LOG));
+        let vm_dir = self.on_disk(Store::new_vm).await?;
+        let disks = Box::pin(self.disks(&vm_dir, &base, layers, frozen, progress)).await;
+        let (disk, workspace_disk) = match disks {
+            Ok(disks) => disks,
+            Err(error) => {
+                blocking(move || vm_dir.give_up()).await;
+                return Err(error);
+            }
+        };
+        self.view.booting(vm_dir.path().join(CONSOLE_LOG));
         let workspace = spec.workspace.shared().cloned();
         let repository = spec.workspace.repository().cloned();
+        let no_workspace = workspace.is_none() && workspace_disk.is_none();
         let mut env = base.env.clone();
         let given = base.env.iter().chain(&spec.env);
         let given = given.map(|(name, _)| name.as_str()).collect();
@@ -129,6 +142,9 @@ impl Sandbox {
             disk: disk.file.clone(),
             format: DiskFormat::Qcow2,
             backing: disk.backing,
+            workspace_disk: workspace_disk
+                .as_ref()
+                .map(|made| copied::files(&made.disk)),
             build: false,
             feed: None,
             workspace_path: Some(WORKSPACE.into()),
@@ -136,14 +152,14 @@ impl Sandbox {
             disk_bytes: Some(spec.disk_bytes),
             env,
             image_user: base.user.clone(),
-            workdir: base.workdir.clone().filter(|_| workspace.is_none()),
+            workdir: base.workdir.clone().filter(|_| no_workspace),
             workspace,
             repository,
             protection: self.protected.now(),
             git_identity,
             login_keys: self.login.iter().map(|keys| keys.user.clone()).collect(),
             host_key: self.login.as_ref().map(|keys| keys.host.clone()),
-            run_dir: disk.vm_dir.path().to_owned(),
+            run_dir: vm_dir.path().to_owned(),
             link_socket: self.instance.link_socket(),
             network: Some(crate::machine::Network {
                 broker: self.network.broker().clone(),
@@ -161,15 +177,60 @@ impl Sandbox {
             machine.stop().await;
             return Err(error);
         }
-        Ok(Live {
+        let (workspace, refresh) = match workspace_disk {
+            Some(made) => (Some(LiveCopy::new(made.copied)), made.refresh),
+            None => (None, None),
+        };
+        let live = Live {
             machine,
-            vm_dir: disk.vm_dir,
+            vm_dir,
             base,
-            layers: Mutex::new(disk.layers),
+            layers: Layers::new(disk.layers),
+            workspace,
             replaced: OnceLock::new(),
             told: AtomicBool::new(false),
             _image: image,
-        })
+        };
+        if let Err(error) = self.ready_copy(&live, refresh, progress).await {
+            live.machine.stop().await;
+            return Err(error);
+        }
+        Ok(live)
+    }
+
+    /// Notes the disk of a copied workspace down, and brings in what the host has beyond its base.
+    async fn ready_copy(
+        &self,
+        live: &Live,
+        refresh: Option<Listing>,
+        progress: &Progress,
+    ) -> Result<(), SandboxError> {
+        self.note_copy(live, None).await?;
+        if let Some(listing) = refresh {
+            progress.say("bringing newer files into the copy of the workspace");
+            let guest = live.machine.guest().await?;
+            self.bring_in(&Reached { live, guest }, Some(listing))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The disks of a new machine: the root, and the workspace if that is a copy.
+    async fn disks(
+        &self,
+        vm_dir: &VmDir,
+        base: &Base,
+        layers: Vec<String>,
+        frozen: Option<CopiedWorkspace>,
+        progress: &Progress,
+    ) -> Result<(NewDisk, Option<WorkspaceDisk>), SandboxError> {
+        let (dir, under, steps) = (vm_dir.clone(), base.disk.clone(), progress.clone());
+        let made =
+            move |store: &Store| store.new_disk(&dir, &[], &under, layers, &|step| steps.say(step));
+        let root = self.on_disk(made).await?;
+        let owner = base.user.as_ref().map(|user| (user.uid, user.gid));
+        let workspace = self.workspace_disk(vm_dir, &root, owner, frozen, progress);
+        Ok((root.clone(), workspace.await?))
     }
 
     /// Writes the keys that other programs need to join this machine.

@@ -19,11 +19,15 @@
 //! If a machine ended between two calls, the next call fails and says so; the call after that boots.
 //! Deliberately absent: MCP, and anything that prints.
 
+mod commits;
+mod commits_error;
 mod content;
+mod copied;
 mod error;
 mod exec;
 mod files;
 mod git;
+mod guest_tree;
 mod images;
 mod jobs;
 mod lifecycle;
@@ -33,8 +37,10 @@ mod protect;
 mod read_ahead;
 mod replace;
 mod request;
+mod review;
 mod snapshots;
 mod state;
+mod sync;
 mod view;
 
 use std::sync::Arc;
@@ -44,12 +50,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blocking::blocking;
 use crate::config::{self, Config};
-use crate::disk::Store;
+use crate::disk::{CopyPlace, Store};
 pub use crate::guest::Output;
 use crate::login::{Login, LoginKeys};
 use crate::network::live::Live;
 use crate::rundir::{self, Instance};
 use crate::workspace::{Protected, Workspace};
+pub use commits::Branch;
+pub use commits_error::CommitsError;
 pub use content::{Read, Write, Written};
 pub use error::SandboxError;
 pub use exec::{Exec, ExecEnd, Limit, Ran};
@@ -77,6 +85,12 @@ pub struct Sandbox {
     view: view::View,
     network: Live,
     protected: Protected,
+    /// The place of the workspace's disk, if the workspace is a copy.
+    copy: Option<Arc<CopyPlace>>,
+    /// Held while changes are compared, applied or brought in.
+    reviewing: Mutex<()>,
+    /// The hashes of the guest's files that were fetched, by path, time of change and size.
+    fetched: std::sync::Mutex<std::collections::HashMap<(Vec<u8>, i64, u64), String>>,
     read_ahead: read_ahead::ReadAhead,
 }
 
@@ -120,6 +134,16 @@ impl Sandbox {
         let network = Live::new(config.sandbox.network.clone(), &store.network_dir()?)?;
         let protected = Protected::new(config.sandbox.protection.clone());
         let shared = &config.sandbox.workspace;
+        let copy = match shared.copied() {
+            Some(dir) => {
+                Self::recover_applies(&store, dir)?;
+                let stays = login.is_some() || store.name().is_session();
+                let place = store.copy_place(stays)?;
+                Self::sweep_copies(&store);
+                Some(Arc::new(place))
+            }
+            None => None,
+        };
         let instance = Instance::create(
             &config.host.dirs.runtime,
             rundir::About {
@@ -142,6 +166,9 @@ impl Sandbox {
             state: Arc::new(Mutex::new(State::Off)),
             network,
             protected,
+            copy,
+            reviewing: Mutex::new(()),
+            fetched: std::sync::Mutex::default(),
             published: Published::new(),
             stopping: CancellationToken::new(),
             view: view::View::default(),

@@ -9,6 +9,7 @@ use snowglobe_runner::Action;
 use super::state::{Event, Live, StartPoint, State};
 use super::{STOP_GRACE, Sandbox, SandboxError};
 use crate::blocking::blocking;
+use crate::disk::CopiedWorkspace;
 use crate::machine::CONSOLE_LOG;
 use crate::progress::Progress;
 
@@ -18,6 +19,9 @@ const FREEZE: Duration = Duration::from_secs(10);
 
 /// How long the guest may take to report that all commands ended, beyond their own grace period.
 const END: Duration = Duration::from_millis(300);
+
+/// The same where the guest also writes the workspace to its own disk.
+const WRITE: Duration = Duration::from_secs(4);
 
 impl Sandbox {
     /// Boots a new machine and stops the old one, which is paused meanwhile. If the new one does not come up, the old one
@@ -35,10 +39,12 @@ impl Sandbox {
             State::Running(_) | State::Off => None,
         };
         let booting = async {
-            if let Some(live) = &old {
-                pause(live).await;
-            }
-            self.boot(from, progress).await
+            let carried = match &old {
+                Some(live) => Box::pin(self.pause(live)).await?,
+                None => None,
+            };
+            // A boot is a large future.
+            Box::pin(self.boot(from, carried, progress)).await
         };
         let booted = match self.unless_stopped(booting).await {
             Err(SandboxError::Stopped) => return Err(SandboxError::Stopped),
@@ -60,6 +66,9 @@ impl Sandbox {
                     // In any case the old machine goes on; without its keys only other programs can't join it.
                     if let Err(error) = self.set_keys(&live.machine).await {
                         tracing::warn!(%error, "the keys of the sandbox were not written");
+                    }
+                    if let Err(error) = self.note_copy(live, None).await {
+                        tracing::warn!(%error, "the layers of the workspace were not noted down");
                     }
                     self.stopping.run_until_cancelled(resume(live)).await;
                 }
@@ -83,38 +92,45 @@ impl Sandbox {
         let instance = self.instance.clone();
         blocking(move || instance.remove()).await;
     }
+
+    /// Pauses a machine, so that it does not change the workspace beside its successor; gives the disk of a workspace that
+    /// is a copy, frozen. The guest is asked to write its caches first; then the engine is stopped, whatever the guest
+    /// answers.
+    async fn pause(&self, live: &Live) -> Result<Option<CopiedWorkspace>, SandboxError> {
+        let asked = async {
+            let guest = live.machine.guest().await?;
+            Ok::<_, SandboxError>(guest.ask(&Request::Freeze).await?)
+        };
+        if !matches!(tokio::time::timeout(FREEZE, asked).await, Ok(Ok(_))) {
+            tracing::warn!("the guest did not write its caches before it was paused");
+        }
+        let frozen = self.freeze_copy(live).await?;
+        if let Err(error) = live.machine.vm.request(Action::Pause).await {
+            tracing::warn!(%error, "the VM could not be paused");
+        }
+        Ok(frozen)
+    }
 }
 
 /// Gives commands time to leave the workspace in order, without half-written files and locks.
 async fn end_commands(live: &Live) {
+    let patience = match live.workspace {
+        Some(_) => WRITE,
+        None => END,
+    };
     // A VM that stands still or has ended does not answer.
     let told = async {
         let guest = live.machine.guest().await?;
         Ok::<_, SandboxError>(guest.ask(&Request::End).await?)
     };
     let ended = tokio::select! {
-        ended = tokio::time::timeout(STOP_GRACE + END, told) => ended,
+        ended = tokio::time::timeout(STOP_GRACE + patience, told) => ended,
         _ = live.machine.vm.stalled() => return,
     };
     match ended {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::debug!(%error, "commands were not told to end"),
         Err(_) => tracing::debug!("commands did not end in time"),
-    }
-}
-
-/// Pauses a machine, so that it does not change the workspace beside its successor. The guest is asked to write its
-/// caches first; then the engine is stopped, whatever the guest answers.
-async fn pause(live: &Live) {
-    let asked = async {
-        let guest = live.machine.guest().await?;
-        Ok::<_, SandboxError>(guest.ask(&Request::Freeze).await?)
-    };
-    if !matches!(tokio::time::timeout(FREEZE, asked).await, Ok(Ok(_))) {
-        tracing::warn!("the guest did not write its caches before it was paused");
-    }
-    if let Err(error) = live.machine.vm.request(Action::Pause).await {
-        tracing::warn!(%error, "the VM could not be paused");
     }
 }
 

@@ -63,7 +63,7 @@ impl Sandbox {
 }
 
 /// The guest's report with its data.
-async fn gathered(
+pub(super) async fn gathered(
     guest: &Guest,
     request: &Request,
     input: Bytes,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use snowglobe_init::wire::Request;
 use snowglobe_runner::{Action, Answer};
 
-use super::state::{Live, StartPoint, State};
+use super::state::{DiskOf, Layers, Live, StartPoint, State};
 use super::{Sandbox, SandboxError};
 use crate::blocking::blocking;
-use crate::disk::{Record, SaveLimits, Store, StoreError};
+use crate::disk::{CopiedWorkspace, Merge, Record, SaveLimits, Store, StoreError, base_disk};
 use crate::machine::MachineError;
 use crate::names::SnapshotName;
 use crate::progress::Progress;
@@ -70,24 +70,27 @@ impl Sandbox {
             replaces,
             copies: live.machine.copies_disk(),
         };
-        self.unless_stopped(self.prepare_save(name, live, limits, progress))
+        self.unless_stopped(Box::pin(self.prepare_save(name, live, limits, progress)))
             .await?;
         progress.say("pausing what runs");
         let freezing = async {
             self.answer(live, guest.ask(&Request::Freeze)).await?;
-            let switched = self.freeze_disk(live).await;
+            let frozen = Box::pin(self.freeze_disks(live)).await;
             // Thaw in any case; a guest that can't be reached thaws by itself.
             if let Err(error) = guest.ask(&Request::Thaw).await {
                 tracing::warn!(%error, "the guest did not confirm that it goes on");
             }
-            switched
+            frozen
         };
-        let frozen = self.unless_stopped(freezing).await?;
+        let (frozen, workspace) = self.unless_stopped(freezing).await?;
         let (name, base) = (name.clone(), live.base.clone());
         let save = move |store: &Store| {
-            // The guest may have damaged the layer: that must be known before a machine starts from it.
-            store.check_layers(&base, &frozen)?;
-            store.save(&name, base, frozen, replaces)
+            // The guest may have damaged the layers: that must be known before a machine starts from them.
+            store.check_layers(&base.disk, &frozen)?;
+            if let Some(copied) = &workspace {
+                store.check_layers(&base_disk(&copied.base), &copied.layers)?;
+            }
+            store.save(&name, base, frozen, workspace, replaces)
         };
         let saved = self.on_disk(save).await?;
         self.view.changed();
@@ -102,27 +105,44 @@ impl Sandbox {
         limits: SaveLimits,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
-        let (new, base, layers) = (name.clone(), live.base.clone(), live.layers());
-        let plan = self.on_disk(move |store| store.plan_save(&new, &base, &layers, limits));
-        let plan = plan.await?;
-        if plan.bytes >= MUCH {
-            progress.say(format!(
-                "the snapshot `{name}` takes {} of the host's disk, where {} are free",
-                size(plan.bytes),
-                size(plan.free)
-            ));
+        for disk in [DiskOf::Root, DiskOf::Workspace] {
+            let Some(layers) = live.layers(disk).map(Layers::get) else {
+                continue;
+            };
+            let (new, below) = (name.clone(), live.below(disk));
+            let plan = self.on_disk(move |store| store.plan_save(&new, &below, &layers, limits));
+            let plan = plan.await?;
+            if plan.bytes >= MUCH {
+                progress.say(format!(
+                    "the snapshot `{name}` takes {} of the host's disk, where {} are free",
+                    size(plan.bytes),
+                    size(plan.free)
+                ));
+            }
+            if let Some(merge) = plan.merge {
+                self.merge(live, disk, merge, progress).await?;
+            }
         }
-        let Some(merge) = plan.merge else {
+        Ok(())
+    }
+
+    /// Merges the newest layers of a disk.
+    async fn merge(
+        &self,
+        live: &Live,
+        disk: DiskOf,
+        merge: Merge,
+        progress: &Progress,
+    ) -> Result<(), SandboxError> {
+        let Some(layers) = live.layers(disk) else {
             return Ok(());
         };
         progress.say(merge.to_string());
-        let onto = merge.onto.clone();
-        match live
-            .machine
-            .vm
-            .request(Action::MergeDisk { disk: 0, onto })
-            .await
-        {
+        let merging = Action::MergeDisk {
+            disk: disk.index(),
+            onto: merge.onto.clone(),
+        };
+        match live.machine.vm.request(merging).await {
             Ok(_) => {}
             Err(error) if merge.needed => return Err(MachineError::from(error).into()),
             Err(error) => {
@@ -130,26 +150,58 @@ impl Sandbox {
                 return Ok(());
             }
         }
-        let mut layers = merge.kept;
-        layers.extend(live.layers().pop());
-        live.set_layers(layers.clone());
+        let mut merged = merge.kept;
+        merged.extend(layers.get().pop());
+        layers.set(merged.clone());
+        if disk == DiskOf::Workspace {
+            self.note_copy(live, None).await?;
+        }
         // Until this is written, the list also holds the layers that were merged.
+        let all = [live.other_layers(disk), merged].concat();
         let vm_dir = live.vm_dir.clone();
-        self.on_disk(move |_| vm_dir.set_layers(&layers)).await
+        self.on_disk(move |_| vm_dir.set_layers(&all)).await
     }
 
-    /// Freezes the running VM's disk; gives the layers that are frozen now.
-    async fn freeze_disk(&self, live: &Live) -> Result<Vec<String>, SandboxError> {
-        let before = live.layers();
+    /// Freezes the running VM's disks; gives the layers of the root that are frozen now, and the workspace's disk.
+    async fn freeze_disks(
+        &self,
+        live: &Live,
+    ) -> Result<(Vec<String>, Option<CopiedWorkspace>), SandboxError> {
+        let frozen = self.freeze_disk(live, DiskOf::Root).await?;
+        let Some(copy) = &live.workspace else {
+            return Ok((frozen, None));
+        };
+        let layers = self.freeze_disk(live, DiskOf::Workspace).await?;
+        let workspace = CopiedWorkspace {
+            layers,
+            ..copy.disk()
+        };
+        Ok((frozen, Some(workspace)))
+    }
+
+    /// Freezes one of the running VM's disks; gives the layers that are frozen now.
+    pub(super) async fn freeze_disk(
+        &self,
+        live: &Live,
+        disk: DiskOf,
+    ) -> Result<Vec<String>, SandboxError> {
+        let Some(layers) = live.layers(disk) else {
+            return Ok(Vec::new());
+        };
+        let before = layers.get();
         let new = self.store.new_layer();
         let mut all = before.clone();
         all.push(new.clone());
         // The VM's list keeps both from being swept until the snapshot's record names one of them.
-        let (vm_dir, needed) = (live.vm_dir.clone(), all.clone());
+        let needed = [live.other_layers(disk), all.clone()].concat();
+        let vm_dir = live.vm_dir.clone();
         self.on_disk(move |_| vm_dir.set_layers(&needed)).await?;
+        if disk == DiskOf::Workspace {
+            self.note_copy(live, Some(new.clone())).await?;
+        }
         let layer = self.store.layer(&new);
         let freeze = Action::FreezeDisk {
-            disk: 0,
+            disk: disk.index(),
             layer: layer.clone(),
         };
         let (frozen, now) = match live.machine.vm.request(freeze).await? {
@@ -161,7 +213,10 @@ impl Sandbox {
             }
             _ => (before, all),
         };
-        live.set_layers(now);
+        layers.set(now);
+        if disk == DiskOf::Workspace {
+            self.note_copy(live, None).await?;
+        }
         Ok(frozen)
     }
 

@@ -3,12 +3,13 @@
 //! A lock guards the state for as long as a change takes, a boot included. Whether a machine runs can be known without
 //! that lock: the only way to change the state also publishes it ([`Published::change`]).
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use tokio::sync::watch;
 
-use crate::disk::{Base, VmDir};
+use crate::disk::{Base, CopiedWorkspace, VmDir, base_disk};
 use crate::image::DiskLease;
 use crate::machine::Machine;
 use crate::names::SnapshotName;
@@ -19,13 +20,88 @@ pub(super) struct Live {
     pub(super) machine: Machine,
     pub(super) vm_dir: VmDir,
     pub(super) base: Base,
-    pub(super) layers: Mutex<Vec<String>>,
+    /// The layers of the root disk.
+    pub(super) layers: Layers,
+    /// The disk of the workspace, if that is a copy.
+    pub(super) workspace: Option<LiveCopy>,
     /// Set when another VM replaces this one: what its commands are told.
     pub(super) replaced: OnceLock<&'static str>,
     /// Whether a call has reported that this VM ended.
     pub(super) told: AtomicBool,
     // Keeps the image's disk from being removed.
     pub(super) _image: DiskLease,
+}
+
+/// The layers of a machine's disk, oldest first.
+#[derive(Debug)]
+pub(super) struct Layers(Mutex<Vec<String>>);
+
+impl Layers {
+    pub(super) fn new(layers: Vec<String>) -> Self {
+        Self(Mutex::new(layers))
+    }
+
+    pub(super) fn get(&self) -> Vec<String> {
+        let layers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.clone()
+    }
+
+    pub(super) fn set(&self, layers: Vec<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = layers;
+    }
+}
+
+/// The disk of a workspace that is a copy.
+#[derive(Debug)]
+pub(super) struct LiveCopy {
+    /// The directory of the base below the layers.
+    pub(super) base: PathBuf,
+    pub(super) layers: Layers,
+    /// The name of what the copy began with.
+    pub(super) tree: Mutex<String>,
+}
+
+impl LiveCopy {
+    pub(super) fn new(disk: CopiedWorkspace) -> Self {
+        Self {
+            base: disk.base,
+            layers: Layers::new(disk.layers),
+            tree: Mutex::new(disk.tree),
+        }
+    }
+
+    /// The disk as it is stored.
+    pub(super) fn disk(&self) -> CopiedWorkspace {
+        let tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        CopiedWorkspace {
+            base: self.base.clone(),
+            layers: self.layers.get(),
+            tree: tree.clone(),
+        }
+    }
+
+    pub(super) fn set_tree(&self, tree: String) {
+        *self.tree.lock().unwrap_or_else(PoisonError::into_inner) = tree;
+    }
+}
+
+/// One of a machine's disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DiskOf {
+    /// The root.
+    Root,
+    /// The workspace, where that is a copy.
+    Workspace,
+}
+
+impl DiskOf {
+    /// Its index among the machine's disks.
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::Root => 0,
+            Self::Workspace => 1,
+        }
+    }
 }
 
 /// The sandbox's VM.
@@ -76,16 +152,29 @@ impl Live {
         self.machine.vm.end().is_none()
     }
 
-    /// The disk's layers, oldest first.
-    pub(super) fn layers(&self) -> Vec<String> {
-        self.layers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The layers of a disk; none if the machine does not have it.
+    pub(super) fn layers(&self, disk: DiskOf) -> Option<&Layers> {
+        match disk {
+            DiskOf::Root => Some(&self.layers),
+            DiskOf::Workspace => Some(&self.workspace.as_ref()?.layers),
+        }
     }
 
-    pub(super) fn set_layers(&self, layers: Vec<String>) {
-        *self.layers.lock().unwrap_or_else(PoisonError::into_inner) = layers;
+    /// The file below a disk's layers.
+    pub(super) fn below(&self, disk: DiskOf) -> PathBuf {
+        match (disk, &self.workspace) {
+            (DiskOf::Workspace, Some(workspace)) => base_disk(&workspace.base),
+            _ => self.base.disk.clone(),
+        }
+    }
+
+    /// The layers of its other disks.
+    pub(super) fn other_layers(&self, than: DiskOf) -> Vec<String> {
+        let other = match than {
+            DiskOf::Root => DiskOf::Workspace,
+            DiskOf::Workspace => DiskOf::Root,
+        };
+        self.layers(other).map(Layers::get).unwrap_or_default()
     }
 }
 

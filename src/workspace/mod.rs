@@ -2,6 +2,7 @@
 //! see of it.
 
 mod dir;
+mod git_program;
 mod listing;
 mod protected;
 mod repository;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use dir::SharedDir;
+pub use git_program::git_program;
 pub use listing::{Name, Names, Stamp};
 pub use protected::{Change, Effects, Protected, Refusals};
 pub use repository::{Apart, Git, Repository};
@@ -24,6 +26,8 @@ pub enum Mode {
     /// The host directory itself.
     #[default]
     Mount,
+    /// A copy of the host directory, on a disk that survives the machine; changes come back by review.
+    Copy,
     /// An empty directory on the sandbox's own disk.
     None,
 }
@@ -37,6 +41,11 @@ pub enum Workspace {
         dir: SharedDir,
         /// Where its repository is.
         git: Git,
+    },
+    /// A copy of a directory of the host.
+    Copy {
+        /// The directory.
+        dir: SharedDir,
     },
     /// An empty directory on the sandbox's own disk.
     None,
@@ -57,7 +66,15 @@ impl Workspace {
     pub fn shared(&self) -> Option<&SharedDir> {
         match self {
             Self::Mount { dir, .. } => Some(dir),
-            Self::None => None,
+            Self::Copy { .. } | Self::None => None,
+        }
+    }
+
+    /// The directory of the host that the workspace is a copy of, if it is one.
+    pub fn copied(&self) -> Option<&SharedDir> {
+        match self {
+            Self::Copy { dir } => Some(dir),
+            Self::Mount { .. } | Self::None => None,
         }
     }
 
@@ -92,7 +109,9 @@ impl Workspace {
         own: &[&Path],
     ) -> Result<(), WorkspaceError> {
         match self {
-            Self::Mount { dir, .. } => shareable::check(dir.path(), named, home, own),
+            Self::Mount { dir, .. } | Self::Copy { dir } => {
+                shareable::check(dir.path(), named, home, own)
+            }
             Self::None => Ok(()),
         }
     }

@@ -15,6 +15,7 @@ mod asking;
 mod chaos;
 mod cli;
 mod common;
+mod copied;
 mod data;
 mod day;
 mod deep;

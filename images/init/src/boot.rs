@@ -107,13 +107,17 @@ pub enum Link {
     },
 }
 
+/// The directory of a workspace's disk that becomes the workspace.
+pub const WORKSPACE_TREE: &str = "tree";
+
 /// The directory that agents work in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workspace {
-    /// The device that carries the shared directory, on which init connects to the host; absent: a directory on the root
-    /// disk.
+    /// The device that carries the shared directory, on which init connects to the host; absent: it is on a disk.
     pub share: Option<Link>,
+    /// The disk that has the workspace in its directory [`WORKSPACE_TREE`]; absent: it is on the root disk, or shared.
+    pub disk: Option<String>,
     /// Its path, `/workspace`.
     pub path: String,
     /// The repository of the shared directory; absent: it is in it, or there is none.

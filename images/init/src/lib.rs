@@ -17,6 +17,7 @@
 //! - `server`: the SSH server on that stream;
 //! - `command`: commands, from their start to their end, and jobs;
 //! - `files`: reading, writing, editing and searching files;
+//! - `tree`: the workspace as a copy of a directory of the host;
 //! - `layers`: unpacking the layers of an image;
 //! - `network`: the guest's half of the network.
 //!
@@ -57,4 +58,6 @@ pub mod streams;
 #[cfg(feature = "server")]
 pub mod system;
 pub mod text;
+#[cfg(feature = "server")]
+mod tree;
 pub mod wire;

@@ -113,7 +113,7 @@ fn mount_root(config: &BootConfig) -> anyhow::Result<Option<PathBuf>> {
             system::mount_disk(device, BUILD_ROOT)?;
             system::switch_root(BUILD_ROOT)?;
             if let Some(limit) = config.disk_bytes {
-                system::limit_disk(device, limit)?;
+                system::limit_disk(device, "/", limit)?;
             }
             system::stage("workspace");
             system::prepare_root(config)?;
@@ -123,6 +123,10 @@ fn mount_root(config: &BootConfig) -> anyhow::Result<Option<PathBuf>> {
 }
 
 async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Result<()> {
+    let workspace_survives = config
+        .workspace
+        .as_ref()
+        .is_some_and(|workspace| workspace.disk.is_some());
     let workspace: PathBuf = config
         .workspace
         .map_or_else(|| "/".into(), |workspace| workspace.path.into());
@@ -133,6 +137,7 @@ async fn serve(config: BootConfig, build_root: Option<PathBuf>) -> anyhow::Resul
             .workdir
             .map_or_else(|| workspace.clone(), PathBuf::from),
         workspace,
+        workspace_survives,
         state: "/run/snowglobe".into(),
         enter: "/proc/self/exe".into(),
         supervisor: Arc::new(cgroups),

@@ -93,7 +93,7 @@ fn refused(path: &[u8], twice: bool) -> Option<Finding> {
 }
 
 /// Whether a path leads through a directory of git's, as some file system compares names.
-fn is_in_git(path: &[u8]) -> bool {
+pub fn is_in_git(path: &[u8]) -> bool {
     let mut all = names::split(path).into_iter();
     all.any(|name| names::fold(name) == b".git")
 }

@@ -68,6 +68,14 @@ impl App {
                 name => self.sure_to_restore(name),
             },
             "jobs" => self.tool("job", json!({"action": "list"})),
+            "review" => match argument {
+                "" => self.tool("changes", json!({"action": "list"})),
+                path => self.tool("changes", json!({"action": "diff", "paths": [path]})),
+            },
+            "apply" => {
+                let paths: Vec<_> = argument.split_whitespace().collect();
+                self.tool("changes", json!({"action": "apply", "paths": paths}));
+            }
             "shell" => self.actions.push(Action::Shell),
             "compact" => self.command(Command::Compact(argument.to_owned())),
             "copy" => match self.last_answer.is_empty() {

@@ -59,7 +59,7 @@ fn a_long_chain_is_merged_and_says_the_same() {
     let half = layers[..30].to_vec();
     let save = |name: &str, layers: &[String]| {
         store
-            .save(&named(name), base.clone(), layers.to_vec(), false)
+            .save(&named(name), base.clone(), layers.to_vec(), None, false)
             .unwrap();
     };
     save("all", &layers);
@@ -75,7 +75,10 @@ fn a_long_chain_is_merged_and_says_the_same() {
 
     let said = std::cell::RefCell::new(Vec::new());
     let say = |step| said.borrow_mut().push(step);
-    let disk = store.new_disk(&base, layers.clone(), &say).unwrap();
+    let mut vms: Vec<_> = (0..4).map(|_| store.new_vm().unwrap()).collect();
+    let disk = store
+        .new_disk(&vms[0], &[], &base.disk, layers.clone(), &say)
+        .unwrap();
     assert!(disk.layers.len() <= MOST, "{}", disk.layers.len());
     assert!(said.take()[0].contains("merging"), "a person waits for it");
     same(&kept, &disk.file);
@@ -84,18 +87,24 @@ fn a_long_chain_is_merged_and_says_the_same() {
     assert!(!store.layer(&layers[59]).exists(), "nothing needs it now");
     assert_eq!(store.get(&named("half")).unwrap().layers, half);
     assert!(half.iter().all(|layer| store.layer(layer).exists()));
-    store.check_layers(&base, &half).unwrap();
+    store.check_layers(&base.disk, &half).unwrap();
 
     // The next machine of it starts without a merge; another snapshot is merged by itself.
-    let again = store.new_disk(&base, all.layers, &say).unwrap();
+    let again = store
+        .new_disk(&vms[1], &[], &base.disk, all.layers, &say)
+        .unwrap();
     assert!(said.take().is_empty() && again.layers.len() == disk.layers.len());
-    let other = store.new_disk(&base, half, &say).unwrap();
+    let other = store
+        .new_disk(&vms[2], &[], &base.disk, half, &say)
+        .unwrap();
     assert_eq!(said.take().len(), 1);
-    let first = store.new_disk(&base, layers[..1].to_vec(), &say).unwrap();
-    drop((disk, again));
+    let first = store
+        .new_disk(&vms[3], &[], &base.disk, layers[..1].to_vec(), &say)
+        .unwrap();
+    vms.drain(..2);
     store.delete(&named("all")).unwrap();
     same(&store.layer(&first.layers[0]), &first.file);
-    store.check_layers(&base, &other.layers).unwrap();
+    store.check_layers(&base.disk, &other.layers).unwrap();
 }
 
 /// What people and programs do with a store, in any order.
@@ -150,7 +159,7 @@ proptest! {
                     vm.set_layers(layers).unwrap();
                     let name = named(&format!("s{name}"));
                     let taken = store.check_free(&name).is_err();
-                    let saved = store.save(&name, base.clone(), frozen, replaces);
+                    let saved = store.save(&name, base.clone(), frozen, None, replaces);
                     prop_assert_eq!(saved.is_ok(), replaces || !taken);
                 }
                 Act::Delete(name) => {
@@ -183,6 +192,7 @@ fn a_snapshot_is_replaced_only_when_that_is_asked_for() {
             &named("good"),
             base.clone(),
             vec![layer.to_owned()],
+            None,
             replaces,
         )
     };
@@ -195,7 +205,7 @@ fn a_snapshot_is_replaced_only_when_that_is_asked_for() {
     assert!(!store.layer(&old).exists() && store.layer(&new).exists());
     assert_eq!(store.get(&named("good")).unwrap().layers, [new]);
     fs::write(store.snapshots().join("stray.json"), "not ours").unwrap();
-    let stray = store.save(&named("stray"), base.clone(), Vec::new(), true);
+    let stray = store.save(&named("stray"), base.clone(), Vec::new(), None, true);
     assert!(matches!(stray, Err(StoreError::Damaged { .. })));
 }
 
@@ -210,7 +220,14 @@ fn what_a_save_takes_is_known_before() {
         replaces: false,
         copies: true,
     };
-    let plan = |limits| store.plan_save(&named("s"), &base, std::slice::from_ref(&newest), limits);
+    let plan = |limits| {
+        store.plan_save(
+            &named("s"),
+            &base.disk,
+            std::slice::from_ref(&newest),
+            limits,
+        )
+    };
     let planned = plan(limits).unwrap();
     assert!(planned.bytes >= 3 << 20 && planned.free > 0 && planned.merge.is_none());
     let full = plan(SaveLimits {
@@ -224,7 +241,7 @@ fn what_a_save_takes_is_known_before() {
         "{full}"
     );
     store
-        .save(&named("s"), base.clone(), vec![newest.clone()], false)
+        .save(&named("s"), base.clone(), vec![newest.clone()], None, false)
         .unwrap();
     assert!(matches!(plan(limits), Err(StoreError::Exists(_))));
     // Many layers are merged first, unless snapshots may not take that much more.
@@ -235,7 +252,9 @@ fn what_a_save_takes_is_known_before() {
             replaces: true,
             copies: false,
         };
-        store.plan_save(&named("s"), &base, &many, limits).unwrap()
+        store
+            .plan_save(&named("s"), &base.disk, &many, limits)
+            .unwrap()
     };
     let merge = plan(1 << 30).merge.unwrap();
     assert!(
@@ -259,7 +278,7 @@ fn to_look_makes_nothing() {
 fn a_wrong_name_is_told_the_nearest() {
     let (_dir, store, base) = store();
     store
-        .save(&named("before-upgrade"), base, Vec::new(), false)
+        .save(&named("before-upgrade"), base, Vec::new(), None, false)
         .unwrap();
     let error = store.get(&named("befor-upgrade")).unwrap_err().to_string();
     assert!(error.contains("did you mean `before-upgrade`?"), "{error}");

@@ -38,6 +38,8 @@ pub(crate) enum Subject {
     Output(String),
     /// What of the network is reached, and the newest of what was asked of it.
     Network,
+    /// The changes of a workspace that is a copy.
+    Changes,
 }
 
 /// Why an address names no resource.
@@ -117,6 +119,7 @@ impl Address {
             ("snapshots", name) if name.is_empty() => Subject::Snapshots,
             ("jobs", name) if name.is_empty() => Subject::Jobs,
             ("network", name) if name.is_empty() => Subject::Network,
+            ("changes", name) if name.is_empty() => Subject::Changes,
             ("snapshots" | "jobs" | "output", name)
                 if name.is_empty() || name.contains('/') || name.starts_with('.') =>
             {
@@ -158,6 +161,7 @@ impl fmt::Display for Address {
             Subject::Job(id) => ("jobs/", id.as_str()),
             Subject::Output(name) => ("output/", name.as_str()),
             Subject::Network => ("network", ""),
+            Subject::Changes => ("changes", ""),
         };
         write!(f, "{SCHEME}{kind}{}", utf8_percent_encode(name, PATH))?;
         let numbers = [("offset", self.offset), ("limit", self.limit)];
@@ -242,6 +246,7 @@ mod tests {
             name.prop_map(Subject::Job),
             name.prop_map(Subject::Output),
             Just(Subject::Network),
+            Just(Subject::Changes),
         ]
     }
 

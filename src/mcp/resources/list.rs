@@ -44,6 +44,14 @@ pub(crate) async fn list(sandbox: Option<Arc<Sandbox>>, handle: Option<&str>) ->
             )
             .with_mime_type("application/json"),
     ];
+    if sandbox.workspace().copied().is_some() {
+        listed.push(
+            Resource::new(at(Subject::Changes), "changes")
+                .with_title("Changes of the workspace")
+                .with_description("What changed in the copy of the user's directory")
+                .with_mime_type("application/json"),
+        );
+    }
     for saved in sandbox.snapshot_list().await.unwrap_or_default() {
         let described = format!("Saved {:.0}, {}", saved.created, text::size(saved.bytes));
         listed.push(

@@ -232,6 +232,7 @@ async fn content(
             let status = sandbox.network().status();
             Content::json(&json!({"now": status, "log": log}))
         }
+        Subject::Changes => Content::json(&sandbox.review(&work.progress).await?),
         Subject::Jobs => {
             let jobs = sandbox.jobs(&work.progress).await?;
             Content::json(&jobs.iter().map(JobRecord::from).collect::<Vec<_>>())

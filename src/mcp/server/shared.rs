@@ -46,7 +46,7 @@ impl Shared {
         Arc::new(Self {
             tools,
             info: info(facts),
-            confirmation: Confirmation::new(config.calls.confirm),
+            confirmation: Confirmation::new(config.calls.confirm, config.calls.confirm_apply),
             metrics: Arc::new(Metrics::new()),
         })
     }

@@ -11,7 +11,7 @@ use rmcp::service::RequestContext;
 use serde_json::Value;
 
 use super::{Server, Told};
-use crate::config::Config;
+use crate::config::{Config, Confirm};
 use crate::fleet::{Lease, Lost};
 use crate::mcp::call::Call;
 use crate::mcp::confirm::Decision;
@@ -83,13 +83,16 @@ impl Server {
         call: &Call,
     ) -> Result<Decision, Refusal> {
         let confirmation = &self.shared.confirmation;
-        if !confirmation.is_enabled() {
+        if confirmation.mode(tool.reach()) == Confirm::Never {
             return Ok(Decision::Proceed);
         }
         let mut arguments = arguments.clone();
         self.take_handle(&mut arguments)?;
         match tool.question(arguments, self.selector.facts())? {
-            Some(question) => confirmation.ask(&question, request, context, call).await,
+            Some(question) => {
+                let question = (question.as_str(), tool.reach());
+                confirmation.ask(question, request, context, call).await
+            }
             None => Ok(Decision::Proceed),
         }
     }
@@ -237,6 +240,10 @@ impl Server {
                 )
             }));
             notes.add_all(workspace.git_trouble());
+            notes.add_all(workspace.copied().map(|dir| {
+                let place = dir.path().display();
+                format!("/workspace is a copy of {place}; the user reviews and applies what changes in it")
+            }));
         }
         let missing = lease.sandbox.lacks();
         let tell_missing = match by_sandbox {
@@ -269,7 +276,7 @@ fn loss_note((lost, idle): (Lost, Duration), config: &Config, facts: &Facts) -> 
         None => format!("the image `{}`", config.sandbox.image),
     };
     let gone = match facts.workspace {
-        Workspace::Shared => "outside /workspace",
+        Workspace::Shared | Workspace::Copied => "outside /workspace",
         Workspace::OwnDisk => "in it, /workspace included",
     };
     let snapshots = match lost {

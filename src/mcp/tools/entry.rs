@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::tool::{Context, Tool};
 use super::{arguments, schema};
+use crate::mcp::confirm::Reach;
 use crate::mcp::facts::Facts;
 use crate::mcp::icons;
 use crate::mcp::notes::Notes;
@@ -27,6 +28,7 @@ pub(crate) struct Entry {
     run: Run,
     runs_commands: bool,
     read_only: bool,
+    reach: Reach,
 }
 
 impl Entry {
@@ -44,6 +46,7 @@ impl Entry {
             schema,
             runs_commands: T::HINTS.runs_commands,
             read_only: T::HINTS.read_only,
+            reach: T::REACH,
             question: |arguments, facts| T::question(&arguments::parse(T::NAME, arguments)?, facts),
             run: |arguments, context| {
                 Box::pin(
@@ -80,6 +83,11 @@ impl Entry {
     /// Whether a call changes nothing.
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// What a call changes that a person confirms.
+    pub(crate) fn reach(&self) -> Reach {
+        self.reach
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -57,7 +57,7 @@ impl Tool for Exec {
             facts.exec_timeout.as_secs_f64()
         );
         let default_directory = match facts.workspace {
-            Workspace::Shared => "/workspace",
+            Workspace::Shared | Workspace::Copied => "/workspace",
             Workspace::OwnDisk => "the image's own, else /workspace",
         };
         let directory = format!(

@@ -4,6 +4,7 @@
 //! from that type, in the same way for every tool ([`tool`], [`entry`]).
 
 mod arguments;
+mod changes;
 mod edit;
 mod entry;
 mod exec;
@@ -20,11 +21,11 @@ mod write;
 pub(crate) use self::entry::Entry;
 pub(crate) use self::tool::Context;
 use self::tool::Tool;
-use crate::mcp::facts::Facts;
+use crate::mcp::facts::{Facts, Workspace};
 
 /// Every tool, in the order in which clients list them.
 pub(crate) fn table(facts: &Facts) -> Vec<Entry> {
-    vec![
+    let mut table = vec![
         Entry::of::<exec::Exec>(facts),
         Entry::of::<job::Job>(facts),
         Entry::of::<read::Read>(facts),
@@ -34,7 +35,11 @@ pub(crate) fn table(facts: &Facts) -> Vec<Entry> {
         Entry::of::<snapshot::Snapshot>(facts),
         Entry::of::<reboot::Reboot>(facts),
         Entry::of::<port::Port>(facts),
-    ]
+    ];
+    if facts.workspace == Workspace::Copied {
+        table.push(Entry::of::<changes::Changes>(facts));
+    }
+    table
 }
 
 /// The icons of prompts, which are those of tools that they use.

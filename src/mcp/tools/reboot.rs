@@ -37,7 +37,7 @@ impl Tool for Reboot {
 
     fn description(facts: &Facts) -> String {
         let lost = match facts.workspace {
-            Workspace::Shared => {
+            Workspace::Shared | Workspace::Copied => {
                 "everything outside /workspace are gone; /workspace and saved snapshots stay"
             }
             Workspace::OwnDisk => {
@@ -56,7 +56,9 @@ impl Tool for Reboot {
 
     fn question(_: &Parameters, facts: &Facts) -> Result<Option<String>, Refusal> {
         let lost = match facts.workspace {
-            Workspace::Shared => "Everything outside /workspace that is not in a snapshot",
+            Workspace::Shared | Workspace::Copied => {
+                "Everything outside /workspace that is not in a snapshot"
+            }
             Workspace::OwnDisk => {
                 "Everything in it that is not in a snapshot, the files in /workspace included,"
             }
@@ -77,7 +79,9 @@ impl Tool for Reboot {
         let text = format!("[a clean system is ready after {}]", text::duration(took));
         let mut notes = Notes::default();
         notes.add(match context.facts.workspace {
-            Workspace::Shared => "/workspace is as it was; everything else is as the image has it",
+            Workspace::Shared | Workspace::Copied => {
+                "/workspace is as it was; everything else is as the image has it"
+            }
             Workspace::OwnDisk => "everything is as the image has it, and /workspace is empty",
         });
         let structured = Structured {

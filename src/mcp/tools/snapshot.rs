@@ -83,6 +83,10 @@ impl Tool for Snapshot {
                 "what changed outside /workspace since is lost",
                 "/workspace is never touched",
             ),
+            Workspace::Copied => (
+                "what changed since is lost",
+                "The files in /workspace are saved and restored, too",
+            ),
             Workspace::OwnDisk => (
                 "what changed since is lost",
                 "/workspace is on that disk, too",
@@ -127,7 +131,7 @@ impl Tool for Snapshot {
         }
         let workspace = match facts.workspace {
             Workspace::Shared => "/workspace stays as it is.",
-            Workspace::OwnDisk => "The files in /workspace change back, too.",
+            Workspace::Copied | Workspace::OwnDisk => "The files in /workspace change back, too.",
         };
         Ok(Some(format!(
             "Restore the snapshot `{name}`? Everything that changed in the sandbox since then is lost, and its \
@@ -156,7 +160,7 @@ impl Tool for Snapshot {
         if action == Action::Restore {
             let workspace = match context.facts.workspace {
                 Workspace::Shared => "/workspace was not touched",
-                Workspace::OwnDisk => "so are the files in /workspace",
+                Workspace::Copied | Workspace::OwnDisk => "so are the files in /workspace",
             };
             notes.add(format!(
                 "the system is as it was when that was saved; its processes have ended, and {workspace}"

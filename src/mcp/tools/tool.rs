@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::schema;
 use crate::mcp::call::Call;
+use crate::mcp::confirm::Reach;
 use crate::mcp::facts::{Facts, Network};
 use crate::mcp::refusal::Refusal;
 use crate::sandbox::Sandbox;
@@ -25,6 +26,9 @@ pub(crate) trait Tool: 'static {
     const ICON: &'static str;
     /// What clients may assume of a call.
     const HINTS: Hints;
+
+    /// What a call changes that a person is asked about ([`Self::question`]).
+    const REACH: Reach = Reach::Sandbox;
 
     /// What the tool does, for the model: one short paragraph.
     fn description(facts: &Facts) -> String;

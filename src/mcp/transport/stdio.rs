@@ -31,7 +31,7 @@ pub enum ServeError {
 /// this future is dropped. The caller stops the sandbox.
 pub async fn serve_stdio(sandbox: Arc<Sandbox>) -> Result<(), ServeError> {
     let (input, output) = rmcp::transport::stdio_pipes();
-    serve(input, output, sandbox).await
+    Box::pin(serve(input, output, sandbox)).await
 }
 
 /// Serves one client on a stream, such as an accepted unix socket. See [`serve_stdio`].
@@ -40,7 +40,7 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (input, output) = tokio::io::split(stream);
-    serve(input, output, sandbox).await
+    Box::pin(serve(input, output, sandbox)).await
 }
 
 /// Serves one client on a pair of streams. See [`serve_stdio`].
@@ -50,7 +50,7 @@ where
     W: AsyncWrite + Send + Unpin + 'static,
 {
     let shared = Shared::single(&sandbox, false);
-    serve_with(shared, input, output, sandbox).await
+    Box::pin(serve_with(shared, input, output, sandbox)).await
 }
 
 /// Serves one of the clients of a sandbox that stays when they leave. See [`serve_stdio`].
@@ -60,7 +60,7 @@ where
 {
     let (input, output) = tokio::io::split(stream);
     let shared = Shared::single(&sandbox, true);
-    serve_with(shared, input, output, sandbox).await
+    Box::pin(serve_with(shared, input, output, sandbox)).await
 }
 
 async fn serve_with<R, W>(

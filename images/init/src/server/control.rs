@@ -20,7 +20,7 @@ use crate::reason::{chain, plain};
 use crate::wire::{
     EXT_REPORT, ErrorKind, MAX_FREEZE, MAX_REQUEST, Report, Request, STOP_GRACE, User, WireError,
 };
-use crate::{layers, system};
+use crate::{layers, system, tree};
 
 /// Serves one channel: reads its request, carries it out, sends the report.
 pub(super) async fn serve(server: Arc<Server>, channel: Channel<Msg>) {
@@ -32,6 +32,7 @@ pub(super) async fn serve(server: Arc<Server>, channel: Channel<Msg>) {
         Ok(None) => return,
         Err(error) => Err(error),
     };
+    server.settling.begin();
     tokio::select! {
         // A peer that is gone needs no report.
         _ = channel.writer.extended_data_bytes(EXT_REPORT, encoded(report)) => {}
@@ -138,6 +139,44 @@ async fn perform(
             })
             .await
         }
+        Request::Tree {
+            ignore,
+            excludes,
+            only,
+        } => {
+            let root = server.workspace();
+            with_output(
+                server,
+                User::Root,
+                "list the workspace",
+                channel,
+                move |send| match only {
+                    Some(paths) => tree::look(&root, &paths, send),
+                    None => tree::list(&root, ignore, &excludes, send),
+                },
+            )
+            .await
+        }
+        Request::Fetch { paths, max_bytes } => {
+            let root = server.workspace();
+            with_output(server, User::Root, "fetch files", channel, move |send| {
+                tree::fetch(&root, &paths, max_bytes, send)
+            })
+            .await
+        }
+        Request::Place { changes } => {
+            let (root, owner) = (server.workspace(), server.context.account(User::Sandbox));
+            let input = (input, eof);
+            with_input(
+                server,
+                User::Root,
+                "change files",
+                channel,
+                input,
+                move |input| tree::place(&root, &owner, &changes, input),
+            )
+            .await
+        }
         Request::ApplyLayer {
             whiteouts,
             offset,
@@ -148,6 +187,11 @@ async fn perform(
         Request::Thaw => thaw(server).await,
         Request::End => {
             end(server).await;
+            let settling = server.settling.clone();
+            // What is written later is lost with the machine.
+            tokio::task::spawn_blocking(move || settling.write())
+                .await
+                .ok();
             Ok(Report::Done)
         }
         Request::Renew { clock_ns, entropy } => {

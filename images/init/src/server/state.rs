@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use russh::keys::{PrivateKey, PublicKey};
 use tokio_util::sync::CancellationToken;
 
+use super::settle::Settling;
 use crate::boot::ImageUser;
 use crate::command::context::Context;
 use crate::command::jobs::Jobs;
@@ -37,6 +38,8 @@ pub struct Server {
     pub(super) edits: Mutex<()>,
     /// Where lines begin in the files that were read last.
     pub(super) index: LineIndex,
+    /// Writes the workspace to its own disk, if it has one.
+    pub(super) settling: Arc<Settling>,
     threads: Mutex<HashMap<User, Arc<UserThread>>>,
     freezes: AtomicU64,
 }
@@ -69,6 +72,8 @@ pub struct Setup {
     pub root: PathBuf,
     /// The directory at which relative paths begin.
     pub workspace: PathBuf,
+    /// Whether that is on a disk of its own, which survives the machine.
+    pub workspace_survives: bool,
     /// The default working directory of commands.
     pub workdir: PathBuf,
     /// A directory for init's own files.
@@ -111,7 +116,9 @@ impl Server {
                     source,
                 })?;
         }
+        let surviving = Some(&setup.workspace).filter(|_| setup.workspace_survives);
         Ok(Arc::new(Self {
+            settling: Settling::of(surviving.cloned()),
             context: Context {
                 root: setup.root,
                 workspace: setup.workspace,
@@ -160,6 +167,11 @@ impl Server {
         let thread = Arc::new(self.new_thread(user)?);
         threads.insert(user, thread.clone());
         Ok(thread)
+    }
+
+    /// The workspace's path.
+    pub(super) fn workspace(&self) -> PathBuf {
+        self.context.workspace.clone()
     }
 
     /// Counts a freeze, so that an older freeze's timer does not end a newer freeze.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
-use crate::boot::{BUILD_ROOT, BootConfig, ImageUser, Workspace};
+use crate::boot::{BUILD_ROOT, BootConfig, WORKSPACE_TREE, Workspace};
 use crate::reason::chain;
 use crate::share;
 use crate::wire::{ErrorKind, WireError};
@@ -55,6 +55,9 @@ pub fn set_up(config: &BootConfig) -> Result<(), SystemError> {
         ("vm/max_map_count", "262144".into()),
         ("fs/inotify/max_user_watches", "524288".into()),
         ("fs/inotify/max_user_instances", "1024".into()),
+        // What is written is on the disk a few seconds later: a workspace's own disk survives a machine that is killed.
+        ("vm/dirty_expire_centisecs", "500".into()),
+        ("vm/dirty_writeback_centisecs", "200".into()),
     ] {
         // Best effort: some kernels lack a setting, and the boot does not depend on any.
         fs::write(Path::new("/proc/sys").join(name), value).ok();
@@ -92,7 +95,7 @@ pub fn prepare_root(config: &BootConfig) -> Result<(), SystemError> {
         fs::create_dir_all(dir).ok();
     }
     if let Some(workspace) = workspace {
-        mount_workspace(workspace, config.image_user.as_ref())?;
+        mount_workspace(workspace, config)?;
         workspace
             .repository
             .as_ref()
@@ -101,9 +104,15 @@ pub fn prepare_root(config: &BootConfig) -> Result<(), SystemError> {
     Ok(())
 }
 
-fn mount_workspace(workspace: &Workspace, user: Option<&ImageUser>) -> Result<(), SystemError> {
+fn mount_workspace(workspace: &Workspace, config: &BootConfig) -> Result<(), SystemError> {
     let path = &workspace.path;
+    let user = config.image_user.as_ref();
     fs::create_dir_all(path).map_err(failed(format!("make {path}")))?;
+    if let Some(device) = &workspace.disk {
+        mounts::mount_within(device, WORKSPACE_TREE, path)?;
+        let limit = config.disk_bytes;
+        return limit.map_or(Ok(()), |limit| limit_disk(device, path, limit));
+    }
     match &workspace.share {
         // Its threads run for as long as the machine.
         Some(link) => share::mount_share(link, WORKSPACE, Path::new(path))

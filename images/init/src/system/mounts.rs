@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move};
 
 use super::error::{SystemError, failed};
 
@@ -64,10 +64,10 @@ pub fn mount_system() -> Result<(), SystemError> {
     Ok(())
 }
 
-/// Mounts the root disk at `target`; waits for the device to appear. Freed blocks are discarded, so that the host gets
-/// their room back.
+/// Mounts a disk at `target`; waits for the device to appear. Freed blocks are discarded, so that the host gets their room
+/// back.
 pub fn mount_disk(device: &str, target: &str) -> Result<(), SystemError> {
-    let operation = || failed(format!("mount the root disk {device}"));
+    let operation = || failed(format!("mount the disk {device} at {target}"));
     fs::create_dir_all(target).map_err(operation())?;
     let mut waited = Duration::ZERO;
     loop {
@@ -84,6 +84,20 @@ pub fn mount_disk(device: &str, target: &str) -> Result<(), SystemError> {
             Err(e) => return Err(operation()(e.into())),
         }
     }
+}
+
+/// Mounts a directory of a disk at `target`, and nothing else of that disk.
+pub(super) fn mount_within(device: &str, dir: &str, target: &str) -> Result<(), SystemError> {
+    const BETWEEN: &str = "/run/snowglobe.disk";
+    mount_disk(device, BETWEEN)?;
+    let within = Path::new(BETWEEN).join(dir);
+    rustix::mount::mount_bind(&within, target)
+        .map_err(|e| failed(format!("mount {dir} of {device} at {target}"))(e.into()))?;
+    // The file system stays mounted there.
+    rustix::mount::unmount(BETWEEN, UnmountFlags::DETACH)
+        .map_err(|e| failed(format!("unmount {BETWEEN}"))(e.into()))?;
+    fs::remove_dir(BETWEEN).ok();
+    Ok(())
 }
 
 /// Makes the mounted disk the root, and moves the system's mounts to it.
@@ -103,11 +117,11 @@ pub fn switch_root(new: &str) -> Result<(), SystemError> {
     switch().map_err(failed("switch to the root disk"))
 }
 
-/// Limits the use of the root file system to this many bytes.
-pub fn limit_disk(device: &str, limit: u64) -> Result<(), SystemError> {
+/// Limits the use of a disk's file system, mounted at `target`, to this many bytes.
+pub fn limit_disk(device: &str, target: &str, limit: u64) -> Result<(), SystemError> {
     let name = device.trim_start_matches("/dev/");
     let set = || -> io::Result<()> {
-        let fs_info = rustix::fs::statvfs("/")?;
+        let fs_info = rustix::fs::statvfs(target)?;
         let reserved =
             (fs_info.f_blocks * fs_info.f_frsize).saturating_sub(limit) / fs_info.f_frsize;
         fs::write(
@@ -115,5 +129,5 @@ pub fn limit_disk(device: &str, limit: u64) -> Result<(), SystemError> {
             reserved.to_string(),
         )
     };
-    set().map_err(failed("limit the root file system"))
+    set().map_err(failed(format!("limit the file system of {device}")))
 }

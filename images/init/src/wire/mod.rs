@@ -27,6 +27,7 @@ mod refused;
 mod search;
 pub mod share;
 mod status;
+pub mod tree;
 mod version;
 
 use std::time::Duration;
@@ -117,6 +118,28 @@ pub enum Request {
     Edit(EditRequest),
     /// Search files; output: one JSON [`FoundLine`] per line; answer: [`Report::Search`].
     Search(SearchRequest),
+    /// List the workspace; output: [`tree::TreeEntry`] records, at most [`tree::MAX_TREE`] bytes; answer:
+    /// [`Report::Done`]. What is called `.git` is left out.
+    Tree {
+        /// Leave out what git ignores.
+        ignore: bool,
+        /// More patterns of what git ignores, as in a `.gitignore` file.
+        excludes: String,
+        /// Instead list only these paths ([`tree::escape`]), whether they exist or not; at most [`tree::MAX_PATHS`].
+        only: Option<Vec<String>>,
+    },
+    /// Send contents of regular files of the workspace, as [`tree`] says; answer: [`Report::Done`].
+    Fetch {
+        /// The paths ([`tree::escape`]), at most [`tree::MAX_PATHS`].
+        paths: Vec<String>,
+        /// The most bytes of all contents. A file that would exceed it can't be read.
+        max_bytes: u64,
+    },
+    /// Change the workspace; input: the contents of files, one after the other; answer: [`Report::Placed`].
+    Place {
+        /// The changes, at most [`tree::MAX_PATHS`], in their order.
+        changes: Vec<tree::Placed>,
+    },
     /// Freeze every command (cgroup freezer) and flush all written data to the disk; answer: [`Report::Done`]. Commands
     /// stay frozen until [`Request::Thaw`], at most for [`MAX_FREEZE`].
     Freeze,
@@ -178,6 +201,11 @@ pub enum Report {
     Edit(EditReport),
     /// How the search went.
     Search(SearchReport),
+    /// What became of the changes, in their order.
+    Placed {
+        /// The results.
+        results: Vec<tree::PlacedResult>,
+    },
     /// What a layer contained.
     Layer {
         /// Entries applied.

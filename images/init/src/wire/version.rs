@@ -7,7 +7,7 @@
 use std::fmt;
 
 /// The version that this release speaks. Raise it with each change that an older host or guest would misunderstand.
-pub const VERSION: Version = Version(2);
+pub const VERSION: Version = Version(3);
 
 /// What comes before the version in the identification line.
 const PREFIX: &str = "SSH-2.0-Snowglobe_";

@@ -25,6 +25,7 @@ pub(crate) fn server(
         root: accounts(dir, &workspace),
         workdir: workspace.clone(),
         workspace,
+        workspace_survives: false,
         state: dir.join("state"),
         enter: env!("CARGO_BIN_EXE_snowglobe-init").into(),
         supervisor: Arc::new(Sessions),

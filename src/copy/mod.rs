@@ -1,0 +1,36 @@
+//! The workspace as a copy: a tree of the host as a disk, and what is known of it.
+//!
+//! ```text
+//! listing   what of a directory of the host belongs to the copy
+//! image     that tree as an ext4 disk, written by this process
+//! base      such a disk, with a list of what is in it; never changed again
+//! compare   what the host changed since
+//! began     what the copy of a sandbox began with: a base, and how the host's tree differs from it by now
+//! contents  files by the hash of their content, for what is in no base
+//! ```
+//!
+//! A change of the guest is a difference between its tree and what the copy began with; a change of the host is a
+//! difference between the host's tree and that. Every file of a base has one time of its last change of status
+//! ([`base::Base::stamp`]), which no program can set: a file of the guest that still has it was not changed, and its
+//! content need not be read.
+//!
+//! Deliberately absent: machines, and what becomes of a change.
+
+mod base;
+mod began;
+mod compare;
+mod contents;
+mod error;
+mod image;
+mod listing;
+
+pub use base::Base;
+pub use began::{Began, BeganFiles, Content, Known};
+pub use compare::{HostChange, host_changes, is_of_git};
+pub use contents::Contents;
+pub use error::CopyError;
+pub(crate) use listing::on_host;
+pub use listing::{HostStamp, Kind, Listed, Listing, Which};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! Entries of a tree, as a review compares them.
+
+use serde::{Deserialize, Serialize};
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Entry {
+    /// A regular file.
+    File {
+        /// The hash of its content, among the contents.
+        hash: String,
+        /// Its size in bytes.
+        size: u64,
+        /// Its permission bits, those of setuid and setgid included.
+        mode: u32,
+    },
+    /// A directory.
+    Directory {
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A symbolic link.
+    Link {
+        /// Its target, with bytes escaped that are no printable text.
+        target: String,
+    },
+}
+
+/// The permission bits that a file of the host may get.
+pub const MODE: u32 = 0o777;
+
+impl Entry {
+    /// Its size in bytes, if it is a file.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::File { size, .. } => Some(*size),
+            Self::Directory { .. } | Self::Link { .. } => None,
+        }
+    }
+
+    /// Whether two entries are the same to a review: of a file's mode only the right to execute it counts, as for git, and
+    /// of a directory's nothing.
+    pub fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::File {
+                    hash, mode: one, ..
+                },
+                Self::File {
+                    hash: same,
+                    mode: two,
+                    ..
+                },
+            ) => {
+                hash == same
+                    && executable(*one) == executable(*two)
+                    && special(*one) == special(*two)
+            }
+            (Self::Directory { .. }, Self::Directory { .. }) => true,
+            (Self::Link { target }, Self::Link { target: same }) => target == same,
+            _ => false,
+        }
+    }
+}
+
+/// Whether a file of this mode can be executed by its owner.
+pub fn executable(mode: u32) -> bool {
+    mode & 0o100 != 0
+}
+
+/// The bits of setuid and setgid.
+pub fn special(mode: u32) -> u32 {
+    mode & 0o6000
+}

@@ -1,0 +1,12 @@
+//! Reviewing the changes of a copied workspace.
+
+pub mod apply;
+pub mod changes;
+pub mod diff;
+pub mod entry;
+pub mod flag;
+pub mod flags;
+pub mod plan;
+pub mod report;
+pub mod root;
+pub mod select;

@@ -1,0 +1,271 @@
+//! Reviewing a copied workspace: its changes, and taking them over, back, or away.
+//!
+//! Both trees are compared with what the copy began with. What is taken over becomes what the copy begins with, so it is
+//! no change any more; what was taken in part leaves the rest as a change. The guest's contents are fetched once and kept
+//! by their hash: what a person has seen is what is applied.
+
+mod back;
+mod compare;
+mod judge;
+mod reports;
+mod taken;
+
+use std::sync::Arc;
+
+use snowglobe_init::wire::tree::{PlacedResult, unescape};
+
+use self::back::taken_back;
+use self::compare::{Compared, hunks, known, readable};
+use self::reports::reported;
+use self::taken::{begin_with, judged_again, operations};
+use super::guest_tree::Reached;
+use super::sync::step;
+use super::{Branch, Sandbox, SandboxError};
+use crate::blocking::blocking;
+use crate::copy::{Began, Known};
+use crate::disk::Store;
+use crate::progress::Progress;
+use crate::review::apply::Applies;
+use crate::review::changes::shown;
+use crate::review::entry::Entry;
+use crate::review::plan::{Outcome, plan};
+use crate::review::report::{BranchReport, Changes, Done, Selection};
+use crate::review::root::Root;
+use crate::review::select::select;
+use crate::workspace::SharedDir;
+
+impl Sandbox {
+    /// The changes of the copy that were not applied, and its commits.
+    pub async fn review(self: &Arc<Self>, progress: &Progress) -> Result<Changes, SandboxError> {
+        let _alone = self.reviewing.lock().await;
+        let (live, guest) = self.ready(progress).await?;
+        let at = Reached { live: &live, guest };
+        let compared = self.compared(&at, progress).await?;
+        let newer_on_host = self.count_newer(&compared.began).await?;
+        let (root, contents) = (self.host_root()?, self.review_contents().await?);
+        let report = move || reported(&compared.changes, &root, &contents);
+        let (reports, mut notes) = blocking(report).await?;
+        let branches = match self.fetch_commits(progress).await {
+            Ok(branches) => branches,
+            Err(error) => {
+                notes.push(format!("failed to {}", crate::describe(&error)));
+                Vec::new()
+            }
+        };
+        let branch = |branch: Branch| BranchReport {
+            reference: branch.reference,
+            commit: branch.commit,
+        };
+        Ok(Changes {
+            changes: reports,
+            newer_on_host,
+            branches: branches.into_iter().map(branch).collect(),
+            notes,
+        })
+    }
+
+    /// The diff of the changes at or below these paths; of all without any.
+    pub async fn diff(
+        self: &Arc<Self>,
+        paths: Vec<String>,
+        progress: &Progress,
+    ) -> Result<Vec<u8>, SandboxError> {
+        let _alone = self.reviewing.lock().await;
+        let (live, guest) = self.ready(progress).await?;
+        let compared = self
+            .compared(&Reached { live: &live, guest }, progress)
+            .await?;
+        let contents = self.review_contents().await?;
+        blocking(move || {
+            let selection = Selection {
+                paths,
+                flagged: true,
+                ..Selection::default()
+            };
+            let selected = select(&compared.changes, &selection, |_| usize::MAX)?;
+            let mut text = Vec::new();
+            for index in selected.into_keys() {
+                let change = &compared.changes[index];
+                text.extend(shown(change, &mut |hash, size| readable(&contents, hash, size))?.text);
+            }
+            Ok(text)
+        })
+        .await
+    }
+
+    /// Applies changes to the host's directory: all that are selected, or nothing.
+    pub async fn apply(
+        self: &Arc<Self>,
+        selection: Selection,
+        progress: &Progress,
+    ) -> Result<Done, SandboxError> {
+        let _alone = self.reviewing.lock().await;
+        let (live, guest) = self.ready(progress).await?;
+        let mut compared = self
+            .compared(&Reached { live: &live, guest }, progress)
+            .await?;
+        let (root, contents) = (self.host_root()?, self.review_contents().await?);
+        let (store, protection) = (self.store.clone(), self.protected.now());
+        progress.say("applying");
+        let applying = move || -> Result<(Done, Compared, bool), SandboxError> {
+            let selected = select(&compared.changes, &selection, |change| {
+                hunks(change, &contents)
+            })?;
+            let (selected, left) = judged_again(
+                &compared,
+                selected,
+                &selection,
+                &root,
+                &protection,
+                &contents,
+            )?;
+            let host = Root::new(root.dir());
+            let mut plans = Vec::new();
+            for (index, hunks) in &selected {
+                plans.extend(plan(
+                    &compared.changes[*index],
+                    hunks.as_ref(),
+                    &host,
+                    &contents,
+                )?);
+            }
+            let mut done = Done {
+                left,
+                ..Done::default()
+            };
+            for planned in &plans {
+                match &planned.outcome {
+                    Outcome::Conflict(why) => done.conflicts.push(step(&planned.path, why)),
+                    Outcome::Already => done.done.push(step(&planned.path, "there already")),
+                    Outcome::Do(_, what) => done.done.push(step(&planned.path, what)),
+                }
+            }
+            if !done.conflicts.is_empty() && !selection.skip_conflicts {
+                done.done.clear();
+                return Ok((done, compared, false));
+            }
+            let operations = operations(&plans, &compared.gone, &host, &contents)?;
+            let applies = Applies::open(&store.applies()?)?;
+            if !operations.is_empty() {
+                applies.apply(&host, operations, &contents)?;
+            }
+            for planned in plans {
+                if !matches!(planned.outcome, Outcome::Conflict(_)) {
+                    begin_with(&mut compared, &planned);
+                }
+            }
+            Ok((done, compared, true))
+        };
+        let (done, compared, changed) = blocking(applying).await?;
+        if changed {
+            self.set_began(&live, compared.began).await?;
+        }
+        Ok(done)
+    }
+
+    /// Undoes what was applied last, on the host. In the sandbox nothing changes, so it is a change again.
+    pub async fn undo_apply(
+        self: &Arc<Self>,
+        skip_conflicts: bool,
+        progress: &Progress,
+    ) -> Result<Done, SandboxError> {
+        let _alone = self.reviewing.lock().await;
+        let (live, _) = self.ready(progress).await?;
+        let mut began = self.began(&live).await?;
+        let (root, contents) = (self.host_root()?, self.review_contents().await?);
+        let store = self.store.clone();
+        let undoing = move || -> Result<(Done, Began), SandboxError> {
+            let applies = Applies::open(&store.applies()?)?;
+            let (undone, changed) = applies.undo(&Root::new(root.dir()), skip_conflicts)?;
+            let kept = applies.contents_of_undone()?;
+            let mut done = Done::default();
+            for operation in undone {
+                let path = unescape(&operation.path);
+                let what = match operation.old {
+                    Some(_) => "restored",
+                    None => "removed",
+                };
+                done.done.push(step(&path, what));
+                if let (Some(kept), Some(Entry::File { hash, size, .. })) = (&kept, &operation.old)
+                {
+                    contents.add(&mut kept.open(hash)?, *size)?;
+                }
+                began.set(&path, operation.old.map(|old| known(old, 0)));
+            }
+            let since = |path: String| step(&unescape(&path), "the host changed it since");
+            done.conflicts.extend(changed.into_iter().map(since));
+            Ok((done, began))
+        };
+        let (done, began) = blocking(undoing).await?;
+        self.set_began(&live, began).await?;
+        Ok(done)
+    }
+
+    /// Takes changes back in the sandbox: its files are again what the copy began with.
+    pub async fn discard(
+        self: &Arc<Self>,
+        selection: Selection,
+        progress: &Progress,
+    ) -> Result<Done, SandboxError> {
+        let _alone = self.reviewing.lock().await;
+        let (live, guest) = self.ready(progress).await?;
+        let at = Reached { live: &live, guest };
+        let compared = self.compared(&at, progress).await?;
+        let contents = self.review_contents().await?;
+        let selecting = move || -> Result<_, SandboxError> {
+            // Nothing that is discarded reaches the host, so flags don't count.
+            let selection = Selection {
+                flagged: true,
+                ..selection
+            };
+            let selected = select(&compared.changes, &selection, |change| {
+                hunks(change, &contents)
+            })?;
+            let back = taken_back(&compared, &selected, &contents)?;
+            Ok((compared, back))
+        };
+        let (mut compared, back) = blocking(selecting).await?;
+        let (changes, known): (Vec<_>, Vec<_>) = back
+            .into_iter()
+            .map(|back| {
+                (
+                    (back.placed, back.file),
+                    (back.path, back.whole, back.if_empty),
+                )
+            })
+            .unzip();
+        let results = self.place(&at, changes).await?;
+        let mut done = Done::default();
+        for ((path, whole, if_empty), result) in known.into_iter().zip(results) {
+            match result {
+                PlacedResult::Failed(_) | PlacedResult::Done(_) if if_empty => {}
+                PlacedResult::Failed(why) => done.left.push(step(&path, &why)),
+                PlacedResult::Done(ctime) => {
+                    done.done.push(step(&path, "taken back"));
+                    if whole {
+                        let known = compared.began.get(&path);
+                        let known = known.map(|known| Known {
+                            guest_ctime_ns: ctime,
+                            ..known
+                        });
+                        compared.began.set(&path, known);
+                    }
+                }
+            }
+        }
+        self.set_began(&live, compared.began).await?;
+        Ok(done)
+    }
+
+    /// Takes back what an interrupted process has left in the host's directory. Blocks.
+    pub(super) fn recover_applies(store: &Store, root: &SharedDir) -> Result<(), SandboxError> {
+        let strangers = Applies::open(&store.applies()?)?.recover(&Root::new(root.dir()))?;
+        for path in strangers {
+            tracing::warn!(
+                path,
+                "left as it is after an interrupted apply: another program has changed it"
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,298 @@
+//! Bringing the host's newer files into a copied workspace.
+//!
+//! A file that the guest did not change becomes the host's. One that both changed stays as it is in the guest, and is
+//! named. Git's own files are brought only into a copy that no command has used yet: later they are the guest's, and its
+//! commits come to the host in another way.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use snowglobe_init::wire::tree::{EntryKind, Placed, PlacedResult, TreeEntry, escape};
+
+use super::guest_tree::Reached;
+use super::state::Live;
+use super::{Sandbox, SandboxError};
+use crate::blocking::blocking;
+use crate::copy::{
+    Began, BeganFiles, Content, Contents, CopyError, HostChange, Kind, Known, Listed, Listing,
+    Which, host_changes, is_of_git,
+};
+use crate::progress::Progress;
+use crate::review::report::{Done, Step};
+
+/// What of the host's changes is brought in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// All, git's own files included: no command has used the copy.
+    Unused,
+    /// What lies outside of git's own files.
+    Used,
+}
+
+/// A change of the host, with its content kept.
+struct Newer {
+    path: Vec<u8>,
+    now: Option<(Listed, Option<File>, Content)>,
+}
+
+impl Sandbox {
+    /// Brings in what the host changed since.
+    pub async fn sync(self: &Arc<Self>, progress: &Progress) -> Result<Done, SandboxError> {
+        let _alone = self.reviewing.lock().await;
+        let (live, guest) = self.ready(progress).await?;
+        let at = Reached { live: &live, guest };
+        progress.say("comparing with the host's files");
+        self.bring_in(&at, None).await
+    }
+
+    /// The same for a machine's guest. `fresh` is what the host has, if no command has used the copy yet.
+    pub(super) async fn bring_in(
+        &self,
+        at: &Reached<'_>,
+        fresh: Option<Listing>,
+    ) -> Result<Done, SandboxError> {
+        let mut began = self.began(at.live).await?;
+        let scope = match fresh {
+            Some(_) => Scope::Unused,
+            None => Scope::Used,
+        };
+        let newer = self.newer(&began, scope, fresh).await?;
+        let mut done = Done::default();
+        if newer.is_empty() {
+            return Ok(done);
+        }
+        let guest = match scope {
+            Scope::Unused => None,
+            Scope::Used => {
+                let paths: Vec<_> = newer.iter().map(|newer| &newer.path).collect();
+                Some(self.look_at(at, &paths).await?)
+            }
+        };
+        let _changing = self.read_ahead.changing();
+        let (mut changes, mut known) = (Vec::new(), Vec::new());
+        for Newer { path, now } in newer {
+            if let Some(guest) = &guest
+                && !is_as_began(began.get(&path).as_ref(), guest.get(&path))
+            {
+                done.conflicts
+                    .push(step(&path, "the sandbox changed it, too"));
+                continue;
+            }
+            let (placed, file, now) = placed(&path, now);
+            changes.push((placed, file));
+            known.push((path, now));
+        }
+        let results = self.place(at, changes).await?;
+        for ((path, now), result) in known.into_iter().zip(results) {
+            match result {
+                PlacedResult::Failed(why) => done.left.push(step(&path, &why)),
+                PlacedResult::Done(guest_ctime_ns) => {
+                    let what = match now {
+                        Some(_) => "written",
+                        None => "removed",
+                    };
+                    done.done.push(step(&path, what));
+                    let now = now.map(|now| Known {
+                        guest_ctime_ns,
+                        ..now
+                    });
+                    began.set(&path, now);
+                }
+            }
+        }
+        self.set_began(at.live, began).await?;
+        Ok(done)
+    }
+
+    /// What the host changed since, with contents.
+    async fn newer(
+        &self,
+        began: &Began,
+        scope: Scope,
+        listing: Option<Listing>,
+    ) -> Result<Vec<Newer>, SandboxError> {
+        let (began, store) = (began.clone(), self.store.clone());
+        let root = self.config.sandbox.project_dir.clone();
+        let hidden = self.hidden()?;
+        let find = move || -> Result<Vec<Newer>, SandboxError> {
+            let listing = match listing {
+                Some(listing) => listing,
+                None => Listing::of(&root, Which::default(), &|path| hidden.hides(path))?,
+            };
+            let contents = Contents::at(store.contents()?);
+            let mut changes = host_changes(&began.all(), &listing, began.base().stamp_ns());
+            if scope == Scope::Used {
+                changes.retain(|change| !is_of_git(&change.path));
+            }
+            let mut newer = Vec::new();
+            let mut files = began.reader(&contents)?;
+            for change in changes {
+                if let Some(found) = with_content(&mut files, &contents, &root, change)? {
+                    newer.push(found);
+                }
+            }
+            // What lies in a directory goes before it.
+            newer.sort_by(|a, b| match (&a.now, &b.now) {
+                (None, None) => b.path.cmp(&a.path),
+                _ => a
+                    .now
+                    .is_some()
+                    .cmp(&b.now.is_some())
+                    .then(a.path.cmp(&b.path)),
+            });
+            Ok(newer)
+        };
+        blocking(find).await
+    }
+
+    /// How many of the host's files may be newer; their contents are not compared.
+    pub(super) async fn count_newer(&self, began: &Began) -> Result<usize, SandboxError> {
+        let began = began.clone();
+        let root = self.config.sandbox.project_dir.clone();
+        let hidden = self.hidden()?;
+        let count = move || -> Result<usize, SandboxError> {
+            let listing = Listing::of(&root, Which::default(), &|path| hidden.hides(path))?;
+            let changes = host_changes(&began.all(), &listing, began.base().stamp_ns());
+            let sure = changes
+                .iter()
+                .filter(|change| !change.unsure && !is_of_git(&change.path));
+            Ok(sure.count())
+        };
+        blocking(count).await
+    }
+
+    /// What the copy began with.
+    pub(super) async fn began(&self, live: &Live) -> Result<Began, SandboxError> {
+        let Some(copy) = &live.workspace else {
+            return Err(SandboxError::NoCopy);
+        };
+        let (disk, store) = (copy.disk(), self.store.clone());
+        blocking(move || Ok(Began::read(&disk.base, &store.trees()?, &disk.tree)?)).await
+    }
+
+    /// Notes down what the copy began with, from now on.
+    pub(super) async fn set_began(&self, live: &Live, began: Began) -> Result<(), SandboxError> {
+        let Some(copy) = &live.workspace else {
+            return Err(SandboxError::NoCopy);
+        };
+        let store = self.store.clone();
+        let tree = blocking(move || -> Result<_, SandboxError> {
+            Contents::at(store.contents()?).sync()?;
+            Ok(began.write(&store.trees()?)?)
+        });
+        copy.set_tree(tree.await?);
+        self.note_copy(live, None).await
+    }
+}
+
+pub(super) fn step(path: &[u8], what: &str) -> Step {
+    Step {
+        path: escape(path),
+        what: what.to_owned(),
+    }
+}
+
+/// Whether the guest still has what the copy began with.
+pub(super) fn is_as_began(began: Option<&Known>, guest: Option<&TreeEntry>) -> bool {
+    let (Some(known), Some(entry)) = (began, guest) else {
+        return began.is_none() && guest.is_none();
+    };
+    let mode = entry.mode == known.mode;
+    match (known.kind, entry.kind) {
+        (Kind::File, EntryKind::File) => {
+            mode && entry.size == known.size && entry.ctime_ns == known.guest_ctime_ns
+        }
+        (Kind::Directory, EntryKind::Directory) => mode,
+        (Kind::Link, EntryKind::Link) => escape(&entry.target) == known.target,
+        _ => false,
+    }
+}
+
+/// What the guest is told to make, and what is known of it then.
+fn placed(
+    path: &[u8],
+    now: Option<(Listed, Option<File>, Content)>,
+) -> (Placed, Option<File>, Option<Known>) {
+    let Some((listed, file, content)) = now else {
+        let absent = Placed {
+            path: escape(path),
+            kind: EntryKind::Absent,
+            mode: 0,
+            mtime_ns: 0,
+            size: 0,
+            target: String::new(),
+        };
+        return (absent, None, None);
+    };
+    let placed = Placed {
+        path: escape(path),
+        kind: match listed.kind {
+            Kind::File => EntryKind::File,
+            Kind::Directory => EntryKind::Directory,
+            Kind::Link => EntryKind::Link,
+        },
+        mode: listed.mode,
+        mtime_ns: listed.mtime_ns,
+        size: listed.size,
+        target: escape(&listed.target),
+    };
+    let known = Known {
+        kind: listed.kind,
+        mode: listed.mode,
+        size: listed.size,
+        target: escape(&listed.target),
+        content,
+        host: Some(listed.stamp),
+        guest_ctime_ns: 0,
+    };
+    (placed, file, Some(known))
+}
+
+/// Keeps the content of a changed file of the host; none if it has not changed after all.
+fn with_content(
+    files: &mut BeganFiles<'_>,
+    contents: &Contents,
+    root: &std::path::Path,
+    change: HostChange,
+) -> Result<Option<Newer>, CopyError> {
+    let Some(mut listed) = change.now else {
+        return Ok(Some(Newer {
+            path: change.path,
+            now: None,
+        }));
+    };
+    if listed.kind != Kind::File {
+        return Ok(Some(Newer {
+            path: change.path,
+            now: Some((listed, None, Content::Base)),
+        }));
+    }
+    let path: PathBuf = crate::copy::on_host(root, &change.path);
+    let failed = |source: io::Error| CopyError::Io {
+        operation: "read",
+        path: path.clone(),
+        source,
+    };
+    let file = File::options()
+        .read(true)
+        .custom_flags(
+            (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK)
+                .bits()
+                .cast_signed(),
+        )
+        .open(&path)
+        .map_err(failed)?;
+    listed.size = file.metadata().map_err(failed)?.len();
+    let hash = contents.add(&mut &file, listed.size)?;
+    if change.unsure && hash == files.hash(&change.path)? {
+        return Ok(None);
+    }
+    let kept = contents.open(&hash)?;
+    Ok(Some(Newer {
+        path: change.path,
+        now: Some((listed, Some(kept), Content::Kept(hash))),
+    }))
+}
