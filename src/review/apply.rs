@@ -453,7 +453,7 @@ fn take_back(step: &Step, root: &Root<'_>) -> Result<Strangers, ApplyError> {
     }
     // What was made goes, the deepest first; then what was there comes back, the highest first.
     let mut made = steps.clone();
-    made.sort_by(|(a, _), (b, _)| unescape(&b.path).cmp(&unescape(&a.path)));
+    made.sort_by_key(|(operation, _)| std::cmp::Reverse(unescape(&operation.path)));
     let mut back = Vec::new();
     for (operation, temporary) in made {
         let path = unescape(&operation.path);

@@ -169,11 +169,11 @@ pub struct Shown {
     pub hunks: Option<TextDiff>,
 }
 
+/// Gives a content by its hash and its size in bytes, or none if it is too long to be shown.
+pub type Read<'a, E> = dyn FnMut(&str, u64) -> Result<Option<Vec<u8>>, E> + 'a;
+
 /// The diff of a change. `read` gives a content by its hash, or none if it is too long to be shown.
-pub fn shown<E>(
-    change: &Change,
-    read: &mut dyn FnMut(&str, u64) -> Result<Option<Vec<u8>>, E>,
-) -> Result<Shown, E> {
+pub fn shown<E>(change: &Change, read: &mut Read<'_, E>) -> Result<Shown, E> {
     let name = |prefix: &str, path: &[u8]| format!("{prefix}/{}", escape(path));
     let old_path = change.from.as_ref().unwrap_or(&change.path);
     let (old_name, new_name) = match (&change.old, &change.new) {
@@ -238,10 +238,7 @@ impl Side {
     }
 }
 
-fn side<E>(
-    entry: Option<&Entry>,
-    read: &mut dyn FnMut(&str, u64) -> Result<Option<Vec<u8>>, E>,
-) -> Result<Side, E> {
+fn side<E>(entry: Option<&Entry>, read: &mut Read<'_, E>) -> Result<Side, E> {
     Ok(match entry {
         None => Side::Text(Vec::new()),
         Some(Entry::Directory { .. }) => Side::Directory,

@@ -90,7 +90,7 @@ pub struct Sandbox {
     /// Held while changes are compared, applied or brought in.
     reviewing: Mutex<()>,
     /// The hashes of the guest's files that were fetched, by path, time of change and size.
-    fetched: std::sync::Mutex<std::collections::HashMap<(Vec<u8>, i64, u64), String>>,
+    fetched: std::sync::Mutex<review::Fetched>,
     read_ahead: read_ahead::ReadAhead,
 }
 

@@ -10,6 +10,7 @@ mod judge;
 mod reports;
 mod taken;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use snowglobe_init::wire::tree::{PlacedResult, unescape};
@@ -33,6 +34,9 @@ use crate::review::report::{BranchReport, Changes, Done, Selection};
 use crate::review::root::Root;
 use crate::review::select::select;
 use crate::workspace::SharedDir;
+
+/// The hashes of the guest's files, by path, time of the last change of status and size.
+pub(super) type Fetched = HashMap<(Vec<u8>, i64, u64), String>;
 
 impl Sandbox {
     /// The changes of the copy that were not applied, and its commits.

@@ -206,7 +206,7 @@ proptest! {
             let changed = old.get(path) != Some(content);
             if applied.is_err() || changed {
                 // A change of the host's stays, or is merged with the sandbox's.
-                let merged = planned.contains(path) && now.get(path).is_some();
+                let merged = planned.contains(path) && now.contains_key(path);
                 prop_assert!(now.get(path) == Some(content) || merged, "{path}: {now:?}");
             }
         }

@@ -61,5 +61,5 @@ fn open(tree: &Tree, path: &[u8]) -> Option<(File, u64)> {
     let file = tree.at(path, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
     let file = File::from(file);
     let meta = file.metadata().ok()?;
-    meta.is_file().then(|| (file, meta.len()))
+    meta.is_file().then_some((file, meta.len()))
 }
