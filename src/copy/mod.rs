@@ -11,7 +11,7 @@
 //!
 //! A change of the guest is a difference between its tree and what the copy began with; a change of the host is a
 //! difference between the host's tree and that. Every file of a base has one time of its last change of status
-//! ([`base::Base::stamp`]), which no program can set: a file of the guest that still has it was not changed, and its
+//! ([`Base::stamp_ns`]), which no program can set: a file of the guest that still has it was not changed, and its
 //! content need not be read.
 //!
 //! Deliberately absent: machines, and what becomes of a change.

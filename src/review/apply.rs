@@ -7,7 +7,7 @@
 //!
 //! Everything is prepared before anything is given up: the journal and all contents are on the disk, and new files are
 //! staged beside their places under names that the journal knows. Then removals, directories and renames follow. A step
-//! that was interrupted is taken back by [`recover`], which every later step does first. What the host's other programs
+//! that was interrupted is taken back by [`Applies::recover`], which every later step does first. What the host's other programs
 //! changed meanwhile is never touched: a path is changed only while it has the state that the journal expects.
 //!
 //! A step that is done stays, so that it can be undone; at most [`KEPT`] of them.
