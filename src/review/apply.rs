@@ -184,13 +184,12 @@ impl Applies {
         Ok(steps)
     }
 
-    /// Takes back steps that were interrupted. Blocks.
+    /// Takes back steps that were interrupted. What a path had that is left alone stays among the step's contents. Blocks.
     pub fn recover(&self, root: &Root<'_>) -> Result<Strangers, ApplyError> {
         let mut strangers = Vec::new();
         for step in self.steps()? {
             if step.journal.progress == Progress::Begun {
-                strangers.extend(take_back(&step, root)?);
-                fs::remove_dir_all(&step.dir).map_err(journal_error("remove", &step.dir))?;
+                strangers.extend(forget(step, root)?);
             }
         }
         Ok(strangers)
@@ -217,7 +216,7 @@ impl Applies {
         &self,
         root: &Root<'_>,
         skip: bool,
-    ) -> Result<(Vec<Operation>, Vec<String>), ApplyError> {
+    ) -> Result<(Vec<Operation>, Vec<String>, Contents), ApplyError> {
         self.recover(root)?;
         let step =
             self.steps()?.into_iter().rev().find(|step| {
@@ -245,22 +244,8 @@ impl Applies {
         step.journal.progress = Progress::Undone;
         step.write()?;
         let operations = step.journal.operations.into_iter();
-        Ok((
-            operations
-                .filter(|one| undone.contains(&one.path))
-                .collect(),
-            changed,
-        ))
-    }
-
-    /// The contents of the newest step, where [`Self::undo`] finds what was there before.
-    pub fn contents_of_undone(&self) -> Result<Option<Contents>, ApplyError> {
-        let undone = self
-            .steps()?
-            .into_iter()
-            .rev()
-            .find(|step| step.journal.progress == Progress::Undone);
-        Ok(undone.map(|step| step.contents()))
+        let operations = operations.filter(|one| undone.contains(&one.path));
+        Ok((operations.collect(), changed, contents))
     }
 
     fn carry_out(
@@ -299,8 +284,7 @@ impl Applies {
             }
         };
         if let Err(error) = change(&step, root, &stamps) {
-            take_back(&step, root)?;
-            fs::remove_dir_all(&step.dir).map_err(journal_error("remove", &step.dir))?;
+            forget(step, root)?;
             return Err(error);
         }
         step.journal.progress = match undoes {
@@ -319,6 +303,20 @@ impl Applies {
         }
         Ok(())
     }
+}
+
+/// Takes a step back and forgets it, unless a path was left alone: then its old content may be nowhere else.
+fn forget(mut step: Step, root: &Root<'_>) -> Result<Strangers, ApplyError> {
+    let strangers = take_back(&step, root)?;
+    if strangers.is_empty() {
+        fs::remove_dir_all(&step.dir).map_err(journal_error("remove", &step.dir))?;
+        return Ok(strangers);
+    }
+    step.journal.progress = Progress::Undone;
+    step.write()?;
+    let dir = step.dir.display();
+    tracing::warn!(%dir, "the old contents of files that were left alone are kept here");
+    Ok(strangers)
 }
 
 fn same(one: Option<&Entry>, other: Option<&Entry>) -> bool {
@@ -398,8 +396,12 @@ fn change(step: &Step, root: &Root<'_>, stamps: &[Option<Stamp>]) -> Result<(), 
         if !directory {
             expected(path, operation, *stamp)?;
         }
-        root.remove(path, directory)
-            .map_err(failed(&operation.path))?;
+        match root.remove(path, directory) {
+            // Files in it that nothing removes are the host's.
+            Err(error)
+                if error.kind() == io::ErrorKind::DirectoryNotEmpty && operation.new.is_none() => {}
+            removed => removed.map_err(failed(&operation.path))?,
+        }
     }
     let mut made: Vec<_> = operations()
         .filter(|(_, operation, ..)| is_directory(&operation.new) && !is_directory(&operation.old))
@@ -427,13 +429,31 @@ fn change(step: &Step, root: &Root<'_>, stamps: &[Option<Stamp>]) -> Result<(), 
     for (path, operation, temporary, stamp) in written() {
         let stamp = stamp.filter(|_| !goes(operation));
         expected(&path, operation, stamp)?;
-        root.swap(&path, temporary)
-            .map_err(failed(&operation.path))?;
+        match root.swap(&path, temporary, stamp.is_some()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(ApplyError::Meanwhile(operation.path.clone()));
+            }
+            swapped => swapped.map_err(failed(&operation.path))?,
+        }
     }
     for (path, operation, ..) in operations() {
         root.sync(&path).map_err(failed(&operation.path))?;
     }
     Ok(())
+}
+
+/// Whether an error says that another program has put something else at a path or above it.
+fn is_in_the_way(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    // The last one is what a link above gives.
+    matches!(
+        error.kind(),
+        Kind::NotFound
+            | Kind::NotADirectory
+            | Kind::IsADirectory
+            | Kind::AlreadyExists
+            | Kind::DirectoryNotEmpty
+    ) || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 /// Gives each path its old state again, unless it has a state that the step did not make.
@@ -448,8 +468,8 @@ fn take_back(step: &Step, root: &Root<'_>) -> Result<Strangers, ApplyError> {
         .collect();
     for (operation, temporary) in &steps {
         let path = unescape(&operation.path);
-        root.unstage(&path, temporary)
-            .map_err(failed(&operation.path))?;
+        // What else stands in the way is found below.
+        root.unstage(&path, temporary).ok();
     }
     // What was made goes, the deepest first; then what was there comes back, the highest first.
     let mut made = steps.clone();
@@ -457,7 +477,10 @@ fn take_back(step: &Step, root: &Root<'_>) -> Result<Strangers, ApplyError> {
     let mut back = Vec::new();
     for (operation, temporary) in made {
         let path = unescape(&operation.path);
-        let now = look(root, operation, &contents)?;
+        let Ok(now) = look(root, operation, &contents) else {
+            strangers.push(operation.path.clone());
+            continue;
+        };
         if same(now.as_ref(), operation.old.as_ref()) {
             continue;
         }
@@ -491,20 +514,19 @@ fn take_back(step: &Step, root: &Root<'_>) -> Result<Strangers, ApplyError> {
     }
     back.sort_by(|a, b| a.0.cmp(&b.0));
     for (path, operation, temporary) in back {
-        match &operation.old {
-            Some(Entry::Directory { mode }) => {
-                root.make_directory(&path, *mode)
-                    .map_err(failed(&operation.path))?;
-            }
-            Some(entry) => {
-                root.stage(&path, entry, temporary, &contents)
-                    .map_err(failed(&operation.path))?;
-                root.swap(&path, temporary)
-                    .map_err(failed(&operation.path))?;
-            }
-            None => {}
+        let Some(old) = &operation.old else { continue };
+        let restored = match old {
+            Entry::Directory { mode } => root.make_directory(&path, *mode),
+            entry => root
+                .stage(&path, entry, temporary, &contents)
+                .and_then(|()| root.swap(&path, temporary, true)),
+        };
+        match restored.and_then(|()| root.sync(&path)) {
+            Ok(()) => {}
+            // Something of the host's stands in the way.
+            Err(error) if is_in_the_way(&error) => strangers.push(operation.path.clone()),
+            Err(error) => return Err(failed(&operation.path)(error)),
         }
-        root.sync(&path).map_err(failed(&operation.path))?;
     }
     Ok(strangers)
 }

@@ -165,10 +165,21 @@ impl<'a> Root<'a> {
         }
     }
 
-    /// Gives a staged file its own name; what had it is replaced.
-    pub fn swap(&self, path: &[u8], temporary: &str) -> io::Result<()> {
+    /// Gives a staged file its own name. What has it is replaced if it `replaces`; otherwise that is an error.
+    pub fn swap(&self, path: &[u8], temporary: &str, replaces: bool) -> io::Result<()> {
         let (dir, name) = self.parent(path)?;
-        Ok(rustix::fs::renameat(&dir, temporary, &dir, name)?)
+        if replaces {
+            return Ok(rustix::fs::renameat(&dir, temporary, &dir, name)?);
+        }
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(&dir, temporary, &dir, name, flags) {
+            // Some file systems can't do it in one step.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(&dir, temporary, &dir, name, AtFlags::empty())?;
+                Ok(rustix::fs::unlinkat(&dir, temporary, AtFlags::empty())?)
+            }
+            renamed => Ok(renamed?),
+        }
     }
 
     /// Removes a temporary name beside a path, if it is there.

@@ -180,8 +180,7 @@ impl Sandbox {
         let store = self.store.clone();
         let undoing = move || -> Result<(Done, Began), SandboxError> {
             let applies = Applies::open(&store.applies()?)?;
-            let (undone, changed) = applies.undo(&Root::new(root.dir()), skip_conflicts)?;
-            let kept = applies.contents_of_undone()?;
+            let (undone, changed, kept) = applies.undo(&Root::new(root.dir()), skip_conflicts)?;
             let mut done = Done::default();
             for operation in undone {
                 let path = unescape(&operation.path);
@@ -190,8 +189,7 @@ impl Sandbox {
                     None => "removed",
                 };
                 done.done.push(step(&path, what));
-                if let (Some(kept), Some(Entry::File { hash, size, .. })) = (&kept, &operation.old)
-                {
+                if let Some(Entry::File { hash, size, .. }) = &operation.old {
                     contents.add(&mut kept.open(hash)?, *size)?;
                 }
                 began.set(&path, operation.old.map(|old| known(old, 0)));

@@ -79,7 +79,7 @@ impl Place {
             .apply(&root, self.operations(old, new), &self.contents())
     }
 
-    fn undo(&self, skip: bool) -> Result<(Vec<Operation>, Vec<String>), ApplyError> {
+    fn undo(&self, skip: bool) -> Result<(Vec<Operation>, Vec<String>, Contents), ApplyError> {
         let directory = File::open(self.root()).unwrap();
         self.applies().undo(&Root::new(directory.as_fd()), skip)
     }
@@ -306,10 +306,81 @@ fn what_changed_since_is_not_undone() {
     fs::write(place.root().join("a"), "3").unwrap();
     assert!(matches!(place.undo(false), Err(ApplyError::Since(path)) if path == "a"));
     assert_eq!(read(&place.root()), tree(&[("a", "3"), ("b", "2")]));
-    let (undone, left) = place.undo(true).unwrap();
+    let (undone, left, _) = place.undo(true).unwrap();
     assert_eq!((undone.len(), left), (1, vec!["a".to_owned()]));
     assert_eq!(read(&place.root()), tree(&[("a", "3"), ("b", "1")]));
     assert!(matches!(place.undo(false), Err(ApplyError::Nothing)));
+}
+
+/// Makes the newest step one that was interrupted before its last mark.
+fn interrupt(place: &Place) {
+    let journal = place.dir.path().join("applies/1/journal.json");
+    let text = fs::read_to_string(&journal).unwrap();
+    fs::write(&journal, text.replace("\"done\"", "\"begun\"")).unwrap();
+}
+
+#[test]
+fn what_stands_in_the_way_is_left_alone_and_the_rest_is_taken_back() {
+    let tree = |text: &str| -> Tree {
+        let file = |path: &str| (path.to_owned(), Some(text.to_owned()));
+        Tree::from([("d".to_owned(), None), file("d/a"), file("e")])
+    };
+    for what in ["a link above", "a pipe", "a file above", "an edit"] {
+        let place = Place::new();
+        let (root, old) = (place.root(), tree("old"));
+        write(&root, &old);
+        place.apply(&old, &tree("new")).unwrap();
+        interrupt(&place);
+        match what {
+            "a link above" => {
+                fs::rename(root.join("d"), place.dir.path().join("d")).unwrap();
+                symlink("../d", root.join("d")).unwrap();
+            }
+            "a pipe" => {
+                fs::remove_file(root.join("d/a")).unwrap();
+                let mode = rustix::fs::Mode::RUSR;
+                rustix::fs::mknodat(
+                    rustix::fs::CWD,
+                    root.join("d/a"),
+                    rustix::fs::FileType::Fifo,
+                    mode,
+                    0,
+                )
+                .unwrap();
+            }
+            "a file above" => {
+                fs::remove_dir_all(root.join("d")).unwrap();
+                fs::write(root.join("d"), "theirs").unwrap();
+            }
+            _ => fs::write(root.join("d/a"), "new, edited").unwrap(),
+        }
+        assert!(place.recover().contains(&"d/a".to_owned()), "{what}");
+        assert_eq!(fs::read_to_string(root.join("e")).unwrap(), "old", "{what}");
+        // The old content is nowhere else.
+        let kept = fs::read_dir(place.dir.path().join("applies/1/contents")).unwrap();
+        let mut kept = kept.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+        assert!(kept.any(|text| text == "old"), "{what}");
+        let more = Tree::from([("z".to_owned(), Some("z".to_owned()))]);
+        place.apply(&Tree::new(), &more).unwrap();
+        assert_eq!(fs::read_to_string(root.join("z")).unwrap(), "z", "{what}");
+    }
+}
+
+#[test]
+fn a_directory_with_files_of_the_hosts_stays() {
+    let place = Place::new();
+    let new = Tree::from([
+        ("pkg".to_owned(), None),
+        ("pkg/a".to_owned(), Some("a".to_owned())),
+    ]);
+    place.apply(&Tree::new(), &new).unwrap();
+    fs::write(place.root().join("pkg/built"), "theirs").unwrap();
+    place.undo(false).unwrap();
+    let left = Tree::from([
+        ("pkg".to_owned(), None),
+        ("pkg/built".to_owned(), Some("theirs".to_owned())),
+    ]);
+    assert_eq!(read(&place.root()), left);
 }
 
 #[test]
