@@ -12,6 +12,8 @@
     reason = "an example ends by panicking"
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -19,9 +21,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-
-/// Directories of the tree, and files in each.
-const TREE: (usize, usize) = (100, 100);
+use common::median;
 
 /// What `.git` has beside the tree's objects, in bytes.
 const HISTORY: usize = 110 << 20;
@@ -213,31 +213,13 @@ fn taken(dir: &Path) -> u64 {
     sizes.sum()
 }
 
-/// Makes the tree, as a repository.
+/// Makes the tree, as a repository with a history.
 fn plant(tree: &Path) -> anyhow::Result<()> {
-    for dir in 0..TREE.0 {
-        let path = tree.join(format!("d{dir}"));
-        std::fs::create_dir(&path)?;
-        for file in 0..TREE.1 {
-            let text = format!("line {dir} {file}\n").repeat(60);
-            std::fs::write(path.join(format!("f{file}.txt")), text)?;
-        }
-    }
-    // Git reads a file again that is as young as its index.
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    let commit = "git init -q && git add -A && git -c user.name=a -c user.email=a@b commit -qm tree && git repack -adq";
-    let made = Command::new("sh")
-        .args(["-c", commit])
+    common::repository(tree, SCRIPT)?;
+    let packed = Command::new("git")
+        .args(["repack", "-adq"])
         .current_dir(tree)
         .status()?;
-    ensure!(made.success(), "the repository was not made");
-    std::fs::write(tree.join(".git/history"), vec![7; HISTORY])?;
-    std::fs::write(tree.join(".git/measure"), SCRIPT)?;
-    Ok(())
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    ensure!(packed.success(), "the repository was not packed");
+    Ok(std::fs::write(tree.join(".git/history"), vec![7; HISTORY])?)
 }

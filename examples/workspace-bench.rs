@@ -13,14 +13,14 @@
     reason = "an example ends by panicking"
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-
-/// Directories of the tree, and files in each.
-const TREE: (usize, usize) = (100, 100);
+use common::median;
 
 /// Prints a line for each command: its name, and the seconds that it took. The directory is `$1`.
 const SCRIPT: &str = r##"
@@ -114,7 +114,7 @@ fn main() -> anyhow::Result<()> {
     let own = own.parent().unwrap().parent().unwrap().join("snowglobe");
     let others: Vec<PathBuf> = arguments.map(PathBuf::from).collect();
     let tree = tempfile::tempdir()?;
-    plant(tree.path())?;
+    common::repository(tree.path(), SCRIPT)?;
     let share = "exec bash .git/measure /workspace";
     let mut ways = vec![("workspace".to_owned(), own.clone(), share)];
     for other in &others {
@@ -141,29 +141,6 @@ fn main() -> anyhow::Result<()> {
 fn load() -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split(' ').next().unwrap_or_default().to_owned()
-}
-
-/// Makes the tree, as a repository.
-fn plant(tree: &Path) -> anyhow::Result<()> {
-    for dir in 0..TREE.0 {
-        let path = tree.join(format!("d{dir}"));
-        std::fs::create_dir(&path)?;
-        for file in 0..TREE.1 {
-            let text = format!("line {dir} {file}\n").repeat(60);
-            std::fs::write(path.join(format!("f{file}.txt")), text)?;
-        }
-    }
-    // Git reads a file again that is as young as its index.
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    let commit =
-        "git init -q && git add -A && git -c user.name=a -c user.email=a@b commit -qm tree";
-    let made = Command::new("sh")
-        .args(["-c", commit])
-        .current_dir(tree)
-        .status()?;
-    ensure!(made.success(), "the repository was not made");
-    std::fs::write(tree.join(".git/measure"), SCRIPT)?;
-    Ok(())
 }
 
 fn measure(program: &Path, line: &str, tree: &Path, found: &mut Seconds) -> anyhow::Result<()> {
@@ -208,10 +185,4 @@ fn print(ways: &[&str], found: &[Seconds]) {
         }
         snowglobe::show!("{row}   {:.2}", medians[0] / medians[disk]);
     }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

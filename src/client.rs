@@ -129,6 +129,16 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// The answer that follows the steps, which are shown meanwhile.
+    async fn answer_after(&mut self, progress: &Progress) -> Result<Answer, ClientError> {
+        loop {
+            match self.answer().await? {
+                Answer::Step(step) => progress.step(step),
+                answer => return Ok(answer),
+            }
+        }
+    }
+
     /// The error of a process that gives no fitting answer any more.
     fn ended(&self) -> ClientError {
         ClientError::Ended {
@@ -152,12 +162,9 @@ pub(crate) async fn boot(
     progress: &Progress,
 ) -> Result<Vec<String>, ClientError> {
     let mut question = Question::put(running, &Ask::Boot { started }).await?;
-    loop {
-        match question.answer().await? {
-            Answer::Step(step) => progress.step(step),
-            Answer::Booted { lacks } => return Ok(lacks),
-            _ => return Err(question.ended()),
-        }
+    match question.answer_after(progress).await? {
+        Answer::Booted { lacks } => Ok(lacks),
+        _ => Err(question.ended()),
     }
 }
 
@@ -168,12 +175,7 @@ pub(crate) async fn review(
     progress: &Progress,
 ) -> Result<Answer, ClientError> {
     let mut question = Question::put(running, &Ask::Review { review }).await?;
-    loop {
-        match question.answer().await? {
-            Answer::Step(step) => progress.step(step),
-            answer => return Ok(answer),
-        }
-    }
+    question.answer_after(progress).await
 }
 
 /// How a kept sandbox is.

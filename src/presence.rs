@@ -110,6 +110,11 @@ fn device(path: &Path) -> Option<u64> {
     fs::metadata(path).map(|meta| meta.dev()).ok()
 }
 
+/// Whether the error of an access that follows no links means that nothing has that path.
+pub(crate) fn is_no_path(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
 /// Ok if the error means that there is no such name; else the error.
 fn gone(path: &Path, error: io::Error) -> io::Result<()> {
     // A dangling link gives "not found", too, but its name is there.

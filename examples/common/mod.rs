@@ -5,7 +5,7 @@
     reason = "each benchmark uses its own part"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -97,6 +97,37 @@ pub async fn exec(client: &Client, command: &str, user: &str) -> anyhow::Result<
     let result = call(client, "exec", json!({"command": command, "user": user})).await?;
     ensure!(result["exit_code"] == 0, "{command}: {result}");
     Ok(result["stdout"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Directories of the tree that [`repository`] makes, and files in each.
+const TREE: (usize, usize) = (100, 100);
+
+/// Makes a repository of 10,000 committed files; `script` is at `.git/measure` in it.
+pub fn repository(tree: &Path, script: &str) -> anyhow::Result<()> {
+    for dir in 0..TREE.0 {
+        let path = tree.join(format!("d{dir}"));
+        std::fs::create_dir(&path)?;
+        for file in 0..TREE.1 {
+            let text = format!("line {dir} {file}\n").repeat(60);
+            std::fs::write(path.join(format!("f{file}.txt")), text)?;
+        }
+    }
+    // Git reads a file again that is as young as its index.
+    std::thread::sleep(Duration::from_secs(2));
+    let commit =
+        "git init -q && git add -A && git -c user.name=a -c user.email=a@b commit -qm tree";
+    let made = std::process::Command::new("sh")
+        .args(["-c", commit])
+        .current_dir(tree)
+        .status()?;
+    ensure!(made.success(), "the repository was not made");
+    Ok(std::fs::write(tree.join(".git/measure"), script)?)
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 pub fn ms(time: Duration) -> f64 {

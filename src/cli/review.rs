@@ -149,16 +149,10 @@ impl Diff {
 /// Prints a diff: on a terminal what a terminal would obey is escaped, elsewhere the bytes are as they are.
 fn print_diff(text: &[u8]) -> anyhow::Result<()> {
     use std::io::IsTerminal;
-    let mut out = shown::out();
     match std::io::stdout().is_terminal() {
-        true => {
-            for line in String::from_utf8_lossy(text).lines() {
-                writeln!(out, "{}", shown::line(line))?;
-            }
-        }
-        false => out.write_all(text)?,
+        true => patch::print(&String::from_utf8_lossy(text)),
+        false => Ok(shown::out().write_all(text)?),
     }
-    Ok(())
 }
 
 impl Apply {

@@ -17,6 +17,7 @@ use snowglobe_init::wire::tree::{escape, unescape};
 use super::error::{CopyError, io_error};
 use super::image::{self, Guise, on_disk};
 use super::listing::{HostStamp, Kind, Listed, Listing};
+use crate::disk::base_disk;
 use crate::{files, private};
 
 /// The version of the lists written here.
@@ -24,9 +25,6 @@ const VERSION: u32 = 1;
 
 /// The list's name.
 const LIST: &str = "tree.json";
-
-/// The disk's name; the store of disks knows it, too.
-const DISK: &str = "disk.raw";
 
 /// How often the disk is written anew because files changed meanwhile.
 const ATTEMPTS: usize = 3;
@@ -197,7 +195,7 @@ impl Base {
 
     /// The file of the disk.
     fn disk(&self) -> PathBuf {
-        self.dir.join(DISK)
+        base_disk(&self.dir)
     }
 
     /// The time of the last change of status that each of its files has in a guest, in nanoseconds since the Unix epoch.

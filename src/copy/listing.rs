@@ -1,4 +1,4 @@
-//! What of a directory of the host belongs to a copy of it.
+//! Which files of a host directory a copy has.
 //!
 //! In a repository these are the files that git tracks, those that it neither tracks nor ignores, and `.git` itself; so in
 //! submodules and in repositories within. Elsewhere all files. Pipes, sockets and devices never belong to it, and neither
@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::error::{CopyError, io_error};
+use crate::presence;
 use crate::workspace::git_program;
 
 /// The most entries of a copy.
@@ -225,7 +226,7 @@ impl Adding<'_> {
         let meta = match on_host.symlink_metadata() {
             Ok(meta) => meta,
             // Git also names files that are removed and not committed as such.
-            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) if presence::is_no_path(&error) => return Ok(None),
             Err(error) => return Err(io_error("look at", &on_host)(error)),
         };
         let Some(listed) = self.listed(path, &on_host, &meta)? else {
@@ -247,7 +248,7 @@ impl Adding<'_> {
         } else if meta.is_symlink() {
             match std::fs::read_link(on_host) {
                 Ok(target) => (Kind::Link, target.into_os_string().into_vec()),
-                Err(error) if is_gone(&error) => return Ok(None),
+                Err(error) if presence::is_no_path(&error) => return Ok(None),
                 Err(error) => return Err(io_error("read the link", on_host)(error)),
             }
         } else if meta.is_file() {
@@ -261,11 +262,6 @@ impl Adding<'_> {
             self.leave_out(path, "it is a pipe, a socket or a device");
             return Ok(None);
         };
-        let ns = |seconds: i64, nanoseconds: i64| {
-            seconds
-                .saturating_mul(1_000_000_000)
-                .saturating_add(nanoseconds)
-        };
         Ok(Some(Listed {
             kind,
             mode: meta.mode() & 0o777,
@@ -273,9 +269,9 @@ impl Adding<'_> {
                 Kind::File => meta.len(),
                 Kind::Directory | Kind::Link => 0,
             },
-            mtime_ns: ns(meta.mtime(), meta.mtime_nsec()),
+            mtime_ns: epoch_ns(meta.mtime(), meta.mtime_nsec()),
             stamp: HostStamp {
-                ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
+                ctime_ns: epoch_ns(meta.ctime(), meta.ctime_nsec()),
                 inode: meta.ino(),
             },
             target,
@@ -283,11 +279,11 @@ impl Adding<'_> {
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+/// Nanoseconds since the Unix epoch, of a time as the system gives it.
+pub(crate) fn epoch_ns(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds)
 }
 
 /// The files that git tracks, and those that it neither tracks nor ignores. No program of the repository is run.

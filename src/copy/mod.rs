@@ -1,7 +1,7 @@
 //! The workspace as a copy: a tree of the host as a disk, and what is known of it.
 //!
 //! ```text
-//! listing   what of a directory of the host belongs to the copy
+//! listing   which files of a host directory a copy has
 //! image     that tree as an ext4 disk, written by this process
 //! base      such a disk, with a list of what is in it; never changed again
 //! compare   what the host changed since
@@ -29,8 +29,8 @@ pub use began::{Began, BeganFiles, Content, Known};
 pub use compare::{HostChange, host_changes, is_of_git};
 pub use contents::Contents;
 pub use error::CopyError;
-pub(crate) use listing::on_host;
 pub use listing::{HostStamp, Kind, Listed, Listing, Which};
+pub(crate) use listing::{epoch_ns, on_host};
 
 #[cfg(test)]
 mod tests;

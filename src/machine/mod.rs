@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine as _;
 use russh::keys::PrivateKey;
 use snowglobe_init::boot::{
-    BootConfig, GitIdentity, ImageUser, Link, Root, STAGE_PREFIX, Workspace,
+    BootConfig, GitIdentity, ImageUser, Link, Root, SECOND_DISK, STAGE_PREFIX, Workspace,
 };
 use snowglobe_init::wire::Request;
 use snowglobe_init::wire::network::{STREAMS_NAME, STREAMS_PORT};
@@ -42,9 +42,6 @@ const LINK_NAME: &str = "snowglobe.link";
 
 /// The vsock port that carries the guest link on engines with vsock.
 const LINK_PORT: u32 = 1024;
-
-/// The device of the second disk.
-const SECOND_DISK: &str = "/dev/vdb";
 
 /// How long reconnecting may take.
 const RECONNECT: Duration = Duration::from_secs(20);

@@ -2,14 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use snowglobe_init::boot::{Link, Repository};
+use snowglobe_init::boot::{Link, Repository, SANDBOX_ID};
 use snowglobe_runner::Share;
 
 use super::{MachineError, Plan};
 use crate::workspace::SharedDir;
-
-/// The uid and gid of the user `sandbox`.
-const SANDBOX_ID: u32 = 1000;
 
 /// The port that carries a share, beside the one of the guest link.
 pub(super) struct Carrier {

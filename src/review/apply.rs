@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use snowglobe_init::wire::tree::{escape, unescape};
 
-use super::entry::Entry;
-use super::root::{Root, Stamp, above, temporary};
-use crate::copy::{Contents, CopyError};
+use super::entry::{Entry, same};
+use super::root::{Root, above, temporary};
+use crate::copy::{Contents, CopyError, HostStamp};
 use crate::{files, presence, private};
 
 /// How many steps can be undone.
@@ -319,14 +319,6 @@ fn forget(mut step: Step, root: &Root<'_>) -> Result<Strangers, ApplyError> {
     Ok(strangers)
 }
 
-fn same(one: Option<&Entry>, other: Option<&Entry>) -> bool {
-    match (one, other) {
-        (None, None) => true,
-        (Some(one), Some(other)) => one.is_like(other),
-        _ => false,
-    }
-}
-
 fn failed(path: &str) -> impl FnOnce(io::Error) -> ApplyError {
     let path = path.to_owned();
     move |source| ApplyError::Change { path, source }
@@ -347,7 +339,7 @@ fn prepare(
     step: &Step,
     root: &Root<'_>,
     from: &Contents,
-) -> Result<Vec<Option<Stamp>>, ApplyError> {
+) -> Result<Vec<Option<HostStamp>>, ApplyError> {
     let contents = step.contents();
     let mut stamps = Vec::new();
     for operation in &step.journal.operations {
@@ -366,7 +358,7 @@ fn prepare(
 }
 
 /// Makes the changes of a step: removals, directories, then files.
-fn change(step: &Step, root: &Root<'_>, stamps: &[Option<Stamp>]) -> Result<(), ApplyError> {
+fn change(step: &Step, root: &Root<'_>, stamps: &[Option<HostStamp>]) -> Result<(), ApplyError> {
     let contents = step.contents();
     let operations = || {
         let named = step.journal.operations.iter().zip(&step.journal.temporary);
@@ -375,7 +367,7 @@ fn change(step: &Step, root: &Root<'_>, stamps: &[Option<Stamp>]) -> Result<(), 
         })
     };
     let is_directory = |entry: &Option<Entry>| matches!(entry, Some(Entry::Directory { .. }));
-    let expected = |path: &[u8], operation: &Operation, stamp: Option<Stamp>| match root
+    let expected = |path: &[u8], operation: &Operation, stamp: Option<HostStamp>| match root
         .stamp(path)
         .map_err(failed(&operation.path))?
         == stamp

@@ -63,17 +63,6 @@ impl ChangeKind {
             Self::Replaced => "replaced",
         }
     }
-
-    /// A letter for people, as git has it.
-    pub fn letter(self) -> char {
-        match self {
-            Self::Added => 'A',
-            Self::Modified | Self::Mode => 'M',
-            Self::Removed => 'D',
-            Self::Renamed => 'R',
-            Self::Replaced => 'T',
-        }
-    }
 }
 
 impl Change {

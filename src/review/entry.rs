@@ -64,6 +64,15 @@ impl Entry {
     }
 }
 
+/// Whether two paths have the same to a review; `None`: nothing is there.
+pub fn same(one: Option<&Entry>, other: Option<&Entry>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => one.is_like(other),
+        _ => false,
+    }
+}
+
 /// Whether a file of this mode can be executed by its owner.
 pub fn executable(mode: u32) -> bool {
     mode & 0o100 != 0

@@ -7,9 +7,9 @@ use snowglobe_init::wire::tree::escape;
 use super::apply::{ApplyError, Operation};
 use super::changes::Change;
 use super::diff::{self, TextDiff};
-use super::entry::{Entry, MODE, executable};
+use super::entry::{Entry, MODE, executable, same};
 use super::root::Root;
-use crate::copy::Contents;
+use crate::copy::{Contents, CopyError};
 
 /// What becomes of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,14 +71,6 @@ fn plain(entry: Entry) -> Entry {
     }
 }
 
-fn same(one: Option<&Entry>, other: Option<&Entry>) -> bool {
-    match (one, other) {
-        (None, None) => true,
-        (Some(one), Some(other)) => one.is_like(other),
-        _ => false,
-    }
-}
-
 /// The content of an entry that is text; of no entry it is empty.
 fn text(entry: Option<&Entry>, contents: &Contents) -> Result<Option<Vec<u8>>, ApplyError> {
     let Some(Entry::File { hash, size, .. }) = entry else {
@@ -106,10 +98,11 @@ fn with_hunks(
             Entry::File { mode, .. } => Some(*mode & MODE),
             _ => None,
         });
-    file(&some, mode.unwrap_or(0o644), contents)
+    Ok(file(&some, mode.unwrap_or(0o644), contents)?)
 }
 
-fn file(bytes: &[u8], mode: u32, contents: &Contents) -> Result<Entry, ApplyError> {
+/// A file with this content, which is kept among the contents.
+pub fn file(bytes: &[u8], mode: u32, contents: &Contents) -> Result<Entry, CopyError> {
     let size = bytes.len() as u64;
     Ok(Entry::File {
         hash: contents.add(&mut &*bytes, size)?,

@@ -12,20 +12,12 @@ use rustix::io::Errno;
 use snowglobe_init::wire::tree::{escape, unescape};
 
 use super::entry::{Entry, MODE};
-use crate::copy::Contents;
+use crate::copy::{Contents, HostStamp, epoch_ns};
+use crate::presence;
 
 /// A directory of the host.
 #[derive(Debug)]
 pub struct Root<'a>(BorrowedFd<'a>);
-
-/// The state of a file: if it is the same, so is the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// When its content or status changed, in nanoseconds since the Unix epoch.
-    pub ctime_ns: i64,
-    /// Its inode.
-    pub inode: u64,
-}
 
 /// The directory of a path, and its last name.
 fn split(path: &[u8]) -> (&[u8], &OsStr) {
@@ -33,21 +25,6 @@ fn split(path: &[u8]) -> (&[u8], &OsStr) {
         Some(at) => (&path[..at], OsStr::from_bytes(&path[at + 1..])),
         None => (b"", OsStr::from_bytes(path)),
     }
-}
-
-/// Whether a path can be one of the tree's: relative, without `.`, `..`, empty names and NUL.
-pub fn is_path(path: &[u8]) -> bool {
-    let mut names = path.split(|byte| *byte == b'/');
-    let odd =
-        |name: &[u8]| matches!(name, b"" | b"." | b"..") || name.len() > 255 || name.contains(&0);
-    path.len() <= 4096 && !names.any(odd)
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 impl<'a> Root<'a> {
@@ -81,13 +58,13 @@ impl<'a> Root<'a> {
 
     /// What is at a path, and its state; a file's content is kept among `contents`. `None`: nothing is there, or what is
     /// there can't be in a copy.
-    pub fn look(&self, path: &[u8], contents: &Contents) -> io::Result<Option<(Entry, Stamp)>> {
+    pub fn look(&self, path: &[u8], contents: &Contents) -> io::Result<Option<(Entry, HostStamp)>> {
         let (dir, name) = match self.parent(path) {
-            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) if presence::is_no_path(&error) => return Ok(None),
             found => found?,
         };
         let stat = match stat(&dir, name) {
-            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) if presence::is_no_path(&error) => return Ok(None),
             found => found?,
         };
         let mode = u32::from(stat.stx_mode);
@@ -116,13 +93,13 @@ impl<'a> Root<'a> {
     }
 
     /// The state of what is at a path; `None`: nothing.
-    pub fn stamp(&self, path: &[u8]) -> io::Result<Option<Stamp>> {
+    pub fn stamp(&self, path: &[u8]) -> io::Result<Option<HostStamp>> {
         let (dir, name) = match self.parent(path) {
-            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) if presence::is_no_path(&error) => return Ok(None),
             found => found?,
         };
         match stat(&dir, name) {
-            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) if presence::is_no_path(&error) => Ok(None),
             found => Ok(Some(stamp(&found?))),
         }
     }
@@ -185,7 +162,7 @@ impl<'a> Root<'a> {
     /// Removes a temporary name beside a path, if it is there.
     pub fn unstage(&self, path: &[u8], temporary: &str) -> io::Result<()> {
         let (dir, _) = match self.parent(path) {
-            Err(error) if is_absent(&error) => return Ok(()),
+            Err(error) if presence::is_no_path(&error) => return Ok(()),
             found => found?,
         };
         match rustix::fs::unlinkat(&dir, temporary, AtFlags::empty()) {
@@ -218,7 +195,7 @@ impl<'a> Root<'a> {
     pub fn sync(&self, path: &[u8]) -> io::Result<()> {
         match self.parent(path) {
             Ok((dir, _)) => Ok(rustix::fs::fsync(dir.as_fd())?),
-            Err(error) if is_absent(&error) => Ok(()),
+            Err(error) if presence::is_no_path(&error) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -234,13 +211,10 @@ fn stat(dir: &OwnedFd, name: &OsStr) -> io::Result<rustix::fs::Statx> {
     )?)
 }
 
-fn stamp(stat: &rustix::fs::Statx) -> Stamp {
+fn stamp(stat: &rustix::fs::Statx) -> HostStamp {
     let ctime = &stat.stx_ctime;
-    Stamp {
-        ctime_ns: ctime
-            .tv_sec
-            .saturating_mul(1_000_000_000)
-            .saturating_add(ctime.tv_nsec.into()),
+    HostStamp {
+        ctime_ns: epoch_ns(ctime.tv_sec, ctime.tv_nsec.into()),
         inode: stat.stx_ino,
     }
 }

@@ -4,23 +4,20 @@
 //! reason. A machine that takes another one's place gets a layer over the old one's frozen disk, so the old one can go on
 //! if the new one does not come up.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
+use snowglobe_init::boot::SANDBOX_ID;
 use snowglobe_runner::rules::Rules;
 
 use super::state::{DiskOf, Live};
 use super::{Sandbox, SandboxError};
 use crate::blocking::blocking;
 use crate::copy::{Base, Began, Listing, Which, host_changes};
-use crate::disk::{CopiedWorkspace, CopyPlace, NewDisk, Store, VmDir, base_disk};
+use crate::disk::{CopiedWorkspace, NewDisk, Store, VmDir, base_disk};
 use crate::progress::Progress;
 use crate::text::size;
 
-/// The uid and gid of the user `sandbox`.
-const SANDBOX_ID: u32 = 1000;
-
-/// A tree that takes this long to list and write is worth a message.
+/// Copying a tree of this many bytes is worth a message.
 const MUCH: u64 = 256 << 20;
 
 /// The disk of a copied workspace, for a new machine.
@@ -37,11 +34,6 @@ pub(super) struct WorkspaceDisk {
 const REFRESHED: (usize, u64) = (2000, 64 << 20);
 
 impl Sandbox {
-    /// The place of the copy, if the workspace is one.
-    pub(super) fn copy_place(&self) -> Option<&Arc<CopyPlace>> {
-        self.copy.as_ref()
-    }
-
     /// Makes the disk for a new machine, over the `frozen` one if there is such; otherwise the disk that is there is used
     /// again, and if there is none, the host's directory is copied. `None`: the workspace is no copy.
     pub(super) async fn workspace_disk(
@@ -52,7 +44,7 @@ impl Sandbox {
         frozen: Option<CopiedWorkspace>,
         progress: &Progress,
     ) -> Result<Option<WorkspaceDisk>, SandboxError> {
-        let Some(place) = self.copy_place().cloned() else {
+        let Some(place) = self.copy.clone() else {
             return Ok(None);
         };
         let kept = {
@@ -153,7 +145,7 @@ impl Sandbox {
         live: &Live,
         next: Option<String>,
     ) -> Result<(), SandboxError> {
-        let (Some(place), Some(copy)) = (self.copy_place().cloned(), &live.workspace) else {
+        let (Some(place), Some(copy)) = (self.copy.clone(), &live.workspace) else {
             return Ok(());
         };
         let disk = copy.disk();
@@ -211,9 +203,4 @@ fn newest_base(bases: &Path, owner: (u32, u32), listing: &Listing) -> Option<(Ba
         .map(|change| change.now.as_ref().map_or(0, |now| now.size));
     let few = changes.len() <= REFRESHED.0 && sizes.sum::<u64>() <= REFRESHED.1;
     few.then(|| (began.base().clone(), changes.is_empty()))
-}
-
-/// The files of a machine's disk, for its plan.
-pub(super) fn files(disk: &NewDisk) -> (PathBuf, Vec<PathBuf>) {
-    (disk.file.clone(), disk.backing.clone())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use snowglobe_runner::DiskFormat;
 use tokio::sync::OwnedMutexGuard;
 
-use super::copied::{self, WorkspaceDisk};
+use super::copied::WorkspaceDisk;
 use super::guest_tree::Reached;
 use super::state::{Event, Layers, Live, LiveCopy, StartPoint, State};
 use super::{Sandbox, SandboxError, WORKSPACE, git, images};
@@ -144,7 +144,7 @@ impl Sandbox {
             backing: disk.backing,
             workspace_disk: workspace_disk
                 .as_ref()
-                .map(|made| copied::files(&made.disk)),
+                .map(|made| (made.disk.file.clone(), made.disk.backing.clone())),
             build: false,
             feed: None,
             workspace_path: Some(WORKSPACE.into()),

@@ -157,9 +157,19 @@ impl Sandbox {
             self.note_copy(live, None).await?;
         }
         // Until this is written, the list also holds the layers that were merged.
-        let all = [live.other_layers(disk), merged].concat();
+        self.keep_layers(live, disk, merged).await
+    }
+
+    /// Notes down which layers the machine needs: these of a disk, and those of its other disk.
+    async fn keep_layers(
+        &self,
+        live: &Live,
+        disk: DiskOf,
+        layers: Vec<String>,
+    ) -> Result<(), SandboxError> {
+        let needed = [live.other_layers(disk), layers].concat();
         let vm_dir = live.vm_dir.clone();
-        self.on_disk(move |_| vm_dir.set_layers(&all)).await
+        self.on_disk(move |_| vm_dir.set_layers(&needed)).await
     }
 
     /// Freezes the running VM's disks; gives the layers of the root that are frozen now, and the workspace's disk.
@@ -168,15 +178,8 @@ impl Sandbox {
         live: &Live,
     ) -> Result<(Vec<String>, Option<CopiedWorkspace>), SandboxError> {
         let frozen = self.freeze_disk(live, DiskOf::Root).await?;
-        let Some(copy) = &live.workspace else {
-            return Ok((frozen, None));
-        };
-        let layers = self.freeze_disk(live, DiskOf::Workspace).await?;
-        let workspace = CopiedWorkspace {
-            layers,
-            ..copy.disk()
-        };
-        Ok((frozen, Some(workspace)))
+        let workspace = self.freeze_copy(live).await?;
+        Ok((frozen, workspace))
     }
 
     /// Freezes one of the running VM's disks; gives the layers that are frozen now.
@@ -193,9 +196,7 @@ impl Sandbox {
         let mut all = before.clone();
         all.push(new.clone());
         // The VM's list keeps both from being swept until the snapshot's record names one of them.
-        let needed = [live.other_layers(disk), all.clone()].concat();
-        let vm_dir = live.vm_dir.clone();
-        self.on_disk(move |_| vm_dir.set_layers(&needed)).await?;
+        self.keep_layers(live, disk, all.clone()).await?;
         if disk == DiskOf::Workspace {
             self.note_copy(live, Some(new.clone())).await?;
         }

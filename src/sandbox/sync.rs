@@ -23,15 +23,6 @@ use crate::copy::{
 use crate::progress::Progress;
 use crate::review::report::{Done, Step};
 
-/// What of the host's changes is brought in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    /// All, git's own files included: no command has used the copy.
-    Unused,
-    /// What lies outside of git's own files.
-    Used,
-}
-
 /// A change of the host, with its content kept.
 struct Newer {
     path: Vec<u8>,
@@ -55,18 +46,15 @@ impl Sandbox {
         fresh: Option<Listing>,
     ) -> Result<Done, SandboxError> {
         let mut began = self.began(at.live).await?;
-        let scope = match fresh {
-            Some(_) => Scope::Unused,
-            None => Scope::Used,
-        };
-        let newer = self.newer(&began, scope, fresh).await?;
+        let is_unused = fresh.is_some();
+        let newer = self.newer(&began, fresh).await?;
         let mut done = Done::default();
         if newer.is_empty() {
             return Ok(done);
         }
-        let guest = match scope {
-            Scope::Unused => None,
-            Scope::Used => {
+        let guest = match is_unused {
+            true => None,
+            false => {
                 let paths: Vec<_> = newer.iter().map(|newer| &newer.path).collect();
                 Some(self.look_at(at, &paths).await?)
             }
@@ -107,26 +95,40 @@ impl Sandbox {
         Ok(done)
     }
 
+    /// What the host may have changed since; contents are not compared. `fresh` is what the host has, if no command has
+    /// used the copy yet: then git's own files count, too. The function that is given blocks.
+    fn host_changed(
+        &self,
+        began: Began,
+        fresh: Option<Listing>,
+    ) -> Result<impl FnOnce() -> Result<Vec<HostChange>, CopyError> + Send + use<>, SandboxError>
+    {
+        let root = self.config.sandbox.project_dir.clone();
+        let hidden = self.hidden()?;
+        Ok(move || {
+            let is_unused = fresh.is_some();
+            let listing = match fresh {
+                Some(listing) => listing,
+                None => Listing::of(&root, Which::default(), &|path| hidden.hides(path))?,
+            };
+            let mut changes = host_changes(&began.all(), &listing, began.base().stamp_ns());
+            changes.retain(|change| is_unused || !is_of_git(&change.path));
+            Ok(changes)
+        })
+    }
+
     /// What the host changed since, with contents.
     async fn newer(
         &self,
         began: &Began,
-        scope: Scope,
-        listing: Option<Listing>,
+        fresh: Option<Listing>,
     ) -> Result<Vec<Newer>, SandboxError> {
+        let host_changed = self.host_changed(began.clone(), fresh)?;
         let (began, store) = (began.clone(), self.store.clone());
         let root = self.config.sandbox.project_dir.clone();
-        let hidden = self.hidden()?;
         let find = move || -> Result<Vec<Newer>, SandboxError> {
-            let listing = match listing {
-                Some(listing) => listing,
-                None => Listing::of(&root, Which::default(), &|path| hidden.hides(path))?,
-            };
+            let changes = host_changed()?;
             let contents = Contents::at(store.contents()?);
-            let mut changes = host_changes(&began.all(), &listing, began.base().stamp_ns());
-            if scope == Scope::Used {
-                changes.retain(|change| !is_of_git(&change.path));
-            }
             let mut newer = Vec::new();
             let mut files = began.reader(&contents)?;
             for change in changes {
@@ -150,18 +152,9 @@ impl Sandbox {
 
     /// How many of the host's files may be newer; their contents are not compared.
     pub(super) async fn count_newer(&self, began: &Began) -> Result<usize, SandboxError> {
-        let began = began.clone();
-        let root = self.config.sandbox.project_dir.clone();
-        let hidden = self.hidden()?;
-        let count = move || -> Result<usize, SandboxError> {
-            let listing = Listing::of(&root, Which::default(), &|path| hidden.hides(path))?;
-            let changes = host_changes(&began.all(), &listing, began.base().stamp_ns());
-            let sure = changes
-                .iter()
-                .filter(|change| !change.unsure && !is_of_git(&change.path));
-            Ok(sure.count())
-        };
-        blocking(count).await
+        let host_changed = self.host_changed(began.clone(), None)?;
+        let changes = blocking(host_changed).await?;
+        Ok(changes.iter().filter(|change| !change.unsure).count())
     }
 
     /// What the copy began with.

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::common::{Place, Session, eventually, on_the_host, runs, text};
+use crate::common::{Place, Session, ended, eventually, on_the_host, runs, text};
 
 /// A place whose sandbox has a copy of a repository.
 fn repository(image: &'static str) -> Place {
@@ -24,19 +24,9 @@ fn repository(image: &'static str) -> Place {
 
 /// Runs the program in copy mode.
 async fn run(place: &Place, arguments: &[&str]) -> (i32, String, String) {
-    let output = place
-        .command(arguments)
-        .env("SNOWGLOBE_WORKSPACE_MODE", "copy")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .await
-        .unwrap();
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    (
-        output.status.code().unwrap_or(-1),
-        text(&output.stdout),
-        text(&output.stderr),
-    )
+    let mut program = place.command(arguments);
+    program.env("SNOWGLOBE_WORKSPACE_MODE", "copy");
+    ended(program).await
 }
 
 /// Runs the program in copy mode; it must work. Gives its standard output.

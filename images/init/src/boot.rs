@@ -57,6 +57,9 @@ pub struct GitIdentity {
     pub email: Option<String>,
 }
 
+/// The uid and gid of the user `sandbox`.
+pub const SANDBOX_ID: u32 = 1000;
+
 /// The user that an image's commands expect to run as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,8 +91,9 @@ pub enum Root {
 /// The mount point of the disk that a building guest fills.
 pub const BUILD_ROOT: &str = "/newroot";
 
-/// The disk on which the host hands layers to a building guest.
-pub const FEED_DEVICE: &str = "/dev/vdb";
+/// The second disk: on it the host hands layers to a building guest; another guest has its workspace there, if that has a
+/// disk of its own.
+pub const SECOND_DISK: &str = "/dev/vdb";
 
 /// The device that carries the guest link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +118,7 @@ pub const WORKSPACE_TREE: &str = "tree";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workspace {
-    /// The device that carries the shared directory, on which init connects to the host; absent: it is on a disk.
+    /// The device over which init reaches the shared directory; absent: the workspace is on a disk.
     pub share: Option<Link>,
     /// The disk that has the workspace in its directory [`WORKSPACE_TREE`]; absent: it is on the root disk, or shared.
     pub disk: Option<String>,

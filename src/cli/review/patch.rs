@@ -109,7 +109,8 @@ fn of_file(path: &str, hunks: &[String]) -> anyhow::Result<(Vec<usize>, bool)> {
     Ok((taken, false))
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
+/// Prints text for a terminal: what a terminal would obey is escaped.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = shown::out();
     for line in text.lines() {
         writeln!(out, "{}", shown::line(line))?;

@@ -10,6 +10,7 @@ use super::compare::{Compared, readable};
 use crate::copy::{Began, Contents, CopyError};
 use crate::review::changes::{Change, shown};
 use crate::review::entry::Entry;
+use crate::review::plan::file;
 use crate::review::root::above;
 use crate::review::select::Selected;
 
@@ -100,12 +101,7 @@ pub(super) fn without_hunks(
         (Some(Entry::File { mode, .. }), _) | (_, Some(Entry::File { mode, .. })) => *mode & 0o777,
         _ => 0o644,
     };
-    let size = text.len() as u64;
-    Ok(Entry::File {
-        hash: contents.add(&mut text.as_slice(), size)?,
-        size,
-        mode,
-    })
+    Ok(file(&text, mode, contents)?)
 }
 
 pub(super) fn placed_back(

@@ -14,7 +14,7 @@ use crate::copy::{Began, BeganFiles, Content, Contents, CopyError, Kind, Known, 
 use crate::progress::Progress;
 use crate::review::changes::{Change, Differing, changes, shown};
 use crate::review::diff::LONGEST;
-use crate::review::entry::Entry;
+use crate::review::entry::{Entry, same};
 use crate::review::flags;
 use crate::review::root::Root;
 use crate::workspace::SharedDir;
@@ -148,14 +148,6 @@ impl Sandbox {
             fetched.insert(path, (hash, length));
         }
         Ok(fetched)
-    }
-}
-
-pub(super) fn same(one: Option<&Entry>, other: Option<&Entry>) -> bool {
-    match (one, other) {
-        (None, None) => true,
-        (Some(one), Some(other)) => one.is_like(other),
-        _ => false,
     }
 }
 

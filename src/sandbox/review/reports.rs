@@ -3,10 +3,10 @@
 use snowglobe_init::wire::tree::escape;
 
 use super::super::SandboxError;
-use super::compare::{readable, same};
+use super::compare::readable;
 use crate::copy::Contents;
 use crate::review::changes::{Change, shown};
-use crate::review::entry::Entry;
+use crate::review::entry::{Entry, same};
 use crate::review::flag::Flag;
 use crate::review::report::{ChangeReport, FlagReport};
 use crate::review::root::Root;

@@ -168,19 +168,19 @@ impl Place {
 
     /// Runs the program to its end.
     pub async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
-        let output = self
-            .command(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .unwrap();
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        (
-            output.status.code().unwrap_or(-1),
-            text(&output.stdout),
-            text(&output.stderr),
-        )
+        ended(self.command(arguments)).await
     }
+}
+
+/// Runs a program without input to its end; gives its exit status and its output.
+pub async fn ended(mut program: tokio::process::Command) -> (i32, String, String) {
+    let output = program.stdin(Stdio::null()).output().await.unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }
 
 impl Drop for Place {

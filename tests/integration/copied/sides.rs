@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{changes, guest, host, json_of, repository, run, works};
-use crate::common::{Place, on_the_host};
+use crate::common::{Place, ended, on_the_host};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_change_and_nothing_is_lost() {
@@ -184,18 +184,9 @@ async fn a_directory_without_git_is_copied_and_hidden_files_are_not() {
     let config = place.configure("workspace_mode = \"copy\"\nhide = [\".env*\", \"*.pem\"]\n");
     let home = config.parent().unwrap().parent().unwrap().to_owned();
     let run = async |arguments: &[&str]| {
-        let output = place
-            .command(arguments)
-            .env("XDG_CONFIG_HOME", &home)
-            .output()
-            .await
-            .unwrap();
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        (
-            output.status.code().unwrap(),
-            text(&output.stdout),
-            text(&output.stderr),
-        )
+        let mut program = place.command(arguments);
+        program.env("XDG_CONFIG_HOME", &home);
+        ended(program).await
     };
     let (code, out, err) = run(&[
         "exec",

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use super::state::Server;
 use super::status::status;
 use super::transfer::{with_input, with_output};
-use crate::boot::FEED_DEVICE;
+use crate::boot::SECOND_DISK;
 use crate::command::{exec, jobs};
 use crate::files::{self, edit, search};
 use crate::link::channel::{SplitChannel, closed};
@@ -230,7 +230,7 @@ async fn apply_layer(
 
 /// A layer's archive on the second disk.
 fn archive(offset: u64, bytes: u64) -> io::Result<impl Read> {
-    let mut disk = std::fs::File::open(FEED_DEVICE)?;
+    let mut disk = std::fs::File::open(SECOND_DISK)?;
     disk.seek(SeekFrom::Start(offset))?;
     Ok(disk.take(bytes))
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
-use crate::boot::{BUILD_ROOT, BootConfig, WORKSPACE_TREE, Workspace};
+use crate::boot::{BUILD_ROOT, BootConfig, SANDBOX_ID, WORKSPACE_TREE, Workspace};
 use crate::reason::chain;
 use crate::share;
 use crate::wire::{ErrorKind, WireError};
@@ -119,8 +119,8 @@ fn mount_workspace(workspace: &Workspace, config: &BootConfig) -> Result<(), Sys
             .map(drop)
             .map_err(failed(format!("mount the workspace at {path}"))),
         None => {
-            let default = users::SANDBOX_ID;
-            let (uid, gid) = user.map_or((default, default), |user| (user.uid, user.gid));
+            let default = (SANDBOX_ID, SANDBOX_ID);
+            let (uid, gid) = user.map_or(default, |user| (user.uid, user.gid));
             std::os::unix::fs::chown(path, Some(uid), Some(gid))
                 .map_err(failed(format!("give {path} to sandbox")))
         }

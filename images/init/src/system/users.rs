@@ -9,11 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::user_thread::Credentials;
-use crate::boot::ImageUser;
+use crate::boot::{ImageUser, SANDBOX_ID};
 use crate::wire::User;
-
-/// The uid and gid of `sandbox`.
-pub(crate) const SANDBOX_ID: u32 = 1000;
 
 /// A user that commands run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
