@@ -23,8 +23,10 @@
 //! - [`copy`]: the workspace as a copy on a disk;
 //! - [`review`]: what changed in a copy, and taking it over;
 //! - [`workspace`]: what `/workspace` is, and which host directories may be shared;
+//! - `timeline`: what happened in a sandbox;
 //! - `key`: where keys and secrets come from;
 //! - [`network`]: what the guest may reach: rules, settings;
+//! - [`jsonl`]: logs of JSON lines;
 //! - `web`: clients for HTTPS;
 //! - [`names`], `text`, [`shown`], [`progress`], [`recent`]: names, words, what is printed, what is said meanwhile, what just
 //!   happened.
@@ -69,6 +71,7 @@ mod fleet;
 pub mod guest;
 pub mod image;
 mod inventory;
+pub mod jsonl;
 mod keeper;
 mod key;
 pub mod login;
@@ -87,6 +90,7 @@ pub mod sandbox;
 pub mod shown;
 pub mod text;
 mod time;
+mod timeline;
 pub mod vmm;
 mod web;
 pub mod workspace;

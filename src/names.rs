@@ -113,6 +113,11 @@ impl SandboxName {
         self.0.contains(SESSION)
     }
 
+    /// The id of the client's session; none if it belongs to none.
+    pub fn session_id(&self) -> Option<&str> {
+        self.0.split_once(SESSION).map(|(_, id)| id)
+    }
+
     /// The name without the session's id.
     pub fn without_session(&self) -> &str {
         self.0.split_once(SESSION).map_or(&self.0, |(name, _)| name)
@@ -154,6 +159,7 @@ mod tests {
             let name = SandboxName::of_workspace(Path::new(&path));
             prop_assert_eq!(name.as_str().parse::<SandboxName>(), Ok(name.clone()));
             let session = name.session();
+            prop_assert!(session.session_id().is_some() && name.session_id().is_none());
             prop_assert!(session.is_session() && session.without_session() == name.as_str());
             prop_assert!(session.as_str().parse::<SandboxName>().is_err());
         }

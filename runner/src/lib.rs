@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use self::protection::{Effect, Protection, Refusal};
+use self::protection::{Effect, Made, Protection, Refusal};
 
 /// The runner's argument for the number of descriptors that it inherits, from 3 on. Without it there are none.
 pub const DESCRIPTORS: &str = "--descriptors=";
@@ -271,8 +271,8 @@ pub enum Action {
         /// The effect of each rule, as in [`Protection::rules`].
         rules: BTreeMap<String, Effect>,
     },
-    /// Say which changes to shared directories were refused since the last such request.
-    TakeRefusals,
+    /// Say which changes to shared directories were made, and which were refused, since the last such request.
+    TakeChanges,
     /// Stop the engine's process, without its cooperation.
     Pause,
     /// Let it continue.
@@ -338,11 +338,15 @@ pub enum Answer {
         /// The layer that the guest does not write to any more.
         layer: PathBuf,
     },
-    /// Refused changes.
-    Refusals {
-        /// The first of them, at most [`protection::TOLD`] for each share; equal ones are one.
+    /// Changes to shared directories.
+    Changes {
+        /// The paths of the first that were made, at most [`protection::TOLD`] for each share.
+        made: Vec<Made>,
+        /// How many changes at other paths there were.
+        more: u64,
+        /// The first that were refused, at most [`protection::TOLD`] for each share; equal ones are one.
         refused: Vec<Refusal>,
-        /// How many others there were.
+        /// How many others were refused.
         lost: u64,
     },
     /// Lines of the console.

@@ -53,7 +53,17 @@ pub struct Refusal {
     pub count: u64,
 }
 
-/// How many refusals that differ are told at once.
+/// A path that the guest changed in a shared directory. The text is bounded and has no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Made {
+    /// The path from the shared directory.
+    pub path: String,
+    /// Whether what was there is gone; else it was made or changed.
+    pub removed: bool,
+}
+
+/// How many changes that differ, and how many refusals, are told at once.
 pub const TOLD: usize = 100;
 
 /// The rule of hidden files.

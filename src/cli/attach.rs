@@ -11,10 +11,12 @@ use super::ending::Interrupted;
 use super::{logs, progress};
 use crate::client;
 use crate::config::{Config, Raw};
+use crate::disk::Store;
 use crate::guest::Guest;
 use crate::progress::Progress;
 use crate::rundir::Running;
 use crate::sandbox::{Sandbox, User, WORKSPACE, weaker_fences};
+use crate::timeline::{COMMAND_LINE, Timeline};
 
 /// A guest, and what it needs.
 pub(super) struct Attached {
@@ -22,6 +24,8 @@ pub(super) struct Attached {
     pub(super) guest: Arc<Guest>,
     /// Where it runs.
     pub(super) host: Host,
+    /// The timeline of its sandbox; none if it can't be written.
+    pub(super) timeline: Option<Timeline>,
     lacks: Vec<String>,
 }
 
@@ -39,6 +43,7 @@ impl Attached {
         Self {
             guest: Arc::new(guest),
             host: Host::Kept(Box::new(running)),
+            timeline: None,
             lacks: Vec::new(),
         }
     }
@@ -107,9 +112,23 @@ async fn kept(config: &Config, flags: &Raw, progress: &Progress) -> anyhow::Resu
     let booted = booted(config, &lasting, progress).await?;
     let guest = client::join(&booted.running).await?;
     Ok(Attached {
+        timeline: timeline(config),
         lacks: booted.lacks,
         ..Attached::to(booted.running, guest)
     })
+}
+
+/// The timeline of a project's sandbox that runs. What can't be written down is done all the same.
+pub(super) fn timeline(config: &Config) -> Option<Timeline> {
+    let store = Store::look(&config.host.dirs.data, &config.sandbox.name);
+    let opened = Timeline::open(&store.timeline_path(), None);
+    match opened {
+        Ok(timeline) => Some(timeline.of(COMMAND_LINE)),
+        Err(error) => {
+            tracing::warn!("failed to {}", crate::describe(&error));
+            None
+        }
+    }
 }
 
 /// A kept sandbox with a machine that runs.
@@ -175,6 +194,7 @@ async fn own(config: Config, progress: &Progress) -> anyhow::Result<Attached> {
         Ok(guest) => Ok(Attached {
             guest,
             lacks: sandbox.lacks(),
+            timeline: Some(sandbox.timeline().clone().of(COMMAND_LINE)),
             host: Host::Own(sandbox),
         }),
         Err(error) => {

@@ -71,7 +71,7 @@ impl Exec {
         .request(&config.sandbox);
         let attached = attach::guest(config, &flags, self.rm).await?;
         let before = refused::before(&attached).await;
-        let session = Session::begin(request)?;
+        let session = Session::begin(request, attached.timeline.clone())?;
         let report = session.run(&attached.guest).await;
         drop(session);
         before.tell(&attached).await;

@@ -16,9 +16,11 @@ mod doctor;
 mod ending;
 mod exec;
 mod flags;
+mod follow;
 mod image;
 mod json;
 mod keep;
+mod log;
 mod logs;
 mod ls;
 mod network;
@@ -84,6 +86,7 @@ enum Sub {
     Status(ls::ShowStatus),
     /// Show the log of this project's sandbox, or its console
     Logs(logs::Logs),
+    Log(log::Log),
     /// Show the effective configuration
     Config(config::ShowConfig),
     /// Show what lies on the disk, for which directory, and how to have the room back
@@ -178,6 +181,7 @@ pub fn run() -> Done {
             Sub::Ls(ls) => ls.run().await,
             Sub::Status(status) => status.run().await,
             Sub::Logs(logs) => logs.run().await,
+            Sub::Log(log) => log.run().await,
             Sub::Config(config) => config.run(),
             Sub::Data(data) => data.run().await,
             Sub::Rm(rm) => rm.run().await,

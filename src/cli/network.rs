@@ -3,7 +3,7 @@
 mod change;
 mod check;
 mod explain;
-mod log;
+pub(super) mod log;
 mod show;
 
 use std::process::ExitCode;

@@ -21,6 +21,7 @@ use super::terminal::{self, RawMode};
 use crate::guest::{Guest, GuestError, Output, Ran};
 use crate::sandbox::{ExecReport, Stdin};
 use crate::shown::{self, Stream};
+use crate::timeline::Timeline;
 
 /// How long a cancelled command's channel may take to close. The connection's end closes it, too.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -29,13 +30,14 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub(super) struct Session {
     request: ExecRequest,
     input: Input,
+    timeline: Option<Timeline>,
     /// Held until the session's end, whatever happens.
     _raw: Option<RawMode>,
 }
 
 impl Session {
     /// Takes over this process's streams.
-    pub(super) fn begin(request: ExecRequest) -> io::Result<Self> {
+    pub(super) fn begin(request: ExecRequest, timeline: Option<Timeline>) -> io::Result<Self> {
         let raw = match request.pty.is_some() && io::stdin().is_terminal() {
             true => Some(RawMode::enter()?),
             false => None,
@@ -43,12 +45,28 @@ impl Session {
         Ok(Self {
             request,
             input: Input(Arc::new(Mutex::new(tokio::io::stdin()))),
+            timeline,
             _raw: raw,
         })
     }
 
     /// Runs the command in this guest, and gives its report. It may be run again in another guest.
     pub(super) async fn run(&self, guest: &Arc<Guest>) -> anyhow::Result<ExecReport> {
+        let ExecRequest {
+            command, cwd, user, ..
+        } = &self.request;
+        let timeline = self.timeline.as_ref();
+        let begun = timeline.map(|timeline| timeline.command(command, cwd.as_deref(), user));
+        let ran = self.pass(guest).await;
+        match (begun, &ran) {
+            (Some(begun), Ok(report)) => begun.ended(&report.outcome),
+            (Some(begun), Err(error)) => begun.failed(error.as_ref()),
+            (None, _) => {}
+        }
+        ran
+    }
+
+    async fn pass(&self, guest: &Arc<Guest>) -> anyhow::Result<ExecReport> {
         let request = self.request.clone();
         let resizes = request.pty.is_some().then(terminal::resizes).transpose()?;
         let input: Box<dyn AsyncRead + Send + Unpin> = match request.stdin {

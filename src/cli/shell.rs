@@ -47,7 +47,7 @@ impl Shell {
         .request(&config.sandbox);
         let mut attached = attach::guest(config, &flags, self.rm).await?;
         let before = refused::before(&attached).await;
-        let session = Session::begin(request)?;
+        let session = Session::begin(request, attached.timeline.clone())?;
         let ran = loop {
             let ran = session.run(&attached.guest).await;
             // Another machine took the place of the shell's, or its machine ended: the shell goes on in the new one.

@@ -5,13 +5,16 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use rmcp::model::{CallToolRequestParams, ProgressNotificationParam};
+use rmcp::model::{
+    CallToolRequestParams, ClientCapabilities, ClientConfig, Implementation,
+    ProgressNotificationParam,
+};
 use rmcp::service::{NotificationContext, RoleClient};
 use rmcp::{ClientHandler, ServiceExt};
 use serde_json::{Value, json};
 
 use super::json::AsJson;
-use super::{Done, each, load, load_to_share, progress, start};
+use super::{Done, attach, each, load, load_to_share, progress, start};
 use crate::client;
 use crate::config::Raw;
 use crate::disk::{Record, Store};
@@ -21,6 +24,7 @@ use crate::rundir::Running;
 use crate::shown;
 use crate::text::{moment, size};
 use crate::time::millis;
+use crate::timeline::{COMMAND_LINE, Event, SnapshotChange};
 
 /// Save, list, restore and delete snapshots of this workspace's sandbox.
 #[derive(Debug, Args)]
@@ -71,6 +75,10 @@ impl Snapshot {
                 let mut gone = Vec::new();
                 let deleted = each(&names, |name| {
                     let record = store.delete(name)?;
+                    if let Some(timeline) = attach::timeline(&config) {
+                        let (name, change) = (name.to_string(), SnapshotChange::Deleted);
+                        timeline.add(Event::Snapshot { name, change });
+                    }
                     say!("deleted {name} ({})", size(record.bytes));
                     gone.push(json!({"name": name, "bytes": record.bytes}));
                     Ok(())
@@ -170,6 +178,11 @@ async fn start_from(
 struct Steps(Progress);
 
 impl ClientHandler for Steps {
+    fn get_info(&self) -> ClientConfig {
+        let name = Implementation::new(COMMAND_LINE, env!("CARGO_PKG_VERSION"));
+        ClientConfig::new(ClientCapabilities::default(), name)
+    }
+
     async fn on_progress(
         &self,
         told: ProgressNotificationParam,

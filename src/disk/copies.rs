@@ -26,6 +26,9 @@ use super::record::CopiedWorkspace;
 use super::store::{Store, entries, left_behind};
 use crate::{files, presence, private};
 
+/// The directory of a sandbox's timeline.
+const TIMELINE: &str = "timeline";
+
 /// The version of the records written here.
 const VERSION: u32 = 1;
 
@@ -176,6 +179,16 @@ impl Store {
     /// The directory for changes that were applied to the host, made if it is not there.
     pub fn applies(&self) -> Result<PathBuf, StoreError> {
         self.shared_dir("applies")
+    }
+
+    /// The directory of the sandbox's timeline, made if it is not there.
+    pub fn timeline_dir(&self) -> Result<PathBuf, StoreError> {
+        self.shared_dir(TIMELINE)
+    }
+
+    /// The path of that directory.
+    pub fn timeline_path(&self) -> PathBuf {
+        self.origin().dir.join(TIMELINE)
     }
 
     fn shared_dir(&self, name: &str) -> Result<PathBuf, StoreError> {

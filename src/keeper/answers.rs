@@ -14,6 +14,7 @@ use crate::control::{self, Answer, Ask, MachineStatus, Messages, Review, Status}
 use crate::network::settings::Change;
 use crate::progress::Progress;
 use crate::sandbox::{Sandbox, SandboxError};
+use crate::timeline::{self, COMMAND_LINE};
 
 /// How long the guest may take to say which jobs run.
 const JOBS: Duration = Duration::from_secs(2);
@@ -193,10 +194,11 @@ impl Answering {
         let _used = self.uses.begin();
         let (progress, mut steps) = Progress::channel();
         let sandbox = self.sandbox.clone();
-        let mut reviewed = tokio::spawn(async move {
+        // A task does not inherit its actor.
+        let mut reviewed = tokio::spawn(timeline::acting(COMMAND_LINE, async move {
             let answer = reviewed(&sandbox, review, &progress).await;
             answer.unwrap_or_else(failed)
-        });
+        }));
         let answer = loop {
             tokio::select! {
                 biased;

@@ -26,6 +26,7 @@ use crate::mcp;
 use crate::progress::Progress;
 use crate::rundir::{CONTROL_SOCKET, MCP_SOCKET, RunDirError, SSH_SOCKET};
 use crate::sandbox::{Sandbox, SandboxError};
+use crate::timeline;
 use ending::{End, Ending};
 use uses::Uses;
 
@@ -163,7 +164,7 @@ impl Keeper {
             ending: self.ending.clone(),
         };
         tokio::spawn(async move {
-            answers.answer(stream).await;
+            timeline::acting(timeline::COMMAND_LINE, answers.answer(stream)).await;
             drop(place);
         });
     }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::mcp::refusal::Refusal;
 use crate::mcp::report_schedule::ReportSchedule;
 use crate::progress::{Progress, Step};
-use crate::{shown, text};
+use crate::{shown, text, timeline};
 
 /// How long a cancelled call waits for its work: enough to kill a command, too short to delay the server's exit
 /// noticeably after its client has left.
@@ -51,6 +51,7 @@ pub(crate) struct Call {
     disconnected: CancellationToken,
     supports_links: bool,
     can_ask: bool,
+    client: String,
     handle: Option<String>,
 }
 
@@ -65,6 +66,9 @@ impl Call {
         let waits = version.is_some_and(|version| version < ProtocolVersion::V_2026_07_28);
         Self {
             can_ask: waits && can_ask(context.client_capabilities()),
+            client: context
+                .client_info()
+                .map_or_else(|| "a client".to_owned(), |client| client.name),
             progress_token: context.meta.get_progress_token(),
             supports_links: context.protocol_version().is_some_and(supports_links),
             peer: context.peer,
@@ -83,6 +87,11 @@ impl Call {
     /// The handle that resource addresses in the result must name.
     pub(crate) fn handle(&self) -> Option<&str> {
         self.handle.as_deref()
+    }
+
+    /// The client's name.
+    pub(crate) fn client(&self) -> &str {
+        &self.client
     }
 
     /// Whether the client understands links to resources in a result's content.
@@ -133,11 +142,13 @@ impl Call {
         let (progress, mut steps) = Progress::channel();
         let (newest_line, mut line) = watch::channel(String::new());
         let cancel = CancellationToken::new();
-        let mut task = tokio::spawn(work(Work {
+        let work = work(Work {
             progress,
             newest_line,
             cancel: cancel.clone(),
-        }));
+        });
+        let client = self.client.clone();
+        let mut task = tokio::spawn(async move { timeline::acting(&client, work).await });
         let mut schedule = ReportSchedule::new(Instant::now());
         loop {
             tokio::select! {

@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::config::Confirm;
 use crate::mcp::call::{Call, can_ask};
 use crate::mcp::refusal::Refusal;
+use crate::timeline::Answer;
 
 /// How long a person may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -73,13 +74,15 @@ impl Confirmation {
         }
     }
 
-    /// Asks `question` about a call. A refused call was not done.
+    /// Asks `question` about a call; `answered` gets what the person said, if there was a person. A refused call was not
+    /// done.
     pub(crate) async fn ask(
         &self,
         (question, reaches): (&str, Reach),
         request: &CallToolRequestParams,
         context: &RequestContext<RoleServer>,
         call: &Call,
+        answered: &mut Option<Answer>,
     ) -> Result<Decision, Refusal> {
         if !can_ask(context.client_capabilities()) {
             return match self.mode(reaches) {
@@ -101,11 +104,14 @@ impl Confirmation {
             .protocol_version()
             .is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
         if stateless {
-            return self.ask_by_result(question, request);
+            return self.ask_by_result(question, request, answered);
         }
         let asked = call.ask_person(form(question), ANSWER_TIMEOUT).await;
-        let asked = asked.map_err(|error| Refusal::new(format!("{error}: nothing was done")))?;
-        decide(&asked.action)
+        let asked = asked.map_err(|error| {
+            *answered = Some(Answer::None);
+            Refusal::new(format!("{error}: nothing was done"))
+        })?;
+        decide(&asked.action, answered)
     }
 
     /// Asks by a result, or takes the answer that the repeated call brings.
@@ -113,6 +119,7 @@ impl Confirmation {
         &self,
         question: &str,
         request: &CallToolRequestParams,
+        answered: &mut Option<Answer>,
     ) -> Result<Decision, Refusal> {
         let bound = digest(request);
         let Some(state) = &request.request_state else {
@@ -140,7 +147,7 @@ impl Confirmation {
             ))
         })?;
         self.use_once(opened)?;
-        decide(&answer.action)
+        decide(&answer.action, answered)
     }
 
     fn ask_first(&self, question: &str, bound: &[u8]) -> Result<Decision, Refusal> {
@@ -181,7 +188,12 @@ fn form(question: &str) -> ElicitRequestParams {
     }
 }
 
-fn decide(action: &ElicitationAction) -> Result<Decision, Refusal> {
+fn decide(action: &ElicitationAction, answered: &mut Option<Answer>) -> Result<Decision, Refusal> {
+    *answered = Some(match action {
+        ElicitationAction::Accept => Answer::Accepted,
+        ElicitationAction::Decline => Answer::Declined,
+        _ => Answer::None,
+    });
     match action {
         ElicitationAction::Accept => Ok(Decision::Proceed),
         ElicitationAction::Decline => Err(Refusal::new("the person declined: nothing was done")),
@@ -246,14 +258,14 @@ mod tests {
     }
 
     fn state(asker: &Confirmation) -> String {
-        match asker.ask_by_result("sure?", &call("good")) {
+        match asker.ask_by_result("sure?", &call("good"), &mut None) {
             Ok(Decision::AskFirst(asked)) => asked.request_state.unwrap(),
             _ => panic!("it asks first"),
         }
     }
 
     fn refused(asker: &Confirmation, request: &CallToolRequestParams) -> String {
-        match asker.ask_by_result("sure?", request) {
+        match asker.ask_by_result("sure?", request, &mut None) {
             Err(refusal) => refusal.message().to_owned(),
             Ok(_) => panic!("it is refused"),
         }
@@ -267,7 +279,7 @@ mod tests {
         assert!(refused(&asker, &other).contains("not the one this call was given"));
         let yes = answered(call("good"), &state, "accept");
         assert!(matches!(
-            asker.ask_by_result("sure?", &yes),
+            asker.ask_by_result("sure?", &yes, &mut None),
             Ok(Decision::Proceed)
         ));
         assert!(refused(&asker, &yes).contains("used already"));

@@ -36,7 +36,7 @@ mod instructions;
 mod metrics;
 mod network;
 mod notes;
-mod outcome;
+pub(crate) mod outcome;
 mod output;
 mod permission;
 mod prompts;

@@ -21,6 +21,7 @@ use crate::config::{Raw, Sources, save_effects, save_rules};
 use crate::mcp::call::Call;
 use crate::network::settings::{Change as NetworkChange, ONCE};
 use crate::sandbox::{Sandbox, SandboxError};
+use crate::timeline;
 use crate::workspace::Effects;
 
 /// How long a person may take to answer: a result waits for it.
@@ -133,6 +134,7 @@ impl Permission {
         };
         let asked = call.ask_person(form(&wish.question), ANSWER_TIMEOUT).await;
         let answer = asked.map_or(Answer::None, |answer| Answer::of(&answer));
+        note(&wish.question, answer, sandbox, call).await;
         Some(self.obey(of, answer, wish, sandbox).await)
     }
 
@@ -224,6 +226,19 @@ impl Change {
         };
         Ok(())
     }
+}
+
+/// Adds a question and its answer to the sandbox's timeline.
+async fn note(question: &str, answer: Answer, sandbox: &Sandbox, call: &Call) {
+    let (said, choice) = match answer {
+        Answer::None => (timeline::Answer::None, None),
+        Answer::No => (timeline::Answer::Declined, None),
+        Answer::Once => (timeline::Answer::Accepted, Some("once")),
+        Answer::Session => (timeline::Answer::Accepted, Some("session")),
+        Answer::Always => (timeline::Answer::Accepted, Some("always")),
+    };
+    let add = async { sandbox.timeline().asked(question, said, choice) };
+    timeline::acting(call.client(), add).await;
 }
 
 impl Answer {

@@ -19,6 +19,7 @@ use crate::network::settings::ChangeError;
 use crate::review::apply::ApplyError;
 use crate::review::select::SelectError;
 use crate::rundir::RunDirError;
+use crate::timeline::TimelineError;
 use crate::vmm::VmmError;
 
 /// Why the sandbox could not do something. Each says what to do next, or what the sandbox does by itself.
@@ -91,6 +92,9 @@ pub enum SandboxError {
     /// The guest's listing of its workspace is broken.
     #[error("understand which files the sandbox has: its answer is broken")]
     GuestTree,
+    /// The timeline.
+    #[error(transparent)]
+    Timeline(#[from] TimelineError),
     /// The network.
     #[error(transparent)]
     Network(#[from] LiveError),

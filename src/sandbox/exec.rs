@@ -168,20 +168,29 @@ impl Sandbox {
                 .map(|detach| detach_after_boot(detach, called.elapsed())),
             ..exec.request(&self.config.sandbox)
         };
+        let begun = self
+            .timeline
+            .command(&request.command, request.cwd.as_deref(), &request.user);
         let ran = async {
             let guest = self.guest_of(&live).await?;
             let ran = guest.run(request.clone(), input, output, cancel, None);
             self.answer(&live, ran).await
         };
-        Ok(
-            match guest::within(guest::patience(&request), "exec", ran).await? {
-                guest::Ran::Ended(report) => Ran::Ended(report.into()),
-                guest::Ran::Job(job) => {
-                    self.view.changed();
-                    Ran::Job(job)
-                }
-            },
-        )
+        match guest::within(guest::patience(&request), "exec", ran).await {
+            Ok(guest::Ran::Ended(report)) => {
+                begun.ended(&report.outcome);
+                Ok(Ran::Ended(report.into()))
+            }
+            Ok(guest::Ran::Job(job)) => {
+                begun.detached(&job.id);
+                self.view.changed();
+                Ok(Ran::Job(job))
+            }
+            Err(error) => {
+                begun.failed(&error);
+                Err(error)
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::read_ahead::{self, Page, Source};
 use super::{Sandbox, SandboxError};
 use crate::guest::{GuestError, unexpected};
 use crate::progress::Progress;
+use crate::timeline::{Event, bounded};
 
 /// The longest image file that the guest sends, in bytes. Clients get a smaller picture if that is too long for them.
 const IMAGE_BYTES: u64 = 20 << 20;
@@ -106,9 +107,17 @@ impl Sandbox {
             bytes: write.content.len() as u64,
         });
         match self.request(&request, write.content, progress).await? {
-            (Report::Write { path, bytes, notes }, _) => Ok(Written { path, bytes, notes }),
+            (Report::Write { path, bytes, notes }, _) => {
+                self.note_write(&path, bytes);
+                Ok(Written { path, bytes, notes })
+            }
             (other, _) => Err(unexpected("write", &other).into()),
         }
+    }
+
+    fn note_write(&self, path: &str, bytes: u64) {
+        let path = bounded(path);
+        self.timeline.add(Event::Wrote { path, bytes });
     }
 
     /// The number of requests so far that may have changed a file.

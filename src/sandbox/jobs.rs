@@ -8,6 +8,7 @@ use snowglobe_init::wire::{JobAction, JobInfo, JobReport, JobRequest, Report, Re
 use super::{Sandbox, SandboxError};
 use crate::guest::unexpected;
 use crate::progress::Progress;
+use crate::timeline::Event;
 
 impl Sandbox {
     /// Every job, the oldest first.
@@ -51,8 +52,15 @@ impl Sandbox {
             id: id.to_owned(),
             action,
         });
+        let kills = matches!(&request, Request::Job(job) if job.action == JobAction::Kill);
         match self.request(&request, input, progress).await? {
-            (Report::Job(report), output) => Ok((report, output)),
+            (Report::Job(report), output) => {
+                if kills {
+                    let job = id.to_owned();
+                    self.timeline.add(Event::JobKilled { job });
+                }
+                Ok((report, output))
+            }
             (other, _) => Err(unexpected("job", &other).into()),
         }
     }

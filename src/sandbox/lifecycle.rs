@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::copied::WorkspaceDisk;
 use super::guest_tree::Reached;
-use super::state::{Event, Layers, Live, LiveCopy, StartPoint, State};
+use super::state::{Event as Change, Layers, Live, LiveCopy, StartPoint, State};
 use super::{Sandbox, SandboxError, WORKSPACE, git, images};
 use crate::blocking::blocking;
 use crate::copy::Listing;
@@ -17,6 +17,7 @@ use crate::disk::{Base, CopiedWorkspace, NewDisk, Store, VmDir};
 use crate::guest::{Guest, GuestError};
 use crate::machine::{CONSOLE_LOG, Machine, MachineError, Parts, Plan};
 use crate::progress::Progress;
+use crate::timeline::{Event, bounded};
 use crate::vmm;
 
 /// How long after the end of its link a VM may still report how it ended.
@@ -32,11 +33,12 @@ impl Sandbox {
         match self.view.booted(booted) {
             Ok(live) => {
                 let live = Arc::new(live);
-                self.published.change(state, Event::Booted(live.clone()))?;
+                self.published.change(state, Change::Booted(live.clone()))?;
+                self.note_boot();
                 Ok(live)
             }
             Err(error) => {
-                self.published.change(state, Event::Failed)?;
+                self.published.change(state, Change::Failed)?;
                 Err(error)
             }
         }
@@ -63,7 +65,7 @@ impl Sandbox {
                 let Some(end) = live.machine.vm.end() else {
                     return Ok(live);
                 };
-                sandbox.published.change(&mut state, Event::Ended)?;
+                sandbox.published.change(&mut state, Change::Ended)?;
                 if !live.told.load(Ordering::Relaxed) {
                     return Err(sandbox.died(&live, &end));
                 }
@@ -233,6 +235,15 @@ impl Sandbox {
         Ok((root.clone(), workspace.await?))
     }
 
+    fn note_boot(&self) {
+        let spec = &self.config.sandbox;
+        self.timeline.add(Event::Booted {
+            engine: self.history().engine.unwrap_or_default(),
+            image: spec.image.clone(),
+            workspace: spec.workspace.mode().to_owned(),
+        });
+    }
+
     /// Writes the keys that other programs need to join this machine.
     pub(super) async fn set_keys(&self, machine: &Machine) -> Result<(), SandboxError> {
         let (instance, keys) = (self.instance.clone(), machine.keys.clone());
@@ -243,6 +254,8 @@ impl Sandbox {
     pub(super) fn died(&self, live: &Live, end: &vmm::VmEnd) -> SandboxError {
         live.told.store(true, Ordering::Relaxed);
         self.view.died(&end.to_string());
+        let how = bounded(&end.to_string());
+        self.timeline.add(Event::Ended { how });
         SandboxError::Died(end.to_string())
     }
 

@@ -55,6 +55,7 @@ pub use crate::guest::Output;
 use crate::login::{Login, LoginKeys};
 use crate::network::live::Live;
 use crate::rundir::{self, Instance};
+use crate::timeline::{Paths, Timeline};
 use crate::workspace::{Protected, Workspace};
 pub use commits::Branch;
 pub use commits_error::CommitsError;
@@ -84,6 +85,7 @@ pub struct Sandbox {
     stopping: CancellationToken,
     view: view::View,
     network: Live,
+    timeline: Timeline,
     protected: Protected,
     /// The place of the workspace's disk, if the workspace is a copy.
     copy: Option<Arc<CopyPlace>>,
@@ -91,6 +93,8 @@ pub struct Sandbox {
     reviewing: Mutex<()>,
     /// The hashes of the guest's files that were fetched, by path, time of change and size.
     fetched: std::sync::Mutex<review::Fetched>,
+    /// The changes of the copy that were added to the timeline last.
+    noted_changes: std::sync::Mutex<Paths>,
     read_ahead: read_ahead::ReadAhead,
 }
 
@@ -132,6 +136,8 @@ impl Sandbox {
             store.start(name)?;
         }
         let network = Live::new(config.sandbox.network.clone(), &store.network_dir()?)?;
+        let session = store.name().session_id().map(str::to_owned);
+        let timeline = Timeline::open(&store.timeline_dir()?, session)?;
         let protected = Protected::new(config.sandbox.protection.clone());
         let shared = &config.sandbox.workspace;
         let copy = match shared.copied() {
@@ -165,10 +171,12 @@ impl Sandbox {
             login,
             state: Arc::new(Mutex::new(State::Off)),
             network,
+            timeline,
             protected,
             copy,
             reviewing: Mutex::new(()),
             fetched: std::sync::Mutex::default(),
+            noted_changes: std::sync::Mutex::default(),
             published: Published::new(),
             stopping: CancellationToken::new(),
             view: view::View::default(),
@@ -184,6 +192,11 @@ impl Sandbox {
     /// Its workspace.
     pub fn workspace(&self) -> &Workspace {
         &self.config.sandbox.workspace
+    }
+
+    /// What was done in it.
+    pub(crate) fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 
     /// Its directory of sockets and keys.

@@ -7,6 +7,7 @@ use crate::blocking::blocking;
 use crate::config;
 use crate::network::live::{Live, Status};
 use crate::network::settings::{Change, Settings};
+use crate::timeline::Event;
 
 impl Sandbox {
     /// Its network.
@@ -21,6 +22,10 @@ impl Sandbox {
         origin: &str,
     ) -> Result<Status, SandboxError> {
         let settings = self.network.change(change, origin)?;
+        self.timeline.add(Event::Network {
+            allow: change.allow.clone(),
+            deny: change.deny.clone(),
+        });
         self.note_network(settings).await;
         Ok(self.network.status())
     }

@@ -9,6 +9,7 @@ use snowglobe_init::wire::network::Listener;
 
 use super::{Sandbox, SandboxError};
 use crate::network::ports::{OpenPort, Port, Reach};
+use crate::timeline::Event;
 
 /// The longest name of a program that is taken from the guest, in characters.
 const MAX_NAME: usize = 40;
@@ -70,11 +71,21 @@ impl Sandbox {
                 streams.reach(port).await
             })
         });
-        Ok(self.network.ports.open(port, address, reach).await?)
+        let open = self.network.ports.open(port, address, reach).await?;
+        self.timeline.add(Event::Port {
+            port,
+            address: Some(open.address.to_string()),
+        });
+        Ok(open)
     }
 
     /// Closes a port and its connections. Gives whether it was open.
     pub fn close_port(&self, port: u16) -> bool {
-        self.network.ports.close(port)
+        let was_open = self.network.ports.close(port);
+        if was_open {
+            let address = None;
+            self.timeline.add(Event::Port { port, address });
+        }
+        was_open
     }
 }

@@ -8,6 +8,8 @@ use snowglobe_runner::{Action, Answer};
 use super::{Sandbox, SandboxError};
 use crate::blocking::blocking;
 use crate::config;
+use crate::review::report::Step;
+use crate::timeline::{Event, Paths, bounded};
 use crate::workspace::{Change, Effects, Refusals};
 
 impl Sandbox {
@@ -24,7 +26,11 @@ impl Sandbox {
     ) -> Result<Protection, SandboxError> {
         // A machine that boots has the rules as they were at its beginning.
         let _unchanged = self.lock().await?;
-        self.protect(self.protected.changed(effects, once)).await
+        let now = self.protect(self.protected.changed(effects, once)).await?;
+        self.timeline.add(Event::Protection {
+            effects: effects.clone(),
+        });
+        Ok(now)
     }
 
     /// Takes back what a person allowed for one command.
@@ -52,9 +58,34 @@ impl Sandbox {
     pub async fn refused_changes(&self, cursor: Option<u64>) -> Result<Refusals, SandboxError> {
         if self.workspace().shared().is_some()
             && let Some(live) = self.published.running()
-            && let Answer::Refusals { refused, lost } =
-                live.machine.vm.request(Action::TakeRefusals).await?
+            && let Answer::Changes {
+                made,
+                more,
+                refused,
+                lost,
+            } = live.machine.vm.request(Action::TakeChanges).await?
         {
+            if !made.is_empty() || more > 0 {
+                let what = |removed| match removed {
+                    true => "removed",
+                    false => "written",
+                };
+                let steps = made.into_iter().map(|made| Step {
+                    what: what(made.removed).to_owned(),
+                    path: made.path,
+                });
+                self.timeline.add(Event::Changed {
+                    paths: Paths::of(&steps.collect::<Vec<_>>()),
+                    more,
+                });
+            }
+            for refusal in &refused {
+                self.timeline.add(Event::Refused {
+                    rule: bounded(&refusal.rule),
+                    path: bounded(&refusal.what),
+                    count: refusal.count,
+                });
+            }
             self.protected.add(refused, lost);
         }
         let cursor = cursor.unwrap_or_else(|| self.protected.cursor());

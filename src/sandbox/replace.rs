@@ -6,12 +6,13 @@ use std::time::Duration;
 use snowglobe_init::wire::Request;
 use snowglobe_runner::Action;
 
-use super::state::{Event, Live, StartPoint, State};
+use super::state::{Event as Change, Live, StartPoint, State};
 use super::{STOP_GRACE, Sandbox, SandboxError};
 use crate::blocking::blocking;
 use crate::disk::CopiedWorkspace;
 use crate::machine::CONSOLE_LOG;
 use crate::progress::Progress;
+use crate::timeline::Event;
 
 /// How long a guest may take to freeze its commands and to write its caches. What it has not written by then is lost
 /// with the machine.
@@ -56,6 +57,8 @@ impl Sandbox {
                 if let Some(old) = old {
                     old.replaced.set(what).ok();
                     self.view.replaced(what);
+                    let how = what.to_owned();
+                    self.timeline.add(Event::Ended { how });
                     old.machine.stop().await;
                 }
                 Ok(())
@@ -82,11 +85,13 @@ impl Sandbox {
         self.stopping.cancel();
         self.network.ports.close_all();
         let mut state = self.state.lock().await;
-        let old = self.published.change(&mut state, Event::Stop);
+        let old = self.published.change(&mut state, Change::Stop);
         drop(state);
         if let Ok(Some(live)) = old {
             end_commands(&live).await;
             live.machine.stop().await;
+            let how = "stopped".to_owned();
+            self.timeline.add(Event::Ended { how });
         }
         // Now, not when the last task that holds the sandbox ends: the process may exit before.
         let instance = self.instance.clone();

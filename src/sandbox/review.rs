@@ -11,7 +11,7 @@ mod reports;
 mod taken;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use snowglobe_init::wire::tree::{PlacedResult, unescape};
 
@@ -30,9 +30,10 @@ use crate::review::apply::Applies;
 use crate::review::changes::shown;
 use crate::review::entry::Entry;
 use crate::review::plan::{Outcome, plan};
-use crate::review::report::{BranchReport, Changes, Done, Selection};
+use crate::review::report::{BranchReport, ChangeReport, Changes, Done, Selection, Step};
 use crate::review::root::Root;
 use crate::review::select::select;
+use crate::timeline::{Event, Paths, WorkspaceChange};
 use crate::workspace::SharedDir;
 
 /// The hashes of the guest's files, by path, time of the last change of status and size.
@@ -49,6 +50,7 @@ impl Sandbox {
         let (root, contents) = (self.host_root()?, self.review_contents().await?);
         let report = move || reported(&compared.changes, &root, &contents);
         let (reports, mut notes) = blocking(report).await?;
+        self.note_changes(&reports);
         let branches = match self.fetch_commits(progress).await {
             Ok(branches) => branches,
             Err(error) => {
@@ -164,6 +166,7 @@ impl Sandbox {
         if changed {
             self.set_began(&live, compared.began).await?;
         }
+        self.note_review(WorkspaceChange::Applied, &done);
         Ok(done)
     }
 
@@ -200,6 +203,7 @@ impl Sandbox {
         };
         let (done, began) = blocking(undoing).await?;
         self.set_began(&live, began).await?;
+        self.note_review(WorkspaceChange::Undone, &done);
         Ok(done)
     }
 
@@ -256,7 +260,37 @@ impl Sandbox {
             }
         }
         self.set_began(&live, compared.began).await?;
+        self.note_review(WorkspaceChange::Discarded, &done);
         Ok(done)
+    }
+
+    /// Adds to the timeline what the copy's changes are, unless it says so already.
+    fn note_changes(&self, changes: &[ChangeReport]) {
+        let steps: Vec<Step> = changes
+            .iter()
+            .map(|change| Step {
+                path: change.path.clone(),
+                what: change.kind.clone(),
+            })
+            .collect();
+        let paths = Paths::of(&steps);
+        let noted = &mut *self
+            .noted_changes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *noted != paths {
+            *noted = paths.clone();
+            self.timeline.add(Event::Changed { paths, more: 0 });
+        }
+    }
+
+    /// Adds to the timeline what was done with changes.
+    pub(super) fn note_review(&self, change: WorkspaceChange, done: &Done) {
+        self.timeline.add(Event::Workspace {
+            change,
+            paths: Paths::of(&done.done),
+            conflicts: done.conflicts.len(),
+        });
     }
 
     /// Takes back what an interrupted process has left in the host's directory. Blocks.

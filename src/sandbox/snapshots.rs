@@ -13,6 +13,7 @@ use crate::machine::MachineError;
 use crate::names::SnapshotName;
 use crate::progress::Progress;
 use crate::text::size;
+use crate::timeline::{Event, SnapshotChange};
 
 /// A save that takes this much, in bytes, says so before it begins.
 const MUCH: u64 = 1 << 30;
@@ -94,6 +95,7 @@ impl Sandbox {
         };
         let saved = self.on_disk(save).await?;
         self.view.changed();
+        self.note_snapshot(&saved.name, SnapshotChange::Saved);
         Ok(saved.into())
     }
 
@@ -234,7 +236,14 @@ impl Sandbox {
             "restored to a snapshot",
             progress,
         )
-        .await
+        .await?;
+        self.note_snapshot(name, SnapshotChange::Restored);
+        Ok(())
+    }
+
+    fn note_snapshot(&self, name: &SnapshotName, change: SnapshotChange) {
+        let name = name.to_string();
+        self.timeline.add(Event::Snapshot { name, change });
     }
 
     /// Deletes a snapshot.
@@ -242,6 +251,7 @@ impl Sandbox {
         let name = name.clone();
         let deleted = self.on_disk(move |store| store.delete(&name)).await?;
         self.view.changed();
+        self.note_snapshot(&deleted.name, SnapshotChange::Deleted);
         Ok(deleted.into())
     }
 

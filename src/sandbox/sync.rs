@@ -22,6 +22,7 @@ use crate::copy::{
 };
 use crate::progress::Progress;
 use crate::review::report::{Done, Step};
+use crate::timeline::WorkspaceChange;
 
 /// A change of the host, with its content kept.
 struct Newer {
@@ -36,7 +37,9 @@ impl Sandbox {
         let (live, guest) = self.ready(progress).await?;
         let at = Reached { live: &live, guest };
         progress.say("comparing with the host's files");
-        self.bring_in(&at, None).await
+        let done = self.bring_in(&at, None).await?;
+        self.note_review(WorkspaceChange::Synced, &done);
+        Ok(done)
     }
 
     /// The same for a machine's guest. `fresh` is what the host has, if no command has used the copy yet.

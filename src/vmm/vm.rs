@@ -177,7 +177,7 @@ impl Vm {
             Action::FreezeDisk { .. } | Action::MergeDisk { .. } => return self.send(action).await,
             Action::Console { .. }
             | Action::Protect { .. }
-            | Action::TakeRefusals
+            | Action::TakeChanges
             | Action::Pause
             | Action::Resume
             | Action::Stop => self.send(action),

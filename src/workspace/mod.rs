@@ -62,6 +62,15 @@ impl Workspace {
         Self::Mount { dir, git }
     }
 
+    /// The mode as the configuration names it: `mount`, `copy` or `none`.
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::Mount { .. } => "mount",
+            Self::Copy { .. } => "copy",
+            Self::None => "none",
+        }
+    }
+
     /// The directory of the host, if one is shared.
     pub fn shared(&self) -> Option<&SharedDir> {
         match self {

@@ -37,6 +37,7 @@ mod sandboxes;
 mod ssh;
 mod streams;
 mod stuck;
+mod timeline;
 mod vm;
 mod workspace;
 mod worktrees;

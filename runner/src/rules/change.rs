@@ -146,14 +146,17 @@ impl Finding {
 
     /// A finding at a path; `detail` may be empty.
     pub fn new(rule: &'static str, path: &[u8], detail: &str) -> Self {
-        let mut what = String::from_utf8_lossy(path).into_owned();
-        if !detail.is_empty() {
-            what = format!("{what}: {detail}");
-        }
-        let what = what.chars().filter(|c| !c.is_control());
-        Self {
-            rule,
-            what: what.take(Self::LONGEST).collect(),
-        }
+        let what = match detail.is_empty() {
+            true => Self::text(path),
+            false => Self::text(&[path, b": ", detail.as_bytes()].concat()),
+        };
+        Self { rule, what }
+    }
+
+    /// A path of the guest as bounded text without control characters.
+    pub fn text(path: &[u8]) -> String {
+        let text = String::from_utf8_lossy(path);
+        let fit = text.chars().filter(|c| !c.is_control());
+        fit.take(Self::LONGEST).collect()
     }
 }

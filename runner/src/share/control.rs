@@ -34,7 +34,7 @@ fn answer(runner: &UnixStream, judge: &Judge) -> io::Result<()> {
         }
         let VmRequest { id, action } = serde_json::from_slice(&line)?;
         let result = match action {
-            Action::TakeRefusals => Ok(judge.refusals().take()),
+            Action::TakeChanges => Ok(judge.take_changes()),
             Action::Protect { rules } => match judge.set_rules(rules) {
                 Ok(()) => Ok(Answer::Done),
                 Err(error) => Err(error.to_string()),
@@ -112,7 +112,7 @@ impl AsFd for Control {
 #[cfg(test)]
 mod tests {
     use snowglobe_runner::Share;
-    use snowglobe_runner::protection::{Effect, Protection, TOLD};
+    use snowglobe_runner::protection::{Effect, Made, Protection, TOLD};
     use snowglobe_runner::rules::{Change, Kind};
 
     use super::super::room::Room;
@@ -166,7 +166,13 @@ mod tests {
         for path in [".vscode", ".idea", ".vscode"] {
             assert!(!make(path));
         }
-        let Ok(Answer::Refusals { refused, lost }) = asked(&mut control, 1, Action::TakeRefusals)
+        assert!(make("src"));
+        let Ok(Answer::Changes {
+            made,
+            more: 0,
+            refused,
+            lost,
+        }) = asked(&mut control, 1, Action::TakeChanges)
         else {
             panic!("no refusals");
         };
@@ -184,11 +190,18 @@ mod tests {
                 0
             )
         );
-        let none = Answer::Refusals {
+        let one = Made {
+            path: "src".into(),
+            removed: false,
+        };
+        assert_eq!(made, [one]);
+        let none = Answer::Changes {
+            made: Vec::new(),
+            more: 0,
             refused: Vec::new(),
             lost: 0,
         };
-        assert_eq!(asked(&mut control, 2, Action::TakeRefusals), Ok(none));
+        assert_eq!(asked(&mut control, 2, Action::TakeChanges), Ok(none));
         let rules = |id: &str| Action::Protect {
             rules: [(id.to_owned(), Effect::Allow)].into(),
         };
@@ -211,7 +224,7 @@ mod tests {
             };
             judge.allow(&change).unwrap_err();
         }
-        let Answer::Refusals { refused, lost } = judge.refusals().take() else {
+        let Answer::Changes { refused, lost, .. } = judge.take_changes() else {
             panic!("no refusals");
         };
         assert_eq!((refused.len(), lost), (TOLD, 900));

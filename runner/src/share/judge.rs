@@ -12,12 +12,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::Statx;
 use rustix::io::Errno;
-use snowglobe_runner::Share;
 use snowglobe_runner::protection::{Effect, READ_ONLY, ROOM, TOO_LONG};
 use snowglobe_runner::rules::directory::Directory;
 use snowglobe_runner::rules::{Change, Finding, Outside, Rules, RulesError, Verdict};
+use snowglobe_runner::{Answer, Share};
 
 use super::known::lock;
+use super::made::AllMade;
 use super::refusals::Refusals;
 use super::room::Room;
 
@@ -29,6 +30,7 @@ pub(super) struct Judge {
     root: OwnedFd,
     outside: Outside,
     changes: Mutex<()>,
+    made: AllMade,
     refusals: Refusals,
     room: Room,
 }
@@ -51,6 +53,7 @@ impl Judge {
             root,
             outside: Outside::of(share),
             changes: Mutex::new(()),
+            made: AllMade::default(),
             refusals: Refusals::default(),
             room,
         })
@@ -71,9 +74,16 @@ impl Judge {
         self.rules.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The changes that were refused and not told yet.
-    pub(super) fn refusals(&self) -> &Refusals {
-        &self.refusals
+    /// The changes that were made or refused, and not told yet.
+    pub(super) fn take_changes(&self) -> Answer {
+        let (made, more) = self.made.take();
+        let (refused, lost) = self.refusals.take();
+        Answer::Changes {
+            made,
+            more,
+            refused,
+            lost,
+        }
     }
 
     fn directory(&self) -> Directory<'_> {
@@ -110,7 +120,10 @@ impl Judge {
         let verdict = self.rules().check(change, &self.directory());
         // A person is asked afterwards: nothing in the guest waits for one.
         let (finding, asks) = match verdict {
-            Verdict::Allow => return Ok(()),
+            Verdict::Allow => {
+                self.made.add(change);
+                return Ok(());
+            }
             Verdict::Deny(finding) => (finding, false),
             Verdict::Ask(finding) => (finding, true),
         };

@@ -17,6 +17,7 @@ mod guard;
 mod judge;
 mod known;
 mod link;
+mod made;
 mod message;
 mod nodes;
 mod note;

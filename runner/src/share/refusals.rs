@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use snowglobe_runner::Answer;
 use snowglobe_runner::protection::{Refusal, TOLD};
 use snowglobe_runner::rules::Finding;
 
@@ -37,8 +36,8 @@ impl Refusals {
         }
     }
 
-    /// All that were kept since the last time.
-    pub(super) fn take(&self) -> Answer {
+    /// All that were kept since the last time, and how many others there were.
+    pub(super) fn take(&self) -> (Vec<Refusal>, u64) {
         let Kept { refused, lost } = std::mem::take(&mut *lock(&self.0));
         let told = |((finding, asks), count): ((Finding, bool), u64)| Refusal {
             rule: finding.rule.to_owned(),
@@ -46,9 +45,6 @@ impl Refusals {
             asks,
             count,
         };
-        Answer::Refusals {
-            refused: refused.into_iter().map(told).collect(),
-            lost,
-        }
+        (refused.into_iter().map(told).collect(), lost)
     }
 }

@@ -1,6 +1,6 @@
 //! A question of the parent that all shares answer.
 
-use snowglobe_runner::protection::Refusal;
+use snowglobe_runner::protection::{Made, Refusal};
 use snowglobe_runner::{Action, Answer, VmRequest};
 
 use crate::talk::reply;
@@ -12,6 +12,8 @@ pub(super) struct Question {
     /// How many shares have not answered.
     open: usize,
     takes: bool,
+    made: Vec<Made>,
+    more: u64,
     refused: Vec<Refusal>,
     lost: u64,
     failed: Option<String>,
@@ -23,7 +25,9 @@ impl Question {
         Self {
             id: request.id,
             open,
-            takes: matches!(request.action, Action::TakeRefusals),
+            takes: matches!(request.action, Action::TakeChanges),
+            made: Vec::new(),
+            more: 0,
             refused: Vec::new(),
             lost: 0,
             failed: None,
@@ -43,7 +47,14 @@ impl Question {
     pub(super) fn add(&mut self, answer: Result<Answer, String>) {
         self.open = self.open.saturating_sub(1);
         match answer {
-            Ok(Answer::Refusals { refused, lost }) => {
+            Ok(Answer::Changes {
+                made,
+                more,
+                refused,
+                lost,
+            }) => {
+                self.made.extend(made);
+                self.more = self.more.saturating_add(more);
                 self.refused.extend(refused);
                 self.lost = self.lost.saturating_add(lost);
             }
@@ -57,7 +68,9 @@ impl Question {
         let answer = match (self.failed, self.takes) {
             (Some(why), _) => Err(format!("ask the shares: {why}")),
             (None, false) => Ok(Answer::Done),
-            (None, true) => Ok(Answer::Refusals {
+            (None, true) => Ok(Answer::Changes {
+                made: self.made,
+                more: self.more,
                 refused: self.refused,
                 lost: self.lost,
             }),

@@ -47,7 +47,7 @@ impl Vm {
                 }
                 Ok(
                     request @ VmRequest {
-                        action: Action::Protect { .. } | Action::TakeRefusals,
+                        action: Action::Protect { .. } | Action::TakeChanges,
                         ..
                     },
                 ) => self.ask_shares(&request),

@@ -1,32 +1,24 @@
 //! `snowglobe network log`.
 
 use std::io::Write;
-use std::process::ExitCode;
-use std::time::Duration;
 
 use super::super::json::AsJson;
-use super::super::{Done, signals};
+use super::super::{Done, follow};
 use crate::blocking::blocking_here;
 use crate::config::Config;
 use crate::disk::Store;
-use crate::network::audit::{Decision, Event, Follow, Record};
+use crate::network::audit::{self, Decision, Event, Record};
 use crate::shown;
 use crate::text::size;
-
-/// How often a followed log is read.
-const POLL: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(config: &Config, follow: bool, refused: bool, json: AsJson) -> Done {
     let store = Store::look(&config.host.dirs.data, &config.sandbox.name);
     let path = store.network_path();
-    let mut log = blocking_here(|| Follow::new(&path))
+    let mut log = blocking_here(|| audit::follow(&path))
         .map_err(|error| anyhow::Error::new(error).context(format!("read {}", path.display())))?;
-    let ended = signals::terminated();
-    tokio::pin!(ended);
     let mut any = false;
-    loop {
-        let records = blocking_here(|| log.read())?;
-        any |= !records.is_empty();
+    let show = |records: Vec<Record>| {
+        any = true;
         let wanted = |record: &&Record| !refused || record.decision != Decision::Allowed;
         let mut out = shown::out();
         for record in records.iter().filter(wanted) {
@@ -35,29 +27,26 @@ pub(super) async fn run(config: &Config, follow: bool, refused: bool, json: AsJs
                 false => writeln!(out, "{}", shown::line(&line(record)))?,
             }
         }
-        out.flush()?;
-        if !records.is_empty() {
-            continue;
-        }
-        if !follow {
-            if !any {
-                say!(
-                    "the sandbox of {} has asked nothing of the network yet",
-                    config.sandbox.project_dir.display()
-                );
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
-            signal = &mut ended => return Ok(ExitCode::from(128 + signal)),
-        }
+        Ok(out.flush()?)
+    };
+    let done = follow::show(follow, || log.read(), show).await?;
+    if !any && !follow {
+        say!(
+            "the sandbox of {} has asked nothing of the network yet",
+            config.sandbox.project_dir.display()
+        );
     }
+    Ok(done)
 }
 
 /// A record as a person reads it.
 fn line(record: &Record) -> String {
     let time = record.time.strftime("%Y-%m-%d %H:%M:%S");
+    format!("{time}  {}", text(record))
+}
+
+/// What a record says, without its time.
+pub(in crate::cli) fn text(record: &Record) -> String {
     let decision = match record.decision {
         Decision::Allowed => "allowed",
         Decision::Refused => "refused",
@@ -70,7 +59,7 @@ fn line(record: &Record) -> String {
         Event::Close => "close",
         Event::Lost => "lost",
     };
-    let mut line = format!("{time}  {decision:<7}  {event:<7}  {}", record.host);
+    let mut line = format!("{decision:<7}  {event:<7}  {}", record.host);
     if let Some(port) = record.port {
         line.push_str(&format!(":{port}"));
     }

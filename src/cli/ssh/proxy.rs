@@ -55,13 +55,19 @@ impl Proxy {
             );
         }
         login.know(&config.sandbox.name, &machine.host_key)?;
+        let timeline = attach::timeline(&config);
+        let begun = timeline.map(|timeline| timeline.begin("(ssh session)", None, false));
         let ended = async {
             match carry(&running).await? {
                 true => Ok(None),
                 false => Ok(client::ended(&running, &machine).await),
             }
         };
-        let Some(why) = attach::interruptible(ended).await? else {
+        let ended = attach::interruptible(ended).await;
+        if let Some(begun) = begun {
+            begun.closed();
+        }
+        let Some(why) = ended? else {
             return Ok(ExitCode::SUCCESS);
         };
         say!("{}; connect again to go on", shown::line(&why));

@@ -22,7 +22,7 @@ use crate::mcp::output::utf8::{whole_at_end, whole_at_start};
 use crate::mcp::records::{JobRecord, SnapshotRecord, directory_entries};
 use crate::mcp::refusal::Refusal;
 use crate::mcp::selector::Selector;
-use crate::network::audit::{Follow, Record};
+use crate::network::audit::{self, Record};
 use crate::sandbox::{
     ErrorKind, JobAction, OUTPUT_DIRECTORY, ReadContent, Sandbox, SandboxError, WORKSPACE,
 };
@@ -257,7 +257,7 @@ async fn content(
 
 /// The newest lines of the network's log. Blocks.
 fn newest(path: &Path) -> io::Result<VecDeque<Record>> {
-    let mut log = Follow::new(path)?;
+    let mut log = audit::follow(path)?;
     let mut newest = VecDeque::new();
     loop {
         let records = log.read()?;

@@ -24,6 +24,7 @@ use crate::mcp::refusal::{HANDLE, Refusal};
 use crate::mcp::tools::{Context, Entry};
 use crate::sandbox::{Sandbox, weaker_fences};
 use crate::text;
+use crate::timeline;
 
 /// How long a result waits for the guest to say on which ports its programs listen.
 const LISTENERS: Duration = Duration::from_secs(1);
@@ -87,14 +88,20 @@ impl Server {
             return Ok(Decision::Proceed);
         }
         let mut arguments = arguments.clone();
-        self.take_handle(&mut arguments)?;
-        match tool.question(arguments, self.selector.facts())? {
-            Some(question) => {
-                let question = (question.as_str(), tool.reach());
-                confirmation.ask(question, request, context, call).await
-            }
-            None => Ok(Decision::Proceed),
+        let handle = self.take_handle(&mut arguments)?;
+        let Some(question) = tool.question(arguments, self.selector.facts())? else {
+            return Ok(Decision::Proceed);
+        };
+        let mut answered = None;
+        let asked = (question.as_str(), tool.reach());
+        let decision = confirmation.ask(asked, request, context, call, &mut answered);
+        let decision = decision.await;
+        // A sandbox that is not there yet has no timeline, and nothing to lose.
+        if let (Some(answer), Some(sandbox)) = (answered, self.selector.peek(handle.as_deref())) {
+            let add = async { sandbox.timeline().asked(&question, answer, None) };
+            timeline::acting(call.client(), add).await;
         }
+        decision
     }
 
     /// Removes the sandbox's handle from the arguments, where calls may have one.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{Decision, Event, Record};
+use crate::jsonl::Gather;
 
 /// For how long equal lines become one.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -42,9 +43,8 @@ pub(super) struct Fold {
     others: Option<(Instant, Record)>,
 }
 
-impl Fold {
-    /// Takes a line, and gives it back if it is to be written as it is.
-    pub(super) fn take(&mut self, record: Record, now: Instant) -> Option<Record> {
+impl Gather<Record> for Fold {
+    fn take(&mut self, record: Record, now: Instant) -> Option<Record> {
         let kind = Kind::of(&record);
         let full = self.kinds.len() >= KINDS;
         let Some(folded) = self.kinds.get_mut(&kind) else {
@@ -73,23 +73,7 @@ impl Fold {
         None
     }
 
-    fn take_other(&mut self, mut record: Record, now: Instant) -> Option<Record> {
-        record.host = "(many others)".into();
-        record.port = None;
-        record.address = None;
-        record.request = None;
-        let (since, sum) = match self.others.take() {
-            Some((since, sum)) => (since, Some(sum)),
-            None => (now, None),
-        };
-        let mut sum = sum;
-        add(&mut sum, record);
-        self.others = sum.map(|sum| (since, sum));
-        None
-    }
-
-    /// When lines that became one are to be written next.
-    pub(super) fn due(&self) -> Option<Instant> {
+    fn due(&self) -> Option<Instant> {
         let kinds = self.kinds.values().map(|folded| folded.since);
         kinds
             .chain(self.others.iter().map(|(since, _)| *since))
@@ -97,8 +81,7 @@ impl Fold {
             .map(|since| since + WINDOW)
     }
 
-    /// The lines that are to be written now, or all that wait.
-    pub(super) fn take_due(&mut self, now: Instant, all: bool) -> Vec<Record> {
+    fn take_due(&mut self, now: Instant, all: bool) -> Vec<Record> {
         let is_due = |since: Instant| all || now.saturating_duration_since(since) >= WINDOW;
         let mut due: Vec<Record> = self
             .kinds
@@ -112,6 +95,27 @@ impl Fold {
         );
         due.sort_by_key(|record| record.time);
         due
+    }
+
+    fn lost(&self, count: u64) -> Record {
+        Record::lost(count)
+    }
+}
+
+impl Fold {
+    fn take_other(&mut self, mut record: Record, now: Instant) -> Option<Record> {
+        record.host = "(many others)".into();
+        record.port = None;
+        record.address = None;
+        record.request = None;
+        let (since, sum) = match self.others.take() {
+            Some((since, sum)) => (since, Some(sum)),
+            None => (now, None),
+        };
+        let mut sum = sum;
+        add(&mut sum, record);
+        self.others = sum.map(|sum| (since, sum));
+        None
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rules that change, and what is told of refusals.
 
-use super::super::super::audit::{Decision, Event, Follow};
+use super::super::super::audit::{self, Decision, Event};
 use super::super::super::rules::Host;
 use super::hellos::{encrypted, extended, hello};
 use super::*;
@@ -137,7 +137,7 @@ async fn refusals_are_told_and_everything_is_logged() {
     assert_eq!(told.events[1].port, None);
     assert_eq!(net.broker.refusals_since(told.next).events, []);
     assert_eq!(net.broker.counts().refused, 5);
-    let mut follow = Follow::new(directory.path()).unwrap();
+    let mut follow = audit::follow(directory.path()).unwrap();
     let mut lines = Vec::new();
     while lines.len() < 5 {
         lines.extend(follow.read().unwrap());

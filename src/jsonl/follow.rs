@@ -1,53 +1,57 @@
-//! Reading the audit log, also while it is written.
+//! Reading a log, also while it is written.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::marker::PhantomData;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
-use super::Record;
-use super::files::{KEPT, path};
+use serde::de::DeserializeOwned;
+
+use super::Place;
+use super::files::KEPT;
 
 /// How much is read at once, in bytes.
 const PIECE: u64 = 1 << 20;
 
 /// A reader of the log: of all that is kept, and then of what is added.
 #[derive(Debug)]
-pub struct Follow {
-    directory: PathBuf,
+pub struct Follow<T> {
+    place: Place,
     file: Option<File>,
     /// The beginning of a line whose end is not written yet.
     rest: Vec<u8>,
+    records: PhantomData<fn() -> T>,
 }
 
-impl Follow {
-    /// Reads the log in a directory from its oldest line on. The log need not exist yet.
-    pub fn new(directory: &Path) -> io::Result<Self> {
+impl<T: DeserializeOwned> Follow<T> {
+    /// Reads the log from its oldest line on. It need not exist yet.
+    pub fn new(place: Place) -> io::Result<Self> {
         let mut file = None;
         for newer in (0..KEPT).rev() {
-            file = open(directory, newer)?;
+            file = open(&place, newer)?;
             if file.is_some() {
                 break;
             }
         }
         Ok(Self {
-            directory: directory.to_owned(),
+            place,
             file,
             rest: Vec::new(),
+            records: PhantomData,
         })
     }
 
     /// The next lines: none if no more are written at the moment. Lines that are no records are left out.
-    pub fn read(&mut self) -> io::Result<Vec<Record>> {
+    pub fn read(&mut self) -> io::Result<Vec<T>> {
         loop {
             if self.file.is_none() {
-                self.file = open(&self.directory, 0)?;
+                self.file = open(&self.place, 0)?;
             }
             let Some(file) = &mut self.file else {
                 return Ok(Vec::new());
             };
             // Looked up before reading: what is renamed afterwards is read to its end by the next call.
-            let next = next(&self.directory, file)?;
+            let next = next(&self.place, file)?;
             let read = file.take(PIECE).read_to_end(&mut self.rest)?;
             if read == 0
                 && let Some(next) = next
@@ -64,7 +68,7 @@ impl Follow {
             let records = lines
                 .split(|byte| *byte == b'\n')
                 .filter_map(|line| serde_json::from_slice(line).ok());
-            let records: Vec<Record> = records.collect();
+            let records: Vec<T> = records.collect();
             if !records.is_empty() || read == 0 {
                 return Ok(records);
             }
@@ -72,8 +76,8 @@ impl Follow {
     }
 }
 
-fn open(directory: &Path, newer: usize) -> io::Result<Option<File>> {
-    match File::open(path(directory, newer)) {
+fn open(place: &Place, newer: usize) -> io::Result<Option<File>> {
+    match File::open(place.file(newer)) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -81,11 +85,11 @@ fn open(directory: &Path, newer: usize) -> io::Result<Option<File>> {
 }
 
 /// The file after this one, unless this is the newest. One that is no longer kept is before the oldest.
-fn next(directory: &Path, file: &File) -> io::Result<Option<File>> {
+fn next(place: &Place, file: &File) -> io::Result<Option<File>> {
     let this = file.metadata()?.ino();
     let mut after = None;
     for newer in 0..KEPT {
-        let Some(other) = open(directory, newer)? else {
+        let Some(other) = open(place, newer)? else {
             continue;
         };
         if other.metadata()?.ino() == this {
