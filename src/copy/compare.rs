@@ -72,13 +72,13 @@ fn compare(known: &Known, listed: &Listed, stamp_ns: i64) -> Differs {
     if known.kind != listed.kind || known.target != escape(&listed.target) {
         return Differs::Surely;
     }
+    // As for git, of a file's mode only the right to execute counts, and of a directory's nothing: what was applied has the
+    // rest of the guest's mode in the copy only.
+    let is_executable = |mode: u32| mode & 0o100 != 0;
     match listed.kind {
-        // Its times change with each of its entries.
-        Kind::Directory | Kind::Link => match known.mode == listed.mode {
-            true => Differs::Not,
-            false => Differs::Surely,
-        },
-        Kind::File if known.mode != listed.mode || known.size != listed.size => Differs::Surely,
+        Kind::Directory | Kind::Link => Differs::Not,
+        Kind::File if is_executable(known.mode) != is_executable(listed.mode) => Differs::Surely,
+        Kind::File if known.size != listed.size => Differs::Surely,
         Kind::File if known.host != Some(listed.stamp) => Differs::Perhaps,
         Kind::File if listed.stamp.ctime_ns > stamp_ns.saturating_sub(COARSE) => Differs::Perhaps,
         Kind::File => Differs::Not,
@@ -147,6 +147,11 @@ mod tests {
             compare(&file, &listed(Kind::Directory, 0), late),
             Differs::Surely
         );
+        let umask = Listed {
+            mode: 0o600,
+            ..now.clone()
+        };
+        assert_eq!(compare(&file, &umask, late), Differs::Not);
         let mode = Listed { mode: 0o755, ..now };
         assert_eq!(compare(&file, &mode, late), Differs::Surely);
     }
