@@ -1,13 +1,16 @@
 //! Why a change is not applied unless it is named. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use snowglobe_init::wire::tree::unescape;
 use unicode_normalization::UnicodeNormalization;
 
 use super::changes::Change;
 use super::entry::{Entry, special};
 use super::flag::Flag;
+use super::root::above;
 
 /// The size from which a file is large, in bytes.
 const LARGE: u64 = 10 << 20;
@@ -19,12 +22,23 @@ fn flag(word: &str, why: impl Into<String>) -> Flag {
     }
 }
 
-/// Flags what is odd about changes, but for what the workspace's rules say.
-pub fn mark(changes: &mut [Change]) {
-    let mut names: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
-    for change in changes.iter().filter(|change| change.new.is_some()) {
-        *names.entry(folded(&change.path)).or_default() += 1;
+/// Flags what is odd about changes, but for what the workspace's rules say. `now` are all paths that the guest has, and
+/// `was_there` says of a path whether the copy began with it.
+pub fn mark<'a>(
+    changes: &mut [Change],
+    now: impl Iterator<Item = &'a [u8]>,
+    was_there: impl Fn(&[u8]) -> bool,
+) {
+    // The spellings of each path.
+    let mut names: BTreeMap<Vec<u8>, BTreeSet<&[u8]>> = BTreeMap::new();
+    for path in now {
+        names.entry(folded(path)).or_default().insert(path);
     }
+    // Two paths that the copy began with are no news.
+    let is_one_of_several = |path: &[u8]| {
+        let spellings = names.get(&folded(path));
+        spellings.is_some_and(|all| all.len() > 1 && !all.iter().all(|path| was_there(path)))
+    };
     for change in changes {
         let Some(new) = &change.new else { continue };
         let mut flags = Vec::new();
@@ -52,13 +66,13 @@ pub fn mark(changes: &mut [Change]) {
         if let Some(why) = odd_name(&change.path) {
             flags.push(flag("odd-name", why));
         }
-        if names
-            .get(&folded(&change.path))
-            .is_some_and(|count| *count > 1)
+        if above(&change.path)
+            .chain([change.path.as_slice()])
+            .any(is_one_of_several)
         {
             flags.push(flag(
                 "same-name",
-                "another changed file differs from it only in case",
+                "another path differs from it only in case, or in how its letters are encoded",
             ));
         }
         change.flags = flags;
@@ -92,6 +106,14 @@ pub fn leads_outside(path: &[u8], target: &[u8]) -> bool {
     false
 }
 
+/// Whether a character takes no room, changes the direction of text or breaks a line.
+fn is_unseen(character: char) -> bool {
+    use GeneralCategory::{Format, LineSeparator, ParagraphSeparator};
+    let category = CodePointMapData::<GeneralCategory>::new().get(character);
+    matches!(category, Format | LineSeparator | ParagraphSeparator)
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(character)
+}
+
 /// What is odd about the names of a path.
 fn odd_name(path: &[u8]) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(path) else {
@@ -100,9 +122,7 @@ fn odd_name(path: &[u8]) -> Option<&'static str> {
     if text.chars().any(|c| c.is_control()) {
         return Some("its name has control characters");
     }
-    // Marks that change the direction of text, or take no room.
-    let unseen = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{ad}');
-    if text.chars().any(unseen) {
+    if text.chars().any(is_unseen) {
         return Some("its name has characters that can't be seen");
     }
     let names = || text.split('/');
@@ -126,7 +146,7 @@ mod tests {
             old: None,
             new: Some(new),
         }]);
-        mark(&mut all);
+        mark(&mut all, std::iter::empty(), |_| false);
         all.remove(0)
             .flags
             .into_iter()
@@ -161,6 +181,12 @@ mod tests {
             ("x", file(11 << 20, 0o644), "large"),
             ("-rf", file(1, 0o644), "odd-name"),
             ("a\u{202e}txt.exe", file(1, 0o644), "odd-name"),
+            ("a\u{61c}b", file(1, 0o644), "odd-name"),
+            ("a\u{2028}b", file(1, 0o644), "odd-name"),
+            ("a\u{3164}b", file(1, 0o644), "odd-name"),
+            ("a\u{fe0f}b", file(1, 0o644), "odd-name"),
+            ("a\u{e0041}b", file(1, 0o644), "odd-name"),
+            ("a\u{85}b", file(1, 0o644), "odd-name"),
             ("a\tb", file(1, 0o644), "odd-name"),
             ("dir /x", file(1, 0o644), "odd-name"),
         ] {
@@ -175,9 +201,22 @@ mod tests {
             old: None,
             new: Some(file(1, 0o644)),
         };
-        let mut all = changes(vec![added("README"), added("readme"), added("other")]);
-        mark(&mut all);
-        let flagged: Vec<_> = all.iter().map(|change| change.flags.len()).collect();
-        assert_eq!(flagged, [1, 0, 1]);
+        let flagged = |paths: &[&str], others: &[&str], was_there: &[&str]| -> Vec<usize> {
+            let mut all = changes(paths.iter().map(|path| added(path)).collect());
+            let now = paths.iter().chain(others).map(|path| path.as_bytes());
+            mark(&mut all, now, |path| {
+                was_there.iter().any(|was| was.as_bytes() == path)
+            });
+            all.iter().map(|change| change.flags.len()).collect()
+        };
+        assert_eq!(flagged(&["README", "other", "readme"], &[], &[]), [1, 0, 1]);
+        assert_eq!(flagged(&["readme"], &["README"], &["README"]), [1]);
+        assert_eq!(
+            flagged(&["Src/a", "lib/a"], &["Src", "lib", "src"], &["lib", "src"]),
+            [1, 0]
+        );
+        assert_eq!(flagged(&["e\u{301}"], &["\u{e9}"], &["\u{e9}"]), [1]);
+        // They were two before, and one of them has another content now.
+        assert_eq!(flagged(&["make"], &["Make"], &["make", "Make"]), [0]);
     }
 }

@@ -98,7 +98,8 @@ impl Sandbox {
                 };
                 let settled = settle(&mut compared, &mut differing, &root, &contents)?;
                 compared.changes = changes(differing);
-                flags::mark(&mut compared.changes);
+                let now = compared.guest.keys().map(Vec::as_slice);
+                flags::mark(&mut compared.changes, now, |path| all.contains_key(path));
                 judge(&mut compared.changes, &root, &protection, &contents)?;
                 Ok((compared, settled))
             };
