@@ -1,11 +1,8 @@
-//! The changes of a copy: what differs from what it began with. Pure, but for contents that are read by hash.
+//! The changes of a copy: what differs from what it began with. Pure.
 
 use std::collections::BTreeMap;
 
-use snowglobe_init::wire::tree::escape;
-
-use super::diff::{self, TextDiff};
-use super::entry::{Entry, executable};
+use super::entry::Entry;
 use super::flag::Flag;
 
 /// An entry that differs.
@@ -149,96 +146,6 @@ pub fn changes(differing: Vec<Differing>) -> Vec<Change> {
     all
 }
 
-/// What a person sees of a change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
-    /// The diff, with its head.
-    pub text: Vec<u8>,
-    /// The hunks, if both sides are text.
-    pub hunks: Option<TextDiff>,
-}
-
-/// Gives a content by its hash and its size in bytes, or none if it is too long to be shown.
-pub type Read<'a, E> = dyn FnMut(&str, u64) -> Result<Option<Vec<u8>>, E> + 'a;
-
-/// The diff of a change. `read` gives a content by its hash, or none if it is too long to be shown.
-pub fn shown<E>(change: &Change, read: &mut Read<'_, E>) -> Result<Shown, E> {
-    let name = |prefix: &str, path: &[u8]| format!("{prefix}/{}", escape(path));
-    let old_path = change.from.as_ref().unwrap_or(&change.path);
-    let (old_name, new_name) = match (&change.old, &change.new) {
-        (None, _) => ("/dev/null".to_owned(), name("b", &change.path)),
-        (_, None) => (name("a", old_path), "/dev/null".to_owned()),
-        _ => (name("a", old_path), name("b", &change.path)),
-    };
-    let mut text = Vec::new();
-    let mut say = |line: String| text.extend_from_slice(format!("{line}\n").as_bytes());
-    if let Some(from) = &change.from {
-        say(format!("rename from {}", escape(from)));
-        say(format!("rename to {}", escape(&change.path)));
-    }
-    if let (Some(Entry::File { mode: old, .. }), Some(Entry::File { mode: new, .. })) =
-        (&change.old, &change.new)
-        && executable(*old) != executable(*new)
-    {
-        say(format!("old mode 100{:o}", old & 0o777));
-        say(format!("new mode 100{:o}", new & 0o777));
-    }
-    let old = side(change.old.as_ref(), read)?;
-    let new = side(change.new.as_ref(), read)?;
-    let (Side::Text(old), Side::Text(new)) = (&old, &new) else {
-        say(format!("--- {old_name}"));
-        say(format!("+++ {new_name}"));
-        say(format!("{} -> {}", old.in_words(), new.in_words()));
-        return Ok(Shown { text, hunks: None });
-    };
-    let hunks = TextDiff::of(old, new);
-    if !hunks.hunks.is_empty() || change.old.is_none() || change.new.is_none() {
-        say(format!("--- {old_name}"));
-        say(format!("+++ {new_name}"));
-    }
-    for hunk in &hunks.hunks {
-        text.extend_from_slice(&hunk.text);
-    }
-    Ok(Shown {
-        text,
-        hunks: Some(hunks),
-    })
-}
-
-/// One side of a change.
-enum Side {
-    Text(Vec<u8>),
-    Binary(u64),
-    Directory,
-    Link(String),
-}
-
-impl Side {
-    fn in_words(&self) -> String {
-        match self {
-            Self::Text(text) => match text.len() {
-                0 => "nothing".to_owned(),
-                length => format!("a text of {}", crate::text::size(length as u64)),
-            },
-            Self::Binary(size) => format!("a binary file of {}", crate::text::size(*size)),
-            Self::Directory => "a directory".to_owned(),
-            Self::Link(target) => format!("a link to {target}"),
-        }
-    }
-}
-
-fn side<E>(entry: Option<&Entry>, read: &mut Read<'_, E>) -> Result<Side, E> {
-    Ok(match entry {
-        None => Side::Text(Vec::new()),
-        Some(Entry::Directory { .. }) => Side::Directory,
-        Some(Entry::Link { target }) => Side::Link(target.clone()),
-        Some(Entry::File { hash, size, .. }) => match read(hash, *size)? {
-            Some(bytes) if diff::is_text(&bytes) => Side::Text(bytes),
-            _ => Side::Binary(*size),
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,44 +207,5 @@ mod tests {
             ]
         );
         assert_eq!(all[6].from.as_deref(), Some(&b"was"[..]));
-    }
-
-    #[test]
-    fn a_diff_shows_each_kind_of_change() {
-        let contents = |hash: &str, _: u64| {
-            Ok::<_, std::convert::Infallible>(Some(match hash {
-                "1" => b"one\n".to_vec(),
-                "2" => b"two\n".to_vec(),
-                _ => b"\0\0".to_vec(),
-            }))
-        };
-        let text = |old, new| {
-            let change = changes(vec![differing("a b", old, new)]).remove(0);
-            let shown = shown(&change, &mut { contents }).unwrap();
-            String::from_utf8(shown.text).unwrap()
-        };
-        assert_eq!(
-            text(file("1", 0o644), file("2", 0o755)),
-            "old mode 100644\nnew mode 100755\n--- a/a%20b\n+++ b/a%20b\n@@ -1 +1 @@\n-one\n+two\n"
-        );
-        assert_eq!(
-            text(None, file("1", 0o644)),
-            "--- /dev/null\n+++ b/a%20b\n@@ -0,0 +1 @@\n+one\n"
-        );
-        let binary = text(file("1", 0o644), file("3", 0o644));
-        assert!(
-            binary.ends_with("a text of 4 bytes -> a binary file of 1 byte\n"),
-            "{binary}"
-        );
-        let link = text(
-            file("1", 0o644),
-            Some(Entry::Link {
-                target: "/etc".into(),
-            }),
-        );
-        assert!(
-            link.ends_with("a text of 4 bytes -> a link to /etc\n"),
-            "{link}"
-        );
     }
 }

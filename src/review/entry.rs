@@ -31,6 +31,11 @@ pub enum Entry {
 pub const MODE: u32 = 0o777;
 
 impl Entry {
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        matches!(self, Self::Directory { .. })
+    }
+
     /// Its size in bytes, if it is a file.
     pub fn size(&self) -> Option<u64> {
         match self {

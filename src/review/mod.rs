@@ -6,6 +6,8 @@ pub mod diff;
 pub mod entry;
 pub mod flag;
 pub mod flags;
+pub mod git_diff;
+pub mod names;
 pub mod plan;
 pub mod report;
 pub mod root;

@@ -12,10 +12,11 @@ use super::judge::judge;
 use crate::blocking::blocking;
 use crate::copy::{Began, BeganFiles, Content, Contents, CopyError, Kind, Known, is_of_git};
 use crate::progress::Progress;
-use crate::review::changes::{Change, Differing, changes, shown};
+use crate::review::changes::{Change, Differing, changes};
 use crate::review::diff::LONGEST;
 use crate::review::entry::{Entry, same};
 use crate::review::flags;
+use crate::review::git_diff::shown;
 use crate::review::root::Root;
 use crate::workspace::SharedDir;
 
