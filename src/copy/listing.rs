@@ -280,7 +280,7 @@ impl Adding<'_> {
 }
 
 /// Nanoseconds since the Unix epoch, of a time as the system gives it.
-pub(crate) fn epoch_ns(seconds: i64, nanoseconds: i64) -> i64 {
+fn epoch_ns(seconds: i64, nanoseconds: i64) -> i64 {
     seconds
         .saturating_mul(1_000_000_000)
         .saturating_add(nanoseconds)

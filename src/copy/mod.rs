@@ -29,8 +29,8 @@ pub use began::{Began, BeganFiles, Content, Known};
 pub use compare::{HostChange, host_changes, is_of_git};
 pub use contents::Contents;
 pub use error::CopyError;
+pub(crate) use listing::on_host;
 pub use listing::{HostStamp, Kind, Listed, Listing, Which};
-pub(crate) use listing::{epoch_ns, on_host};
 
 #[cfg(test)]
 mod tests;

@@ -83,6 +83,21 @@ pub fn executable(mode: u32) -> bool {
     mode & 0o100 != 0
 }
 
+/// The mode that a file of the host gets from a file of the guest. As for git, the guest's file can be executed or not, and
+/// nothing else of its mode counts. `kept` is the mode of the host's file, if there is one: it stays, and whoever may read
+/// the file may then execute it, too.
+pub fn host_mode(kept: Option<u32>, guest: u32) -> u32 {
+    let kept = kept.unwrap_or(0o644) & MODE;
+    match (executable(kept), executable(guest)) {
+        (true, true) | (false, false) => kept,
+        (false, true) => kept | 0o100 | (kept & 0o444) >> 2,
+        (true, false) => kept & !0o111,
+    }
+}
+
+/// The mode that a directory of the host gets if the guest made it.
+pub const DIRECTORY_MODE: u32 = 0o755;
+
 /// The bits of setuid and setgid.
 pub fn special(mode: u32) -> u32 {
     mode & 0o6000

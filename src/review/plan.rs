@@ -1,15 +1,21 @@
-//! What applying a change does to the host's directory: nothing that would lose what the host changed meanwhile.
+//! What applying changes does to the host's directory: nothing that would lose what the host changed meanwhile.
+//!
+//! A change that can't be made is a conflict of its path, and the other changes go on without it: so what is planned is
+//! possible as a whole. Both paths of a renamed file conflict if one does, since half of a renaming would lose the file or
+//! double it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use snowglobe_init::wire::tree::escape;
 
-use super::apply::{ApplyError, Operation};
 use super::changes::Change;
-use super::diff::{self, TextDiff};
-use super::entry::{Entry, MODE, executable, same};
-use super::root::Root;
-use crate::copy::{Contents, CopyError};
+use super::diff;
+use super::directories::{emptied, is_emptied, with_directories};
+use super::entry::{DIRECTORY_MODE, Entry, MODE, executable, host_mode, same};
+use super::journal::{ApplyError, Operation};
+use super::partial::{file, text, with_hunks};
+use super::root::{Root, above};
+use crate::copy::Contents;
 
 /// What becomes of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +41,106 @@ pub struct Planned {
     pub whole: bool,
 }
 
-/// Plans a change, or some hunks of it.
+/// Plans changes, each with the hunks that are taken (`None`: all of it). `gone` are the directories that the guest does not
+/// have any more. What is planned can be made without the rest.
 pub fn plan(
+    taken: &[(&Change, Option<&BTreeSet<usize>>)],
+    gone: &BTreeSet<Vec<u8>>,
+    root: &Root<'_>,
+    contents: &Contents,
+) -> Result<Vec<Planned>, ApplyError> {
+    let mut plans = Vec::new();
+    for (change, hunks) in taken {
+        plans.push(of_change(change, *hunks, root, contents)?);
+    }
+    // One conflict may lead to another.
+    loop {
+        plans.iter_mut().for_each(|plan| keep_whole(plan));
+        let found = impossible(&plans, gone, root, contents)?;
+        if found.is_empty() {
+            return Ok(plans.into_iter().flatten().collect());
+        }
+        for planned in plans.iter_mut().flatten() {
+            if let Some(why) = found.get(&planned.path) {
+                planned.outcome = Outcome::Conflict(why);
+            }
+        }
+    }
+}
+
+/// The operations of what is planned, with directories that are missing, and those of `gone` that become empty.
+pub fn operations(
+    plans: &[Planned],
+    gone: &BTreeSet<Vec<u8>>,
+    root: &Root<'_>,
+    contents: &Contents,
+) -> Result<Vec<Operation>, ApplyError> {
+    let operations = done(plans);
+    let emptied = emptied(root, gone, &operations, contents);
+    let mut all = with_directories(root, operations, contents)?;
+    all.extend(emptied);
+    Ok(all)
+}
+
+fn done<'a>(plans: impl IntoIterator<Item = &'a Planned>) -> Vec<Operation> {
+    let operation = |planned: &Planned| match &planned.outcome {
+        Outcome::Do(operation, _) => Some(operation.clone()),
+        Outcome::Already | Outcome::Conflict(_) => None,
+    };
+    plans.into_iter().filter_map(operation).collect()
+}
+
+/// If one path of a change conflicts, the other does, too.
+fn keep_whole(plan: &mut [Planned]) {
+    let conflicts = |planned: &Planned| matches!(planned.outcome, Outcome::Conflict(_));
+    if plan.iter().any(conflicts) {
+        let others = plan.iter_mut().filter(|planned| !conflicts(planned));
+        others.for_each(|planned| {
+            planned.outcome = Outcome::Conflict("it was renamed, and its other path conflicts");
+        });
+    }
+}
+
+/// The planned paths that can't be made, with the reasons: below a file or a link of the host, or in place of a directory in
+/// which the host has files.
+fn impossible(
+    plans: &[Vec<Planned>],
+    gone: &BTreeSet<Vec<u8>>,
+    root: &Root<'_>,
+    contents: &Contents,
+) -> Result<BTreeMap<Vec<u8>, &'static str>, ApplyError> {
+    let all = done(plans.iter().flatten());
+    let planned: BTreeMap<Vec<u8>, &Operation> = all.iter().map(|one| (one.bytes(), one)).collect();
+    let removed = emptied(root, gone, &all, contents);
+    let removed = removed.iter().chain(&all).filter(|one| one.new.is_none());
+    let removed: BTreeSet<Vec<u8>> = removed.map(Operation::bytes).collect();
+    let mut found = BTreeMap::new();
+    for (path, operation) in &planned {
+        if operation.replaces_directory() {
+            let is_emptied = is_emptied(root, path, &removed);
+            if !is_emptied.map_err(operation.failed())? {
+                found.insert(path.clone(), "the host has more files in that directory");
+            }
+        }
+        for dir in above(path).filter(|_| operation.new.is_some()) {
+            let is_blocked = match planned.get(dir) {
+                Some(above) => above.new.as_ref().is_some_and(|new| !new.is_directory()),
+                None => match root.look(dir, contents).map_err(operation.failed())? {
+                    Some(host) => !host.is_directory(),
+                    None => false,
+                },
+            };
+            if is_blocked {
+                let why = "the host has a file or a link in place of a directory above it";
+                found.insert(path.clone(), why);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Plans a change, or some hunks of it.
+fn of_change(
     change: &Change,
     hunks: Option<&BTreeSet<usize>>,
     root: &Root<'_>,
@@ -44,7 +148,7 @@ pub fn plan(
 ) -> Result<Vec<Planned>, ApplyError> {
     let wanted = match hunks {
         None => change.new.clone().map(plain),
-        Some(hunks) => Some(with_hunks(change, hunks, contents)?),
+        Some(hunks) => with_hunks(change, hunks, change.old.as_ref(), contents)?.map(plain),
     };
     let whole = same(wanted.as_ref(), change.new.clone().map(plain).as_ref());
     let mut all = Vec::new();
@@ -71,46 +175,6 @@ fn plain(entry: Entry) -> Entry {
     }
 }
 
-/// The content of an entry that is text; of no entry it is empty.
-fn text(entry: Option<&Entry>, contents: &Contents) -> Result<Option<Vec<u8>>, ApplyError> {
-    let Some(Entry::File { hash, size, .. }) = entry else {
-        return Ok(entry.is_none().then(Vec::new));
-    };
-    if *size > diff::LONGEST {
-        return Ok(None);
-    }
-    let bytes = contents.read(hash)?;
-    Ok(diff::is_text(&bytes).then_some(bytes))
-}
-
-fn with_hunks(
-    change: &Change,
-    hunks: &BTreeSet<usize>,
-    contents: &Contents,
-) -> Result<Entry, ApplyError> {
-    let old = text(change.old.as_ref(), contents)?.unwrap_or_default();
-    let new = text(change.new.as_ref(), contents)?.unwrap_or_default();
-    let some = TextDiff::of(&old, &new).with(&old, hunks);
-    let mode = [&change.old, &change.new]
-        .into_iter()
-        .flatten()
-        .find_map(|entry| match entry {
-            Entry::File { mode, .. } => Some(*mode & MODE),
-            _ => None,
-        });
-    Ok(file(&some, mode.unwrap_or(0o644), contents)?)
-}
-
-/// A file with this content, which is kept among the contents.
-pub fn file(bytes: &[u8], mode: u32, contents: &Contents) -> Result<Entry, CopyError> {
-    let size = bytes.len() as u64;
-    Ok(Entry::File {
-        hash: contents.add(&mut &*bytes, size)?,
-        size,
-        mode,
-    })
-}
-
 fn path(
     path: &[u8],
     old: Option<&Entry>,
@@ -123,10 +187,7 @@ fn path(
         Err(_) => {
             Outcome::Conflict("the host has a link, a pipe or a device there, or it can't be read")
         }
-        Ok(found) => {
-            let host = found.map(|(entry, _)| entry);
-            outcome(path, old, wanted.as_ref(), host, contents)?
-        }
+        Ok(found) => outcome(path, old, wanted.as_ref(), found, contents)?,
     };
     Ok(Planned {
         path: path.to_vec(),
@@ -134,6 +195,21 @@ fn path(
         begins: wanted,
         whole,
     })
+}
+
+/// An entry of the guest with the mode that it gets on the host, where a file has the mode `kept`.
+fn of_host(entry: Entry, kept: Option<u32>) -> Entry {
+    match entry {
+        Entry::File { hash, size, mode } => Entry::File {
+            hash,
+            size,
+            mode: host_mode(kept, mode),
+        },
+        Entry::Directory { .. } => Entry::Directory {
+            mode: DIRECTORY_MODE,
+        },
+        link @ Entry::Link { .. } => link,
+    }
 }
 
 fn outcome(
@@ -156,19 +232,11 @@ fn outcome(
             None => "removed",
             Some(_) => "written",
         };
-        // The host's own mode stays, but for the right to execute.
-        let new = match (wanted, &host) {
-            (Some(Entry::File { hash, size, mode }), Some(Entry::File { mode: kept, .. }))
-                if executable(*mode) == executable(*kept) =>
-            {
-                Some(Entry::File {
-                    hash: hash.clone(),
-                    size: *size,
-                    mode: *kept,
-                })
-            }
-            _ => wanted.cloned(),
+        let kept = match &host {
+            Some(Entry::File { mode, .. }) => Some(*mode),
+            _ => None,
         };
+        let new = wanted.cloned().map(|wanted| of_host(wanted, kept));
         return Ok(Outcome::Do(operation(new), what));
     }
     let (
@@ -196,8 +264,8 @@ fn outcome(
         return Ok(Outcome::Conflict("both changed the same lines"));
     };
     let mode = match executable(*old_mode) == executable(*new_mode) {
-        true => *mode,
-        false => *new_mode,
+        true => *mode & MODE,
+        false => host_mode(Some(*mode), *new_mode),
     };
     let new = file(&merged, mode, contents)?;
     if same(host.as_ref(), Some(&new)) {
@@ -205,3 +273,6 @@ fn outcome(
     }
     Ok(Outcome::Do(operation(Some(new)), "merged"))
 }
+
+#[cfg(test)]
+mod tests;

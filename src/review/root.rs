@@ -1,18 +1,23 @@
 //! A directory of the host that changes are applied to. Every path is resolved beneath it without following links, so
 //! nothing outside of it is ever read or changed.
+//!
+//! Other programs change the directory at any moment. So a file is first moved out of its place and then compared with
+//! what was expected there: what differs is moved back, and nothing is removed that was not looked at after it had lost
+//! its name.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 use snowglobe_init::wire::tree::{escape, unescape};
 
 use super::entry::{Entry, MODE};
-use crate::copy::{Contents, HostStamp, epoch_ns};
+use crate::copy::Contents;
 use crate::presence;
 
 /// A directory of the host.
@@ -56,9 +61,9 @@ impl<'a> Root<'a> {
         Ok((self.open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?, name))
     }
 
-    /// What is at a path, and its state; a file's content is kept among `contents`. `None`: nothing is there, or what is
-    /// there can't be in a copy.
-    pub fn look(&self, path: &[u8], contents: &Contents) -> io::Result<Option<(Entry, HostStamp)>> {
+    /// What is at a path; a file's content is kept among `contents`. `None`: nothing is there. What can't be in a copy is
+    /// an error that is [in the way](is_in_the_way).
+    pub fn look(&self, path: &[u8], contents: &Contents) -> io::Result<Option<Entry>> {
         let (dir, name) = match self.parent(path) {
             Err(error) if presence::is_no_path(&error) => return Ok(None),
             found => found?,
@@ -68,8 +73,7 @@ impl<'a> Root<'a> {
             found => found?,
         };
         let mode = u32::from(stat.stx_mode);
-        let stamp = stamp(&stat);
-        let entry = match FileType::from_raw_mode(mode) {
+        Ok(Some(match FileType::from_raw_mode(mode) {
             FileType::Directory => Entry::Directory { mode: mode & MODE },
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&dir, name, Vec::new())?;
@@ -78,30 +82,24 @@ impl<'a> Root<'a> {
                 }
             }
             FileType::RegularFile => {
-                let file = File::from(self.open(path, OFlags::RDONLY)?);
-                let size = file.metadata()?.len();
+                let file = match self.open(path, OFlags::RDONLY) {
+                    Err(error) if presence::is_no_path(&error) => return Ok(None),
+                    opened => File::from(opened?),
+                };
+                let found = file.metadata()?;
+                if !found.is_file() {
+                    return Err(no_part_of_a_copy());
+                }
+                let size = found.len();
                 let hash = contents.add(&mut &file, size).map_err(io::Error::other)?;
                 Entry::File {
                     hash,
                     size,
-                    mode: mode & 0o7777,
+                    mode: found.mode() & 0o7777,
                 }
             }
-            _ => return Err(io::Error::other("it is a pipe, a socket or a device")),
-        };
-        Ok(Some((entry, stamp)))
-    }
-
-    /// The state of what is at a path; `None`: nothing.
-    pub fn stamp(&self, path: &[u8]) -> io::Result<Option<HostStamp>> {
-        let (dir, name) = match self.parent(path) {
-            Err(error) if presence::is_no_path(&error) => return Ok(None),
-            found => found?,
-        };
-        match stat(&dir, name) {
-            Err(error) if presence::is_no_path(&error) => Ok(None),
-            found => Ok(Some(stamp(&found?))),
-        }
+            _ => return Err(no_part_of_a_copy()),
+        }))
     }
 
     /// The names in a directory.
@@ -117,7 +115,8 @@ impl<'a> Root<'a> {
         Ok(names)
     }
 
-    /// Writes a file or a link under a temporary name beside its path, on the disk; gives the name.
+    /// Writes a file or a link under a temporary name beside its path, on the disk. Whatever has that name is complete:
+    /// until then a file has the name of its [`part`].
     pub fn stage(
         &self,
         path: &[u8],
@@ -131,38 +130,105 @@ impl<'a> Root<'a> {
             Entry::Link { target } => Ok(rustix::fs::symlinkat(unescape(target), &dir, temporary)?),
             Entry::File { hash, mode, .. } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let made = rustix::fs::openat(&dir, temporary, flags, Mode::RUSR | Mode::WUSR)?;
+                let part = part(temporary);
+                let made = rustix::fs::openat(&dir, &part, flags, Mode::RUSR | Mode::WUSR)?;
                 let mut made = File::from(made);
                 let mut content = contents.open(hash).map_err(io::Error::other)?;
                 io::copy(&mut content, &mut made)?;
                 made.flush()?;
                 rustix::fs::fchmod(&made, Mode::from_raw_mode(*mode & 0o7777))?;
-                made.sync_all()
+                made.sync_all()?;
+                Ok(rustix::fs::renameat(&dir, &part, &dir, temporary)?)
             }
         }
     }
 
-    /// Gives a staged file its own name. What has it is replaced if it `replaces`; otherwise that is an error.
-    pub fn swap(&self, path: &[u8], temporary: &str, replaces: bool) -> io::Result<()> {
+    /// Gives a staged file or link its own name, in place of `old`; `None`: of nothing. If another program has put anything
+    /// else there, that keeps the name, and the answer is false.
+    pub fn swap(
+        &self,
+        path: &[u8],
+        temporary: &str,
+        old: Option<&Entry>,
+        contents: &Contents,
+    ) -> io::Result<bool> {
         let (dir, name) = self.parent(path)?;
-        if replaces {
-            return Ok(rustix::fs::renameat(&dir, temporary, &dir, name)?);
-        }
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(&dir, temporary, &dir, name, flags) {
-            // Some file systems can't do it in one step.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                rustix::fs::linkat(&dir, temporary, &dir, name, AtFlags::empty())?;
-                Ok(rustix::fs::unlinkat(&dir, temporary, AtFlags::empty())?)
+        let Some(old) = old else {
+            return name_it(&dir, temporary, name);
+        };
+        let exchange =
+            || rustix::fs::renameat_with(&dir, temporary, &dir, name, RenameFlags::EXCHANGE);
+        match exchange() {
+            Err(Errno::NOENT) => return Ok(false),
+            // Without an exchange a moment is left in which a change of another program is not seen.
+            Err(error) if is_unknown_rename(error) => {
+                return match self.has(path, old, contents)? {
+                    true => Ok(rustix::fs::renameat(&dir, temporary, &dir, name).map(|()| true)?),
+                    false => Ok(false),
+                };
             }
-            renamed => Ok(renamed?),
+            exchanged => exchanged?,
+        }
+        let is_expected = self.has(&beside(path, temporary), old, contents);
+        match is_expected {
+            Ok(true) => Ok(rustix::fs::unlinkat(&dir, temporary, AtFlags::empty()).map(|()| true)?),
+            other => {
+                exchange()?;
+                other
+            }
         }
     }
 
-    /// Removes a temporary name beside a path, if it is there.
+    /// Removes a file or a link, which must be `old`. If another program has put anything else there, that keeps the name,
+    /// and the answer is false.
+    pub fn take_away(
+        &self,
+        path: &[u8],
+        temporary: &str,
+        old: &Entry,
+        contents: &Contents,
+    ) -> io::Result<bool> {
+        let (dir, name) = self.parent(path)?;
+        match rustix::fs::renameat(&dir, name, &dir, temporary) {
+            Err(Errno::NOENT) => return Ok(false),
+            renamed => renamed?,
+        }
+        let is_expected = self.has(&beside(path, temporary), old, contents);
+        match is_expected {
+            Ok(true) => Ok(rustix::fs::unlinkat(&dir, temporary, AtFlags::empty()).map(|()| true)?),
+            other => {
+                // If the name was taken again, recovering finds the temporary one.
+                name_it(&dir, temporary, name)?;
+                other
+            }
+        }
+    }
+
+    /// Gives back its name to a file of another program that was moved to a temporary name. `stands` is whether a file of a
+    /// step has the name now, which then gets the temporary one. False: another file has the name.
+    pub fn put_back(&self, path: &[u8], temporary: &str, stands: bool) -> io::Result<bool> {
+        let (dir, name) = self.parent(path)?;
+        if !stands {
+            return name_it(&dir, temporary, name);
+        }
+        match rustix::fs::renameat_with(&dir, temporary, &dir, name, RenameFlags::EXCHANGE) {
+            Err(error) if error == Errno::NOENT || is_unknown_rename(error) => Ok(false),
+            exchanged => Ok(exchanged.map(|()| true)?),
+        }
+    }
+
+    /// Whether a path has exactly this entry.
+    fn has(&self, path: &[u8], entry: &Entry, contents: &Contents) -> io::Result<bool> {
+        match self.look(path, contents) {
+            Err(error) if is_in_the_way(&error) => Ok(false),
+            found => Ok(found?.as_ref() == Some(entry)),
+        }
+    }
+
+    /// Removes a name beside a path, if it is there.
     pub fn unstage(&self, path: &[u8], temporary: &str) -> io::Result<()> {
         let (dir, _) = match self.parent(path) {
-            Err(error) if presence::is_no_path(&error) => return Ok(()),
+            Err(error) if is_in_the_way(&error) => return Ok(()),
             found => found?,
         };
         match rustix::fs::unlinkat(&dir, temporary, AtFlags::empty()) {
@@ -171,24 +237,22 @@ impl<'a> Root<'a> {
         }
     }
 
-    /// Makes a directory.
-    pub fn make_directory(&self, path: &[u8], mode: u32) -> io::Result<()> {
+    /// Makes a directory. One that comes back gets exactly the mode that it had.
+    pub fn make_directory(&self, path: &[u8], mode: u32, comes_back: bool) -> io::Result<()> {
         let (dir, name) = self.parent(path)?;
-        Ok(rustix::fs::mkdirat(
-            &dir,
-            name,
-            Mode::from_raw_mode(mode & MODE),
-        )?)
+        let mode = Mode::from_raw_mode(mode & MODE);
+        rustix::fs::mkdirat(&dir, name, mode)?;
+        if comes_back {
+            let made = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            rustix::fs::fchmod(made, mode)?;
+        }
+        Ok(())
     }
 
-    /// Removes a file or a link, or an empty directory.
-    pub fn remove(&self, path: &[u8], directory: bool) -> io::Result<()> {
+    /// Removes an empty directory.
+    pub fn remove_directory(&self, path: &[u8]) -> io::Result<()> {
         let (dir, name) = self.parent(path)?;
-        let flags = match directory {
-            true => AtFlags::REMOVEDIR,
-            false => AtFlags::empty(),
-        };
-        Ok(rustix::fs::unlinkat(&dir, name, flags)?)
+        Ok(rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)?)
     }
 
     /// Puts the entries of a path's directory on the disk.
@@ -211,12 +275,61 @@ fn stat(dir: &OwnedFd, name: &OsStr) -> io::Result<rustix::fs::Statx> {
     )?)
 }
 
-fn stamp(stat: &rustix::fs::Statx) -> HostStamp {
-    let ctime = &stat.stx_ctime;
-    HostStamp {
-        ctime_ns: epoch_ns(ctime.tv_sec, ctime.tv_nsec.into()),
-        inode: stat.stx_ino,
+/// What can't be in a copy.
+fn no_part_of_a_copy() -> io::Error {
+    let said = "it is a pipe, a socket or a device";
+    io::Error::new(io::ErrorKind::Unsupported, said)
+}
+
+/// Whether an error says that another program has put something else at a path or above it. What can't be read for any
+/// other reason may be what was expected.
+pub fn is_in_the_way(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    // Besides these: a link above, and what can't be in a copy.
+    matches!(
+        error.kind(),
+        Kind::NotFound
+            | Kind::NotADirectory
+            | Kind::IsADirectory
+            | Kind::AlreadyExists
+            | Kind::DirectoryNotEmpty
+    ) || match error.raw_os_error() {
+        Some(number) => number == Errno::LOOP.raw_os_error(),
+        None => error.kind() == Kind::Unsupported,
     }
+}
+
+/// Whether a file system knows only the plain rename.
+fn is_unknown_rename(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+}
+
+/// Gives a file that has a temporary name its own, unless something has it.
+fn name_it(dir: &OwnedFd, temporary: &str, name: &OsStr) -> io::Result<bool> {
+    match rustix::fs::renameat_with(dir, temporary, dir, name, RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => Ok(false),
+        Err(error) if is_unknown_rename(error) => {
+            match rustix::fs::linkat(dir, temporary, dir, name, AtFlags::empty()) {
+                Err(Errno::EXIST) => return Ok(false),
+                linked => linked?,
+            }
+            Ok(rustix::fs::unlinkat(dir, temporary, AtFlags::empty()).map(|()| true)?)
+        }
+        renamed => Ok(renamed.map(|()| true)?),
+    }
+}
+
+/// The path of a temporary name beside a path.
+pub fn beside(path: &[u8], temporary: &str) -> Vec<u8> {
+    match split(path).0 {
+        b"" => temporary.as_bytes().to_vec(),
+        dir => [dir, b"/", temporary.as_bytes()].concat(),
+    }
+}
+
+/// The name of a staged file that is not complete.
+pub fn part(temporary: &str) -> String {
+    format!("{temporary}.part")
 }
 
 /// A temporary name that nothing has.

@@ -16,7 +16,7 @@ use crate::names::NameError;
 use crate::network::live::LiveError;
 use crate::network::ports::PortError;
 use crate::network::settings::ChangeError;
-use crate::review::apply::ApplyError;
+use crate::review::journal::ApplyError;
 use crate::review::select::SelectError;
 use crate::rundir::RunDirError;
 use crate::timeline::TimelineError;

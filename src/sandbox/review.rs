@@ -18,18 +18,19 @@ use snowglobe_init::wire::tree::{PlacedResult, unescape};
 use self::back::taken_back;
 use self::compare::{Compared, hunks, known, readable};
 use self::reports::reported;
-use self::taken::{begin_with, judged_again, operations};
+use self::taken::{begin_with, judged_again};
 use super::guest_tree::Reached;
 use super::sync::step;
 use super::{Branch, Sandbox, SandboxError};
 use crate::blocking::blocking;
-use crate::copy::{Began, Known};
+use crate::copy::Known;
 use crate::disk::Store;
 use crate::progress::Progress;
 use crate::review::apply::Applies;
 use crate::review::entry::Entry;
 use crate::review::git_diff::shown;
-use crate::review::plan::{Outcome, plan};
+use crate::review::journal::ApplyError;
+use crate::review::plan::{Outcome, operations, plan};
 use crate::review::report::{BranchReport, ChangeReport, Changes, Done, Selection, Step};
 use crate::review::root::Root;
 use crate::review::select::select;
@@ -126,15 +127,11 @@ impl Sandbox {
                 &contents,
             )?;
             let host = Root::new(root.dir());
-            let mut plans = Vec::new();
-            for (index, hunks) in &selected {
-                plans.extend(plan(
-                    &compared.changes[*index],
-                    hunks.as_ref(),
-                    &host,
-                    &contents,
-                )?);
-            }
+            let taken: Vec<_> = selected
+                .iter()
+                .map(|(index, hunks)| (&compared.changes[*index], hunks.as_ref()))
+                .collect();
+            let plans = plan(&taken, &compared.gone, &host, &contents)?;
             let mut done = Done {
                 left,
                 ..Done::default()
@@ -180,29 +177,47 @@ impl Sandbox {
         let (live, _) = self.ready(progress).await?;
         let mut began = self.began(&live).await?;
         let (root, contents) = (self.host_root()?, self.review_contents().await?);
-        let store = self.store.clone();
-        let undoing = move || -> Result<(Done, Began), SandboxError> {
+        let (store, noted) = (self.store.clone(), began.clone());
+        let host = root.clone();
+        let preparing = move || -> Result<_, SandboxError> {
             let applies = Applies::open(&store.applies()?)?;
-            let (undone, changed, kept) = applies.undo(&Root::new(root.dir()), skip_conflicts)?;
-            let mut done = Done::default();
-            for operation in undone {
-                let path = unescape(&operation.path);
+            let undoing = applies.undoing(&Root::new(host.dir()), skip_conflicts)?;
+            let (mut done, kept) = (Done::default(), undoing.contents());
+            for (operation, changes) in undoing.operations() {
+                let path = operation.bytes();
                 let what = match operation.old {
                     Some(_) => "restored",
                     None => "removed",
                 };
-                done.done.push(step(&path, what));
+                if changes {
+                    done.done.push(step(&path, what));
+                }
                 if let Some(Entry::File { hash, size, .. }) = &operation.old {
                     contents.add(&mut kept.open(hash)?, *size)?;
                 }
-                began.set(&path, operation.old.map(|old| known(old, 0)));
+                began.set(&path, operation.old.clone().map(|old| known(old, 0)));
             }
-            let since = |path: String| step(&unescape(&path), "the host changed it since");
-            done.conflicts.extend(changed.into_iter().map(since));
-            Ok((done, began))
+            let since = |path: &String| step(&unescape(path), "the host changed it since");
+            done.conflicts.extend(undoing.changed().map(since));
+            Ok((done, began, applies, undoing))
         };
-        let (done, began) = blocking(undoing).await?;
+        let (done, began, applies, undoing) = blocking(preparing).await?;
+        // Noted first. If the process ends before the host's files are restored, both sides have what was applied, and that
+        // is no change. In the other order the restored files would seem newer than the guest's, and `sync` would
+        // overwrite what the guest has.
         self.set_began(&live, began).await?;
+        let undo = move || -> Result<_, SandboxError> {
+            Ok(applies.undo(&Root::new(root.dir()), undoing))
+        };
+        let undone = blocking(undo).await?;
+        if matches!(
+            undone,
+            Err(ApplyError::Meanwhile(_) | ApplyError::Change { .. })
+        ) {
+            // The host's files are as they were.
+            self.set_began(&live, noted).await?;
+        }
+        undone?;
         self.note_review(WorkspaceChange::Undone, &done);
         Ok(done)
     }

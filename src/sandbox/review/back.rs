@@ -6,12 +6,11 @@ use std::io;
 use snowglobe_init::wire::tree::{EntryKind, Placed, escape};
 
 use super::super::SandboxError;
-use super::compare::{Compared, readable};
+use super::compare::{Compared, hunks};
 use crate::copy::{Began, Contents, CopyError};
 use crate::review::changes::Change;
 use crate::review::entry::Entry;
-use crate::review::git_diff::shown;
-use crate::review::plan::file;
+use crate::review::partial::with_hunks;
 use crate::review::root::above;
 use crate::review::select::Selected;
 
@@ -32,13 +31,13 @@ pub(super) fn taken_back(
     contents: &Contents,
 ) -> Result<Vec<Back>, SandboxError> {
     let mut back = Vec::new();
-    for (index, hunks) in selected {
+    for (index, taken) in selected {
         let change = &compared.changes[*index];
-        let old = match hunks {
+        let old = match taken {
             None => change.old.clone(),
-            Some(taken) => Some(without_hunks(change, taken, contents)?),
+            Some(taken) => without_hunks(change, taken, contents)?,
         };
-        let whole = hunks.is_none();
+        let whole = old == change.old;
         if let Some(from) = &change.from {
             back.push(placed_back(&compared.began, from, old, whole, contents)?);
             back.push(placed_back(
@@ -81,28 +80,19 @@ pub(super) fn taken_back(
     Ok(back)
 }
 
-pub(super) fn without_hunks(
+/// What a path has without some hunks of a change.
+fn without_hunks(
     change: &Change,
     taken: &BTreeSet<usize>,
     contents: &Contents,
-) -> Result<Entry, SandboxError> {
-    let shown = shown(change, &mut |hash, size| readable(contents, hash, size))?;
-    let diff = shown
-        .hunks
-        .unwrap_or_else(|| crate::review::diff::TextDiff::of(b"", b""));
-    let left: BTreeSet<usize> = (1..=diff.hunks.len())
-        .filter(|hunk| !taken.contains(hunk))
-        .collect();
-    let read = |entry: Option<&Entry>| match entry {
-        Some(Entry::File { hash, .. }) => contents.read(hash),
-        _ => Ok(Vec::new()),
-    };
-    let text = diff.with(&read(change.old.as_ref())?, &left);
-    let mode = match (&change.new, &change.old) {
-        (Some(Entry::File { mode, .. }), _) | (_, Some(Entry::File { mode, .. })) => *mode & 0o777,
-        _ => 0o644,
-    };
-    Ok(file(&text, mode, contents)?)
+) -> Result<Option<Entry>, SandboxError> {
+    let left = (1..=hunks(change, contents)).filter(|hunk| !taken.contains(hunk));
+    Ok(with_hunks(
+        change,
+        &left.collect(),
+        change.new.as_ref(),
+        contents,
+    )?)
 }
 
 pub(super) fn placed_back(

@@ -285,7 +285,7 @@ pub(super) fn settle(
         let Ok(found) = host.look(&one.path, contents) else {
             return true;
         };
-        let is_settled = same(found.map(|(entry, _)| entry).as_ref(), one.new.as_ref());
+        let is_settled = same(found.as_ref(), one.new.as_ref());
         if is_settled {
             settled.push((one.path.clone(), one.new.clone()));
         }

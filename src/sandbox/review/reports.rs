@@ -29,8 +29,7 @@ pub(super) fn reported(
         let counted = shown.hunks.as_ref().filter(|diff| !diff.hunks.is_empty());
         let old_path = change.from.as_ref().unwrap_or(&change.path);
         let found = host.look(old_path, contents);
-        let host_changed = !found
-            .is_ok_and(|found| same(found.map(|(entry, _)| entry).as_ref(), change.old.as_ref()));
+        let host_changed = !found.is_ok_and(|found| same(found.as_ref(), change.old.as_ref()));
         let flag = |flag: &Flag| FlagReport {
             flag: flag.word.clone(),
             why: flag.why.clone(),

@@ -1,8 +1,7 @@
-//! Changes that are taken over to the host: which of them, and the operations that they are.
+//! Changes that are taken over to the host: which of them, and what the copy begins with then.
 
 use std::collections::BTreeSet;
 
-use snowglobe_init::wire::tree::{escape, unescape};
 use snowglobe_runner::protection::Protection;
 use snowglobe_runner::rules::planned;
 
@@ -11,12 +10,9 @@ use super::super::sync::step;
 use super::compare::{Compared, known};
 use super::judge::findings;
 use crate::copy::Contents;
-use crate::review::apply::{Operation, with_directories};
 use crate::review::changes::Change;
-use crate::review::entry::Entry;
-use crate::review::plan::{Outcome, Planned};
+use crate::review::plan::Planned;
 use crate::review::report::{Selection, Step};
-use crate::review::root::Root;
 use crate::review::select::{Selected, matching};
 use crate::workspace::SharedDir;
 
@@ -74,57 +70,6 @@ pub(super) fn judged_again(
         }));
     }
     Ok((selected, left))
-}
-
-/// The operations of plans: with directories that are missing, and those that become empty since the guest removed them.
-pub(super) fn operations(
-    plans: &[Planned],
-    gone: &BTreeSet<Vec<u8>>,
-    host: &Root<'_>,
-    contents: &Contents,
-) -> Result<Vec<Operation>, SandboxError> {
-    let operations: Vec<_> = plans
-        .iter()
-        .filter_map(|planned| match &planned.outcome {
-            Outcome::Do(operation, _) => Some(operation.clone()),
-            _ => None,
-        })
-        .collect();
-    let mut removed: BTreeSet<Vec<u8>> = operations
-        .iter()
-        .filter(|one| one.new.is_none())
-        .map(|one| unescape(&one.path))
-        .collect();
-    let mut emptied = Vec::new();
-    // The deepest first.
-    for dir in gone
-        .iter()
-        .rev()
-        .filter(|dir| !removed.contains(*dir))
-        .cloned()
-        .collect::<Vec<_>>()
-    {
-        let Ok(Some((entry @ Entry::Directory { .. }, _))) = host.look(&dir, contents) else {
-            continue;
-        };
-        let names = host.list(&dir).unwrap_or_default();
-        let within = |name: &Vec<u8>| [dir.as_slice(), b"/", name].concat();
-        // Files that nothing removes stay, and so does their directory.
-        let touched = removed
-            .iter()
-            .any(|path| path.starts_with(&[dir.as_slice(), b"/"].concat()));
-        if touched && names.iter().all(|name| removed.contains(&within(name))) {
-            emptied.push(Operation {
-                path: escape(&dir),
-                old: Some(entry),
-                new: None,
-            });
-            removed.insert(dir);
-        }
-    }
-    let mut all = with_directories(host, operations, contents)?;
-    all.extend(emptied);
-    Ok(all)
 }
 
 /// The copy begins with what was planned for a path.

@@ -89,6 +89,58 @@ async fn both_sides_change_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cant_be_taken_over_as_a_whole_is_left_and_modes_are_as_gits() {
+    let place = repository("debian");
+    guest(
+        &place,
+        "umask 0; echo x >open; mkdir wide; echo y >'wide/a b'; chmod 777 'wide/a b'; echo z >\"$(printf 'q\"\\377')\"; \
+         mv untracked moved; rm -r src; echo file >src",
+    )
+    .await;
+    let diff = works(&place, &["diff"]).await;
+    let patched = tempfile::tempdir().unwrap();
+    fs::write(patched.path().join("diff"), &diff).unwrap();
+    let from = place.workspace.display();
+    let applied = format!(
+        "cp -r {from} copy && cd copy && git apply ../diff && cat open 'wide/a b' q* moved src && \
+         test -x 'wide/a b' && test ! -e untracked"
+    );
+    let applied = on_the_host(patched.path(), &applied);
+    assert_eq!(applied, "x\ny\nz\nmine\nfile\n", "{diff}");
+
+    on_the_host(
+        &place.workspace,
+        "echo ours >moved; echo log >src/x.log; umask 022",
+    );
+    let (code, out, err) = run(&place, &["apply", "--flagged"]).await;
+    assert!(
+        code == 1
+            && err.contains("conflict: moved: the host made another one")
+            && err.contains("conflict: untracked: it was renamed, and its other path conflicts")
+            && err.contains("conflict: src: the host has more files in that directory"),
+        "{out}{err}"
+    );
+    assert!(!place.workspace.join("open").exists());
+    works(&place, &["apply", "--flagged", "--skip-conflicts"]).await;
+    assert_eq!(
+        (host(&place, "untracked"), host(&place, "moved")),
+        ("mine\n".into(), "ours\n".into())
+    );
+    assert_eq!(host(&place, "src/x.log"), "log\n");
+    let modes = on_the_host(&place.workspace, "stat -c %a open wide 'wide/a b'");
+    assert_eq!(modes, "644\n755\n755\n");
+    works(&place, &["apply", "--undo"]).await;
+    assert_eq!(host(&place, "src/a.c"), "int main;\n");
+    assert!(!place.workspace.join("wide").exists());
+    // What was undone is no news of the host's that would replace the guest's files.
+    run(&place, &["sync"]).await;
+    assert_eq!(
+        guest(&place, "cat open 'wide/a b' src").await,
+        "x\ny\nfile\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trees_as_people_have_them_come_and_go() {
     let place = Place::new("debian");
     on_the_host(
