@@ -70,10 +70,10 @@ bench: image
 	$(BIN)/examples/workspace-bench
 	$(BIN)/examples/agent-bench
 
-# Two hours: kills processes at random moments; no data may be lost.
+# Three hours: kills processes at random moments; no data may be lost.
 chaos: image
 	SNOWGLOBE_CHAOS_ROUNDS=1000 cargo test --release --workspace --test integration -- --nocapture chaos::
-	SNOWGLOBE_CHAOS_ROUNDS=500 cargo test --release --workspace --test integration -- --nocapture killed_at_any_moment
+	SNOWGLOBE_CHAOS_ROUNDS=500 cargo test --release --workspace --lib --test integration -- --nocapture killed_at_any_moment
 
 # Needs `cargo install cargo-deny`, and the network for the RustSec database; the tests check the rest.
 deny:

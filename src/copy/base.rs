@@ -17,14 +17,11 @@ use snowglobe_init::wire::tree::{escape, unescape};
 use super::error::{CopyError, io_error};
 use super::image::{self, Guise, on_disk};
 use super::listing::{HostStamp, Kind, Listed, Listing};
-use crate::disk::base_disk;
+use crate::disk::{base_disk, base_list};
 use crate::{files, private};
 
 /// The version of the lists written here.
 const VERSION: u32 = 1;
-
-/// The list's name.
-const LIST: &str = "tree.json";
 
 /// How often the disk is written anew because files changed meanwhile.
 const ATTEMPTS: usize = 3;
@@ -130,7 +127,7 @@ impl Base {
     }
 
     fn write_list(&self) -> Result<(), CopyError> {
-        let path = self.dir.join(LIST);
+        let path = base_list(&self.dir);
         let row = |(path, entry): (&Vec<u8>, &Listed)| {
             Row(
                 escape(path),
@@ -157,7 +154,7 @@ impl Base {
 
     /// Opens a base. Blocks.
     pub fn open(dir: &Path) -> Result<Self, CopyError> {
-        let path = dir.join(LIST);
+        let path = base_list(dir);
         let text = fs::read(&path).map_err(io_error("read", &path))?;
         let unclear = |said: String| CopyError::List {
             path: path.clone(),

@@ -171,6 +171,15 @@ impl Began {
         all
     }
 
+    /// What differs in another tree of the same base, with what that has.
+    pub fn differing(&self, other: &Self) -> Vec<(Vec<u8>, Option<Known>)> {
+        let changed = other.changed.iter();
+        changed
+            .filter(|(path, known)| self.get(path) != **known)
+            .map(|(path, known)| (path.clone(), known.clone()))
+            .collect()
+    }
+
     /// Notes what a path has now, on both sides; `None`: nothing.
     pub fn set(&mut self, path: &[u8], known: Option<Known>) {
         self.changed.insert(path.to_vec(), known);

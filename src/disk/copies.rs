@@ -8,11 +8,13 @@
 //!                        /copies/<id>/          of a sandbox that ends with its client
 //!                                   /lock       held while its sandbox lives
 //!                                   /copy.json  its layers
+//!                        /making                held (shared) while bases, trees or contents are made that nothing names yet
 //! ```
 //!
 //! The bases, trees and contents of sessions are in the store of the sandbox itself ([`Store::origin`]), so sessions share
 //! them. A copy of another name than `kept` whose lock is free is garbage. A base or a tree that neither a copy nor a
-//! snapshot names, of this store or of one of its sessions, is garbage.
+//! snapshot names, of this store or of one of its sessions, is garbage, and so is a base that a killed process has left
+//! incomplete.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -41,12 +43,23 @@ const LOCK: &str = "lock";
 /// The file that names a copy's layers.
 const RECORD: &str = "copy.json";
 
+/// The file that is locked while something is made that nothing names yet.
+const MAKING: &str = "making";
+
 /// The disk in a base's directory.
 const DISK: &str = "disk.raw";
+
+/// The list of what is in a base, written once its disk is complete.
+const LIST: &str = "tree.json";
 
 /// The path of the disk in a base's directory.
 pub fn base_disk(base: &Path) -> PathBuf {
     base.join(DISK)
+}
+
+/// The path of the list in a base's directory.
+pub fn base_list(base: &Path) -> PathBuf {
+    base.join(LIST)
 }
 
 /// A copy as stored.
@@ -58,6 +71,9 @@ struct Record {
     disk: CopiedWorkspace,
     /// A layer on top that an engine was told to make. It belongs to the disk if it is there.
     next: Option<String>,
+    /// Whether its first machine has not come up yet, so that it may lack what the host has beyond the base.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unready: bool,
 }
 
 /// The place of a sandbox's copy. While it exists, no other sandbox uses the copy.
@@ -77,9 +93,10 @@ impl Drop for CopyPlace {
 }
 
 impl CopyPlace {
-    /// The copy's disk; `None` before there is one. Its last layer may have been written by a machine that has ended.
+    /// The copy's disk; `None` before there is one that a machine has used. Its last layer may have been written by a
+    /// machine that has ended.
     pub fn read(&self, store: &Store) -> Result<Option<CopiedWorkspace>, StoreError> {
-        let Some(record) = read(&self.dir)? else {
+        let Some(record) = read(&self.dir)?.filter(|record| !record.unready) else {
             return Ok(None);
         };
         let mut disk = record.disk;
@@ -99,12 +116,27 @@ impl CopyPlace {
         Ok(Some(disk))
     }
 
-    /// Notes the copy's disk down, before a machine writes to it. `next` is a layer that an engine is told to add.
+    /// Notes the disk of a new copy down, so that no sweep takes it. It does not count before [`Self::write`].
+    pub fn begin(&self, disk: &CopiedWorkspace) -> Result<(), StoreError> {
+        self.note(disk, None, true)
+    }
+
+    /// Notes the copy's disk down, before a command writes to it. `next` is a layer that an engine is told to add.
     pub fn write(&self, disk: &CopiedWorkspace, next: Option<&str>) -> Result<(), StoreError> {
+        self.note(disk, next, false)
+    }
+
+    fn note(
+        &self,
+        disk: &CopiedWorkspace,
+        next: Option<&str>,
+        unready: bool,
+    ) -> Result<(), StoreError> {
         let record = Record {
             version: VERSION,
             disk: disk.clone(),
             next: next.map(str::to_owned),
+            unready,
         };
         let path = self.dir.join(RECORD);
         let text = serde_json::to_vec_pretty(&record).map_err(io::Error::other);
@@ -191,6 +223,18 @@ impl Store {
         self.origin().dir.join(TIMELINE)
     }
 
+    /// Keeps sweeps from taking bases, trees and contents that nothing names yet, until it is dropped.
+    pub fn making(&self) -> Result<File, StoreError> {
+        let path = self.origin().dir.join(MAKING);
+        files::lock_shared(&path).map_err(io_error("lock", &path))
+    }
+
+    /// Whether nothing is made that nothing names yet; so it stays until the lock is dropped. None if something is.
+    pub fn nothing_is_made(&self) -> Result<Option<File>, StoreError> {
+        let path = self.origin().dir.join(MAKING);
+        files::try_lock(&path).map_err(io_error("lock", &path))
+    }
+
     fn shared_dir(&self, name: &str) -> Result<PathBuf, StoreError> {
         let dir = self.origin().dir.join(name);
         private::dir(&dir).map_err(io_error("make the directory", &dir))?;
@@ -248,21 +292,25 @@ impl Store {
             for disk in disks {
                 bases.insert(disk.base);
                 trees.insert(disk.tree);
+                trees.extend(disk.placing);
             }
         }
         Ok((bases, trees))
     }
 
     /// Removes bases and trees that nothing needs; gives the trees that stay. The newest base stays for the next copy. If
-    /// it is uncertain what is needed, removes nothing. Blocks.
+    /// it is uncertain what is needed, removes nothing. The caller holds [`Self::nothing_is_made`]. Blocks.
     pub fn sweep_bases(&self) -> Result<Vec<PathBuf>, StoreError> {
         let origin = self.origin();
         let _held = origin.lock()?;
         let (bases, trees) = origin.needed()?;
-        let mut all = entries(&origin.bases()?)?;
+        let (mut all, incomplete): (Vec<_>, Vec<_>) = entries(&origin.bases()?)?
+            .into_iter()
+            .partition(|base| presence::is_file(&base_list(base)).unwrap_or(true));
         // The directory of a base does not change once it is complete.
         all.sort_by_key(|base| fs::metadata(base).and_then(|meta| meta.modified()).ok());
         all.pop();
+        all.extend(incomplete);
         let (kept, removed): (Vec<_>, Vec<_>) =
             entries(&origin.trees()?)?.into_iter().partition(|path| {
                 path.file_stem()

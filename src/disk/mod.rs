@@ -34,7 +34,7 @@ mod sweep;
 mod tests;
 
 pub use chain::{Merge, NewDisk};
-pub use copies::{CopyPlace, base_disk};
+pub use copies::{CopyPlace, base_disk, base_list};
 pub use error::StoreError;
 pub(crate) use owner::Owners;
 pub use record::{Base, CopiedWorkspace, Record};

@@ -37,6 +37,9 @@ pub struct CopiedWorkspace {
     pub layers: Vec<String>,
     /// The name of the file that says how the tree on the host differed from the base.
     pub tree: String,
+    /// The same of the tree that it is being given. If the machine ends meanwhile, the next one is given it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placing: Option<String>,
 }
 
 impl Record {

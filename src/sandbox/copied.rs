@@ -13,7 +13,7 @@ use super::state::{DiskOf, Live};
 use super::{Sandbox, SandboxError};
 use crate::blocking::blocking;
 use crate::copy::{Base, Began, Listing, Which, host_changes};
-use crate::disk::{CopiedWorkspace, NewDisk, Store, VmDir, base_disk};
+use crate::disk::{CopiedWorkspace, NewDisk, Store, VmDir, base_disk, base_list};
 use crate::progress::Progress;
 use crate::text::size;
 
@@ -47,6 +47,8 @@ impl Sandbox {
         let Some(place) = self.copy.clone() else {
             return Ok(None);
         };
+        // Until the disk is noted down.
+        let _making = self.on_disk(Store::making).await?;
         let kept = {
             let place = place.clone();
             self.on_disk(move |store| place.read(store)).await?
@@ -72,8 +74,7 @@ impl Sandbox {
                 ..copied
             };
             if place.read(store)?.is_none() {
-                // From here on no sweep takes the base.
-                place.write(&copied, None)?;
+                place.begin(&copied)?;
             }
             Ok(WorkspaceDisk {
                 disk,
@@ -128,6 +129,7 @@ impl Sandbox {
                 base: began.base().dir().to_owned(),
                 layers: Vec::new(),
                 tree: began.write(&store.trees()?)?,
+                placing: None,
             };
             Ok((copied, refresh))
         };
@@ -171,6 +173,10 @@ impl Sandbox {
     /// Removes what no copy of this sandbox needs any more.
     pub(super) fn sweep_copies(store: &Store) {
         let sweep = || -> Result<(), SandboxError> {
+            let Some(_nothing) = store.nothing_is_made()? else {
+                // The next sandbox sweeps.
+                return Ok(());
+            };
             let mut needed = std::collections::BTreeSet::new();
             for tree in store.sweep_bases()? {
                 needed.extend(Began::needed(&tree)?);
@@ -189,6 +195,8 @@ impl Sandbox {
 fn newest_base(bases: &Path, owner: (u32, u32), listing: &Listing) -> Option<(Base, bool)> {
     let newest = std::fs::read_dir(bases).ok()?.filter_map(|entry| {
         let entry = entry.ok()?;
+        // Another process may be writing it.
+        base_list(&entry.path()).exists().then_some(())?;
         Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
     });
     let base = Base::open(&newest.max()?.1).ok()?;

@@ -207,14 +207,17 @@ impl Sandbox {
         refresh: Option<Listing>,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
-        self.note_copy(live, None).await?;
-        if let Some(listing) = refresh {
+        let is_interrupted = live.workspace.as_ref().is_some_and(LiveCopy::is_placing);
+        if refresh.is_some() || is_interrupted {
             progress.say("bringing newer files into the copy of the workspace");
             let guest = live.machine.guest().await?;
-            self.bring_in(&Reached { live, guest }, Some(listing))
-                .await?;
+            let at = Reached { live, guest };
+            if let Some(listing) = refresh {
+                self.bring_in(&at, Some(listing)).await?;
+            }
+            self.bring_in_again(&at).await?;
         }
-        Ok(())
+        self.note_copy(live, None).await
     }
 
     /// The disks of a new machine: the root, and the workspace if that is a copy.

@@ -40,6 +40,9 @@ use crate::workspace::SharedDir;
 /// The hashes of the guest's files, by path, time of the last change of status and size.
 pub(super) type Fetched = HashMap<(Vec<u8>, i64, u64), String>;
 
+/// What is said of a path where the host has the change already.
+const ALREADY: &str = "there already";
+
 impl Sandbox {
     /// The changes of the copy that were not applied, and its commits.
     pub async fn review(self: &Arc<Self>, progress: &Progress) -> Result<Changes, SandboxError> {
@@ -139,7 +142,7 @@ impl Sandbox {
             for planned in &plans {
                 match &planned.outcome {
                     Outcome::Conflict(why) => done.conflicts.push(step(&planned.path, why)),
-                    Outcome::Already => done.done.push(step(&planned.path, "there already")),
+                    Outcome::Already => done.done.push(step(&planned.path, ALREADY)),
                     Outcome::Do(_, what) => done.done.push(step(&planned.path, what)),
                 }
             }
@@ -301,9 +304,11 @@ impl Sandbox {
 
     /// Adds to the timeline what was done with changes.
     pub(super) fn note_review(&self, change: WorkspaceChange, done: &Done) {
+        let changed = done.done.iter().filter(|step| step.what != ALREADY);
+        let changed: Vec<Step> = changed.cloned().collect();
         self.timeline.add(Event::Workspace {
             change,
-            paths: Paths::of(&done.done),
+            paths: Paths::of(&changed),
             conflicts: done.conflicts.len(),
         });
     }

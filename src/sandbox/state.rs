@@ -57,8 +57,16 @@ pub(super) struct LiveCopy {
     /// The directory of the base below the layers.
     pub(super) base: PathBuf,
     pub(super) layers: Layers,
-    /// The name of what the copy began with.
-    pub(super) tree: Mutex<String>,
+    trees: Mutex<Trees>,
+}
+
+/// The names of trees of a copied workspace.
+#[derive(Debug)]
+struct Trees {
+    /// What the copy began with.
+    began: String,
+    /// What it is being given.
+    placing: Option<String>,
 }
 
 impl LiveCopy {
@@ -66,22 +74,43 @@ impl LiveCopy {
         Self {
             base: disk.base,
             layers: Layers::new(disk.layers),
-            tree: Mutex::new(disk.tree),
+            trees: Mutex::new(Trees {
+                began: disk.tree,
+                placing: disk.placing,
+            }),
         }
     }
 
     /// The disk as it is stored.
     pub(super) fn disk(&self) -> CopiedWorkspace {
-        let tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        let trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
         CopiedWorkspace {
             base: self.base.clone(),
             layers: self.layers.get(),
-            tree: tree.clone(),
+            tree: trees.began.clone(),
+            placing: trees.placing.clone(),
         }
     }
 
-    pub(super) fn set_tree(&self, tree: String) {
-        *self.tree.lock().unwrap_or_else(PoisonError::into_inner) = tree;
+    /// It began with this tree, and is given no other one any more.
+    pub(super) fn set_tree(&self, began: String) {
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        *trees = Trees {
+            began,
+            placing: None,
+        };
+    }
+
+    /// Whether it is being given another tree.
+    pub(super) fn is_placing(&self) -> bool {
+        let trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.placing.is_some()
+    }
+
+    /// It is being given this tree.
+    pub(super) fn set_placing(&self, tree: String) {
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.placing = Some(tree);
     }
 }
 

@@ -3,7 +3,11 @@
 //! A file that the guest did not change becomes the host's. One that both changed stays as it is in the guest, and is
 //! named. Git's own files are brought only into a copy that no command has used yet: later they are the guest's, and its
 //! commits come to the host in another way.
+//!
+//! What the guest is given is noted down first. If the machine ends meanwhile, some of the files may be there, others
+//! not, or without their content; so the next machine is given all of them again before a command runs.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,6 +24,7 @@ use crate::copy::{
     Began, BeganFiles, Content, Contents, CopyError, HostChange, Kind, Known, Listed, Listing,
     Which, host_changes, is_of_git,
 };
+use crate::disk::Store;
 use crate::progress::Progress;
 use crate::review::report::{Done, Step};
 use crate::timeline::WorkspaceChange;
@@ -36,6 +41,8 @@ impl Sandbox {
         let _alone = self.reviewing.lock().await;
         let (live, guest) = self.ready(progress).await?;
         let at = Reached { live: &live, guest };
+        // An attempt before may have failed halfway.
+        self.bring_in_again(&at).await?;
         progress.say("comparing with the host's files");
         let done = self.bring_in(&at, None).await?;
         self.note_review(WorkspaceChange::Synced, &done);
@@ -48,7 +55,8 @@ impl Sandbox {
         at: &Reached<'_>,
         fresh: Option<Listing>,
     ) -> Result<Done, SandboxError> {
-        let mut began = self.began(at.live).await?;
+        let _making = self.on_disk(Store::making).await?;
+        let began = self.began(at.live).await?;
         let is_unused = fresh.is_some();
         let newer = self.newer(&began, fresh).await?;
         let mut done = Done::default();
@@ -62,8 +70,7 @@ impl Sandbox {
                 Some(self.look_at(at, &paths).await?)
             }
         };
-        let _changing = self.read_ahead.changing();
-        let (mut changes, mut known) = (Vec::new(), Vec::new());
+        let (mut changes, mut next) = (Vec::new(), began.clone());
         for Newer { path, now } in newer {
             if let Some(guest) = &guest
                 && !is_as_began(began.get(&path).as_ref(), guest.get(&path))
@@ -72,11 +79,55 @@ impl Sandbox {
                     .push(step(&path, "the sandbox changed it, too"));
                 continue;
             }
-            let (placed, file, now) = placed(&path, now);
-            changes.push((placed, file));
-            known.push((path, now));
+            let change = placed(&path, now);
+            next.set(&path, change.known.clone());
+            changes.push(change);
         }
-        let results = self.place(at, changes).await?;
+        if !is_unused {
+            self.set_placing(at.live, next).await?;
+        }
+        self.give(at, began, changes, &mut done).await?;
+        Ok(done)
+    }
+
+    /// Gives the guest again what it was being given when its machine ended.
+    pub(super) async fn bring_in_again(&self, at: &Reached<'_>) -> Result<(), SandboxError> {
+        let Some(copy) = &at.live.workspace else {
+            return Ok(());
+        };
+        let disk = copy.disk();
+        let Some(placing) = disk.placing else {
+            return Ok(());
+        };
+        let began = self.began(at.live).await?;
+        let (store, before) = (self.store.clone(), began.clone());
+        let changes = blocking(move || -> Result<Vec<Change>, SandboxError> {
+            let contents = Contents::at(store.contents()?);
+            let next = Began::read(&disk.base, &store.trees()?, &placing)?;
+            let mut changes = before.differing(&next);
+            changes.sort_by(|(a, known_a), (b, known_b)| order((a, known_a), (b, known_b)));
+            let change = |(path, known)| again(path, known, &contents);
+            Ok(changes.into_iter().map(change).collect::<Result<_, _>>()?)
+        });
+        self.give(at, began, changes.await?, &mut Done::default())
+            .await
+    }
+
+    /// Gives changes to the guest, and notes down what became of them.
+    async fn give(
+        &self,
+        at: &Reached<'_>,
+        mut began: Began,
+        changes: Vec<Change>,
+        done: &mut Done,
+    ) -> Result<(), SandboxError> {
+        let _changing = self.read_ahead.changing();
+        let (mut all, mut known) = (Vec::new(), Vec::new());
+        for change in changes {
+            all.push((change.placed, change.file));
+            known.push((change.path, change.known));
+        }
+        let results = self.place(at, all).await?;
         for ((path, now), result) in known.into_iter().zip(results) {
             match result {
                 PlacedResult::Failed(why) => done.left.push(step(&path, &why)),
@@ -94,8 +145,7 @@ impl Sandbox {
                 }
             }
         }
-        self.set_began(at.live, began).await?;
-        Ok(done)
+        self.set_began(at.live, began).await
     }
 
     /// What the host may have changed since; contents are not compared. `fresh` is what the host has, if no command has
@@ -139,15 +189,7 @@ impl Sandbox {
                     newer.push(found);
                 }
             }
-            // What lies in a directory goes before it.
-            newer.sort_by(|a, b| match (&a.now, &b.now) {
-                (None, None) => b.path.cmp(&a.path),
-                _ => a
-                    .now
-                    .is_some()
-                    .cmp(&b.now.is_some())
-                    .then(a.path.cmp(&b.path)),
-            });
+            newer.sort_by(|a, b| order((&a.path, &a.now), (&b.path, &b.now)));
             Ok(newer)
         };
         blocking(find).await
@@ -174,13 +216,35 @@ impl Sandbox {
         let Some(copy) = &live.workspace else {
             return Err(SandboxError::NoCopy);
         };
-        let store = self.store.clone();
-        let tree = blocking(move || -> Result<_, SandboxError> {
-            Contents::at(store.contents()?).sync()?;
-            Ok(began.write(&store.trees()?)?)
-        });
-        copy.set_tree(tree.await?);
+        copy.set_tree(self.stored(began).await?);
         self.note_copy(live, None).await
+    }
+
+    /// Notes down what the copy is being given, before it is.
+    async fn set_placing(&self, live: &Live, next: Began) -> Result<(), SandboxError> {
+        let Some(copy) = &live.workspace else {
+            return Err(SandboxError::NoCopy);
+        };
+        copy.set_placing(self.stored(next).await?);
+        self.note_copy(live, None).await
+    }
+
+    /// Stores a tree with its contents; gives its name.
+    pub(super) async fn stored(&self, tree: Began) -> Result<String, SandboxError> {
+        let store = self.store.clone();
+        blocking(move || {
+            Contents::at(store.contents()?).sync()?;
+            Ok(tree.write(&store.trees()?)?)
+        })
+        .await
+    }
+}
+
+/// The order in which the guest is given changes: what lies in a directory goes before it, and comes after it.
+fn order<T>((a, a_now): (&Vec<u8>, &Option<T>), (b, b_now): (&Vec<u8>, &Option<T>)) -> Ordering {
+    match (a_now, b_now) {
+        (None, None) => b.cmp(a),
+        _ => a_now.is_some().cmp(&b_now.is_some()).then(a.cmp(b)),
     }
 }
 
@@ -207,11 +271,31 @@ pub(super) fn is_as_began(began: Option<&Known>, guest: Option<&TreeEntry>) -> b
     }
 }
 
-/// What the guest is told to make, and what is known of it then.
-fn placed(
-    path: &[u8],
-    now: Option<(Listed, Option<File>, Content)>,
-) -> (Placed, Option<File>, Option<Known>) {
+fn entry_kind(kind: Kind) -> EntryKind {
+    match kind {
+        Kind::File => EntryKind::File,
+        Kind::Directory => EntryKind::Directory,
+        Kind::Link => EntryKind::Link,
+    }
+}
+
+/// A change that the guest is given.
+struct Change {
+    path: Vec<u8>,
+    placed: Placed,
+    file: Option<File>,
+    /// What is known of it then, but for the guest's time.
+    known: Option<Known>,
+}
+
+/// The change that makes a path what the host has there.
+fn placed(path: &[u8], now: Option<(Listed, Option<File>, Content)>) -> Change {
+    let change = |placed, file, known| Change {
+        path: path.to_vec(),
+        placed,
+        file,
+        known,
+    };
     let Some((listed, file, content)) = now else {
         let absent = Placed {
             path: escape(path),
@@ -221,15 +305,11 @@ fn placed(
             size: 0,
             target: String::new(),
         };
-        return (absent, None, None);
+        return change(absent, None, None);
     };
     let placed = Placed {
         path: escape(path),
-        kind: match listed.kind {
-            Kind::File => EntryKind::File,
-            Kind::Directory => EntryKind::Directory,
-            Kind::Link => EntryKind::Link,
-        },
+        kind: entry_kind(listed.kind),
         mode: listed.mode,
         mtime_ns: listed.mtime_ns,
         size: listed.size,
@@ -244,7 +324,33 @@ fn placed(
         host: Some(listed.stamp),
         guest_ctime_ns: 0,
     };
-    (placed, file, Some(known))
+    change(placed, file, Some(known))
+}
+
+/// The change that makes a path what is known of it.
+fn again(path: Vec<u8>, known: Option<Known>, contents: &Contents) -> Result<Change, CopyError> {
+    let Some(known) = known else {
+        return Ok(placed(&path, None));
+    };
+    let file = match &known.content {
+        Content::Kept(hash) => Some(contents.open(hash)?),
+        Content::Base => None,
+    };
+    let placed = Placed {
+        path: escape(&path),
+        kind: entry_kind(known.kind),
+        mode: known.mode,
+        // Its content changed no later than that.
+        mtime_ns: known.host.map_or(0, |stamp| stamp.ctime_ns),
+        size: known.size,
+        target: known.target.clone(),
+    };
+    Ok(Change {
+        path,
+        placed,
+        file,
+        known: Some(known),
+    })
 }
 
 /// Keeps the content of a changed file of the host; none if it has not changed after all.
@@ -292,3 +398,6 @@ fn with_content(
         now: Some((listed, Some(kept), Content::Kept(hash))),
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! A workspace that is a copy: nothing reaches the host unless a person takes it over, and nothing of either side is lost.
 
+mod killed;
 mod sides;
 
 use std::fs;

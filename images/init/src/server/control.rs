@@ -166,14 +166,19 @@ async fn perform(
         }
         Request::Place { changes } => {
             let (root, owner) = (server.workspace(), server.context.account(User::Sandbox));
-            let input = (input, eof);
+            let (input, settling) = ((input, eof), server.settling.clone());
             with_input(
                 server,
                 User::Root,
                 "change files",
                 channel,
                 input,
-                move |input| tree::place(&root, &owner, &changes, input),
+                move |input| {
+                    let placed = tree::place(&root, &owner, &changes, input);
+                    // The host notes down what was placed, so it must not be lost with the machine.
+                    settling.write();
+                    placed
+                },
             )
             .await
         }

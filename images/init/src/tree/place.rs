@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -67,12 +68,12 @@ impl Placing<'_> {
             EntryKind::Directory => self.make_directory(&dir, name, mode)?,
             EntryKind::Link => {
                 let target = unescape(&change.target);
-                let new = temporary();
+                let new = temporary(&dir, name)?;
                 rustix::fs::symlinkat(target, &dir, &new)?;
                 self.put(&dir, &new, name)?;
             }
             EntryKind::File => {
-                let new = temporary();
+                let new = temporary(&dir, name)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(&dir, &new, flags, Mode::RUSR | Mode::WUSR)?;
                 let written = self.fill(file.into(), content, change, mode);
@@ -195,6 +196,14 @@ fn is_directory(dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(mode) == FileType::Directory)
 }
 
-fn temporary() -> OsString {
-    format!(".snowglobe-{:016x}", rand::random::<u64>()).into()
+/// The name of a file until it has its own name. A machine that ended may have left one; the next machine is given the
+/// same file again.
+fn temporary(dir: &OwnedFd, name: &OsStr) -> io::Result<OsString> {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let new = format!(".snowglobe-{:016x}", hasher.finish());
+    match rustix::fs::unlinkat(dir, &new, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(new.into()),
+        Err(error) => Err(error.into()),
+    }
 }

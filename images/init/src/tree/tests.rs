@@ -225,3 +225,31 @@ fn changes_are_made_and_a_failed_one_ends_no_other() {
     assert!(matches!(&short[0], PlacedResult::Failed(why) if why.contains("2 of 9")));
     assert!(!root.join("short").exists() && !root.join("short").is_symlink());
 }
+
+/// A reader that gives a part of a content, and then ends the process that reads, as far as that one can tell.
+struct Killer(usize);
+
+impl io::Read for Killer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert!(self.0 > 0, "killed");
+        let length = self.0.min(buffer.len());
+        buffer[..length].fill(b'x');
+        self.0 -= length;
+        Ok(length)
+    }
+}
+
+#[test]
+fn what_a_killed_machine_left_of_a_file_goes_when_it_is_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let changes = [change("d/f", EntryKind::File, 9)];
+    let killed = std::panic::catch_unwind(|| place(root, &me(), &changes, &mut Killer(5)).is_ok());
+    assert!(killed.is_err());
+    let left = || fs::read_dir(root.join("d")).unwrap().count();
+    assert_eq!((left(), root.join("d/f").exists()), (1, false));
+    let again = placed(root, &changes, b"whole now");
+    assert!(matches!(again[0], PlacedResult::Done(_)), "{again:?}");
+    assert_eq!(left(), 1);
+    assert_eq!(fs::read(root.join("d/f")).unwrap(), b"whole now");
+}
