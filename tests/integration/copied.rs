@@ -1,7 +1,9 @@
 //! A workspace that is a copy: nothing reaches the host unless a person takes it over, and nothing of either side is lost.
 
+mod asked;
 mod killed;
 mod sides;
+mod terminal;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -2,7 +2,10 @@
 
 use std::io::{BufRead, IsTerminal, Write as _};
 
+use super::super::ending::Interrupted;
+use super::super::signals;
 use super::diff;
+use crate::blocking::blocking;
 use crate::review::report::ChangeReport;
 use crate::rundir::Running;
 use crate::shown::{self, Stream};
@@ -64,14 +67,14 @@ pub(super) async fn choose(
         }
         if change.hunks < 2 {
             hunks.iter().try_for_each(|hunk| print(hunk))?;
-            match asked(&format!("Take {}? [y,n,q,?] ", change.path))? {
+            match asked(&format!("Take {}? [y,n,q,?] ", change.path)).await? {
                 Choice::Yes | Choice::Rest => chosen.push(change.path.clone()),
                 Choice::No | Choice::Skip => {}
                 Choice::Quit => return Ok(chosen),
             }
             continue;
         }
-        let (taken, quit) = of_file(&change.path, &hunks)?;
+        let (taken, quit) = of_file(&change.path, &hunks).await?;
         if taken.len() == hunks.len() {
             chosen.push(change.path.clone());
         } else if !taken.is_empty() {
@@ -86,7 +89,7 @@ pub(super) async fn choose(
 }
 
 /// The hunks of a file that are taken, and whether nothing more is asked.
-fn of_file(path: &str, hunks: &[String]) -> anyhow::Result<(Vec<usize>, bool)> {
+async fn of_file(path: &str, hunks: &[String]) -> anyhow::Result<(Vec<usize>, bool)> {
     let mut taken = Vec::new();
     for (index, hunk) in hunks.iter().enumerate() {
         print(hunk)?;
@@ -95,7 +98,7 @@ fn of_file(path: &str, hunks: &[String]) -> anyhow::Result<(Vec<usize>, bool)> {
             "Take hunk {number} of {} of {path}? [y,n,a,d,q,?] ",
             hunks.len()
         );
-        match asked(&question)? {
+        match asked(&question).await? {
             Choice::Yes => taken.push(number),
             Choice::No => {}
             Choice::Rest => {
@@ -118,18 +121,27 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn asked(question: &str) -> anyhow::Result<Choice> {
+async fn asked(question: &str) -> anyhow::Result<Choice> {
     loop {
         shown::raw(Stream::Error, shown::line(question).to_string().as_bytes())?;
-        let mut answer = String::new();
-        if std::io::stdin().lock().read_line(&mut answer)? == 0 {
-            return Ok(Choice::Quit);
-        }
-        match choice(&answer) {
-            Some(choice) => return Ok(choice),
-            None => say!("{HELP}"),
+        // Since the sandbox was joined, a signal no longer ends this program at once.
+        let answer = tokio::select! {
+            answer = blocking(answer) => answer?,
+            signal = signals::terminated() => return Err(Interrupted(signal).into()),
+        };
+        match answer.as_deref().map(choice) {
+            Some(Some(choice)) => return Ok(choice),
+            Some(None) => say!("{HELP}"),
+            None => return Ok(Choice::Quit),
         }
     }
+}
+
+/// A line of standard input; none at its end. Blocks.
+fn answer() -> std::io::Result<Option<String>> {
+    let mut answer = String::new();
+    let length = std::io::stdin().lock().read_line(&mut answer)?;
+    Ok((length > 0).then_some(answer))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The terminal agent.
 
+mod copied;
 mod models;
 pub mod pty;
 pub mod scripted;

@@ -12,11 +12,11 @@ use super::task::Desk;
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (40, 12)];
 
 /// What the footer shows from the first frame on.
-const READY: &str = "context left";
+pub(super) const READY: &str = "context left";
 
 impl Desk {
     /// The agent on a terminal of that size.
-    fn on_a_terminal(&self, columns: u16, rows: u16) -> Terminal {
+    pub(super) fn on_a_terminal(&self, columns: u16, rows: u16) -> Terminal {
         let command = self.command(&[]);
         let command = command.as_std();
         let mut on_terminal = pty_process::blocking::Command::new(command.get_program())
