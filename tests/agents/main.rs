@@ -1,6 +1,6 @@
 //! Real agents, installed as the README says, driven end to end by a scripted model on this machine. Each lists the
 //! tools, makes a few calls in a real VM, and shows the model the results: output with its notes, an image, a directory,
-//! an error.
+//! an error. Two of them also work in a copy of the workspace, look at their changes, and ask to apply them.
 //!
 //! They take 1.3 GB, so they run by name: `make agents`. Each has its own home, an invalid key, and a network that has
 //! only the loopback.
@@ -109,6 +109,19 @@ impl Agent {
         self.place.dir.path().join("home").join(path)
     }
 
+    /// The same agent in a repository of which the sandbox has a copy.
+    fn in_a_copy(self) -> Self {
+        let wrapper = self.place.dir.path().join("bin/snowglobe");
+        let script = std::fs::read_to_string(&wrapper).unwrap();
+        let set = "#!/bin/sh\nexport SNOWGLOBE_WORKSPACE_MODE=copy\n";
+        common::executable(&wrapper, &script.replace("#!/bin/sh\n", set));
+        common::on_the_host(
+            &self.place.workspace,
+            "git init -q -b main . && seq 9 >numbers && git add -A && git commit -qm one",
+        );
+        self
+    }
+
     /// A file in the agent's home.
     fn configure(&self, path: &str, text: &str) {
         let path = self.home(path);
@@ -139,8 +152,8 @@ impl Agent {
         assert!(done.status.success(), "{arguments:?}: {said}");
     }
 
-    /// Lets the agent follow the scripted model, and checks what the model saw.
-    async fn works(&self, protocol: &str, arguments: &[&str]) {
+    /// Lets the agent follow a model that makes these calls, and gives what the model saw.
+    async fn follows(&self, protocol: &str, arguments: &[&str], calls: Value) -> Value {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agents");
         let beside = Path::new(env!("CARGO_TARGET_TMPDIR")).join("agents");
         // Node searches modules in the program's directory.
@@ -151,11 +164,8 @@ impl Agent {
         }
         let mut command = vec![self.program.to_string_lossy().into_owned()];
         command.extend(arguments.iter().map(|it| it.to_string()));
-        let picture = STANDARD.decode(PICTURE).unwrap();
-        std::fs::write(self.place.workspace.join("picture.png"), picture).unwrap();
-        std::fs::write(self.place.workspace.join("notes.txt"), "line one\n").unwrap();
         let about = json!({"protocol": protocol, "command": command, "env": self.env,
-            "cwd": self.place.workspace, "calls": calls()});
+            "cwd": self.place.workspace, "calls": calls});
         let mut driven = self.alone(&common::node());
         driven.arg(own.join("drive.mjs")).arg(about.to_string());
         let done = driven.output().await.unwrap();
@@ -168,6 +178,17 @@ impl Agent {
             let ours = |name: &Value| name.as_str().is_some_and(|it| is_ours(it, tool));
             assert!(listed.iter().any(ours), "{tool} is listed: {saw}");
         }
+        let said = saw["said"].as_str().unwrap();
+        assert!(said.contains("the model is done"), "{saw}");
+        saw
+    }
+
+    /// Lets the agent follow the scripted model, and checks what the model saw.
+    async fn works(&self, protocol: &str, arguments: &[&str]) {
+        let picture = STANDARD.decode(PICTURE).unwrap();
+        std::fs::write(self.place.workspace.join("picture.png"), picture).unwrap();
+        std::fs::write(self.place.workspace.join("notes.txt"), "line one\n").unwrap();
+        let saw = self.follows(protocol, arguments, calls()).await;
         let conversation = saw["conversation"].to_string();
         for shown in SHOWN {
             assert!(conversation.contains(shown), "{shown:?} in {conversation}");
@@ -176,8 +197,38 @@ impl Agent {
         let mut images = Vec::new();
         find_images(&saw["conversation"], &mut images);
         assert!(!images.is_empty(), "an image in {conversation}");
-        let said = saw["said"].as_str().unwrap();
-        assert!(said.contains("the model is done"), "{saw}");
+    }
+
+    /// Lets the agent change its copy, look at that and ask to apply it. Nobody is there to agree, so only the user applies.
+    async fn asks_to_apply(&self, protocol: &str, arguments: &[&str]) {
+        let change = "sed -i 's/^3$/three/' numbers && echo made >made";
+        let calls = json!([
+            {"tool": "exec", "arguments": {"command": change}},
+            {"tool": "changes", "arguments": {}},
+            {"tool": "changes", "arguments": {"action": "diff", "paths": ["numbers"]}},
+            {"tool": "changes", "arguments": {"action": "apply"}},
+        ]);
+        let saw = self.follows(protocol, arguments, calls).await;
+        let conversation = saw["conversation"].to_string();
+        for shown in [
+            "modified numbers (+1 -1)",
+            "added    made (+1 -0)",
+            "+three",
+            "nothing was done",
+        ] {
+            assert!(conversation.contains(shown), "{shown:?} in {conversation}");
+        }
+        let numbers = self.place.workspace.join("numbers");
+        let has_three = || std::fs::read_to_string(&numbers).unwrap().contains("three");
+        assert!(!has_three(), "{conversation}");
+        let mut apply = self.place.command(&["apply"]);
+        apply.env("SNOWGLOBE_WORKSPACE_MODE", "copy");
+        let (code, _, said) = common::ended(apply).await;
+        assert_eq!(code, 0, "{said}");
+        assert!(
+            has_three() && self.place.workspace.join("made").exists(),
+            "{said}"
+        );
     }
 }
 
@@ -281,6 +332,16 @@ async fn claude_code_shows_the_model_everything() {
     agent.add(&["--", "snowglobe", "serve"]).await;
     let server = json!({"type": "stdio", "command": SERVE[0], "args": SERVE[1..]});
     claude_code_works(&agent, server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
+async fn claude_code_asks_to_apply_what_it_changed() {
+    let agent = claude_code().in_a_copy();
+    agent.add(&["--", "snowglobe", "serve"]).await;
+    let tools = "mcp__snowglobe__exec,mcp__snowglobe__changes";
+    let allowed = ["-p", "run it", "--allowedTools", tools];
+    agent.asks_to_apply("messages", &allowed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,6 +499,14 @@ async fn opencode_shows_the_model_everything() {
     let agent = opencode();
     agent.add(&["--", "snowglobe", "serve"]).await;
     opencode_works(&agent, json!({"type": "local", "command": SERVE})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agents take 1.3 GB: `make agents` installs and runs them"]
+async fn opencode_asks_to_apply_what_it_changed() {
+    let agent = opencode().in_a_copy();
+    agent.add(&["--", "snowglobe", "serve"]).await;
+    agent.asks_to_apply("chat", &["run", "run it"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
