@@ -302,8 +302,12 @@ fn repository(config: &Config) -> Option<Check> {
         let (found, remedy) = parts(&trouble).unwrap_or((&trouble, "use git on this machine"));
         return Some(Check::note("repository", found, remedy));
     }
-    let place = workspace.repository()?.dir.path().display();
-    let found = format!("{place}, outside of the workspace, is shared, too");
+    let (repository, how) = match workspace.repository() {
+        Some(shared) => (shared, "shared"),
+        None => (workspace.copied_repository()?, "copied"),
+    };
+    let place = repository.dir.path().display();
+    let found = format!("{place}, outside of the workspace, is {how}, too");
     Some(Check::ok("repository", found))
 }
 

@@ -47,6 +47,7 @@ const HEADINGS: &[(&str, &[&str])] = &[
             "disk_gib",
             "nofile",
             "workspace_mode",
+            "copy_ignored",
             "workspace_read_only",
             "hide",
             "env",

@@ -233,6 +233,8 @@ keys! {
     workspace: PathBuf, "DIR", Kind::Text, User, Which;
     /// How /workspace is made: `mount` shares the host directory, `copy` gives a copy of it, `none` an empty one [default: mount]
     workspace_mode: Mode, "MODE", Kind::Text, Project, Start;
+    /// Whether a new copy of the workspace also has what git ignores, except hidden files [default: false]
+    copy_ignored: bool, "BOOL", Kind::Boolean, User, Start;
     /// Whether the sandbox may change nothing in /workspace [default: false]
     workspace_read_only: bool, "BOOL", Kind::Boolean, Project, Start;
     /// Snapshot the sandbox starts from, instead of the clean image

@@ -94,7 +94,7 @@ fn sandbox(
             let dir = SharedDir::open(&project_dir)
                 .map_err(|error| unusable(format!("it can't be opened ({error})")))?;
             match mode {
-                Mode::Copy => Workspace::Copy { dir },
+                Mode::Copy => Workspace::copy(dir, dirs.home.as_deref(), &dirs.own()),
                 _ => Workspace::mount(dir, dirs.home.as_deref(), &dirs.own()),
             }
         }
@@ -116,6 +116,7 @@ fn sandbox(
         project_dir,
         project_named,
         workspace,
+        copy_ignored: raw.copy_ignored.unwrap_or(false),
         protection: protect::resolve(
             raw.protect,
             raw.hide,

@@ -60,6 +60,8 @@ pub struct SandboxSpec {
     pub project_named: bool,
     /// What `/workspace` is.
     pub workspace: Workspace,
+    /// Whether a new copy of the directory also has what git ignores.
+    pub copy_ignored: bool,
     /// What of it the sandbox may see and change.
     pub protection: Protection,
     /// How long a command may run if its caller sets no limit.

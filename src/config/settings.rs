@@ -174,6 +174,7 @@ fn of_sandbox(spec: &SandboxSpec) -> BTreeMap<&'static str, Value> {
         ("nofile", json!(spec.nofile)),
         ("workspace", json!(spec.project_dir)),
         ("workspace_mode", json!(mode)),
+        ("copy_ignored", json!(spec.copy_ignored)),
         ("snapshot", json!(spec.snapshot)),
         ("snapshot_gib", json!(spec.snapshot_bytes >> 30)),
         ("exec_timeout_s", json!(spec.exec_timeout.as_secs())),

@@ -16,7 +16,8 @@ use snowglobe_init::wire::tree::{escape, unescape};
 
 use super::error::{CopyError, io_error};
 use super::image::{self, Guise, on_disk};
-use super::listing::{HostStamp, Kind, Listed, Listing};
+use super::listed::{HostStamp, Kind, Listed, Origin};
+use super::listing::Listing;
 use crate::disk::{base_disk, base_list};
 use crate::{files, private};
 
@@ -48,7 +49,7 @@ struct List {
     entries: Vec<Row>,
 }
 
-/// An entry as stored: path, kind, mode, size, time of change, state on the host, target.
+/// An entry as stored: path, kind, mode, size, time of change, state on the host, target, whether git ignores it.
 #[derive(Serialize, Deserialize)]
 struct Row(
     String,
@@ -57,7 +58,8 @@ struct Row(
     u64,
     i64,
     HostStamp,
-    #[serde(default, skip_serializing_if = "String::is_empty")] String,
+    #[serde(default)] String,
+    #[serde(default)] bool,
 );
 
 impl Base {
@@ -137,6 +139,7 @@ impl Base {
                 entry.mtime_ns,
                 entry.stamp,
                 escape(&entry.target),
+                entry.ignored,
             )
         };
         let list = List {
@@ -165,7 +168,7 @@ impl Base {
         if list.version != VERSION {
             return Err(unclear(format!("version {}", list.version)));
         }
-        let entry = |Row(path, kind, mode, size, mtime_ns, stamp, target): Row| {
+        let entry = |Row(path, kind, mode, size, mtime_ns, stamp, target, ignored): Row| {
             let listed = Listed {
                 kind,
                 mode,
@@ -173,6 +176,8 @@ impl Base {
                 mtime_ns,
                 stamp,
                 target: unescape(&target),
+                ignored,
+                origin: Origin::Here,
             };
             (unescape(&path), listed)
         };

@@ -2,6 +2,8 @@
 //!
 //! A file of it differs from the base if the host's newer content was brought in, or if a change of the guest was applied
 //! to the host. Each such difference is stored as a whole, under another name: snapshots keep the one of their time.
+//!
+//! What git ignores is copied if that is asked for, and is the sandbox's own from then on: it is not compared any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +17,7 @@ use snowglobe_init::wire::tree::{escape, unescape};
 use super::base::{Base, BaseFiles};
 use super::contents::Contents;
 use super::error::{CopyError, io_error};
-use super::listing::{HostStamp, Kind, Listed};
+use super::listed::{HostStamp, Kind, Listed};
 use crate::files;
 
 /// The version of the differences written here.
@@ -57,6 +59,8 @@ pub struct Known {
 pub struct Began {
     base: Base,
     changed: BTreeMap<Vec<u8>, Option<Known>>,
+    /// Those of `changed` that git ignores.
+    ignored: BTreeSet<Vec<u8>>,
 }
 
 /// The differences as stored.
@@ -65,6 +69,8 @@ pub struct Began {
 struct Stored {
     version: u32,
     changed: Vec<(String, Option<Known>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ignored: Vec<String>,
 }
 
 impl Began {
@@ -73,6 +79,7 @@ impl Began {
         Self {
             base,
             changed: BTreeMap::new(),
+            ignored: BTreeSet::new(),
         }
     }
 
@@ -95,6 +102,7 @@ impl Began {
             changed: changed
                 .map(|(path, known)| (unescape(&path), known))
                 .collect(),
+            ignored: stored.ignored.iter().map(|path| unescape(path)).collect(),
         })
     }
 
@@ -108,6 +116,7 @@ impl Began {
             changed: changed
                 .map(|(path, known)| (escape(path), known.clone()))
                 .collect(),
+            ignored: self.ignored.iter().map(|path| escape(path)).collect(),
         };
         let text = serde_json::to_vec(&stored).map_err(io::Error::other);
         text.and_then(|text| files::replace(&path, &text))
@@ -148,16 +157,39 @@ impl Began {
         }
     }
 
-    /// What was at a path.
+    /// What was at a path, if git does not ignore it.
     pub fn get(&self, path: &[u8]) -> Option<Known> {
+        self.get_also_ignored(path)
+            .filter(|_| !self.is_ignored(path))
+    }
+
+    /// What was at a path.
+    pub fn get_also_ignored(&self, path: &[u8]) -> Option<Known> {
         match self.changed.get(path) {
             Some(known) => known.clone(),
             None => Some(self.of_base(self.base.entries().get(path)?)),
         }
     }
 
-    /// All that was there, by path.
+    fn is_ignored(&self, path: &[u8]) -> bool {
+        match self.changed.contains_key(path) {
+            true => self.ignored.contains(path),
+            false => {
+                let entry = self.base.entries().get(path);
+                entry.is_some_and(|entry| entry.ignored)
+            }
+        }
+    }
+
+    /// All that was there and that git does not ignore, by path.
     pub fn all(&self) -> BTreeMap<Vec<u8>, Known> {
+        let mut all = self.all_also_ignored();
+        all.retain(|path, _| !self.is_ignored(path));
+        all
+    }
+
+    /// All that was there, by path.
+    pub fn all_also_ignored(&self) -> BTreeMap<Vec<u8>, Known> {
         let base = self.base.entries().iter();
         let mut all: BTreeMap<_, _> = base
             .filter(|(path, _)| !self.changed.contains_key(*path))
@@ -175,14 +207,21 @@ impl Began {
     pub fn differing(&self, other: &Self) -> Vec<(Vec<u8>, Option<Known>)> {
         let changed = other.changed.iter();
         changed
-            .filter(|(path, known)| self.get(path) != **known)
+            .filter(|(path, known)| self.get_also_ignored(path) != **known)
             .map(|(path, known)| (path.clone(), known.clone()))
             .collect()
     }
 
     /// Notes what a path has now, on both sides; `None`: nothing.
     pub fn set(&mut self, path: &[u8], known: Option<Known>) {
+        self.ignored.remove(path);
         self.changed.insert(path.to_vec(), known);
+    }
+
+    /// The same for a path that git ignores.
+    pub fn set_ignored(&mut self, path: &[u8], known: Option<Known>) {
+        self.changed.insert(path.to_vec(), known);
+        self.ignored.insert(path.to_vec());
     }
 
     /// Reads contents of its files.
@@ -209,7 +248,8 @@ pub struct BeganFiles<'a> {
 impl BeganFiles<'_> {
     /// The hash of the content of the file that was at a path. Blocks.
     pub fn hash(&mut self, path: &[u8]) -> Result<String, CopyError> {
-        if let Some(Content::Kept(hash)) = self.began.get(path).map(|known| known.content) {
+        let known = self.began.get_also_ignored(path);
+        if let Some(Content::Kept(hash)) = known.map(|known| known.content) {
             return Ok(hash);
         }
         let mut hash = Hash(Sha256::new());
@@ -219,7 +259,8 @@ impl BeganFiles<'_> {
 
     /// Writes the content of the file that was at a path to `to`. Blocks.
     pub fn read(&mut self, path: &[u8], mut to: impl Write) -> Result<(), CopyError> {
-        match self.began.get(path).map(|known| known.content) {
+        let known = self.began.get_also_ignored(path);
+        match known.map(|known| known.content) {
             Some(Content::Kept(hash)) => {
                 let mut file = self.contents.open(&hash)?;
                 let copied = io::copy(&mut file, &mut to);

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use snowglobe_init::wire::tree::escape;
 
 use super::began::Known;
-use super::listing::{Kind, Listed, Listing};
-
-/// The name of git's own directory or file.
-const GIT: &[u8] = b".git";
+use super::listed::{GIT, Kind, Listed};
+use super::listing::Listing;
 
 /// How coarse the host's times of change may be, in nanoseconds: a file that changed this shortly before it was copied may
 /// have changed again with the same time.
@@ -88,7 +86,7 @@ fn compare(known: &Known, listed: &Listed, stamp_ns: i64) -> Differs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::{Content, HostStamp};
+    use crate::copy::{Content, HostStamp, Origin};
 
     const STAMP: HostStamp = HostStamp {
         ctime_ns: 1_000,
@@ -103,6 +101,8 @@ mod tests {
             mtime_ns: 5,
             stamp: STAMP,
             target: Vec::new(),
+            ignored: false,
+            origin: Origin::Here,
         }
     }
 

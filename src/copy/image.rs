@@ -11,7 +11,8 @@ use ferrosys::ext::{FeatureSet, FormatError, FormatOptions, FormatPlan, GrowRese
 use ferrosys::ext::{JournalSize, ReservedRatio, Timestamp};
 use ferrosys::{EntryKind, FileContent, FileRange, Metadata, SourceEntry};
 
-use super::listing::{Kind, Listed, Listing, on_host};
+use super::listed::{Kind, Listed, Source};
+use super::listing::Listing;
 use snowglobe_init::boot::WORKSPACE_TREE;
 
 /// The disk's size in bytes; the file is sparse.
@@ -64,10 +65,10 @@ fn entry(root: &Path, path: &[u8], listed: &Listed, guise: Guise) -> SourceEntry
     let kind = match listed.kind {
         Kind::Directory => EntryKind::Directory,
         Kind::Link => EntryKind::Symlink(listed.target.clone()),
-        Kind::File => {
-            let range = FileRange::at_path(on_host(root, path), 0, listed.size);
-            EntryKind::File(FileContent::Range(range))
-        }
+        Kind::File => EntryKind::File(match listed.source(root, path) {
+            Source::Text(text) => FileContent::Owned(text.to_vec()),
+            Source::File(place) => FileContent::Range(FileRange::at_path(place, 0, listed.size)),
+        }),
     };
     let metadata = metadata(listed.mode, listed.mtime_ns, guise);
     SourceEntry::new(on_disk(path), kind, metadata)

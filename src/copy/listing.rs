@@ -1,22 +1,22 @@
 //! Which files of a host directory a copy has.
 //!
 //! In a repository these are the files that git tracks, those that it neither tracks nor ignores, and `.git` itself; so in
-//! submodules and in repositories within. Elsewhere all files. Pipes, sockets and devices never belong to it, and neither
-//! do files that this user can't read.
+//! submodules and in repositories within. A worktree's repository, which lies elsewhere, comes as `.git` ([`GitDir`]).
+//! What git ignores comes too if that is asked for, and is marked. Elsewhere all files. Pipes, sockets and devices never
+//! belong to it, and neither do files that this user can't read.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde::{Deserialize, Serialize};
-
 use super::error::{CopyError, io_error};
+use super::git_dir::GitDir;
+use super::listed::{GIT, HostStamp, Kind, Listed, Origin, below, epoch_ns, on_host};
 use crate::presence;
-use crate::workspace::git_program;
+use crate::workspace::{Repository, git_program};
 
 /// The most entries of a copy.
 const MOST: usize = 2_000_000;
@@ -24,55 +24,14 @@ const MOST: usize = 2_000_000;
 /// How deep repositories may lie within each other.
 const DEEPEST: usize = 16;
 
-/// The name of git's own directory or file.
-const GIT: &[u8] = b".git";
-
 /// Which files of a repository belong to a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Which {
     /// Those that git does not ignore.
     #[default]
     NotIgnored,
-    /// All.
+    /// Those that git ignores, too.
     All,
-}
-
-/// What an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link,
-}
-
-/// The state of a file on the host: if it is the same, so is the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostStamp {
-    /// When its content or status changed, in nanoseconds since the Unix epoch.
-    pub ctime_ns: i64,
-    /// Its inode.
-    pub inode: u64,
-}
-
-/// An entry of the listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// What it is.
-    pub kind: Kind,
-    /// Its permission bits, without those of setuid, setgid and sticky.
-    pub mode: u32,
-    /// Its size in bytes.
-    pub size: u64,
-    /// When its content changed, in nanoseconds since the Unix epoch.
-    pub mtime_ns: i64,
-    /// Its state.
-    pub stamp: HostStamp,
-    /// The target of a link; empty for anything else.
-    pub target: Vec<u8>,
 }
 
 /// What belongs to a copy.
@@ -90,9 +49,10 @@ impl Listing {
     /// How many of the files that were left out are named.
     pub const NAMED: usize = 20;
 
-    /// Lists what belongs to a copy of `root`. `hidden` says whether a path is hidden from the sandbox. Blocks.
+    /// Lists what belongs to a copy of `root`, with its repository if that lies outside. `hidden` says whether a path is hidden from the sandbox. Blocks.
     pub fn of(
         root: &Path,
+        repository: Option<&Repository>,
         which: Which,
         hidden: &dyn Fn(&[u8]) -> bool,
     ) -> Result<Self, CopyError> {
@@ -102,6 +62,8 @@ impl Listing {
             which,
             hidden,
             git: git_program(root),
+            outside: repository.map(|repository| GitDir::of(repository, root)),
+            ignored: false,
             listing: &mut listing,
         };
         adding.directory(b"", 0)?;
@@ -115,24 +77,15 @@ impl Listing {
     }
 }
 
-/// The path on the host of a path in the tree.
-pub(crate) fn on_host(root: &Path, path: &[u8]) -> PathBuf {
-    root.join(OsStr::from_bytes(path))
-}
-
-/// A path below another.
-fn below(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    match dir.is_empty() {
-        true => name.to_vec(),
-        false => [dir, b"/", name].concat(),
-    }
-}
-
 struct Adding<'a> {
     root: &'a Path,
     which: Which,
     hidden: &'a dyn Fn(&[u8]) -> bool,
     git: Option<PathBuf>,
+    /// The repository of the root, if that lies outside.
+    outside: Option<GitDir>,
+    /// Whether git ignores what is added now.
+    ignored: bool,
     listing: &'a mut Listing,
 }
 
@@ -142,13 +95,14 @@ impl Adding<'_> {
         let is_repository = on_host(self.root, &below(dir, GIT))
             .symlink_metadata()
             .is_ok();
-        if !is_repository || depth > DEEPEST {
+        if !is_repository || depth > DEEPEST || self.ignored {
             return self.all(dir, depth);
         }
-        let files = match (&self.git, self.which) {
-            (Some(git), Which::NotIgnored) => tracked(git, &on_host(self.root, dir))?,
-            _ => return self.all(dir, depth),
+        let Some(git) = self.git.clone() else {
+            return self.all(dir, depth);
         };
+        let on_host = on_host(self.root, dir);
+        let files = asked(&git, &on_host, &NOT_IGNORED)?;
         if depth == 0 {
             self.listing.of_git = true;
         }
@@ -160,11 +114,66 @@ impl Adding<'_> {
                 self.directory(&path, depth + 1)?;
             }
         }
-        let git = below(dir, GIT);
-        match self.entry(&git)? {
-            Some(Kind::Directory) => self.all(&git, depth),
+        if self.which == Which::All && !self.ignored {
+            self.ignored = true;
+            let added = self.ignored(dir, asked(&git, &on_host, &IGNORED)?, depth);
+            self.ignored = false;
+            added?;
+        }
+        self.dot_git(dir, depth)
+    }
+
+    /// Adds what git ignores in the repository at `dir`: files, and directories whose names end with a slash.
+    fn ignored(&mut self, dir: &[u8], files: Vec<Vec<u8>>, depth: usize) -> Result<(), CopyError> {
+        for file in files {
+            let path = below(dir, file.strip_suffix(b"/").unwrap_or(&file));
+            if let Some(Kind::Directory) = self.entry(&path)? {
+                self.all(&path, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the git directory of a repository, or the file that leads there.
+    fn dot_git(&mut self, dir: &[u8], depth: usize) -> Result<(), CopyError> {
+        let path = below(dir, GIT);
+        let Some(outside) = &self.outside else {
+            return match self.entry(&path)? {
+                Some(Kind::Directory) => self.all(&path, depth),
+                _ => Ok(()),
+            };
+        };
+        if dir.is_empty() {
+            let files = outside.files()?;
+            for (path, place) in files {
+                self.entry_at(&path, place)?;
+            }
+            return Ok(());
+        }
+        match self.entry_at(&path, on_host(self.root, &path))? {
+            Some(Kind::Directory) => self.all(&path, depth),
             _ => Ok(()),
         }
+    }
+
+    /// Adds a file of git's that lies at this place on the host, with the text that the copy has of it.
+    fn entry_at(&mut self, path: &[u8], place: PathBuf) -> Result<Option<Kind>, CopyError> {
+        if let Some(there) = self.listing.entries.get(path) {
+            return Ok(Some(there.kind));
+        }
+        let kind = self.entry_of(path, &place)?;
+        if kind == Some(Kind::File)
+            && let Some(outside) = &self.outside
+        {
+            let text = outside.text(path, &place)?;
+            if let Some(listed) = self.listing.entries.get_mut(path) {
+                if let Some(text) = &text {
+                    listed.size = text.len() as u64;
+                }
+                listed.origin = text.map_or(Origin::At(place), Origin::Text);
+            }
+        }
+        Ok(kind)
     }
 
     /// Adds all that a directory contains.
@@ -188,11 +197,10 @@ impl Adding<'_> {
             {
                 continue;
             }
-            if let Some(Kind::Directory) = self.entry(&path)? {
-                match name.as_bytes() {
-                    GIT => self.all(&path, depth)?,
-                    _ => self.directory(&path, depth)?,
-                }
+            if name.as_bytes() == GIT {
+                self.dot_git(dir, depth)?;
+            } else if let Some(Kind::Directory) = self.entry(&path)? {
+                self.directory(&path, depth)?;
             }
         }
         Ok(())
@@ -206,6 +214,14 @@ impl Adding<'_> {
 
     /// Adds an entry with its directories; gives what it is, if it was added.
     fn entry(&mut self, path: &[u8]) -> Result<Option<Kind>, CopyError> {
+        self.entry_of(path, &on_host(self.root, path))
+    }
+
+    /// The same for one that is at this place on the host. One that is there already stays.
+    fn entry_of(&mut self, path: &[u8], on_host: &Path) -> Result<Option<Kind>, CopyError> {
+        if let Some(there) = self.listing.entries.get(path) {
+            return Ok(Some(there.kind));
+        }
         if (self.hidden)(path) {
             return Ok(None);
         }
@@ -222,14 +238,13 @@ impl Adding<'_> {
             // A directory above is hidden, or a link took its place.
             return Ok(None);
         }
-        let on_host = on_host(self.root, path);
         let meta = match on_host.symlink_metadata() {
             Ok(meta) => meta,
             // Git also names files that are removed and not committed as such.
             Err(error) if presence::is_no_path(&error) => return Ok(None),
-            Err(error) => return Err(io_error("look at", &on_host)(error)),
+            Err(error) => return Err(io_error("look at", on_host)(error)),
         };
-        let Some(listed) = self.listed(path, &on_host, &meta)? else {
+        let Some(listed) = self.listed(path, on_host, &meta)? else {
             return Ok(None);
         };
         let kind = listed.kind;
@@ -275,19 +290,25 @@ impl Adding<'_> {
                 inode: meta.ino(),
             },
             target,
+            ignored: self.ignored,
+            origin: Origin::Here,
         }))
     }
 }
 
-/// Nanoseconds since the Unix epoch, of a time as the system gives it.
-fn epoch_ns(seconds: i64, nanoseconds: i64) -> i64 {
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(nanoseconds)
-}
+/// Asks git for the files that it tracks, and those that it neither tracks nor ignores.
+const NOT_IGNORED: [&str; 3] = ["--cached", "--others", "--deduplicate"];
 
-/// The files that git tracks, and those that it neither tracks nor ignores. No program of the repository is run.
-fn tracked(git: &Path, dir: &Path) -> Result<Vec<Vec<u8>>, CopyError> {
+/// Asks git for the files that it ignores; a directory stands for all that is in it.
+const IGNORED: [&str; 4] = [
+    "--others",
+    "--ignored",
+    "--directory",
+    "--no-empty-directory",
+];
+
+/// The files that git names. No program of the repository is run.
+fn asked(git: &Path, dir: &Path, which: &[&str]) -> Result<Vec<Vec<u8>>, CopyError> {
     let output = Command::new(git)
         .current_dir(dir)
         .args([
@@ -296,14 +317,9 @@ fn tracked(git: &Path, dir: &Path) -> Result<Vec<Vec<u8>>, CopyError> {
             "-c",
             "core.hooksPath=/dev/null",
         ])
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
-        .args(["--deduplicate", "--"])
+        .args(["ls-files", "-z", "--exclude-standard"])
+        .args(which)
+        .arg("--")
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")

@@ -1,7 +1,9 @@
 //! The workspace as a copy: a tree of the host as a disk, and what is known of it.
 //!
 //! ```text
+//! listed    an entry of a tree
 //! listing   which files of a host directory a copy has
+//! git_dir   the same for a worktree's repository, which lies elsewhere
 //! image     that tree as an ext4 disk, written by this process
 //! base      such a disk, with a list of what is in it; never changed again
 //! compare   what the host changed since
@@ -21,7 +23,9 @@ mod began;
 mod compare;
 mod contents;
 mod error;
+mod git_dir;
 mod image;
+mod listed;
 mod listing;
 
 pub use base::Base;
@@ -29,8 +33,8 @@ pub use began::{Began, BeganFiles, Content, Known};
 pub use compare::{HostChange, host_changes, is_of_git};
 pub use contents::Contents;
 pub use error::CopyError;
-pub(crate) use listing::on_host;
-pub use listing::{HostStamp, Kind, Listed, Listing, Which};
+pub use listed::{HostStamp, Kind, Listed, Origin, Source};
+pub use listing::{Listing, Which};
 
 #[cfg(test)]
 mod tests;

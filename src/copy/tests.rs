@@ -33,7 +33,7 @@ fn paths(listing: &Listing) -> Vec<String> {
 }
 
 fn listed(root: &Path) -> Listing {
-    Listing::of(root, Which::NotIgnored, &|_| false).unwrap()
+    Listing::of(root, None, Which::NotIgnored, &|_| false).unwrap()
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn what_git_tracks_and_does_not_ignore_belongs_to_the_copy() {
     symlink("nowhere", root.join("link")).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
-        root.join("fifo"),
+        root.join("target/fifo"),
         rustix::fs::FileType::Fifo,
         rustix::fs::Mode::RUSR,
         0,
@@ -113,9 +113,51 @@ fn what_git_tracks_and_does_not_ignore_belongs_to_the_copy() {
     ] {
         assert!(listing.entries.contains_key(path.as_bytes()), "{path}");
     }
-    let all = Listing::of(&root, Which::All, &|path| path.starts_with(b"d")).unwrap();
-    assert!(all.entries.contains_key(&b"target/x"[..]) && !all.entries.contains_key(&b"d/e"[..]));
-    assert!(all.left_out.iter().any(|(path, _)| path == b"fifo"));
+    let all = Listing::of(&root, None, Which::All, &|path| path.starts_with(b"d")).unwrap();
+    let is_ignored = |path: &str| all.entries.get(path.as_bytes()).map(|entry| entry.ignored);
+    for path in ["target", "target/x", "a.log", "nested/ignored.o"] {
+        assert_eq!(is_ignored(path), Some(true), "{path}");
+    }
+    for path in paths(&listing) {
+        let hidden = path.starts_with('d');
+        let expected = (!hidden && path != "\u{fffd} odd\n").then_some(false);
+        assert_eq!(is_ignored(&path), expected, "{path:?}");
+    }
+    assert!(all.of_git && all.left_out.iter().any(|(path, _)| path == b"target/fifo"));
+}
+
+#[test]
+fn what_git_ignores_is_copied_and_compared_no_more() {
+    let (dir, bases) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = dir.path();
+    git(root, &["init", "-q"]);
+    fs::write(root.join(".gitignore"), "*.o\n").unwrap();
+    for path in ["a", "a.o", "b.o"] {
+        fs::write(root.join(path), path).unwrap();
+    }
+    let all = Listing::of(root, None, Which::All, &|_| false).unwrap();
+    let base = Base::write(bases.path(), root, all, (1, 1)).unwrap();
+    assert_eq!(Base::open(base.dir()).unwrap().entries(), base.entries());
+    let mut began = Began::with(base);
+    let seen = |began: &Began| {
+        let all = began.all().into_keys().filter(|path| !is_of_git(path));
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&began), [b".gitignore".to_vec(), b"a".to_vec()]);
+    assert!(began.get(b"a.o").is_none() && began.get_also_ignored(b"a.o").is_some());
+    let known = began.get_also_ignored(b"a.o");
+    began.set_ignored(b"c.o", known.clone());
+    began.set(b"b.o", known);
+    let name = began.write(bases.path()).unwrap();
+    let read = Began::read(began.base().dir(), bases.path(), &name).unwrap();
+    let expected = [b".gitignore".to_vec(), b"a".to_vec(), b"b.o".to_vec()];
+    assert_eq!(seen(&read), expected, "git ignores `b.o` no more");
+    assert!(read.all_also_ignored().contains_key(&b"c.o"[..]));
+    let contents = Contents::at(bases.path().to_owned());
+    let mut bytes = Vec::new();
+    let mut files = read.reader(&contents).unwrap();
+    files.read(b"a.o", &mut bytes).unwrap();
+    assert_eq!(bytes, b"a.o");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! and no other program runs. The working tree, the index and the host's branches stay as they are.
 
 use std::io::{self, BufRead, BufReader, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output as Ended, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::{Outcome, Program, Sandbox, SandboxError, WORKSPACE};
 use crate::blocking::blocking;
 use crate::guest::Output;
 use crate::progress::Progress;
-use crate::workspace::git_program;
+use crate::workspace::{Git, Workspace, git_program};
 
 /// How long the guest may take to pack its commits.
 const PACKING: Duration = Duration::from_secs(600);
@@ -59,10 +59,7 @@ impl Sandbox {
         self: &Arc<Self>,
         progress: &Progress,
     ) -> Result<Vec<Branch>, SandboxError> {
-        let Some(dir) = self.workspace().copied() else {
-            return Ok(Vec::new());
-        };
-        let host = HostGit::of(dir.path());
+        let host = HostGit::of(self.workspace());
         let (host, known) = blocking(move || {
             let known = host.as_ref().map(HostGit::tips).transpose();
             known.map(|known| (host, known.unwrap_or_default()))
@@ -84,10 +81,7 @@ impl Sandbox {
 
     /// What the host's git ignores by the user's own configuration.
     pub(super) async fn excludes(&self) -> String {
-        let Some(dir) = self.workspace().copied() else {
-            return String::new();
-        };
-        let host = HostGit::of(dir.path());
+        let host = HostGit::of(self.workspace());
         blocking(move || host.and_then(|host| host.excludes()).unwrap_or_default()).await
     }
 
@@ -162,28 +156,46 @@ fn written(
 struct HostGit {
     program: PathBuf,
     dir: PathBuf,
+    /// The git directory, if it is outside of the directory.
+    outside: Option<PathBuf>,
 }
 
 impl HostGit {
-    fn of(dir: &Path) -> Option<Self> {
+    /// Git in the directory that was copied. None if there is no repository, or if one elsewhere does not lead back.
+    fn of(workspace: &Workspace) -> Option<Self> {
+        let Workspace::Copy { dir, git } = workspace else {
+            return None;
+        };
+        let outside = match git {
+            Git::Inside => None,
+            Git::Shared(repository) => Some(repository.git_dir()),
+            Git::Apart(_) => return None,
+        };
+        let dir = dir.path();
         dir.join(".git").symlink_metadata().ok()?;
         Some(Self {
             program: git_program(dir)?,
             dir: dir.to_owned(),
+            outside,
         })
     }
 
     /// Runs git without hooks, and without programs that the repository's configuration names for its own convenience.
     fn run(&self, words: &[&str]) -> Result<Ended, CommitsError> {
-        Command::new(&self.program)
-            .current_dir(&self.dir)
+        let mut git = Command::new(&self.program);
+        git.env_remove("GIT_DIR");
+        if let Some(outside) = &self.outside {
+            // The one that leads back to the directory, whatever its `.git` file says by now.
+            git.env("GIT_DIR", outside);
+        }
+        git.current_dir(&self.dir)
             .args(["-c", "core.hooksPath=/dev/null"])
             .args(["-c", "core.fsmonitor=false"])
             .args(["-c", "gc.auto=0"])
             .args(["-c", "maintenance.auto=false"])
             .args(["-c", "fetch.fsckObjects=true"])
             .args(words)
-            .env_remove("GIT_DIR")
+            .env_remove("GIT_COMMON_DIR")
             .env_remove("GIT_WORK_TREE")
             .env_remove("GIT_INDEX_FILE")
             .stdin(Stdio::null())

@@ -12,7 +12,7 @@ use snowglobe_runner::rules::Rules;
 use super::state::{DiskOf, Live};
 use super::{Sandbox, SandboxError};
 use crate::blocking::blocking;
-use crate::copy::{Base, Began, Listing, Which, host_changes};
+use crate::copy::{Base, Began, CopyError, Listing, Which, host_changes};
 use crate::disk::{CopiedWorkspace, NewDisk, Store, VmDir, base_disk, base_list};
 use crate::progress::Progress;
 use crate::text::size;
@@ -95,12 +95,12 @@ impl Sandbox {
         let spec = &self.config.sandbox;
         let (root, limit) = (spec.project_dir.clone(), spec.disk_bytes);
         let (store, steps) = (self.store.clone(), progress.clone());
-        let hidden = self.hidden()?;
+        let list = self.listing()?;
         let copy = move || -> Result<(CopiedWorkspace, Option<Listing>), SandboxError> {
-            let listing = Listing::of(&root, Which::default(), &|path| hidden.hides(path))?;
+            let listing = list()?;
             let bytes = listing.bytes();
             if bytes > limit {
-                return Err(crate::copy::CopyError::TooLarge { dir: root, bytes }.into());
+                return Err(CopyError::TooLarge { dir: root, bytes }.into());
             }
             if bytes >= MUCH {
                 steps.say(format!(
@@ -136,8 +136,26 @@ impl Sandbox {
         blocking(copy).await
     }
 
+    /// Lists what of the host belongs to the copy. The function that is given blocks.
+    pub(super) fn listing(
+        &self,
+    ) -> Result<impl FnOnce() -> Result<Listing, CopyError> + Send + use<>, SandboxError> {
+        let spec = &self.config.sandbox;
+        let root = spec.project_dir.clone();
+        let repository = spec.workspace.copied_repository().cloned();
+        let which = match spec.copy_ignored {
+            true => Which::All,
+            false => Which::NotIgnored,
+        };
+        let hidden = self.hidden()?;
+        Ok(move || {
+            let hides = |path: &[u8]| hidden.hides(path);
+            Listing::of(&root, repository.as_ref(), which, &hides)
+        })
+    }
+
     /// Which files of the host are hidden from the sandbox.
-    pub(super) fn hidden(&self) -> Result<Rules, SandboxError> {
+    fn hidden(&self) -> Result<Rules, SandboxError> {
         Ok(Rules::new(&self.protected.now())?)
     }
 
@@ -205,7 +223,7 @@ fn newest_base(bases: &Path, owner: (u32, u32), listing: &Listing) -> Option<(Ba
     }
     let stamp = base.stamp_ns();
     let began = Began::with(base);
-    let changes = host_changes(&began.all(), listing, stamp);
+    let changes = host_changes(&began.all_also_ignored(), listing, stamp);
     let sizes = changes
         .iter()
         .map(|change| change.now.as_ref().map_or(0, |now| now.size));

@@ -1,8 +1,8 @@
 //! Bringing the host's newer files into a copied workspace.
 //!
 //! A file that the guest did not change becomes the host's. One that both changed stays as it is in the guest, and is
-//! named. Git's own files are brought only into a copy that no command has used yet: later they are the guest's, and its
-//! commits come to the host in another way.
+//! named. Git's own files, and what git ignores, are brought only into a copy that no command has used yet: later they are
+//! the guest's. Its commits come to the host in another way.
 //!
 //! What the guest is given is noted down first. If the machine ends meanwhile, some of the files may be there, others
 //! not, or without their content; so the next machine is given all of them again before a command runs.
@@ -11,7 +11,6 @@ use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use snowglobe_init::wire::tree::{EntryKind, Placed, PlacedResult, TreeEntry, escape};
@@ -22,7 +21,7 @@ use super::{Sandbox, SandboxError};
 use crate::blocking::blocking;
 use crate::copy::{
     Began, BeganFiles, Content, Contents, CopyError, HostChange, Kind, Known, Listed, Listing,
-    Which, host_changes, is_of_git,
+    Source, host_changes, is_of_git,
 };
 use crate::disk::Store;
 use crate::progress::Progress;
@@ -72,15 +71,19 @@ impl Sandbox {
         };
         let (mut changes, mut next) = (Vec::new(), began.clone());
         for Newer { path, now } in newer {
+            let ignored = now.as_ref().is_some_and(|(listed, ..)| listed.ignored);
             if let Some(guest) = &guest
-                && !is_as_began(began.get(&path).as_ref(), guest.get(&path))
+                && !is_as_began(began.get_also_ignored(&path).as_ref(), guest.get(&path))
             {
                 done.conflicts
                     .push(step(&path, "the sandbox changed it, too"));
                 continue;
             }
-            let change = placed(&path, now);
-            next.set(&path, change.known.clone());
+            let change = Change {
+                ignored,
+                ..placed(&path, now)
+            };
+            note(&mut next, &change.path, change.known.clone(), ignored);
             changes.push(change);
         }
         if !is_unused {
@@ -125,10 +128,10 @@ impl Sandbox {
         let (mut all, mut known) = (Vec::new(), Vec::new());
         for change in changes {
             all.push((change.placed, change.file));
-            known.push((change.path, change.known));
+            known.push((change.path, change.known, change.ignored));
         }
         let results = self.place(at, all).await?;
-        for ((path, now), result) in known.into_iter().zip(results) {
+        for ((path, now, ignored), result) in known.into_iter().zip(results) {
             match result {
                 PlacedResult::Failed(why) => done.left.push(step(&path, &why)),
                 PlacedResult::Done(guest_ctime_ns) => {
@@ -141,7 +144,7 @@ impl Sandbox {
                         guest_ctime_ns,
                         ..now
                     });
-                    began.set(&path, now);
+                    note(&mut began, &path, now, ignored);
                 }
             }
         }
@@ -149,23 +152,29 @@ impl Sandbox {
     }
 
     /// What the host may have changed since; contents are not compared. `fresh` is what the host has, if no command has
-    /// used the copy yet: then git's own files count, too. The function that is given blocks.
+    /// used the copy yet: then git's own files and those that it ignores count, too. The function that is given blocks.
     fn host_changed(
         &self,
         began: Began,
         fresh: Option<Listing>,
     ) -> Result<impl FnOnce() -> Result<Vec<HostChange>, CopyError> + Send + use<>, SandboxError>
     {
-        let root = self.config.sandbox.project_dir.clone();
-        let hidden = self.hidden()?;
+        let list = self.listing()?;
         Ok(move || {
             let is_unused = fresh.is_some();
             let listing = match fresh {
                 Some(listing) => listing,
-                None => Listing::of(&root, Which::default(), &|path| hidden.hides(path))?,
+                None => list()?,
             };
-            let mut changes = host_changes(&began.all(), &listing, began.base().stamp_ns());
-            changes.retain(|change| is_unused || !is_of_git(&change.path));
+            let stamp = began.base().stamp_ns();
+            if is_unused {
+                return Ok(host_changes(&began.all_also_ignored(), &listing, stamp));
+            }
+            let mut changes = host_changes(&began.all(), &listing, stamp);
+            changes.retain(|change| {
+                let ignored = change.now.as_ref().is_some_and(|now| now.ignored);
+                !ignored && !is_of_git(&change.path)
+            });
             Ok(changes)
         })
     }
@@ -286,6 +295,16 @@ struct Change {
     file: Option<File>,
     /// What is known of it then, but for the guest's time.
     known: Option<Known>,
+    /// Whether git ignores it.
+    ignored: bool,
+}
+
+/// Notes what a path has now.
+fn note(began: &mut Began, path: &[u8], now: Option<Known>, ignored: bool) {
+    match ignored {
+        true => began.set_ignored(path, now),
+        false => began.set(path, now),
+    }
 }
 
 /// The change that makes a path what the host has there.
@@ -295,6 +314,7 @@ fn placed(path: &[u8], now: Option<(Listed, Option<File>, Content)>) -> Change {
         placed,
         file,
         known,
+        ignored: false,
     };
     let Some((listed, file, content)) = now else {
         let absent = Placed {
@@ -350,6 +370,8 @@ fn again(path: Vec<u8>, known: Option<Known>, contents: &Contents) -> Result<Cha
         placed,
         file,
         known: Some(known),
+        // Those that git ignores are given to a copy only once, before its first command.
+        ignored: false,
     })
 }
 
@@ -372,7 +394,13 @@ fn with_content(
             now: Some((listed, None, Content::Base)),
         }));
     }
-    let path: PathBuf = crate::copy::on_host(root, &change.path);
+    let path = match listed.source(root, &change.path) {
+        Source::File(path) => path,
+        Source::Text(text) => {
+            let hash = contents.add(&mut &*text, text.len() as u64)?;
+            return newer(files, contents, change.path, change.unsure, listed, hash);
+        }
+    };
     let failed = |source: io::Error| CopyError::Io {
         operation: "read",
         path: path.clone(),
@@ -389,12 +417,24 @@ fn with_content(
         .map_err(failed)?;
     listed.size = file.metadata().map_err(failed)?.len();
     let hash = contents.add(&mut &file, listed.size)?;
-    if change.unsure && hash == files.hash(&change.path)? {
+    newer(files, contents, change.path, change.unsure, listed, hash)
+}
+
+/// A changed file of the host with its kept content; none if it is `unsure` and has the content that it had.
+fn newer(
+    files: &mut BeganFiles<'_>,
+    contents: &Contents,
+    path: Vec<u8>,
+    unsure: bool,
+    listed: Listed,
+    hash: String,
+) -> Result<Option<Newer>, CopyError> {
+    if unsure && hash == files.hash(&path)? {
         return Ok(None);
     }
     let kept = contents.open(&hash)?;
     Ok(Some(Newer {
-        path: change.path,
+        path,
         now: Some((listed, Some(kept), Content::Kept(hash))),
     }))
 }

@@ -2,6 +2,7 @@
 //! see of it.
 
 mod dir;
+mod git_file;
 mod git_program;
 mod listing;
 mod protected;
@@ -14,10 +15,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use dir::SharedDir;
+pub use git_file::{gitdir, path_by_names};
 pub use git_program::git_program;
 pub use listing::{Name, Names, Stamp};
 pub use protected::{Change, Effects, Protected, Refusals};
-pub use repository::{Apart, Git, Repository};
+pub use repository::{Apart, Git, Repository, Site};
+pub use small_file::small_text;
 
 /// How `/workspace` is made, as the configuration has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -46,6 +49,8 @@ pub enum Workspace {
     Copy {
         /// The directory.
         dir: SharedDir,
+        /// Where its repository is.
+        git: Git,
     },
     /// An empty directory on the sandbox's own disk.
     None,
@@ -55,10 +60,7 @@ impl Workspace {
     /// A directory of the host, with its repository, unless that lies outside and may not be shared: the user named at most
     /// the directory. `own`: Snowglobe's own directories.
     pub fn mount(dir: SharedDir, home: Option<&Path>, own: &[&Path]) -> Self {
-        let git = Git::find(&dir, &|repository| {
-            let checked = shareable::check(repository, false, home, own);
-            checked.err().map(|error| error.why().to_owned())
-        });
+        let git = repository_of(&dir, Site::Beside, home, own);
         Self::Mount { dir, git }
     }
 
@@ -69,6 +71,12 @@ impl Workspace {
             Self::Copy { .. } => "copy",
             Self::None => "none",
         }
+    }
+
+    /// The same for a copy of a directory.
+    pub fn copy(dir: SharedDir, home: Option<&Path>, own: &[&Path]) -> Self {
+        let git = repository_of(&dir, Site::Inside, home, own);
+        Self::Copy { dir, git }
     }
 
     /// The directory of the host, if one is shared.
@@ -82,8 +90,19 @@ impl Workspace {
     /// The directory of the host that the workspace is a copy of, if it is one.
     pub fn copied(&self) -> Option<&SharedDir> {
         match self {
-            Self::Copy { dir } => Some(dir),
+            Self::Copy { dir, .. } => Some(dir),
             Self::Mount { .. } | Self::None => None,
+        }
+    }
+
+    /// The repository outside of the directory that belongs to the copy, if the workspace is one.
+    pub fn copied_repository(&self) -> Option<&Repository> {
+        match self {
+            Self::Copy {
+                git: Git::Shared(repository),
+                ..
+            } => Some(repository),
+            _ => None,
         }
     }
 
@@ -104,8 +123,15 @@ impl Workspace {
             Self::Mount {
                 git: Git::Apart(apart),
                 ..
+            }
+            | Self::Copy {
+                git: Git::Apart(apart),
+                ..
             } => Some(apart.to_string()),
-            _ => self.repository()?.trouble(),
+            _ => self
+                .repository()
+                .or_else(|| self.copied_repository())?
+                .trouble(),
         }
     }
 
@@ -118,12 +144,20 @@ impl Workspace {
         own: &[&Path],
     ) -> Result<(), WorkspaceError> {
         match self {
-            Self::Mount { dir, .. } | Self::Copy { dir } => {
+            Self::Mount { dir, .. } | Self::Copy { dir, .. } => {
                 shareable::check(dir.path(), named, home, own)
             }
             Self::None => Ok(()),
         }
     }
+}
+
+/// Where the repository of a directory is; outside only if it may be shared, though the user did not name it.
+fn repository_of(dir: &SharedDir, site: Site, home: Option<&Path>, own: &[&Path]) -> Git {
+    Git::find(dir, site, &|repository| {
+        let checked = shareable::check(repository, false, home, own);
+        checked.err().map(|error| error.why().to_owned())
+    })
 }
 
 /// Why a directory must not become the workspace.

@@ -7,24 +7,32 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use snowglobe_init::wire::share::WORKSPACE;
 use snowglobe_runner::git_config::{self, Setting};
 
 use super::dir::SharedDir;
+use super::git_file::{
+    LONGEST, gitdir, inside_fault, path_by_names, place_fault, without_line_end,
+};
 use super::small_file::{self, Small};
 
 /// The file in a worktree that leads to the repository.
 const DOT_GIT: &str = ".git";
 
-/// The longest of git's small files, in bytes.
-const LONGEST: usize = 64 << 10;
-
 /// How many directories a message names.
 const NAMED: usize = 3;
+
+/// Where the guest has a repository that lies outside of the workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// At its path on the host, beside the workspace.
+    Beside,
+    /// In the workspace, as a directory `.git`: in a copy.
+    Inside,
+}
 
 /// Where the repository of a workspace is.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,8 +82,12 @@ struct Lead {
 
 impl Git {
     /// Looks where the repository of a workspace is. `check` says why a directory must not be shared.
-    pub fn find(workspace: &SharedDir, check: &dyn Fn(&Path) -> Option<String>) -> Self {
-        match find(workspace, check) {
+    pub fn find(
+        workspace: &SharedDir,
+        site: Site,
+        check: &dyn Fn(&Path) -> Option<String>,
+    ) -> Self {
+        match find(workspace, site, check) {
             Ok(None) => Self::Inside,
             Ok(Some(repository)) => Self::Shared(repository),
             Err(apart) => Self::Apart(apart),
@@ -85,6 +97,7 @@ impl Git {
 
 fn find(
     workspace: &SharedDir,
+    seen: Site,
     check: &dyn Fn(&Path) -> Option<String>,
 ) -> Found<Option<Repository>> {
     let Some(text) = dot_git(workspace)? else {
@@ -95,7 +108,11 @@ fn find(
         return Ok(None);
     }
     let place = lead.common.display();
-    if let Some(why) = place_fault(&lead.common, workspace.path()).or_else(|| check(&lead.common)) {
+    let fault = match seen {
+        Site::Beside => place_fault(&lead.common, workspace.path()),
+        Site::Inside => inside_fault(&lead.common, lead.worktree.is_some(), workspace.path()),
+    };
+    if let Some(why) = fault.or_else(|| check(&lead.common)) {
         return apart(format!("{place} can't be shared: {why}"));
     }
     let dir = SharedDir::open(&lead.common).or_else(|error| {
@@ -110,11 +127,13 @@ fn find(
         None => None,
     };
     let settings = settings(&dir, own.as_ref())?;
-    if own.is_none() {
-        check_main(&lead.common, &settings, workspace.path())?;
+    match own {
+        None => check_main(&lead.common, &settings, workspace.path())?,
+        Some(_) if seen == Site::Inside => check_files(&lead.common, &settings)?,
+        Some(_) => {}
     }
     let hooks = value_of(&settings, "hookspath");
-    let hooks = hooks.and_then(|path| by_names(workspace.path(), path));
+    let hooks = hooks.and_then(|path| path_by_names(workspace.path(), path));
     let hooks = hooks.and_then(|path| Some(path.strip_prefix(workspace.path()).ok()?.to_owned()));
     Ok(Some(Repository {
         borrows: borrowed(&dir)?,
@@ -152,8 +171,7 @@ fn leads_inside(workspace: &SharedDir) -> bool {
 
 /// Where a `.git` file leads. Pure.
 fn lead(workspace: &Path, text: &[u8]) -> Found<Lead> {
-    let name = text.strip_prefix(b"gitdir: ").map(without_line_end);
-    let Some(git) = name.and_then(|name| by_names(workspace, name)) else {
+    let Some(git) = gitdir(workspace, text) else {
         return apart("its .git is not one of git's files");
     };
     let parent = git.parent().unwrap_or(Path::new("/"));
@@ -176,19 +194,19 @@ fn lead(workspace: &Path, text: &[u8]) -> Found<Lead> {
     })
 }
 
-/// Why a place can't be shared at its own path in the guest. Pure.
-fn place_fault(common: &Path, workspace: &Path) -> Option<String> {
-    if workspace.starts_with(common) {
-        let why = "it holds the workspace itself; a repository beside its worktrees can be shared";
-        return Some(why.to_owned());
+/// Refuses a repository of which a worktree's part can't be told by the names of files.
+fn check_files(common: &Path, settings: &[Setting]) -> Found<()> {
+    let mut storage = settings
+        .iter()
+        .filter(|it| it.section == "extensions" && it.name == "refstorage");
+    match storage.next_back().and_then(|it| it.value.as_deref()) {
+        None | Some(b"files") => Ok(()),
+        Some(_) => apart(format!(
+            "{} keeps its references in another form than files, which a copy of one worktree can't have; \
+             workspace_mode = \"mount\" shares it",
+            common.display()
+        )),
     }
-    let taken = common.starts_with(WORKSPACE)
-        || (workspace.starts_with(WORKSPACE) && workspace != Path::new(WORKSPACE));
-    taken.then(|| {
-        format!(
-            "in the sandbox, {WORKSPACE} is the workspace, so nothing else can be there; move it"
-        )
-    })
 }
 
 /// As git does: another user's repository would be theirs to change meanwhile.
@@ -237,7 +255,7 @@ fn leads_back(dir: &SharedDir, lead: &Lead, name: &str, workspace: &Path) -> Fou
                 lead.git.display()
             ))
         })?;
-        by_names(&lead.git, without_line_end(&text)).map_or_else(
+        path_by_names(&lead.git, without_line_end(&text)).map_or_else(
             || apart(format!("{}/{file} names nothing", lead.git.display())),
             Ok,
         )
@@ -260,7 +278,7 @@ fn leads_back(dir: &SharedDir, lead: &Lead, name: &str, workspace: &Path) -> Fou
 
 /// Refuses a main worktree that the repository's settings do not name.
 fn check_main(common: &Path, settings: &[Setting], workspace: &Path) -> Found<()> {
-    let back = value_of(settings, "worktree").and_then(|path| by_names(common, path));
+    let back = value_of(settings, "worktree").and_then(|path| path_by_names(common, path));
     if back.as_deref() == Some(workspace) {
         return Ok(());
     }
@@ -326,8 +344,9 @@ fn borrowed(dir: &SharedDir) -> Found<Vec<String>> {
     let objects = dir.path().join("objects");
     let lines = text.split(|byte| *byte == b'\n');
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#"));
-    let outside = lines
-        .filter(|line| by_names(&objects, line).is_none_or(|path| !path.starts_with(dir.path())));
+    let outside = lines.filter(|line| {
+        path_by_names(&objects, line).is_none_or(|path| !path.starts_with(dir.path()))
+    });
     Ok(outside
         .map(|line| String::from_utf8_lossy(line).into_owned())
         .collect())
@@ -352,29 +371,16 @@ fn text(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
     }
 }
 
-fn without_line_end(text: &[u8]) -> &[u8] {
-    let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r'));
-    &text[..end.map_or(0, |last| last + 1)]
-}
-
-/// The path that a name means by its components, seen from a directory; nothing if it can't be one.
-fn by_names(directory: &Path, name: &[u8]) -> Option<PathBuf> {
-    if name.is_empty() || name.len() > LONGEST || name.iter().any(|byte| matches!(byte, 0 | b'\n'))
-    {
-        return None;
-    }
-    let mut path = PathBuf::from("/");
-    for part in directory.join(OsStr::from_bytes(name)).components() {
-        match part {
-            Component::Normal(name) => path.push(name),
-            Component::ParentDir => drop(path.pop()),
-            _ => {}
+impl Repository {
+    /// The git directory of the worktree.
+    pub fn git_dir(&self) -> PathBuf {
+        let common = self.dir.path();
+        match &self.worktree {
+            Some(name) => common.join("worktrees").join(name),
+            None => common.to_owned(),
         }
     }
-    Some(path)
-}
 
-impl Repository {
     /// Links to make in the guest, from other paths by which git gets from the workspace to the repository and back: the
     /// workspace's own path, and the one that a relative name of the repository means at [`WORKSPACE`].
     pub fn links(&self, workspace: &Path) -> Vec<(PathBuf, PathBuf)> {

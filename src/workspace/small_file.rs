@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -20,6 +21,20 @@ pub(super) enum Small {
     Link,
     /// A pipe, a socket or a device.
     Odd,
+}
+
+/// The text of a regular file of at most so many bytes; none if anything else is at the path.
+pub fn small_text(path: &Path, at_most: usize) -> io::Result<Option<Vec<u8>>> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let (Some(dir), Some(name)) = (path.parent(), name) else {
+        return Ok(None);
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, Mode::empty())?;
+    match read(dir.as_fd(), name, at_most)? {
+        Small::Text(text) => Ok(Some(text)),
+        _ => Ok(None),
+    }
 }
 
 /// Reads a file of at most so many bytes.

@@ -4,6 +4,7 @@ mod asked;
 mod killed;
 mod sides;
 mod terminal;
+mod worktrees;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -49,7 +49,7 @@ impl Place {
 
     fn find(&self, workspace: &str) -> Git {
         let workspace = SharedDir::open(&self.at(workspace)).unwrap();
-        Git::find(&workspace, &|_| None)
+        Git::find(&workspace, Site::Beside, &|_| None)
     }
 
     fn shared(&self, workspace: &str) -> Repository {
@@ -229,7 +229,7 @@ fn what_leads_to_no_repository_is_said() {
 fn a_place_that_must_not_be_shared_is_not_opened() {
     let place = Place::with_worktree();
     let workspace = SharedDir::open(&place.at("tree")).unwrap();
-    let found = Git::find(&workspace, &|path| {
+    let found = Git::find(&workspace, Site::Beside, &|path| {
         assert_eq!(path, place.at("repo/.git"));
         Some("it holds your keys".to_owned())
     });

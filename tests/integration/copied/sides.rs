@@ -227,6 +227,50 @@ async fn trees_as_people_have_them_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_git_ignores_is_copied_if_asked_for_and_is_no_change() {
+    let place = repository("debian");
+    fs::write(place.workspace.join("secret.log"), "secret").unwrap();
+    fs::write(place.workspace.join("seen.log"), "seen").unwrap();
+    assert_eq!(guest(&place, "ls").await, "numbers\nsrc\nuntracked\n");
+    works(&place, &["stop"]).await;
+    works(&place, &["rm", "--yes"]).await;
+    let flags = ["exec", "--copy-ignored=true", "--hide", "secret*", "--"];
+    let line = "cat target/object seen.log; ls; git status --short";
+    let seen = works(&place, &[&flags[..], &[line]].concat()).await;
+    assert_eq!(
+        seen,
+        "big\nseennumbers\nseen.log\nsrc\ntarget\nuntracked\n?? untracked\n"
+    );
+    guest(
+        &place,
+        "echo x >target/x; rm seen.log; echo bigger >target/object; echo y >y",
+    )
+    .await;
+    assert_eq!(changes(&place).await, ["added y"]);
+    // What both sides have of it is their own.
+    fs::write(place.workspace.join("target/object"), "other").unwrap();
+    fs::write(place.workspace.join("newer.log"), "newer").unwrap();
+    works(&place, &["sync"]).await;
+    works(&place, &["apply"]).await;
+    assert_eq!(
+        guest(&place, "cat target/object; ls").await,
+        "bigger\nnumbers\nsrc\ntarget\nuntracked\ny\n"
+    );
+    assert_eq!(
+        (host(&place, "target/object"), host(&place, "seen.log")),
+        ("other".into(), "seen".into())
+    );
+    // A new copy over the older base has the host's newer ones.
+    let flags = ["exec", "--rm", "--copy-ignored=true", "--"];
+    let seen = works(
+        &place,
+        &[&flags[..], &["cat target/object newer.log y"]].concat(),
+    )
+    .await;
+    assert_eq!(seen, "othernewery\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_directory_without_git_is_copied_and_hidden_files_are_not() {
     let place = Place::new("minimal");
     fs::create_dir(place.workspace.join("d")).unwrap();
