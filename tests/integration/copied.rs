@@ -250,7 +250,9 @@ async fn a_model_sees_its_changes_and_applies_none_by_itself() {
             .await,
     );
     assert!(
-        diff.starts_with("--- /dev/null\n+++ b/made\n@@ -0,0 +1 @@\n+made\n"),
+        diff.starts_with(
+            "diff --git a/made b/made\nnew file mode 100644\n--- /dev/null\n+++ b/made\n@@ -0,0 +1 @@\n+made\n"
+        ),
         "{diff}"
     );
     let refused = session.error("changes", json!({"action": "apply"})).await;
