@@ -17,6 +17,7 @@ mod fuse;
 mod image;
 mod layer;
 mod link;
+mod listing;
 mod network;
 mod packets;
 mod reference;
@@ -36,12 +37,13 @@ use libfuzzer_sys::fuzz_target;
 /// A target: its name, and the function that runs one input.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     ("archive", archive::play),
     ("config", config::play),
     ("fuse", fuse::play),
     ("layer", layer::play),
     ("link", link::play),
+    ("listing", listing::play),
     ("network", network::play),
     ("packets", packets::play),
     ("reference", reference::play),
