@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::config::{Config, Difference, Origin, differences, value_of};
-use crate::control::{Answer, Ask, MachineStatus, Messages, Review, Status, send};
+use crate::control::{Answer, Ask, MachineStatus, Messages, Review, Status, Told, send};
 use crate::guest::{self, Guest, Identity};
 use crate::network::live::Status as NetworkStatus;
 use crate::network::ports::{OpenPort, Port};
@@ -155,15 +155,15 @@ fn lost(to: &Running) -> impl FnOnce(std::io::Error) -> ClientError + '_ {
     }
 }
 
-/// Boots a kept sandbox's machine unless it runs; gives the fences that are missing around a machine that this booted.
+/// Boots a kept sandbox's machine unless it runs; gives what a boot has to say.
 pub(crate) async fn boot(
     running: &Running,
     started: bool,
     progress: &Progress,
-) -> Result<Vec<String>, ClientError> {
+) -> Result<Told, ClientError> {
     let mut question = Question::put(running, &Ask::Boot { started }).await?;
     match question.answer_after(progress).await? {
-        Answer::Booted { lacks } => Ok(lacks),
+        Answer::Booted(told) => Ok(told),
         _ => Err(question.ended()),
     }
 }

@@ -104,6 +104,16 @@ pub(crate) enum Review {
     Sync,
 }
 
+/// What a boot has to say; nothing if the machine ran already.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    /// The fences that are missing around the machine.
+    pub(crate) lacks: Vec<String>,
+    /// What else a person should know.
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
+}
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
@@ -111,10 +121,7 @@ pub(crate) enum Answer {
     /// What is being done.
     Step(Step),
     /// A machine runs.
-    Booted {
-        /// The fences that are missing around it, if this question booted it.
-        lacks: Vec<String>,
-    },
+    Booted(Told),
     /// How the sandbox is.
     Status(Status),
     /// What of the network it reaches now.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::ending::Interrupted;
-use super::{logs, progress};
+use super::{logs, progress, stock};
 use crate::client;
 use crate::config::{Config, Raw};
+use crate::control::Told;
 use crate::disk::Store;
 use crate::guest::Guest;
 use crate::progress::Progress;
@@ -26,7 +27,7 @@ pub(super) struct Attached {
     pub(super) host: Host,
     /// The timeline of its sandbox; none if it can't be written.
     pub(super) timeline: Option<Timeline>,
-    lacks: Vec<String>,
+    told: Told,
 }
 
 /// Where a guest runs.
@@ -44,29 +45,44 @@ impl Attached {
             guest: Arc::new(guest),
             host: Host::Kept(Box::new(running)),
             timeline: None,
-            lacks: Vec::new(),
+            told: Told::default(),
         }
-    }
-
-    /// Says which fences do not hold around a machine that was booted for this command, a line each.
-    fn tell_lacks(&self) {
-        tell_lacks(&self.lacks);
     }
 
     /// Ends the connection, and the sandbox that is for this command alone.
     pub(super) async fn close(self) {
         if let Host::Own(sandbox) = self.host {
-            sandbox.stop().await;
+            stop(&sandbox).await;
         }
         self.guest.close().await;
     }
 }
 
-/// Says which fences do not hold, a line each.
-pub(super) fn tell_lacks(lacks: &[String]) {
-    for lack in lacks {
+/// Says what a boot has to say, a line each.
+pub(super) fn tell(told: &Told) {
+    for lack in &told.lacks {
         say!("{}", weaker_fences(std::slice::from_ref(lack)));
     }
+    for note in &told.notes {
+        say!("{note}");
+    }
+}
+
+/// Stops a sandbox of this process, and says what of its copy of the workspace is lost with it.
+pub(super) async fn stop(sandbox: &Sandbox) {
+    if sandbox.workspace().copied().is_some() && sandbox.is_running() {
+        let lost = match sandbox.unapplied().await {
+            Some(0) => None,
+            Some(count) => Some(stock::unapplied(count)),
+            None => Some("what was not applied of its changes".to_owned()),
+        };
+        if let Some(lost) = lost {
+            say!(
+                "the copy of the workspace is gone, with {lost}; without --rm it stays, and `snowglobe changes` lists them"
+            );
+        }
+    }
+    sandbox.stop().await;
 }
 
 /// Says what keeps git from working in the sandbox as on this machine.
@@ -88,7 +104,7 @@ pub(super) async fn guest(config: Config, flags: &Raw, alone: bool) -> anyhow::R
     };
     shown.finish();
     let attached = attached?;
-    attached.tell_lacks();
+    tell(&attached.told);
     Ok(attached)
 }
 
@@ -113,7 +129,7 @@ async fn kept(config: &Config, flags: &Raw, progress: &Progress) -> anyhow::Resu
     let guest = client::join(&booted.running).await?;
     Ok(Attached {
         timeline: timeline(config),
-        lacks: booted.lacks,
+        told: booted.told,
         ..Attached::to(booted.running, guest)
     })
 }
@@ -136,8 +152,8 @@ pub(super) struct Booted {
     pub(super) running: Running,
     /// Whether this started it.
     pub(super) started: bool,
-    /// The fences that are missing around a machine that this booted.
-    pub(super) lacks: Vec<String>,
+    /// What the boot of a machine has to say.
+    pub(super) told: Told,
 }
 
 /// The sandbox that a process keeps for this project, started if necessary, with a booted machine.
@@ -151,11 +167,11 @@ pub(super) async fn booted(
         tell_git(config);
     }
     let log = crate::logs::log(&config.host.dirs.data, &config.sandbox.name);
-    let lacks = logs::shown_while(&log, client::boot(&running, started, progress)).await?;
+    let told = logs::shown_while(&log, client::boot(&running, started, progress)).await?;
     Ok(Booted {
         running,
         started,
-        lacks,
+        told,
     })
 }
 
@@ -193,8 +209,11 @@ async fn own(config: Config, progress: &Progress) -> anyhow::Result<Attached> {
     match guest {
         Ok(guest) => Ok(Attached {
             guest,
-            lacks: sandbox.lacks(),
             timeline: Some(sandbox.timeline().clone().of(COMMAND_LINE)),
+            told: Told {
+                lacks: sandbox.lacks(),
+                notes: sandbox.take_notes(),
+            },
             host: Host::Own(sandbox),
         }),
         Err(error) => {

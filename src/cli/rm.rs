@@ -1,6 +1,7 @@
 //! `snowglobe rm`: removes the data of sandboxes.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -10,12 +11,16 @@ use super::{Done, load, stock};
 use crate::agent::session;
 use crate::blocking::blocking_here;
 use crate::config::{Config, Raw};
+use crate::control::{Answer, Review};
 use crate::inventory::{Conversations, Sandbox};
 use crate::names::SandboxName;
 use crate::progress::Progress;
 use crate::rundir::Running;
 use crate::text::{nearest, size};
 use crate::{client, shown};
+
+/// How long a sandbox that is to be removed may take to list its changes.
+const ASKING: Duration = Duration::from_secs(20);
 
 /// Remove a sandbox's data: its snapshots, layers, logs and SSH hosts. The workspace and the images stay.
 #[derive(Debug, Args)]
@@ -45,7 +50,14 @@ impl Rm {
         };
         names.sort();
         names.dedup();
-        let found = blocking_here(|| stock::look(&config))?;
+        let mut found = blocking_here(|| stock::look(&config))?;
+        if self.force {
+            for sandbox in &mut found.sandboxes {
+                if sandbox.running && names.iter().any(|name| sandbox.name == name.as_str()) {
+                    sandbox.unapplied_changes = unapplied(&config, sandbox).await;
+                }
+            }
+        }
         let all = &found.sandboxes;
         let doomed: Vec<&Sandbox> = names
             .iter()
@@ -111,6 +123,21 @@ impl Rm {
         }
         self.json.print(&doomed)?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// How many changes of the copy of a sandbox that runs were not applied, if it says so soon. Its commits are fetched.
+async fn unapplied(config: &Config, sandbox: &Sandbox) -> Option<u64> {
+    let running = client::running(config).ok()?;
+    let running = running
+        .into_iter()
+        .find(|running| running.info.name == sandbox.name)?;
+    sandbox.workspace_copy.then_some(())?;
+    let progress = Progress::none();
+    let asked = client::review(&running, Review::Changes, &progress);
+    match tokio::time::timeout(ASKING, asked).await.ok()?.ok()? {
+        Answer::Changes(changes) => u64::try_from(changes.changes.len()).ok(),
+        _ => None,
     }
 }
 

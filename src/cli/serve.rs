@@ -194,7 +194,7 @@ async fn own(config: Config) -> Done {
         served = mcp::serve_stdio(sandbox.clone()) => served.map_err(anyhow::Error::from),
         _ = signals::terminated() => Ok(()),
     };
-    sandbox.stop().await;
+    attach::stop(&sandbox).await;
     served?;
     Ok(ExitCode::SUCCESS)
 }

@@ -56,9 +56,9 @@ pub(super) async fn boot(config: &Config, flags: &Raw) -> anyhow::Result<(Runnin
     let attach::Booted {
         running,
         started,
-        lacks,
+        told,
     } = booted?;
-    attach::tell_lacks(&lacks);
+    attach::tell(&told);
     Ok((running, started))
 }
 

@@ -36,9 +36,22 @@ pub(super) fn described(sandbox: &Sandbox) -> String {
         count => text += &format!(", {count} snapshots"),
     }
     if sandbox.workspace_copy {
-        text += ", a copy of the workspace (what was not applied of its changes is only there)";
+        text += &match sandbox.unapplied_changes {
+            None => ", a copy of the workspace (what was not applied of its changes is only there)"
+                .to_owned(),
+            Some(0) => ", a copy of the workspace (all its changes are applied)".to_owned(),
+            Some(count) => format!(", a copy of the workspace with {}", unapplied(count)),
+        };
     }
     text
+}
+
+/// So many changes that were not applied.
+pub(super) fn unapplied(count: u64) -> String {
+    match count {
+        1 => "1 change that was not applied".to_owned(),
+        count => format!("{count} changes that were not applied"),
+    }
 }
 
 /// The agent's conversations about a project, on one line.

@@ -74,6 +74,16 @@ impl Contents {
         Ok(name)
     }
 
+    /// The hash of what is left of `from`, which is not kept. Blocks.
+    pub fn hash(from: &mut dyn Read) -> Result<String, CopyError> {
+        let mut hashing = Hashing {
+            to: io::sink(),
+            hash: Sha256::new(),
+        };
+        io::copy(from, &mut hashing).map_err(CopyError::Compare)?;
+        Ok(hex::encode(hashing.hash.finalize()))
+    }
+
     /// Puts all contents on the disk. Blocks.
     pub fn sync(&self) -> Result<(), CopyError> {
         let synced = File::open(&self.dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));

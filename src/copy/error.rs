@@ -70,6 +70,9 @@ pub enum CopyError {
     /// Files for the guest can't be gathered.
     #[error("gather files for the sandbox")]
     Spool(#[source] io::Error),
+    /// A file of the host can't be compared.
+    #[error("compare a file of the host with the copy")]
+    Compare(#[source] io::Error),
     /// An I/O error.
     #[error("{operation} {path}")]
     Io {

@@ -9,6 +9,7 @@
 //!                                   /lock       held while its sandbox lives
 //!                                   /copy.json  its layers
 //!                        /making                held (shared) while bases, trees or contents are made that nothing names yet
+//!                                   /unapplied  how many changes it was left with that were not applied
 //! ```
 //!
 //! The bases, trees and contents of sessions are in the store of the sandbox itself ([`Store::origin`]), so sessions share
@@ -45,6 +46,8 @@ const RECORD: &str = "copy.json";
 
 /// The file that is locked while something is made that nothing names yet.
 const MAKING: &str = "making";
+/// The file that says how many changes a copy was left with.
+const UNAPPLIED: &str = "unapplied";
 
 /// The disk in a base's directory.
 const DISK: &str = "disk.raw";
@@ -93,6 +96,11 @@ impl Drop for CopyPlace {
 }
 
 impl CopyPlace {
+    /// Whether the copy stays when its sandbox ends.
+    pub fn stays(&self) -> bool {
+        self.kept
+    }
+
     /// The copy's disk; `None` before there is one that a machine has used. Its last layer may have been written by a
     /// machine that has ended.
     pub fn read(&self, store: &Store) -> Result<Option<CopiedWorkspace>, StoreError> {
@@ -121,6 +129,21 @@ impl CopyPlace {
         self.note(disk, None, true)
     }
 
+    /// Notes down how many changes the copy is left with that were not applied; `None`: that is unknown, since it is used.
+    pub fn note_unapplied(&self, count: Option<u64>) -> Result<(), StoreError> {
+        let path = self.dir.join(UNAPPLIED);
+        let noted = match count {
+            Some(count) => files::replace(&path, count.to_string().as_bytes()),
+            None => files::remove_file(&path),
+        };
+        noted.map_err(io_error("write", &path))
+    }
+
+    /// How many changes the copy was left with that were not applied, if that is known.
+    pub fn unapplied(&self) -> Result<Option<u64>, StoreError> {
+        unapplied(&self.dir)
+    }
+
     /// Notes the copy's disk down, before a command writes to it. `next` is a layer that an engine is told to add.
     pub fn write(&self, disk: &CopiedWorkspace, next: Option<&str>) -> Result<(), StoreError> {
         self.note(disk, next, false)
@@ -143,6 +166,12 @@ impl CopyPlace {
         text.and_then(|text| files::replace(&path, &text))
             .map_err(io_error("write", &path))
     }
+}
+
+fn unapplied(dir: &Path) -> Result<Option<u64>, StoreError> {
+    let path = dir.join(UNAPPLIED);
+    let text = presence::read(&path).map_err(io_error("read", &path))?;
+    Ok(text.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()))
 }
 
 fn read(dir: &Path) -> Result<Option<Record>, StoreError> {
@@ -191,6 +220,11 @@ impl Store {
     pub(super) fn has_copy(&self) -> bool {
         let record = self.dir.join("copies").join(KEPT).join(RECORD);
         presence::is_name(&record).unwrap_or(true)
+    }
+
+    /// How many changes the copy of the sandbox that stays was left with, if that is known.
+    pub(super) fn unapplied(&self) -> Option<u64> {
+        unapplied(&self.dir.join("copies").join(KEPT)).ok()?
     }
 
     /// The directory for trees of the host as disks, made if it is not there.

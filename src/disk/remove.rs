@@ -29,6 +29,8 @@ pub(crate) struct StoreFacts {
     pub(crate) snapshots: Option<Vec<(String, u64)>>,
     /// Whether it has a copy of the sandbox's directory, which may have changes that were not applied.
     pub(crate) copy: bool,
+    /// How many changes that copy was left with that were not applied, if that is known.
+    pub(crate) unapplied: Option<u64>,
     /// The layers and directories of machines that nothing needs; none if that is uncertain.
     pub(crate) unneeded: Option<Vec<PathBuf>>,
 }
@@ -62,6 +64,7 @@ impl Store {
                 && presence::is_name(&session).unwrap_or(false)
                 && matches!(presence::is_held(&session), Ok(false)),
             copy: self.has_copy(),
+            unapplied: self.unapplied(),
             snapshots: records.map(|records| {
                 let of = |record: super::Record| (record.name.to_string(), record.bytes);
                 records.into_iter().map(of).collect()

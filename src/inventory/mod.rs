@@ -101,6 +101,8 @@ pub(crate) struct Sandbox {
     pub(crate) snapshots: Vec<Saved>,
     /// Whether it has a copy of its directory, which may have changes that were not applied.
     pub(crate) workspace_copy: bool,
+    /// How many changes that copy was left with that were not applied; none: there is no copy, or it is unknown.
+    pub(crate) unapplied_changes: Option<u64>,
     /// What nothing needs of it, in bytes.
     pub(crate) unneeded_bytes: u64,
     /// What its logs take, in bytes.
@@ -328,6 +330,7 @@ impl Sandbox {
             running: store.used || running.iter().any(|other| other.info.name == name),
             session: store.name.is_session(),
             workspace_copy: store.copy,
+            unapplied_changes: store.unapplied,
             snapshots: store
                 .snapshots
                 .iter()

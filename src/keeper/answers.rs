@@ -10,7 +10,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::ending::{End, Ending};
 use super::uses::Uses;
-use crate::control::{self, Answer, Ask, MachineStatus, Messages, Review, Status};
+use crate::control::{self, Answer, Ask, MachineStatus, Messages, Review, Status, Told};
 use crate::network::settings::Change;
 use crate::progress::Progress;
 use crate::sandbox::{Sandbox, SandboxError};
@@ -155,12 +155,13 @@ impl Answering {
                 biased;
                 Some(step) = steps.recv() => send(to, &Answer::Step(step)).await?,
                 booted = &mut booted => break match booted {
-                    Ok(_) => Answer::Booted {
-                        lacks: match self.sandbox.history().generation == before {
-                            true => Vec::new(),
-                            false => self.sandbox.lacks(),
+                    Ok(_) => Answer::Booted(match self.sandbox.history().generation == before {
+                        true => Told::default(),
+                        false => Told {
+                            lacks: self.sandbox.lacks(),
+                            notes: self.sandbox.take_notes(),
                         },
-                    },
+                    }),
                     Err(error) => {
                         let error = crate::describe(&error);
                         tracing::warn!("failed to {error}");

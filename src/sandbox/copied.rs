@@ -25,8 +25,18 @@ const MUCH: u64 = 256 << 20;
 pub(super) struct WorkspaceDisk {
     pub(super) disk: NewDisk,
     pub(super) copied: CopiedWorkspace,
-    /// What the host has, if the disk is new and its base is older than that.
-    pub(super) refresh: Option<Listing>,
+    pub(super) refresh: Refresh,
+}
+
+/// What becomes of the host's newer files.
+#[derive(Debug)]
+pub(super) enum Refresh {
+    /// The copy has what the host has, or another machine had it just now.
+    Nothing,
+    /// A person is told of them: the copy was used before.
+    Told,
+    /// They are brought in: the copy is new, and its base is older than this.
+    Brought(Listing),
 }
 
 /// The most files, and the most bytes of them, that are brought into an older base; with more of them the host's directory
@@ -54,15 +64,21 @@ impl Sandbox {
             self.on_disk(move |store| place.read(store)).await?
         };
         let (copied, is_frozen, refresh) = match (frozen, kept) {
-            (Some(frozen), _) => (frozen, true, None),
-            (None, Some(kept)) => (kept, false, None),
+            (Some(frozen), _) => (frozen, true, Refresh::Nothing),
+            (None, Some(kept)) => (kept, false, Refresh::Told),
             (None, None) => {
-                let (copied, refresh) = self.copy_host(owner, progress).await?;
-                (copied, true, refresh)
+                let (copied, newer) = self.copy_host(owner, progress).await?;
+                (
+                    copied,
+                    true,
+                    newer.map_or(Refresh::Nothing, Refresh::Brought),
+                )
             }
         };
         let (vm_dir, root, steps) = (vm_dir.clone(), root.layers.clone(), progress.clone());
         let disk = self.on_disk(move |store| {
+            // The number of changes that it was left with counts no more.
+            place.note_unapplied(None)?;
             let (below, say) = (base_disk(&copied.base), |step| steps.say(step));
             let layers = copied.layers.clone();
             let disk = match is_frozen {

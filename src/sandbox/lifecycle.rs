@@ -7,12 +7,11 @@ use std::time::Duration;
 use snowglobe_runner::DiskFormat;
 use tokio::sync::OwnedMutexGuard;
 
-use super::copied::WorkspaceDisk;
+use super::copied::{Refresh, WorkspaceDisk};
 use super::guest_tree::Reached;
 use super::state::{Event as Change, Layers, Live, LiveCopy, StartPoint, State};
 use super::{Sandbox, SandboxError, WORKSPACE, git, images};
 use crate::blocking::blocking;
-use crate::copy::Listing;
 use crate::disk::{Base, CopiedWorkspace, NewDisk, Store, VmDir};
 use crate::guest::{Guest, GuestError};
 use crate::machine::{CONSOLE_LOG, Machine, MachineError, Parts, Plan};
@@ -22,6 +21,9 @@ use crate::vmm;
 
 /// How long after the end of its link a VM may still report how it ended.
 const END_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a boot looks for newer files of the host.
+const NEWER: Duration = Duration::from_secs(3);
 
 impl Sandbox {
     /// Changes the state by the result of a boot: a machine that is up takes the place of the old one.
@@ -111,7 +113,11 @@ impl Sandbox {
             }
             Some(record) => {
                 let image = images::hold(host, spec, &record.base).await?;
-                let frozen = record.workspace.or(carried);
+                let workspace = match &from {
+                    StartPoint::Configured(_) => self.configured_workspace(&record).await?,
+                    StartPoint::Clean | StartPoint::Snapshot(_) => record.workspace,
+                };
+                let frozen = workspace.or(carried);
                 (record.base, record.layers, image, frozen)
             }
         };
@@ -181,7 +187,7 @@ impl Sandbox {
         }
         let (workspace, refresh) = match workspace_disk {
             Some(made) => (Some(LiveCopy::new(made.copied)), made.refresh),
-            None => (None, None),
+            None => (None, Refresh::Nothing),
         };
         let live = Live {
             machine,
@@ -204,20 +210,40 @@ impl Sandbox {
     async fn ready_copy(
         &self,
         live: &Live,
-        refresh: Option<Listing>,
+        refresh: Refresh,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
         let is_interrupted = live.workspace.as_ref().is_some_and(LiveCopy::is_placing);
-        if refresh.is_some() || is_interrupted {
+        let is_told = matches!(refresh, Refresh::Told);
+        if let Refresh::Brought(listing) = refresh {
             progress.say("bringing newer files into the copy of the workspace");
             let guest = live.machine.guest().await?;
-            let at = Reached { live, guest };
-            if let Some(listing) = refresh {
-                self.bring_in(&at, Some(listing)).await?;
-            }
-            self.bring_in_again(&at).await?;
+            self.bring_in(&Reached { live, guest }, Some(listing))
+                .await?;
         }
-        self.note_copy(live, None).await
+        if is_interrupted {
+            progress.say("bringing newer files into the copy of the workspace again");
+            let guest = live.machine.guest().await?;
+            self.bring_in_again(&Reached { live, guest }).await?;
+        }
+        self.note_copy(live, None).await?;
+        if is_told {
+            self.tell_newer(live).await;
+        }
+        Ok(())
+    }
+
+    /// Says how many of the host's files are newer than a copy that goes on, if that is soon known.
+    async fn tell_newer(&self, live: &Live) {
+        let count = async {
+            let began = self.began(live).await?;
+            self.count_newer(&began).await
+        };
+        match tokio::time::timeout(NEWER, count).await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(count)) => self.view.tell(newer_note(count)),
+            Ok(Err(error)) => tracing::warn!("failed to {}", crate::describe(&error)),
+        }
     }
 
     /// The disks of a new machine: the root, and the workspace if that is a copy.
@@ -335,4 +361,13 @@ impl Sandbox {
     pub async fn guest(self: &Arc<Self>, progress: &Progress) -> Result<Arc<Guest>, SandboxError> {
         Ok(self.ready(progress).await?.1)
     }
+}
+
+/// What is said where the host has newer files than the copy.
+fn newer_note(count: usize) -> String {
+    let files = match count {
+        1 => "1 file of the host is newer than the copy of the workspace".to_owned(),
+        count => format!("{count} files of the host are newer than the copy of the workspace"),
+    };
+    format!("{files}; `snowglobe sync`, or the tool `changes` with `sync`, brings them in")
 }

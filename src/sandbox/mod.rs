@@ -41,6 +41,7 @@ mod review;
 mod snapshots;
 mod state;
 mod sync;
+mod unapplied;
 mod view;
 
 use std::sync::Arc;

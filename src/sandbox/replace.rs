@@ -6,7 +6,8 @@ use std::time::Duration;
 use snowglobe_init::wire::Request;
 use snowglobe_runner::Action;
 
-use super::state::{Event as Change, Live, StartPoint, State};
+use super::state::{DiskOf, Event as Change, Live, StartPoint, State};
+use super::unapplied::Keep;
 use super::{STOP_GRACE, Sandbox, SandboxError};
 use crate::blocking::blocking;
 use crate::disk::CopiedWorkspace;
@@ -26,10 +27,11 @@ const WRITE: Duration = Duration::from_secs(4);
 
 impl Sandbox {
     /// Boots a new machine and stops the old one, which is paused meanwhile. If the new one does not come up, the old one
-    /// goes on.
+    /// goes on. With `keep`, the old one is saved as an automatic snapshot first.
     pub(super) async fn replace(
         self: &Arc<Self>,
         from: StartPoint,
+        keep: Option<&Keep>,
         what: &'static str,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
@@ -41,8 +43,13 @@ impl Sandbox {
         };
         let booting = async {
             let carried = match &old {
-                Some(live) => Box::pin(self.pause(live)).await?,
-                None => None,
+                Some(live) => Box::pin(self.pause(live, keep, progress)).await?,
+                None => {
+                    if let Some(keep) = keep {
+                        self.save_left(keep).await?;
+                    }
+                    None
+                }
             };
             // A boot is a large future.
             Box::pin(self.boot(from, carried, progress)).await
@@ -89,6 +96,7 @@ impl Sandbox {
         drop(state);
         if let Ok(Some(live)) = old {
             end_commands(&live).await;
+            self.note_unapplied(&live).await;
             live.machine.stop().await;
             let how = "stopped".to_owned();
             self.timeline.add(Event::Ended { how });
@@ -101,7 +109,15 @@ impl Sandbox {
     /// Pauses a machine, so that it does not change the workspace beside its successor; gives the disk of a workspace that
     /// is a copy, frozen. The guest is asked to write its caches first; then the engine is stopped, whatever the guest
     /// answers.
-    async fn pause(&self, live: &Live) -> Result<Option<CopiedWorkspace>, SandboxError> {
+    async fn pause(
+        &self,
+        live: &Live,
+        keep: Option<&Keep>,
+        progress: &Progress,
+    ) -> Result<Option<CopiedWorkspace>, SandboxError> {
+        if let Some(keep) = keep {
+            self.prepare_kept(keep, live, progress).await?;
+        }
         let asked = async {
             let guest = live.machine.guest().await?;
             Ok::<_, SandboxError>(guest.ask(&Request::Freeze).await?)
@@ -109,9 +125,16 @@ impl Sandbox {
         if !matches!(tokio::time::timeout(FREEZE, asked).await, Ok(Ok(_))) {
             tracing::warn!("the guest did not write its caches before it was paused");
         }
+        let root = match keep {
+            Some(_) => Some(self.freeze_disk(live, DiskOf::Root).await?),
+            None => None,
+        };
         let frozen = self.freeze_copy(live).await?;
         if let Err(error) = live.machine.vm.request(Action::Pause).await {
             tracing::warn!(%error, "the VM could not be paused");
+        }
+        if let (Some(keep), Some(root)) = (keep, root) {
+            self.save_kept(keep, live, root, frozen.clone()).await?;
         }
         Ok(frozen)
     }

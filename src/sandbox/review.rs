@@ -313,6 +313,15 @@ impl Sandbox {
         });
     }
 
+    /// How many changes of the copy were not applied.
+    pub(super) async fn count_changes(
+        &self,
+        at: &Reached<'_>,
+        progress: &Progress,
+    ) -> Result<usize, SandboxError> {
+        Ok(self.compared(at, progress).await?.changes.len())
+    }
+
     /// Takes back what an interrupted process has left in the host's directory. Blocks.
     pub(super) fn recover_applies(store: &Store, root: &SharedDir) -> Result<(), SandboxError> {
         let strangers = Applies::open(&store.applies()?)?.recover(&Root::new(root.dir()))?;

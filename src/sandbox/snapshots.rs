@@ -100,7 +100,7 @@ impl Sandbox {
     }
 
     /// Finds out what a save takes, says so if it is much, and merges layers if there are many.
-    async fn prepare_save(
+    pub(super) async fn prepare_save(
         &self,
         name: &SnapshotName,
         live: &Live,
@@ -223,25 +223,31 @@ impl Sandbox {
         Ok(frozen)
     }
 
-    /// Goes back to a snapshot. The new VM is up before the old one goes; if it does not come up, nothing has changed.
+    /// Goes back to a snapshot. The new VM is up before the old one goes; if it does not come up, nothing has changed. A copy
+    /// of the workspace with changes that were not applied becomes an automatic snapshot first.
     pub async fn snapshot_restore(
         self: &Arc<Self>,
         name: &SnapshotName,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
         let wanted = name.clone();
-        self.on_disk(move |store| store.get(&wanted)).await?;
+        let record = self.on_disk(move |store| store.get(&wanted)).await?;
+        let keep = self.due_keep(&record).await?;
         self.replace(
             StartPoint::Snapshot(name.clone()),
+            keep.as_ref(),
             "restored to a snapshot",
             progress,
         )
         .await?;
         self.note_snapshot(name, SnapshotChange::Restored);
+        if keep.is_some() {
+            self.drop_old_kept(name).await;
+        }
         Ok(())
     }
 
-    fn note_snapshot(&self, name: &SnapshotName, change: SnapshotChange) {
+    pub(super) fn note_snapshot(&self, name: &SnapshotName, change: SnapshotChange) {
         let name = name.to_string();
         self.timeline.add(Event::Snapshot { name, change });
     }
@@ -263,6 +269,7 @@ impl Sandbox {
 
     /// Goes back to the clean image.
     pub async fn reboot(self: &Arc<Self>, progress: &Progress) -> Result<(), SandboxError> {
-        self.replace(StartPoint::Clean, "rebooted", progress).await
+        self.replace(StartPoint::Clean, None, "rebooted", progress)
+            .await
     }
 }

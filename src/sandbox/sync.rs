@@ -28,6 +28,9 @@ use crate::progress::Progress;
 use crate::review::report::{Done, Step};
 use crate::timeline::WorkspaceChange;
 
+/// How many bytes of files are compared to count the host's newer ones.
+const COMPARED: u64 = 64 << 20;
+
 /// A change of the host, with its content kept.
 struct Newer {
     path: Vec<u8>,
@@ -204,11 +207,30 @@ impl Sandbox {
         blocking(find).await
     }
 
-    /// How many of the host's files may be newer; their contents are not compared.
+    /// How many of the host's files are newer. Contents of up to [`COMPARED`] bytes are compared where nothing else tells.
     pub(super) async fn count_newer(&self, began: &Began) -> Result<usize, SandboxError> {
         let host_changed = self.host_changed(began.clone(), None)?;
-        let changes = blocking(host_changed).await?;
-        Ok(changes.iter().filter(|change| !change.unsure).count())
+        let (began, store) = (began.clone(), self.store.clone());
+        let root = self.config.sandbox.project_dir.clone();
+        let count = move || -> Result<usize, SandboxError> {
+            let contents = Contents::at(store.contents()?);
+            let mut files = began.reader(&contents)?;
+            let (mut left, mut count) = (COMPARED, 0);
+            for change in host_changed()? {
+                let is_newer = match change.now.filter(|_| change.unsure) {
+                    None => true,
+                    Some(listed) if listed.size <= left => {
+                        left -= listed.size;
+                        let now = Contents::hash(&mut opened(&listed, &root, &change.path)?)?;
+                        now != files.hash(&change.path)?
+                    }
+                    Some(_) => false,
+                };
+                count += usize::from(is_newer);
+            }
+            Ok(count)
+        };
+        blocking(count).await
     }
 
     /// What the copy began with.
@@ -394,11 +416,40 @@ fn with_content(
             now: Some((listed, None, Content::Base)),
         }));
     }
-    let path = match listed.source(root, &change.path) {
+    let mut content = opened(&listed, root, &change.path)?;
+    listed.size = content.length;
+    let hash = contents.add(&mut content, listed.size)?;
+    if change.unsure && hash == files.hash(&change.path)? {
+        return Ok(None);
+    }
+    let kept = contents.open(&hash)?;
+    Ok(Some(Newer {
+        path: change.path,
+        now: Some((listed, Some(kept), Content::Kept(hash))),
+    }))
+}
+
+/// The content of a file of the host, with its length as it is now.
+struct Opened {
+    content: Box<dyn io::Read>,
+    length: u64,
+}
+
+impl io::Read for Opened {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.content.read(bytes)
+    }
+}
+
+/// Opens a file of the host, if it is still no link.
+fn opened(listed: &Listed, root: &std::path::Path, path: &[u8]) -> Result<Opened, CopyError> {
+    let path = match listed.source(root, path) {
         Source::File(path) => path,
         Source::Text(text) => {
-            let hash = contents.add(&mut &*text, text.len() as u64)?;
-            return newer(files, contents, change.path, change.unsure, listed, hash);
+            return Ok(Opened {
+                length: text.len() as u64,
+                content: Box::new(io::Cursor::new(text.to_vec())),
+            });
         }
     };
     let failed = |source: io::Error| CopyError::Io {
@@ -406,37 +457,16 @@ fn with_content(
         path: path.clone(),
         source,
     };
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = File::options()
         .read(true)
-        .custom_flags(
-            (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK)
-                .bits()
-                .cast_signed(),
-        )
+        .custom_flags(flags.bits().cast_signed())
         .open(&path)
         .map_err(failed)?;
-    listed.size = file.metadata().map_err(failed)?.len();
-    let hash = contents.add(&mut &file, listed.size)?;
-    newer(files, contents, change.path, change.unsure, listed, hash)
-}
-
-/// A changed file of the host with its kept content; none if it is `unsure` and has the content that it had.
-fn newer(
-    files: &mut BeganFiles<'_>,
-    contents: &Contents,
-    path: Vec<u8>,
-    unsure: bool,
-    listed: Listed,
-    hash: String,
-) -> Result<Option<Newer>, CopyError> {
-    if unsure && hash == files.hash(&path)? {
-        return Ok(None);
-    }
-    let kept = contents.open(&hash)?;
-    Ok(Some(Newer {
-        path,
-        now: Some((listed, Some(kept), Content::Kept(hash))),
-    }))
+    Ok(Opened {
+        length: file.metadata().map_err(failed)?.len(),
+        content: Box::new(file),
+    })
 }
 
 #[cfg(test)]

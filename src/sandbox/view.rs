@@ -26,6 +26,7 @@ struct Facts {
     log: Option<PathBuf>,
     trouble: Option<String>,
     lacks: Vec<String>,
+    notes: Vec<String>,
     history: History,
 }
 
@@ -79,6 +80,17 @@ impl View {
         facts.history.generation += 1;
         facts.history.engine = Some(engine);
         facts.history.since = Some(jiff::Timestamp::now());
+    }
+
+    /// Whether a machine has been up.
+    pub(super) fn has_booted(&self) -> bool {
+        self.facts().history.generation > 0
+    }
+
+    /// Keeps a note for the caller who boots or changes the machine.
+    pub(super) fn tell(&self, note: String) {
+        tracing::info!("{note}");
+        self.facts().notes.push(note);
     }
 
     /// Another machine took the place of the one that ran.
@@ -148,6 +160,11 @@ impl Sandbox {
     /// The fences that are missing around the newest machine, and why.
     pub fn lacks(&self) -> Vec<String> {
         self.view.facts().lacks.clone()
+    }
+
+    /// What the newest boot or restore has to say, once.
+    pub fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.view.facts().notes)
     }
 
     /// The machines that it has had.

@@ -252,6 +252,7 @@ impl Server {
                 format!("/workspace is a copy of {place}; the user reviews and applies what changes in it")
             }));
         }
+        notes.add_all(lease.sandbox.take_notes());
         let missing = lease.sandbox.lacks();
         let tell_missing = match by_sandbox {
             true => lease.new_handle().is_some(),

@@ -85,7 +85,8 @@ impl Tool for Snapshot {
             ),
             Workspace::Copied => (
                 "what changed since is lost",
-                "The files in /workspace are saved and restored, too",
+                "The files in /workspace are saved and restored, too. Changes of theirs that the user did not apply are \
+                 kept in a snapshot of their own before a restore",
             ),
             Workspace::OwnDisk => (
                 "what changed since is lost",
@@ -131,7 +132,11 @@ impl Tool for Snapshot {
         }
         let workspace = match facts.workspace {
             Workspace::Shared => "/workspace stays as it is.",
-            Workspace::Copied | Workspace::OwnDisk => "The files in /workspace change back, too.",
+            Workspace::Copied => {
+                "The files in /workspace change back, too; if changes of theirs were not applied, all is saved as \
+                 another snapshot first."
+            }
+            Workspace::OwnDisk => "The files in /workspace change back, too.",
         };
         Ok(Some(format!(
             "Restore the snapshot `{name}`? Everything that changed in the sandbox since then is lost, and its \

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::super::copied::WorkspaceDisk;
+use super::super::copied::{Refresh, WorkspaceDisk};
 use super::*;
 use crate::config::{Config, Raw, Sources};
 use crate::disk::{CopiedWorkspace, VmDir};
@@ -186,7 +186,8 @@ impl Started {
     /// The first machine has come up, and its guest has what is newer.
     async fn come_up(&mut self) {
         let mut copied = self.made.copied.clone();
-        if let Some(fresh) = self.made.refresh.take() {
+        if let Refresh::Brought(fresh) = std::mem::replace(&mut self.made.refresh, Refresh::Nothing)
+        {
             let next = self.next(Some(fresh)).await;
             copied.tree = self.sandbox.stored(next).await.unwrap();
         }
@@ -340,7 +341,7 @@ async fn whole_or_absent(deed: Deed, rounds: u64) {
         );
         let found = next.files(&tree);
         // A new copy over an older base is not ready before its guest has what is newer.
-        let ready = next.made.refresh.is_none();
+        let ready = !matches!(next.made.refresh, Refresh::Brought(_));
         assert!(
             found == new || found == old || !ready,
             "round {state}: neither nor"
