@@ -221,8 +221,12 @@ impl Sandbox {
                     None => true,
                     Some(listed) if listed.size <= left => {
                         left -= listed.size;
-                        let now = Contents::hash(&mut opened(&listed, &root, &change.path)?)?;
-                        now != files.hash(&change.path)?
+                        let content = opened(&listed, &root, &change.path);
+                        let now = content.and_then(|content| {
+                            Contents::hash(&mut io::Read::take(content, listed.size))
+                        });
+                        // A file that can't be read any more has changed again.
+                        now.ok() != Some(files.hash(&change.path)?)
                     }
                     Some(_) => false,
                 };
