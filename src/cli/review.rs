@@ -10,8 +10,9 @@ use base64::Engine as _;
 use clap::Args;
 
 use super::confirm::Yes;
+use super::ending::Interrupted;
 use super::json::AsJson;
-use super::{Done, load_to_share, progress, start};
+use super::{Done, load_to_share, progress, signals, start};
 use crate::client;
 use crate::config::Raw;
 use crate::control::{Answer, Review};
@@ -102,9 +103,13 @@ async fn running(flags: Raw) -> anyhow::Result<Running> {
 
 async fn ask(running: &Running, review: Review) -> anyhow::Result<Answer> {
     let (steps, shown) = progress::show();
-    let answer = client::review(running, review, &steps).await;
+    // Since the sandbox was joined, a signal no longer ends this program at once.
+    let answer = tokio::select! {
+        answer = client::review(running, review, &steps) => answer.map_err(anyhow::Error::from),
+        signal = signals::terminated() => Err(Interrupted(signal).into()),
+    };
     shown.finish();
-    Ok(answer?)
+    answer
 }
 
 async fn changes(running: &Running) -> anyhow::Result<Changes> {

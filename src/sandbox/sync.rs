@@ -251,6 +251,7 @@ impl Sandbox {
         let Some(copy) = &live.workspace else {
             return Err(SandboxError::NoCopy);
         };
+        let _making = self.on_disk(Store::making).await?;
         copy.set_tree(self.stored(began).await?);
         self.note_copy(live, None).await
     }
