@@ -10,7 +10,7 @@ mod judge;
 mod reports;
 mod taken;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 
 use snowglobe_init::wire::tree::{PlacedResult, unescape};
@@ -34,11 +34,21 @@ use crate::review::plan::{Outcome, operations, plan};
 use crate::review::report::{BranchReport, ChangeReport, Changes, Done, Selection, Step};
 use crate::review::root::Root;
 use crate::review::select::select;
-use crate::timeline::{Event, Paths, WorkspaceChange};
+use crate::timeline::{self, Event, Paths, WorkspaceChange};
 use crate::workspace::SharedDir;
 
 /// The hashes of the guest's files, by path, time of the last change of status and size.
 pub(super) type Fetched = HashMap<(Vec<u8>, i64, u64), String>;
+
+/// How many actors are told apart.
+const ACTORS: usize = 1000;
+
+/// What each actor was shown last: what the guest had at a path.
+pub(super) type Shown = HashMap<Option<String>, BTreeMap<Vec<u8>, Option<Entry>>>;
+
+/// What is said of a path whose content is not the one that was shown.
+const SINCE_SHOWN: &str =
+    "the sandbox has changed it since `diff` showed it: look at it again, and apply it then";
 
 /// What is said of a path where the host has the change already.
 const ALREADY: &str = "there already";
@@ -86,21 +96,50 @@ impl Sandbox {
             .compared(&Reached { live: &live, guest }, progress)
             .await?;
         let contents = self.review_contents().await?;
-        blocking(move || {
+        let showing = move || -> Result<_, SandboxError> {
             let selection = Selection {
                 paths,
                 flagged: true,
                 ..Selection::default()
             };
             let selected = select(&compared.changes, &selection, |_| usize::MAX)?;
-            let mut text = Vec::new();
+            let (mut text, mut seen) = (Vec::new(), BTreeMap::new());
             for index in selected.into_keys() {
                 let change = &compared.changes[index];
+                seen.insert(change.path.clone(), change.new.clone());
                 text.extend(shown(change, &mut |hash, size| readable(&contents, hash, size))?.text);
             }
-            Ok(text)
-        })
-        .await
+            Ok((text, seen))
+        };
+        let (text, seen) = blocking(showing).await?;
+        self.note_shown(seen);
+        Ok(text)
+    }
+
+    /// Notes what the present actor has been shown: only that is applied for it.
+    fn note_shown(&self, seen: BTreeMap<Vec<u8>, Option<Entry>>) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        // A client chooses its name.
+        if shown.len() >= ACTORS {
+            shown.clear();
+        }
+        shown.entry(timeline::current()).or_default().extend(seen);
+    }
+
+    /// What was shown at these paths is no change any more.
+    fn forget_shown(&self, steps: &[Step]) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for seen in shown.values_mut() {
+            for step in steps {
+                seen.remove(&unescape(&step.path));
+            }
+        }
+    }
+
+    /// What the present actor was shown.
+    fn was_shown(&self) -> BTreeMap<Vec<u8>, Option<Entry>> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.get(&timeline::current()).cloned().unwrap_or_default()
     }
 
     /// Applies changes to the host's directory: all that are selected, or nothing.
@@ -117,11 +156,23 @@ impl Sandbox {
         let (root, contents) = (self.host_root()?, self.review_contents().await?);
         let (store, protection) = (self.store.clone(), self.protected.now());
         progress.say("applying");
+        let shown = self.was_shown();
         let applying = move || -> Result<(Done, Compared, bool), SandboxError> {
-            let selected = select(&compared.changes, &selection, |change| {
+            let mut selected = select(&compared.changes, &selection, |change| {
                 hunks(change, &contents)
             })?;
-            let (selected, left) = judged_again(
+            let mut since = Vec::new();
+            selected.retain(|index, _| {
+                let change = &compared.changes[*index];
+                let is_same = shown
+                    .get(&change.path)
+                    .is_none_or(|then| *then == change.new);
+                if !is_same {
+                    since.push(step(&change.path, SINCE_SHOWN));
+                }
+                is_same
+            });
+            let (selected, mut left) = judged_again(
                 &compared,
                 selected,
                 &selection,
@@ -129,6 +180,7 @@ impl Sandbox {
                 &protection,
                 &contents,
             )?;
+            left.extend(since);
             let host = Root::new(root.dir());
             let taken: Vec<_> = selected
                 .iter()
@@ -304,6 +356,7 @@ impl Sandbox {
 
     /// Adds to the timeline what was done with changes.
     pub(super) fn note_review(&self, change: WorkspaceChange, done: &Done) {
+        self.forget_shown(&done.done);
         let changed = done.done.iter().filter(|step| step.what != ALREADY);
         let changed: Vec<Step> = changed.cloned().collect();
         self.timeline.add(Event::Workspace {

@@ -13,6 +13,7 @@ use super::{Sandbox, SandboxError, Snapshot};
 use crate::disk::{CopiedWorkspace, Record, SaveLimits, Store, base_disk};
 use crate::names::SnapshotName;
 use crate::progress::Progress;
+use crate::timeline::SnapshotChange;
 
 /// How long a machine may take to say how many changes it has. Without an answer there may be some.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -183,6 +184,7 @@ impl Sandbox {
     }
 
     fn tell_kept(&self, saved: &Snapshot) {
+        self.note_snapshot(&saved.name, SnapshotChange::Saved);
         self.view.changed();
         self.view.tell(kept_note(&saved.name));
     }

@@ -14,6 +14,6 @@ pub(crate) async fn acting<F: Future>(actor: &str, work: F) -> F::Output {
 }
 
 /// The actor that the present task works for.
-pub(super) fn current() -> Option<String> {
+pub(crate) fn current() -> Option<String> {
     ACTOR.try_with(Clone::clone).ok()
 }

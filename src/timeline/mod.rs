@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::jsonl::{Place, Writer};
 use each::Each;
 
-pub(crate) use actor::acting;
+pub(crate) use actor::{acting, current};
 pub(crate) use event::{Answer, Event, Paths, Record, SnapshotChange, WorkspaceChange, bounded};
 pub(crate) use read::{Line, Reader};
 pub(crate) use summary::Summary;
@@ -80,7 +80,7 @@ impl Timeline {
     pub(crate) fn add(&self, event: Event) {
         self.log.add(Record {
             time: jiff::Timestamp::now(),
-            by: actor::current().or_else(|| self.by.map(str::to_owned)),
+            by: current().or_else(|| self.by.map(str::to_owned)),
             session: self.session.clone(),
             event,
         });

@@ -25,6 +25,9 @@ mod known;
 #[allow(dead_code, reason = "there is no stream here")]
 #[path = "../../../runner/src/share/link.rs"]
 mod link;
+#[allow(dead_code, reason = "nobody asks for them")]
+#[path = "../../../runner/src/share/made.rs"]
+mod made;
 #[path = "../../../runner/src/share/message.rs"]
 mod message;
 #[path = "../../../runner/src/share/nodes.rs"]

@@ -1,17 +1,17 @@
 //! Any bytes are a guest's listing of its workspace, or none. What it lists becomes changes of which the odd ones are
 //! flagged; applied to a directory of the host, they touch nothing outside of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use snowglobe::copy::Contents;
-use snowglobe::review::apply::{Applies, with_directories};
+use snowglobe::review::apply::Applies;
 use snowglobe::review::changes::{Change, Differing, changes};
 use snowglobe::review::entry::Entry;
 use snowglobe::review::flags;
-use snowglobe::review::plan::{Outcome, plan};
+use snowglobe::review::plan::{operations, plan};
 use snowglobe::review::report::Selection;
 use snowglobe::review::root::Root;
 use snowglobe::review::select::select;
@@ -101,19 +101,15 @@ fn apply(changes: &[Change], dir: &Path, contents: &Contents) {
     let directory = File::open(&root).expect("it is there");
     let host = Root::new(directory.as_fd());
     let applies = Applies::open(&dir.join("applies")).expect("there is room");
-    let mut operations = Vec::new();
-    for change in changes.iter().take(APPLIED) {
-        let planned = plan(change, None, &host, contents).into_iter().flatten();
-        let todo = planned.filter_map(|planned| match planned.outcome {
-            Outcome::Do(operation, _) => Some(operation),
-            _ => None,
-        });
-        operations.extend(todo);
-    }
-    let parts = operations.iter().map(|one| vec![one.clone()]);
-    for part in parts.chain([operations.clone()]) {
-        if let Ok(whole) = with_directories(&host, part, contents) {
-            let _ = applies.apply(&host, whole, contents);
+    let taken: Vec<_> = changes.iter().take(APPLIED).collect();
+    let taken: Vec<_> = taken.into_iter().map(|change| (change, None)).collect();
+    let gone = BTreeSet::new();
+    let parts = taken.iter().map(|one| vec![*one]);
+    for part in parts.chain([taken.clone()]) {
+        let planned = plan(&part, &gone, &host, contents);
+        let made = planned.and_then(|plans| operations(&plans, &gone, &host, contents));
+        if let Ok(made) = made {
+            let _ = applies.apply(&host, made, contents);
         }
     }
     let left: Vec<_> = fs::read_dir(&outside).expect("it is there").collect();
@@ -130,7 +126,7 @@ pub(crate) fn play(bytes: &[u8]) {
     let contents = Contents::at(kept);
     let all = listed.values().map(|entry| differing(entry, &contents));
     let mut changes = changes(all.collect());
-    flags::mark(&mut changes);
+    flags::mark(&mut changes, listed.keys().map(Vec::as_slice), |_| false);
     for change in &changes {
         assert!(listed.contains_key(&change.path), "{change:?}");
     }

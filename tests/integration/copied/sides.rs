@@ -301,3 +301,29 @@ async fn a_directory_without_git_is_copied_and_hidden_files_are_not() {
         ".env"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_since_it_was_shown_is_not_applied_before_it_is_shown_again() {
+    let place = repository("minimal");
+    guest(&place, "echo good >seen; echo good >unseen").await;
+    let diff = works(&place, &["diff", "seen"]).await;
+    assert!(diff.contains("+good"), "{diff}");
+    guest(&place, "echo bad >seen; echo bad >unseen").await;
+    let (code, _, err) = run(&place, &["apply"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        err.contains("left: seen: the sandbox has changed it since `diff` showed it"),
+        "{err}"
+    );
+    // Nobody has looked at the other one.
+    assert_eq!(host(&place, "unseen"), "bad\n");
+    assert!(!place.workspace.join("seen").exists());
+    let diff = works(&place, &["diff"]).await;
+    assert!(diff.contains("+bad"), "{diff}");
+    works(&place, &["apply", "seen"]).await;
+    assert_eq!(host(&place, "seen"), "bad\n");
+    // What was applied is forgotten, so a later change is applied unseen, too.
+    guest(&place, "echo later >seen").await;
+    works(&place, &["apply", "seen"]).await;
+    assert_eq!(host(&place, "seen"), "later\n");
+}

@@ -35,8 +35,10 @@ fn temporary_of(place: &Place, path: &str) -> PathBuf {
     place.root().join(String::from_utf8(beside).unwrap())
 }
 
+type Act = fn(&Path);
+
 /// Ways to put something else at a path.
-const OTHERS: [(&str, fn(&Path)); 5] = [
+const OTHERS: [(&str, Act); 5] = [
     ("a text", |path| fs::write(path, "the host's").unwrap()),
     ("a mode", |path| {
         fs::write(path, "old").unwrap();
