@@ -225,7 +225,8 @@ async fn own(config: Config, progress: &Progress) -> anyhow::Result<Attached> {
 
 /// Where commands start: in the directory of the workspace that this process is in.
 pub(super) fn directory(config: &Config) -> Option<String> {
-    config.sandbox.workspace.shared()?;
+    let workspace = &config.sandbox.workspace;
+    workspace.shared().or(workspace.copied())?;
     let below = &config.subdirectory;
     (!below.as_os_str().is_empty()).then(|| guest_path(below))
 }

@@ -11,9 +11,11 @@ mod reports;
 mod taken;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::sync::{Arc, PoisonError};
 
 use snowglobe_init::wire::tree::{PlacedResult, unescape};
+use tokio::sync::MutexGuard;
 
 use self::back::taken_back;
 use self::compare::{Compared, hunks, known, readable};
@@ -53,10 +55,25 @@ const SINCE_SHOWN: &str =
 /// What is said of a path where the host has the change already.
 const ALREADY: &str = "there already";
 
+/// Held while changes are compared, applied or brought in.
+pub(super) struct Alone<'a> {
+    _alone: MutexGuard<'a, ()>,
+    /// No sweep takes a content that was fetched and that nothing names yet.
+    _making: File,
+}
+
 impl Sandbox {
+    /// Waits until no other call reviews the copy.
+    pub(super) async fn alone(&self) -> Result<Alone<'_>, SandboxError> {
+        Ok(Alone {
+            _alone: self.reviewing.lock().await,
+            _making: self.on_disk(Store::making).await?,
+        })
+    }
+
     /// The changes of the copy that were not applied, and its commits.
     pub async fn review(self: &Arc<Self>, progress: &Progress) -> Result<Changes, SandboxError> {
-        let _alone = self.reviewing.lock().await;
+        let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let at = Reached { live: &live, guest };
         let compared = self.compared(&at, progress).await?;
@@ -90,7 +107,7 @@ impl Sandbox {
         paths: Vec<String>,
         progress: &Progress,
     ) -> Result<Vec<u8>, SandboxError> {
-        let _alone = self.reviewing.lock().await;
+        let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let compared = self
             .compared(&Reached { live: &live, guest }, progress)
@@ -148,7 +165,7 @@ impl Sandbox {
         selection: Selection,
         progress: &Progress,
     ) -> Result<Done, SandboxError> {
-        let _alone = self.reviewing.lock().await;
+        let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let mut compared = self
             .compared(&Reached { live: &live, guest }, progress)
@@ -228,7 +245,7 @@ impl Sandbox {
         skip_conflicts: bool,
         progress: &Progress,
     ) -> Result<Done, SandboxError> {
-        let _alone = self.reviewing.lock().await;
+        let _alone = self.alone().await?;
         let (live, _) = self.ready(progress).await?;
         let mut began = self.began(&live).await?;
         let (root, contents) = (self.host_root()?, self.review_contents().await?);
@@ -283,7 +300,7 @@ impl Sandbox {
         selection: Selection,
         progress: &Progress,
     ) -> Result<Done, SandboxError> {
-        let _alone = self.reviewing.lock().await;
+        let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let at = Reached { live: &live, guest };
         let compared = self.compared(&at, progress).await?;

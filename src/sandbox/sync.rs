@@ -40,7 +40,7 @@ struct Newer {
 impl Sandbox {
     /// Brings in what the host changed since.
     pub async fn sync(self: &Arc<Self>, progress: &Progress) -> Result<Done, SandboxError> {
-        let _alone = self.reviewing.lock().await;
+        let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let at = Reached { live: &live, guest };
         // An attempt before may have failed halfway.

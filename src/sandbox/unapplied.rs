@@ -45,7 +45,7 @@ impl Sandbox {
     async fn unapplied_in(&self, live: &Live, patience: Duration) -> Option<u64> {
         live.workspace.as_ref()?;
         let count = async {
-            let _alone = self.reviewing.lock().await;
+            let _alone = self.alone().await.ok()?;
             let guest = live.machine.guest().await.ok()?;
             let at = Reached { live, guest };
             match self.count_changes(&at, &Progress::none()).await {

@@ -291,6 +291,13 @@ async fn a_directory_without_git_is_copied_and_hidden_files_are_not() {
     ])
     .await;
     assert_eq!((code, out.as_str()), (0, ".:\na\nd\n\nd:\nb\n"), "{err}");
+    // A command starts where its caller is.
+    let mut program = place.command(&["exec", "--", "pwd"]);
+    program
+        .env("XDG_CONFIG_HOME", &home)
+        .current_dir(place.workspace.join("d"));
+    let (code, out, err) = ended(program).await;
+    assert_eq!((code, out.as_str()), (0, "/workspace/d\n"), "{err}");
     let (code, _, err) = run(&["apply"]).await;
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("left: .env.local: hide"), "{err}");
