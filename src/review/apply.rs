@@ -11,7 +11,7 @@
 //! the host's other programs changed meanwhile is never lost: a path is changed only while it has the state that the journal
 //! expects, which is checked after it has lost its name.
 //!
-//! A step that is done stays, so that it can be undone; at most [`KEPT`] of them.
+//! A step that is done stays, so that it can be undone; at most [`KEPT`] of them, and [`MOST`] bytes.
 //!
 //! [`make`]: super::make
 //! [`take_back`]: super::take_back
@@ -32,6 +32,9 @@ use crate::{files, presence, private};
 
 /// How many steps can be undone.
 pub const KEPT: usize = 20;
+
+/// How many bytes the contents of the steps that can be undone may have; the newest step stays in any case.
+const MOST: u64 = 4 << 30;
 
 /// The place of the steps of one directory of the host.
 #[derive(Debug)]
@@ -133,7 +136,7 @@ impl Applies {
             return Ok(());
         }
         self.carry_out(root, operations, from, None)?;
-        self.forget_old()
+        self.forget_old(MOST)
     }
 
     /// Prepares undoing the newest step that is done and was not undone; nothing is changed yet. Where a path has changed
@@ -224,12 +227,14 @@ impl Applies {
         step.write()
     }
 
-    /// Removes the oldest steps, which can't be undone any more.
-    fn forget_old(&self) -> Result<(), ApplyError> {
-        let steps = self.steps()?;
-        let old = steps.len().saturating_sub(KEPT);
-        for step in &steps[..old] {
-            fs::remove_dir_all(&step.dir).map_err(journal_error("remove", &step.dir))?;
+    /// Removes the oldest steps, which can't be undone any more: those beyond [`KEPT`] steps or so many bytes.
+    fn forget_old(&self, most: u64) -> Result<(), ApplyError> {
+        let mut bytes: u64 = 0;
+        for (newer, step) in self.steps()?.iter().rev().enumerate() {
+            bytes = bytes.saturating_add(step.bytes());
+            if newer >= KEPT || (newer > 0 && bytes > most) {
+                fs::remove_dir_all(&step.dir).map_err(journal_error("remove", &step.dir))?;
+            }
         }
         Ok(())
     }

@@ -155,6 +155,13 @@ pub struct Step {
 }
 
 impl Step {
+    /// How many bytes its contents have, at most: equal ones are kept once.
+    pub fn bytes(&self) -> u64 {
+        let operations = self.journal.operations.iter();
+        let sides = operations.flat_map(|one| [&one.old, &one.new]).flatten();
+        sides.filter_map(Entry::size).fold(0, u64::saturating_add)
+    }
+
     /// The contents of both sides.
     pub fn contents(&self) -> Contents {
         Contents::at(self.dir.join("contents"))

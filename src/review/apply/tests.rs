@@ -449,6 +449,23 @@ fn only_the_newest_steps_are_kept() {
     }
 }
 
+#[test]
+fn old_steps_go_when_their_contents_take_too_much_but_the_newest_stays() {
+    let place = Place::new();
+    let tree = |number: usize| Tree::from([("a".to_owned(), Some(number.to_string().repeat(100)))]);
+    write(&place.root(), &tree(0));
+    for number in 0..6 {
+        place.apply(&tree(number), &tree(number + 1)).unwrap();
+    }
+    // Each step has 100 bytes on either side.
+    for (most, left) in [(1200, 6), (650, 3), (0, 1)] {
+        place.applies().forget_old(most).unwrap();
+        assert_eq!(place.applies().steps().unwrap().len(), left);
+    }
+    place.undo(false).unwrap();
+    assert_eq!(read(&place.root()), tree(5));
+}
+
 /// What the killed processes do: changes, additions and removals in several directories.
 fn two_trees() -> (Tree, Tree) {
     let file =

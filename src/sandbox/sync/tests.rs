@@ -88,7 +88,7 @@ impl Place {
             ])
             .env(CHILD, self.dir.path())
             .env(DEED, format!("{deed:?}"))
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap()
@@ -185,6 +185,7 @@ impl Started {
 
     /// The first machine has come up, and its guest has what is newer.
     async fn come_up(&mut self) {
+        let _making = self.sandbox.store.making().unwrap();
         let mut copied = self.made.copied.clone();
         if let Refresh::Brought(fresh) = std::mem::replace(&mut self.made.refresh, Refresh::Nothing)
         {
@@ -384,6 +385,12 @@ async fn a_sync_killed_at_any_moment_is_whole_or_absent() {
     whole_or_absent(Deed::Sync, rounds()).await;
 }
 
+fn succeeded(ended: &std::process::Output) {
+    // The test of the process says on its standard output what failed.
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success(), "{said}");
+}
+
 /// Sandboxes of one directory, each with a copy of its own, start and end at once: none takes what another is making.
 #[test]
 fn copies_that_are_made_at_once_do_not_harm_each_other() {
@@ -391,11 +398,10 @@ fn copies_that_are_made_at_once_do_not_harm_each_other() {
     let mut running: Vec<Child> = (0..4).map(|_| place.start(Deed::Beside)).collect();
     for _ in 0..20 {
         let ended = running.remove(0).wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert!(ended.status.success(), "{said}");
+        succeeded(&ended);
         running.push(place.start(Deed::Beside));
     }
     for child in running {
-        assert!(child.wait_with_output().unwrap().status.success());
+        succeeded(&child.wait_with_output().unwrap());
     }
 }
