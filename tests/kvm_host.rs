@@ -105,10 +105,10 @@ fn every_tool_holds_on_krun() {
     );
 }
 
-/// The tests of what depends on the engine: its link, workspace, disks, start and end.
+/// The tests of what depends on the engine most: its disks, workspace, start and end. The other test has the rest.
 #[test]
-fn commands_files_snapshots_and_ends_hold_on_krun() {
-    let tests = "--include-ignored vm::files vm::lifecycle vm::snapshots workspace::a_change";
+fn snapshots_and_ends_hold_on_krun() {
+    let tests = "--include-ignored vm::lifecycle vm::snapshots workspace::a_change";
     on_a_kvm_host(
         800,
         &[("SNOWGLOBE_ENGINE", "krun")],
@@ -154,6 +154,7 @@ fn a_worktree_has_its_repository_on_krun() {
 
 /// The network's second port is vsock there.
 #[test]
+#[ignore = "takes two minutes: `make kvm`"]
 fn programs_reach_the_network_and_ports_are_reached_on_krun() {
     let tests = "network::programs_see network::a_network_that_is_off ports::";
     on_a_kvm_host(
@@ -240,6 +241,7 @@ fn the_fences_hold_on_krun() {
 }
 
 #[test]
+#[ignore = "takes two minutes: `make kvm`"]
 fn a_host_that_fails_is_told_from_a_program_that_does() {
     for (line, status, said) in [
         ("exit 3", 3, ""),

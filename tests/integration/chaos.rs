@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// The default number of rounds.
-const ROUNDS: u64 = 50;
+const ROUNDS: u64 = 25;
 
 /// The longest wait before a kill: longer than any operation. Most waits are shorter.
 const LONGEST: Duration = Duration::from_millis(2500);
