@@ -344,6 +344,9 @@ async fn questions_are_answered_on_a_terminal() {
     }
     let tmux = Tmux::start(&place, 90, 30);
     let s = &tmux.program;
+    // What is pruned of the cache is not what other tests boot from.
+    let cache = place.dir.path().join("cache");
+    tmux.kind(&format!("export SNOWGLOBE_CACHE_DIR={}", cache.display()));
     let rm = format!("{s} rm mine --data-dir ../data");
     let prune = format!("{s} prune --data-dir ../data");
     let question = "for good? [y/N]";
