@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 use crate::private;
 
+/// How often a name that comes and goes is looked at.
+const TRIES: usize = 100;
+
 /// Called before each look at the file system; gives the error that a test injects.
 #[cfg(not(test))]
 pub(crate) fn ask(_: &Path) -> io::Result<()> {
@@ -25,18 +28,15 @@ pub(crate) use tests::ask;
 
 /// A file's content; none if there is no such name.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match ask(path).and_then(|()| fs::read(path)) {
-        Ok(content) => Ok(Some(content)),
-        Err(error) => gone(path, error).map(|()| None),
-    }
+    look(path, || fs::read(path))
 }
 
 /// Whether there is a file, or a link to one; an error if there is anything else.
 pub(crate) fn is_file(path: &Path) -> io::Result<bool> {
-    match ask(path).and_then(|()| fs::metadata(path)) {
-        Ok(meta) if meta.is_file() => Ok(true),
-        Ok(_) => Err(io::Error::other("it is no file")),
-        Err(error) => gone(path, error).map(|()| false),
+    match look(path, || fs::metadata(path))? {
+        Some(meta) if meta.is_file() => Ok(true),
+        Some(_) => Err(io::Error::other("it is no file")),
+        None => Ok(false),
     }
 }
 
@@ -53,10 +53,8 @@ pub(crate) fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// A file's size in bytes; none if there is no such name.
 pub(crate) fn size(path: &Path) -> io::Result<Option<u64>> {
-    match ask(path).and_then(|()| fs::metadata(path)) {
-        Ok(meta) => Ok(Some(meta.len())),
-        Err(error) => gone(path, error).map(|()| None),
-    }
+    let meta = look(path, || fs::metadata(path))?;
+    Ok(meta.map(|meta| meta.len()))
 }
 
 /// Whether there is such a name, of whatever kind.
@@ -115,12 +113,25 @@ pub(crate) fn is_no_path(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Ok if the error means that there is no such name; else the error.
-fn gone(path: &Path, error: io::Error) -> io::Result<()> {
-    // A dangling link gives "not found", too, but its name is there.
-    match error.kind() == ErrorKind::NotFound && !is_name(path)? {
-        true => Ok(()),
-        false => Err(error),
+/// What a look at a path finds; none if there is no such name.
+fn look<T>(path: &Path, look: impl Fn() -> io::Result<T>) -> io::Result<Option<T>> {
+    let mut tries = 0;
+    loop {
+        let error = match ask(path).and_then(|()| look()) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) if error.kind() == ErrorKind::NotFound => error,
+            Err(error) => return Err(error),
+        };
+        if !is_name(path)? {
+            return Ok(None);
+        }
+        // A dangling link gives "not found", too, but its name is there. Any other name was made just now by another
+        // process.
+        tries += 1;
+        let is_link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+        if is_link || tries == TRIES {
+            return Err(error);
+        }
     }
 }
 
@@ -229,6 +240,26 @@ pub(crate) mod tests {
             symlink("/no/such/file", path).unwrap()
         }),
     ];
+
+    #[test]
+    fn a_file_that_comes_and_goes_meanwhile_is_there_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let other = path.clone();
+        let flips = std::thread::spawn(move || {
+            for _ in 0..5000 {
+                fs::write(&other, "x").unwrap();
+                fs::remove_file(&other).unwrap();
+            }
+        });
+        let (mut there, mut looks) = (0, 0);
+        while !flips.is_finished() {
+            there += u32::from(is_file(&path).unwrap());
+            looks += 1;
+        }
+        flips.join().unwrap();
+        assert!(there > 0 && there < looks, "{there} of {looks}");
+    }
 
     #[test]
     fn only_a_missing_name_is_absent() {

@@ -140,6 +140,18 @@ fn the_workspace_holds_on_krun() {
     );
 }
 
+/// The copy's disk is frozen by copying there.
+#[test]
+#[ignore = "takes ten minutes: `make kvm`"]
+fn a_copied_workspace_holds_on_krun() {
+    let tests = "copied::changes_are copied::the_copy copied::nothing_that copied::losses copied::killed copied::worktrees";
+    on_a_kvm_host(
+        1100,
+        &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite_in_turn("integration", tests),
+    );
+}
+
 /// A worktree has two shares, each with a vsock port.
 #[test]
 #[ignore = "takes sixteen minutes: `make kvm`"]

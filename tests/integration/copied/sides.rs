@@ -291,13 +291,6 @@ async fn a_directory_without_git_is_copied_and_hidden_files_are_not() {
     ])
     .await;
     assert_eq!((code, out.as_str()), (0, ".:\na\nd\n\nd:\nb\n"), "{err}");
-    // A command starts where its caller is.
-    let mut program = place.command(&["exec", "--", "pwd"]);
-    program
-        .env("XDG_CONFIG_HOME", &home)
-        .current_dir(place.workspace.join("d"));
-    let (code, out, err) = ended(program).await;
-    assert_eq!((code, out.as_str()), (0, "/workspace/d\n"), "{err}");
     let (code, _, err) = run(&["apply"]).await;
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("left: .env.local: hide"), "{err}");
@@ -312,6 +305,13 @@ async fn a_directory_without_git_is_copied_and_hidden_files_are_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changed_since_it_was_shown_is_not_applied_before_it_is_shown_again() {
     let place = repository("minimal");
+    // A command starts where its caller is.
+    let mut program = place.command(&["exec", "--", "pwd"]);
+    program
+        .env("SNOWGLOBE_WORKSPACE_MODE", "copy")
+        .current_dir(place.workspace.join("src"));
+    let (code, out, err) = ended(program).await;
+    assert_eq!((code, out.as_str()), (0, "/workspace/src\n"), "{err}");
     guest(&place, "echo good >seen; echo good >unseen").await;
     let diff = works(&place, &["diff", "seen"]).await;
     assert!(diff.contains("+good"), "{diff}");
