@@ -115,7 +115,7 @@ impl Sandbox {
             Output::Stderr(bytes) if said.len() < 4096 => said.extend_from_slice(&bytes),
             Output::Stderr(_) => {}
         };
-        let ran = self.exec(exec, &mut output, &cancel, progress).await;
+        let ran = self.exec_own(exec, &mut output, &cancel, progress).await;
         drop(pieces);
         let bundle = writing.await.unwrap_or_else(|error| {
             Err(io_error("write the commits of the sandbox")(error.into()))

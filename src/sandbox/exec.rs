@@ -146,8 +146,29 @@ impl From<ExecReport> for ExecEnd {
 }
 
 impl Sandbox {
-    /// Runs a command; `output` is called with each piece as it comes. Cancelling ends the command.
+    /// Runs a command of a caller, which the timeline tells of; `output` is called with each piece as it comes. Cancelling
+    /// ends the command.
     pub async fn exec(
+        self: &Arc<Self>,
+        exec: Exec,
+        output: &mut (dyn FnMut(Output) + Send),
+        cancel: &CancellationToken,
+        progress: &Progress,
+    ) -> Result<Ran, SandboxError> {
+        let begun = self
+            .timeline
+            .command(&exec.command, exec.cwd.as_deref(), &exec.user);
+        let ran = self.exec_own(exec, output, cancel, progress).await;
+        match &ran {
+            Ok(Ran::Ended(end)) => begun.ended(&end.outcome),
+            Ok(Ran::Job(job)) => begun.detached(&job.id),
+            Err(error) => begun.failed(error),
+        }
+        ran
+    }
+
+    /// The same for a command of the sandbox itself.
+    pub(super) async fn exec_own(
         self: &Arc<Self>,
         exec: Exec,
         output: &mut (dyn FnMut(Output) + Send),
@@ -168,28 +189,18 @@ impl Sandbox {
                 .map(|detach| detach_after_boot(detach, called.elapsed())),
             ..exec.request(&self.config.sandbox)
         };
-        let begun = self
-            .timeline
-            .command(&request.command, request.cwd.as_deref(), &request.user);
         let ran = async {
             let guest = self.guest_of(&live).await?;
             let ran = guest.run(request.clone(), input, output, cancel, None);
             self.answer(&live, ran).await
         };
         match guest::within(guest::patience(&request), "exec", ran).await {
-            Ok(guest::Ran::Ended(report)) => {
-                begun.ended(&report.outcome);
-                Ok(Ran::Ended(report.into()))
-            }
+            Ok(guest::Ran::Ended(report)) => Ok(Ran::Ended(report.into())),
             Ok(guest::Ran::Job(job)) => {
-                begun.detached(&job.id);
                 self.view.changed();
                 Ok(Ran::Job(job))
             }
-            Err(error) => {
-                begun.failed(&error);
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 }
