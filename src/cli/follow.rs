@@ -1,6 +1,5 @@
 //! Showing a log, and with `--follow` what is added to it, until ctrl-C.
 
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// more is written at the moment.
 pub(super) async fn show<T>(
     follow: bool,
-    mut read: impl FnMut() -> io::Result<Vec<T>>,
+    mut read: impl FnMut() -> anyhow::Result<Vec<T>>,
     mut show: impl FnMut(Vec<T>) -> anyhow::Result<()>,
 ) -> Done {
     let ended = signals::terminated();

@@ -2,10 +2,9 @@
 
 mod words;
 
-use std::collections::VecDeque;
-use std::io::{self, Write};
-use std::process::ExitCode;
+use std::io::Write;
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use super::json::AsJson;
@@ -93,35 +92,18 @@ impl Log {
         let config = load(*self.config)?;
         let store = Store::look(&config.host.dirs.data, &config.sandbox.name);
         let (timeline, network) = (store.timeline_path(), store.network_path());
-        let read = |error: io::Error| {
-            anyhow::Error::new(error).context(format!("read {}", timeline.display()))
-        };
-        let mut reader = blocking_here(|| Reader::new(&timeline, &network)).map_err(read)?;
-        let mut summary = Summary::default();
-        let mut known = blocking_here(|| reader.read()).map_err(read)?;
-        known.iter().for_each(|line| summary.add(line));
-        let nothing = known.is_empty();
-        known.retain(|line| is_of(line, &self.only));
-        if self.summary {
-            if !self.json.print(&summary)? {
-                summarize(&summary, &config, &store)?;
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
-        if nothing && !self.follow {
-            let directory = config.sandbox.project_dir.display();
-            say!("no sandbox has run for {directory} yet");
-            return Ok(ExitCode::SUCCESS);
-        }
-        let (mut words, mut last) = (words::Words::default(), self.last);
-        // The first lines were read already.
-        let mut first = VecDeque::from([known]);
-        let read = || match first.pop_front() {
-            Some(lines) if !lines.is_empty() => Ok(lines),
-            _ => reader.read(),
-        };
+        let unread = || format!("read {}", timeline.display());
+        let mut reader = blocking_here(|| Reader::new(&timeline, &network)).with_context(unread)?;
+        let (mut summary, mut words) = (Summary::default(), words::Words::default());
+        let (mut any, mut last) = (false, self.last);
+        let read = || reader.read().with_context(unread);
         let show = |mut lines: Vec<Line>| {
+            any = true;
+            lines.iter().for_each(|line| summary.add(line));
             lines.retain(|line| is_of(line, &self.only));
+            if self.summary {
+                return Ok(());
+            }
             let mut texts = match self.json.wanted() {
                 true => lines
                     .iter()
@@ -139,7 +121,14 @@ impl Log {
             Ok(out.flush()?)
         };
         let done = follow::show(self.follow, read, show).await?;
-        if !self.follow && !self.json.wanted() && self.only.is_empty() {
+        if self.summary {
+            if !self.json.print(&summary)? {
+                summarize(&summary, &config, &store)?;
+            }
+        } else if !any && !self.follow {
+            let directory = config.sandbox.project_dir.display();
+            say!("no sandbox has run for {directory} yet");
+        } else if !self.follow && !self.json.wanted() && self.only.is_empty() {
             writeln!(shown::out())?;
             summarize(&summary, &config, &store)?;
         }

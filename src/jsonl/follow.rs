@@ -41,6 +41,17 @@ impl<T: DeserializeOwned> Follow<T> {
         })
     }
 
+    /// All lines that are written and were not read yet.
+    pub fn read_all(&mut self) -> io::Result<Vec<T>> {
+        let mut all = Vec::new();
+        loop {
+            match self.read()? {
+                more if more.is_empty() => return Ok(all),
+                more => all.extend(more),
+            }
+        }
+    }
+
     /// The next lines: none if no more are written at the moment. Lines that are no records are left out.
     pub fn read(&mut self) -> io::Result<Vec<T>> {
         loop {

@@ -1,7 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::sync_channel;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,18 +24,6 @@ fn line(number: usize) -> Line {
 struct Each;
 
 impl Gather<Line> for Each {
-    fn take(&mut self, record: Line, _: Instant) -> Option<Line> {
-        Some(record)
-    }
-
-    fn due(&self) -> Option<Instant> {
-        None
-    }
-
-    fn take_due(&mut self, _: Instant, _: bool) -> Vec<Line> {
-        Vec::new()
-    }
-
     fn lost(&self, count: u64) -> Line {
         Line {
             number: usize::try_from(count).unwrap(),
@@ -72,16 +59,6 @@ impl Log {
     }
 }
 
-fn all(follow: &mut Follow<Line>) -> Vec<Line> {
-    let mut records = Vec::new();
-    loop {
-        match follow.read().unwrap() {
-            more if more.is_empty() => return records,
-            more => records.extend(more),
-        }
-    }
-}
-
 #[test]
 fn files_are_rotated_and_a_reader_misses_no_line_that_is_kept() {
     let log = Log::new();
@@ -91,17 +68,17 @@ fn files_are_rotated_and_a_reader_misses_no_line_that_is_kept() {
         files.write(&line(number)).unwrap();
         // At times more than one rotation lies between.
         if number % 17 == 0 {
-            read.extend(all(&mut follow));
+            read.extend(follow.read_all().unwrap());
         }
     }
-    read.extend(all(&mut follow));
+    read.extend(follow.read_all().unwrap());
     assert_eq!(read, (0..200).map(line).collect::<Vec<_>>());
     let lengths = log.lengths();
     assert!(
         lengths.len() == KEPT && lengths.iter().all(|length| *length <= 500),
         "{lengths:?}"
     );
-    let late = all(&mut log.follow());
+    let late = log.follow().read_all().unwrap();
     assert_eq!(late.last(), Some(&line(199)));
     assert!(late.len() > 10 && late.len() < 200);
 }
@@ -122,7 +99,7 @@ fn several_writers_share_a_log_also_while_it_is_rotated() {
     for writer in writers {
         writer.join().unwrap();
     }
-    let read = all(&mut log.follow());
+    let read = log.follow().read_all().unwrap();
     // All 200 fit into the files that are kept.
     assert_eq!(read.len(), 200);
     for writer in 0..4 {
@@ -148,7 +125,7 @@ fn a_line_that_was_cut_harms_no_other() {
         !text.contains(['\u{202e}', '\u{1b}']) && text.lines().count() == 2,
         "{text}"
     );
-    assert_eq!(all(&mut log.follow()).len(), 1);
+    assert_eq!(log.follow().read_all().unwrap().len(), 1);
 }
 
 #[test]
@@ -158,7 +135,7 @@ fn a_log_that_was_removed_is_made_again_if_its_directory_is_there() {
     files.write(&line(1)).unwrap();
     std::fs::remove_file(log.place().file(0)).unwrap();
     files.write(&line(2)).unwrap();
-    assert_eq!(all(&mut log.follow()), [line(2)]);
+    assert_eq!(log.follow().read_all().unwrap(), [line(2)]);
     let place = log.place();
     drop(log);
     assert!(files.write(&line(3)).is_err() && !place.file(0).exists());
@@ -178,7 +155,7 @@ fn lines_that_the_writer_has_no_room_for_are_counted() {
     let log = Log::new();
     let files = Files::open(log.place(), MOST).unwrap();
     write(files, Each, &received, &lost);
-    let read = all(&mut log.follow());
+    let read = log.follow().read_all().unwrap();
     let lost = read.iter().find(|line| line.text == "lost").unwrap();
     assert_eq!((read.len(), lost.number), (3, 8));
 }

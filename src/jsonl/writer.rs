@@ -15,16 +15,22 @@ use super::files::{Files, MOST};
 /// How many lines may wait to be written.
 const WAITING: usize = 1024;
 
-/// What becomes of records before they are written.
+/// What becomes of records before they are written: by default, each is written as it is.
 pub trait Gather<T>: Send + 'static {
     /// Takes a record, and gives it back if it is to be written as it is.
-    fn take(&mut self, record: T, now: Instant) -> Option<T>;
+    fn take(&mut self, record: T, _now: Instant) -> Option<T> {
+        Some(record)
+    }
 
     /// When records that were taken are to be written next.
-    fn due(&self) -> Option<Instant>;
+    fn due(&self) -> Option<Instant> {
+        None
+    }
 
     /// The records that are to be written now, or all that were taken.
-    fn take_due(&mut self, now: Instant, all: bool) -> Vec<T>;
+    fn take_due(&mut self, _now: Instant, _all: bool) -> Vec<T> {
+        Vec::new()
+    }
 
     /// The record that says that so many are lost.
     fn lost(&self, count: u64) -> T;

@@ -48,28 +48,11 @@ impl Reader {
 
     /// All lines that are written and were not read yet.
     pub(crate) fn read(&mut self) -> io::Result<Vec<Line>> {
-        let mut lines = Vec::new();
-        all(&mut self.timeline, |record| {
-            lines.push(Line::Sandbox(record));
-        })?;
-        all(&mut self.network, |record| {
-            lines.push(Line::Network(record));
-        })?;
+        let mut lines: Vec<Line> = Vec::new();
+        lines.extend(self.timeline.read_all()?.into_iter().map(Line::Sandbox));
+        lines.extend(self.network.read_all()?.into_iter().map(Line::Network));
         // Stable: lines of one log with the same time keep their order.
         lines.sort_by_key(Line::time);
         Ok(lines)
-    }
-}
-
-fn all<T: serde::de::DeserializeOwned>(
-    log: &mut Follow<T>,
-    mut take: impl FnMut(T),
-) -> io::Result<()> {
-    loop {
-        let records = log.read()?;
-        if records.is_empty() {
-            return Ok(());
-        }
-        records.into_iter().for_each(&mut take);
     }
 }

@@ -29,7 +29,7 @@ pub(super) async fn run(config: &Config, follow: bool, refused: bool, json: AsJs
         }
         Ok(out.flush()?)
     };
-    let done = follow::show(follow, || log.read(), show).await?;
+    let done = follow::show(follow, || Ok(log.read()?), show).await?;
     if !any && !follow {
         say!(
             "the sandbox of {} has asked nothing of the network yet",

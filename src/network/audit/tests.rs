@@ -23,16 +23,6 @@ pub(crate) fn record(host: &str, decision: Decision) -> Record {
     }
 }
 
-fn all(follow: &mut Follow) -> Vec<Record> {
-    let mut records = Vec::new();
-    loop {
-        match follow.read().unwrap() {
-            more if more.is_empty() => return records,
-            more => records.extend(more),
-        }
-    }
-}
-
 #[test]
 fn what_is_added_is_read_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -44,7 +34,9 @@ fn what_is_added_is_read_again() {
         .iter()
         .for_each(|host| audit.add(record(host, Decision::Allowed)));
     drop(audit);
-    let read: Vec<String> = all(&mut before)
+    let read: Vec<String> = before
+        .read_all()
+        .unwrap()
         .into_iter()
         .map(|record| record.host)
         .collect();
@@ -67,7 +59,7 @@ fn equal_lines_become_one_with_a_count() {
         audit.add(record("allowed.example", Decision::Allowed));
     }
     drop(audit);
-    let read = all(&mut follow(directory.path()).unwrap());
+    let read = follow(directory.path()).unwrap().read_all().unwrap();
     let of = |host: &str| -> Vec<(u64, u64)> {
         read.iter()
             .filter(|record| record.host == host)
