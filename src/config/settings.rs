@@ -11,7 +11,6 @@ use super::protect;
 use super::resolved::{Config, HostConfig, SandboxSpec};
 use super::setting::{Origin, Setting};
 use crate::network::settings::{Settings as Network, Stated};
-use crate::workspace::{Mode, Workspace};
 
 /// Where each key that a layer sets comes from. Later layers count more.
 #[derive(Debug, Default)]
@@ -160,11 +159,6 @@ fn of_host(host: &HostConfig) -> BTreeMap<&'static str, Value> {
 }
 
 fn of_sandbox(spec: &SandboxSpec) -> BTreeMap<&'static str, Value> {
-    let mode = match spec.workspace {
-        Workspace::Mount { .. } => Mode::Mount,
-        Workspace::Copy { .. } => Mode::Copy,
-        Workspace::None => Mode::None,
-    };
     BTreeMap::from([
         ("name", json!(spec.name)),
         ("image", json!(spec.image)),
@@ -173,7 +167,7 @@ fn of_sandbox(spec: &SandboxSpec) -> BTreeMap<&'static str, Value> {
         ("disk_gib", json!(spec.disk_bytes >> 30)),
         ("nofile", json!(spec.nofile)),
         ("workspace", json!(spec.project_dir)),
-        ("workspace_mode", json!(mode)),
+        ("workspace_mode", json!(spec.workspace.mode())),
         ("copy_ignored", json!(spec.copy_ignored)),
         ("snapshot", json!(spec.snapshot)),
         ("snapshot_gib", json!(spec.snapshot_bytes >> 30)),

@@ -15,9 +15,9 @@ use snowglobe_runner::git_config::{self, Setting};
 use super::error::{CopyError, io_error};
 use super::listed::{GIT, below};
 use crate::presence;
-use crate::workspace::{Repository, gitdir, path_by_names, small_text};
+use crate::workspace::{LONGEST_GIT_FILE, Repository, gitdir, path_by_names, small_text};
 
-/// What worktrees share, as git has it (`common_list` in its `path.c`), and what git LFS does.
+/// The names that all worktrees share, as git has it (`common_list` in its `path.c`), and that of git LFS.
 const SHARED: [&str; 16] = [
     "branches",
     "common",
@@ -37,7 +37,7 @@ const SHARED: [&str; 16] = [
     "svn",
 ];
 
-/// What of it each worktree has for itself.
+/// The paths below these names that each worktree has on its own.
 const OWN: [&str; 8] = [
     "info/sparse-checkout",
     "logs/HEAD",
@@ -51,9 +51,6 @@ const OWN: [&str; 8] = [
 
 /// What says where a worktree and its repository are.
 const LEADS: [&str; 3] = ["commondir", "gitdir", "locked"];
-
-/// The longest of git's small files, in bytes.
-const LONGEST: usize = 64 << 10;
 
 /// The git directory of a copied worktree or submodule, on the host.
 #[derive(Debug)]
@@ -103,7 +100,7 @@ impl GitDir {
                 let text = read(git_config::LARGEST)?;
                 Ok(text.and_then(|text| self.settings(dir, on_host, text)))
             }
-            GIT => Ok(read(LONGEST)?.and_then(|text| self.lead(dir, &text))),
+            GIT => Ok(read(LONGEST_GIT_FILE)?.and_then(|text| self.lead(dir, &text))),
             _ => Ok(None),
         }
     }

@@ -49,7 +49,8 @@ impl Listing {
     /// How many of the files that were left out are named.
     pub const NAMED: usize = 20;
 
-    /// Lists what belongs to a copy of `root`, with its repository if that lies outside. `hidden` says whether a path is hidden from the sandbox. Blocks.
+    /// Lists what belongs to a copy of `root`, with its repository if that lies outside. `hidden` says whether a path is
+    /// hidden from the sandbox. Blocks.
     pub fn of(
         root: &Path,
         repository: Option<&Repository>,
@@ -114,7 +115,7 @@ impl Adding<'_> {
                 self.directory(&path, depth + 1)?;
             }
         }
-        if self.which == Which::All && !self.ignored {
+        if self.which == Which::All {
             self.ignored = true;
             let added = self.ignored(dir, asked(&git, &on_host, &IGNORED)?, depth);
             self.ignored = false;

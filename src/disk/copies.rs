@@ -8,8 +8,8 @@
 //!                        /copies/<id>/          of a sandbox that ends with its client
 //!                                   /lock       held while its sandbox lives
 //!                                   /copy.json  its layers
-//!                        /making                held (shared) while bases, trees or contents are made that nothing names yet
 //!                                   /unapplied  how many changes it was left with that were not applied
+//!                        /making                held (shared) while bases, trees or contents are made that nothing names yet
 //! ```
 //!
 //! The bases, trees and contents of sessions are in the store of the sandbox itself ([`Store::origin`]), so sessions share
@@ -46,6 +46,7 @@ const RECORD: &str = "copy.json";
 
 /// The file that is locked while something is made that nothing names yet.
 const MAKING: &str = "making";
+
 /// The file that says how many changes a copy was left with.
 const UNAPPLIED: &str = "unapplied";
 

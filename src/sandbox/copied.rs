@@ -152,7 +152,7 @@ impl Sandbox {
         blocking(copy).await
     }
 
-    /// Lists what of the host belongs to the copy. The function that is given blocks.
+    /// Gives a function that lists the host files of the copy. That function blocks.
     pub(super) fn listing(
         &self,
     ) -> Result<impl FnOnce() -> Result<Listing, CopyError> + Send + use<>, SandboxError> {

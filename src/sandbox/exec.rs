@@ -194,14 +194,15 @@ impl Sandbox {
             let ran = guest.run(request.clone(), input, output, cancel, None);
             self.answer(&live, ran).await
         };
-        match guest::within(guest::patience(&request), "exec", ran).await {
-            Ok(guest::Ran::Ended(report)) => Ok(Ran::Ended(report.into())),
-            Ok(guest::Ran::Job(job)) => {
-                self.view.changed();
-                Ok(Ran::Job(job))
-            }
-            Err(error) => Err(error),
-        }
+        Ok(
+            match guest::within(guest::patience(&request), "exec", ran).await? {
+                guest::Ran::Ended(report) => Ran::Ended(report.into()),
+                guest::Ran::Job(job) => {
+                    self.view.changed();
+                    Ran::Job(job)
+                }
+            },
+        )
     }
 }
 

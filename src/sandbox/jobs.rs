@@ -48,11 +48,11 @@ impl Sandbox {
         if self.published.running().is_none() {
             return Err(SandboxError::NoJobs { id: id.to_owned() });
         }
+        let kills = action == JobAction::Kill;
         let request = Request::Job(JobRequest {
             id: id.to_owned(),
             action,
         });
-        let kills = matches!(&request, Request::Job(job) if job.action == JobAction::Kill);
         match self.request(&request, input, progress).await? {
             (Report::Job(report), output) => {
                 if kills {

@@ -269,7 +269,7 @@ impl Sandbox {
         self.timeline.add(Event::Booted {
             engine: self.history().engine.unwrap_or_default(),
             image: spec.image.clone(),
-            workspace: spec.workspace.mode().to_owned(),
+            workspace: spec.workspace.mode(),
         });
     }
 

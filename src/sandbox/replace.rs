@@ -134,7 +134,7 @@ impl Sandbox {
             tracing::warn!(%error, "the VM could not be paused");
         }
         if let (Some(keep), Some(root)) = (keep, root) {
-            self.save_kept(keep, live, root, frozen.clone()).await?;
+            self.save_kept(keep, live, (root, frozen.clone())).await?;
         }
         Ok(frozen)
     }

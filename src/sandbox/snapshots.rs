@@ -66,12 +66,7 @@ impl Sandbox {
         let State::Running(live) = &*state else {
             return Err(SandboxError::Stopped);
         };
-        let limits = SaveLimits {
-            bytes: self.config.sandbox.snapshot_bytes,
-            replaces,
-            copies: live.machine.copies_disk(),
-        };
-        self.unless_stopped(Box::pin(self.prepare_save(name, live, limits, progress)))
+        self.unless_stopped(Box::pin(self.prepare_save(name, live, replaces, progress)))
             .await?;
         progress.say("pausing what runs");
         let freezing = async {
@@ -83,20 +78,36 @@ impl Sandbox {
             }
             frozen
         };
-        let (frozen, workspace) = self.unless_stopped(freezing).await?;
+        let frozen = self.unless_stopped(freezing).await?;
+        self.save_frozen(name, live, frozen, replaces).await
+    }
+
+    /// Saves frozen disks of a machine, the root's layers and the workspace's disk, as a snapshot.
+    pub(super) async fn save_frozen(
+        &self,
+        name: &SnapshotName,
+        live: &Live,
+        (root, workspace): (Vec<String>, Option<CopiedWorkspace>),
+        replaces: bool,
+    ) -> Result<Snapshot, SandboxError> {
         let (name, base) = (name.clone(), live.base.clone());
         let save = move |store: &Store| {
             // The guest may have damaged the layers: that must be known before a machine starts from them.
-            store.check_layers(&base.disk, &frozen)?;
+            store.check_layers(&base.disk, &root)?;
             if let Some(copied) = &workspace {
                 store.check_layers(&base_disk(&copied.base), &copied.layers)?;
             }
-            store.save(&name, base, frozen, workspace, replaces)
+            store.save(&name, base, root, workspace, replaces)
         };
         let saved = self.on_disk(save).await?;
+        Ok(self.saved(saved))
+    }
+
+    /// A snapshot was saved.
+    pub(super) fn saved(&self, record: Record) -> Snapshot {
         self.view.changed();
-        self.note_snapshot(&saved.name, SnapshotChange::Saved);
-        Ok(saved.into())
+        self.note_snapshot(&record.name, SnapshotChange::Saved);
+        record.into()
     }
 
     /// Finds out what a save takes, says so if it is much, and merges layers if there are many.
@@ -104,9 +115,14 @@ impl Sandbox {
         &self,
         name: &SnapshotName,
         live: &Live,
-        limits: SaveLimits,
+        replaces: bool,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
+        let limits = SaveLimits {
+            bytes: self.config.sandbox.snapshot_bytes,
+            replaces,
+            copies: live.machine.copies_disk(),
+        };
         for disk in [DiskOf::Root, DiskOf::Workspace] {
             let Some(layers) = live.layers(disk).map(Layers::get) else {
                 continue;
@@ -247,7 +263,7 @@ impl Sandbox {
         Ok(())
     }
 
-    pub(super) fn note_snapshot(&self, name: &SnapshotName, change: SnapshotChange) {
+    fn note_snapshot(&self, name: &SnapshotName, change: SnapshotChange) {
         let name = name.to_string();
         self.timeline.add(Event::Snapshot { name, change });
     }

@@ -10,10 +10,9 @@ use std::time::Duration;
 use super::guest_tree::Reached;
 use super::state::Live;
 use super::{Sandbox, SandboxError, Snapshot};
-use crate::disk::{CopiedWorkspace, Record, SaveLimits, Store, base_disk};
+use crate::disk::{CopiedWorkspace, Record, Store};
 use crate::names::SnapshotName;
 use crate::progress::Progress;
-use crate::timeline::SnapshotChange;
 
 /// How long a machine may take to say how many changes it has. Without an answer there may be some.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -136,12 +135,7 @@ impl Sandbox {
         live: &Live,
         progress: &Progress,
     ) -> Result<(), SandboxError> {
-        let limits = SaveLimits {
-            bytes: self.config.sandbox.snapshot_bytes,
-            replaces: false,
-            copies: live.machine.copies_disk(),
-        };
-        self.prepare_save(&keep.name, live, limits, progress).await
+        self.prepare_save(&keep.name, live, false, progress).await
     }
 
     /// Saves the frozen disks of a machine as an automatic snapshot.
@@ -149,19 +143,10 @@ impl Sandbox {
         &self,
         keep: &Keep,
         live: &Live,
-        root: Vec<String>,
-        workspace: Option<CopiedWorkspace>,
+        frozen: (Vec<String>, Option<CopiedWorkspace>),
     ) -> Result<(), SandboxError> {
-        let (name, base) = (keep.name.clone(), live.base.clone());
-        let save = move |store: &Store| {
-            store.check_layers(&base.disk, &root)?;
-            if let Some(copied) = &workspace {
-                store.check_layers(&base_disk(&copied.base), &copied.layers)?;
-            }
-            store.save(&name, base, root, workspace, false)
-        };
-        let saved = self.on_disk(save).await?;
-        self.tell_kept(&saved.into());
+        let saved = self.save_frozen(&keep.name, live, frozen, false).await?;
+        self.view.tell(kept_note(&saved.name));
         Ok(())
     }
 
@@ -178,15 +163,10 @@ impl Sandbox {
             None => Ok(None),
         };
         if let Some(saved) = self.on_disk(save).await? {
-            self.tell_kept(&saved.into());
+            let saved = self.saved(saved);
+            self.view.tell(kept_note(&saved.name));
         }
         Ok(())
-    }
-
-    fn tell_kept(&self, saved: &Snapshot) {
-        self.note_snapshot(&saved.name, SnapshotChange::Saved);
-        self.view.changed();
-        self.view.tell(kept_note(&saved.name));
     }
 
     /// Deletes the oldest automatic snapshots, but not the one that was just restored. Best effort: on failure they stay.

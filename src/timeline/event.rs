@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use snowglobe_init::wire::Outcome;
 
 use crate::review::report::Step;
-use crate::workspace::Effects;
+use crate::workspace::{Effects, Mode};
 
 /// How many paths a line names.
 const NAMED: usize = 100;
@@ -39,8 +39,8 @@ pub(crate) enum Event {
         engine: String,
         /// Its image.
         image: String,
-        /// How it has the workspace: `copy`, `mount` or `none`.
-        workspace: String,
+        /// How it has the workspace.
+        workspace: Mode,
     },
     /// A machine has ended.
     Ended {
@@ -95,8 +95,8 @@ pub(crate) enum Event {
         /// Its new length, or the length of what was appended, in bytes.
         bytes: u64,
     },
-    /// The guest changed files of the workspace: of a shared one since the last such line, of a copy those that are not
-    /// applied, as far as somebody asked for them.
+    /// The guest changed files of the workspace. In a shared workspace: all changes since the last such line. In a copy: the
+    /// changes that are not applied, recorded when a review lists them.
     Changed {
         /// Where.
         #[serde(flatten)]

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use snowglobe_init::wire::share::WORKSPACE;
 
 /// The longest of git's small files, in bytes.
-pub(super) const LONGEST: usize = 64 << 10;
+pub const LONGEST: usize = 64 << 10;
 
 /// The directory that the text of a `.git` file in a directory names. Pure.
 pub fn gitdir(dir: &Path, text: &[u8]) -> Option<PathBuf> {

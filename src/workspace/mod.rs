@@ -10,20 +10,24 @@ mod repository;
 mod shareable;
 mod small_file;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use dir::SharedDir;
-pub use git_file::{gitdir, path_by_names};
+pub use git_file::{LONGEST as LONGEST_GIT_FILE, gitdir, path_by_names};
 pub use git_program::git_program;
 pub use listing::{Name, Names, Stamp};
 pub use protected::{Change, Effects, Protected, Refusals};
+#[cfg(test)]
+pub(crate) use repository::tests::shell;
 pub use repository::{Apart, Git, Repository, Site};
 pub use small_file::small_text;
 
 /// How `/workspace` is made, as the configuration has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// The host directory itself.
@@ -33,6 +37,13 @@ pub enum Mode {
     Copy,
     /// An empty directory on the sandbox's own disk.
     None,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.to_possible_value();
+        f.write_str(name.as_ref().map_or("", |name| name.get_name()))
+    }
 }
 
 /// What `/workspace` is.
@@ -64,19 +75,19 @@ impl Workspace {
         Self::Mount { dir, git }
     }
 
-    /// The mode as the configuration names it: `mount`, `copy` or `none`.
-    pub fn mode(&self) -> &'static str {
-        match self {
-            Self::Mount { .. } => "mount",
-            Self::Copy { .. } => "copy",
-            Self::None => "none",
-        }
-    }
-
     /// The same for a copy of a directory.
     pub fn copy(dir: SharedDir, home: Option<&Path>, own: &[&Path]) -> Self {
         let git = repository_of(&dir, Site::Inside, home, own);
         Self::Copy { dir, git }
+    }
+
+    /// How it is made.
+    pub fn mode(&self) -> Mode {
+        match self {
+            Self::Mount { .. } => Mode::Mount,
+            Self::Copy { .. } => Mode::Copy,
+            Self::None => Mode::None,
+        }
     }
 
     /// The directory of the host, if one is shared.

@@ -1,12 +1,11 @@
 //! What belongs to a copied git directory, and real worktrees and submodules of real git.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
 
 use super::super::listed::{Kind, Source};
 use super::super::listing::{Listing, Which};
 use super::*;
-use crate::workspace::{SharedDir, Workspace};
+use crate::workspace::{SharedDir, Workspace, shell};
 
 /// A directory with repositories in it, at a path without links.
 struct Place {
@@ -27,20 +26,7 @@ impl Place {
 
     /// What a shell line prints, in a directory.
     fn run(&self, dir: &str, line: &str) -> String {
-        let done = Command::new("sh")
-            .args(["-c", line])
-            .current_dir(self.base.join(dir))
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_COUNT", "1")
-            .env("GIT_CONFIG_KEY_0", "protocol.file.allow")
-            .env("GIT_CONFIG_VALUE_0", "always")
-            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_NAME"), "x")))
-            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_EMAIL"), "x@example")))
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{line}: {said}");
-        String::from_utf8(done.stdout).unwrap()
+        shell(&self.base.join(dir), line)
     }
 
     fn listing(&self, workspace: &str) -> Listing {

@@ -8,6 +8,24 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// What a shell line prints, in a directory; git has no settings of the user's, and clones from this machine.
+pub(crate) fn shell(dir: &Path, line: &str) -> String {
+    let done = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(dir)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "protocol.file.allow")
+        .env("GIT_CONFIG_VALUE_0", "always")
+        .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_NAME"), "x")))
+        .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_EMAIL"), "x@example")))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{line}: {said}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
 /// A directory with repositories in it, at a path without links.
 struct Place {
     _dir: tempfile::TempDir,
@@ -35,16 +53,7 @@ impl Place {
     }
 
     fn run(&self, line: &str) {
-        let done = Command::new("sh")
-            .args(["-c", line])
-            .current_dir(&self.base)
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_NAME"), "x")))
-            .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_EMAIL"), "x@example")))
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{line}: {said}");
+        shell(&self.base, line);
     }
 
     fn find(&self, workspace: &str) -> Git {
