@@ -148,6 +148,7 @@ impl Call {
             cancel: cancel.clone(),
         });
         let client = self.client.clone();
+        // A task does not inherit its actor.
         let mut task = tokio::spawn(async move { timeline::acting(&client, work).await });
         let mut schedule = ReportSchedule::new(Instant::now());
         loop {

@@ -189,15 +189,16 @@ fn form(question: &str) -> ElicitRequestParams {
 }
 
 fn decide(action: &ElicitationAction, answered: &mut Option<Answer>) -> Result<Decision, Refusal> {
-    *answered = Some(match action {
+    let answer = match action {
         ElicitationAction::Accept => Answer::Accepted,
         ElicitationAction::Decline => Answer::Declined,
         _ => Answer::None,
-    });
-    match action {
-        ElicitationAction::Accept => Ok(Decision::Proceed),
-        ElicitationAction::Decline => Err(Refusal::new("the person declined: nothing was done")),
-        _ => Err(Refusal::new(
+    };
+    *answered = Some(answer);
+    match answer {
+        Answer::Accepted => Ok(Decision::Proceed),
+        Answer::Declined => Err(Refusal::new("the person declined: nothing was done")),
+        Answer::None => Err(Refusal::new(
             "the person closed the question without an answer: nothing was done",
         )),
     }

@@ -134,7 +134,7 @@ impl Permission {
         };
         let asked = call.ask_person(form(&wish.question), ANSWER_TIMEOUT).await;
         let answer = asked.map_or(Answer::None, |answer| Answer::of(&answer));
-        note(&wish.question, answer, sandbox, call).await;
+        note(&wish.question, answer, sandbox);
         Some(self.obey(of, answer, wish, sandbox).await)
     }
 
@@ -229,7 +229,7 @@ impl Change {
 }
 
 /// Adds a question and its answer to the sandbox's timeline.
-async fn note(question: &str, answer: Answer, sandbox: &Sandbox, call: &Call) {
+fn note(question: &str, answer: Answer, sandbox: &Sandbox) {
     let (said, choice) = match answer {
         Answer::None => (timeline::Answer::None, None),
         Answer::No => (timeline::Answer::Declined, None),
@@ -237,8 +237,7 @@ async fn note(question: &str, answer: Answer, sandbox: &Sandbox, call: &Call) {
         Answer::Session => (timeline::Answer::Accepted, Some("session")),
         Answer::Always => (timeline::Answer::Accepted, Some("always")),
     };
-    let add = async { sandbox.timeline().asked(question, said, choice) };
-    timeline::acting(call.client(), add).await;
+    sandbox.timeline().asked(question, said, choice);
 }
 
 impl Answer {

@@ -30,6 +30,7 @@ use crate::mcp::resources::subscriptions::{self, Subscriptions};
 use crate::mcp::selector::Selector;
 use crate::mcp::{prompts, resources};
 use crate::sandbox::Sandbox;
+use crate::timeline;
 
 /// How long a client may cache what never changes while the server runs, in milliseconds.
 const STATIC_TTL_MS: u64 = 3_600_000;
@@ -175,12 +176,13 @@ impl ServerHandler for Server {
             }
         };
         let call = Call::new(context.clone(), self.disconnected.clone());
+        let client = call.client().to_owned();
         let decision = self.confirm(tool, &request, &arguments, &context, &call);
-        let result = match decision.await {
+        let result = match timeline::acting(&client, decision).await {
             Ok(Decision::AskFirst(question)) => return Ok((*question).into()),
             Ok(Decision::Proceed) => {
-                self.call(tool, arguments, has_session(&context), call)
-                    .await
+                let called = self.call(tool, arguments, has_session(&context), call);
+                timeline::acting(&client, called).await
             }
             Err(refusal) => Err(refusal),
         };

@@ -24,7 +24,6 @@ use crate::mcp::refusal::{HANDLE, Refusal};
 use crate::mcp::tools::{Context, Entry};
 use crate::sandbox::{Sandbox, weaker_fences};
 use crate::text;
-use crate::timeline;
 
 /// How long a result waits for the guest to say on which ports its programs listen.
 const LISTENERS: Duration = Duration::from_secs(1);
@@ -98,8 +97,7 @@ impl Server {
         let decision = decision.await;
         // A sandbox that is not there yet has no timeline, and nothing to lose.
         if let (Some(answer), Some(sandbox)) = (answered, self.selector.peek(handle.as_deref())) {
-            let add = async { sandbox.timeline().asked(&question, answer, None) };
-            timeline::acting(call.client(), add).await;
+            sandbox.timeline().asked(&question, answer, None);
         }
         decision
     }
