@@ -5,16 +5,13 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use rmcp::model::{
-    ClientCapabilities, ClientConfig, ElicitRequestParams, ElicitResult, ElicitationAction,
-    ElicitationCapability, ErrorData, FormElicitationCapability, Implementation, ProtocolVersion,
-};
+use rmcp::model::{ClientConfig, ElicitRequestParams, ElicitResult, ElicitationAction, ErrorData};
 use rmcp::service::{RequestContext, RoleClient, RunningService};
 use rmcp::transport::TokioChildProcess;
 use rmcp::{ClientHandler, ServiceExt as _};
 use serde_json::{Value, json};
 
-use crate::common::{Place, request};
+use crate::common::{Place, person, request};
 
 /// A person who gives these answers, one after another, and then none.
 #[derive(Clone, Default)]
@@ -25,11 +22,7 @@ struct Person {
 
 impl ClientHandler for Person {
     fn get_info(&self) -> ClientConfig {
-        let mut can = ClientCapabilities::default();
-        can.elicitation =
-            Some(ElicitationCapability::new().with_form(FormElicitationCapability::default()));
-        ClientConfig::new(can, Implementation::new("person", "1"))
-            .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
+        person(true)
     }
 
     async fn create_elicitation(

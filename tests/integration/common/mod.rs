@@ -15,7 +15,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rmcp::ServiceExt;
-use rmcp::model::{CallToolRequestParams, CallToolResult};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, ElicitationCapability,
+    FormElicitationCapability, Implementation, ProtocolVersion,
+};
 use rmcp::service::{RoleClient, RunningService};
 use rmcp::transport::TokioChildProcess;
 use serde_json::{Value, json};
@@ -194,6 +197,17 @@ impl Drop for Place {
             let _ = std::fs::remove_file(Self::data_dir().join(file));
         }
     }
+}
+
+/// A client of the newest protocol with a handshake, with a person whom it can ask or without.
+pub fn person(can_answer: bool) -> ClientConfig {
+    let mut can = ClientCapabilities::default();
+    if can_answer {
+        can.elicitation =
+            Some(ElicitationCapability::new().with_form(FormElicitationCapability::default()));
+    }
+    ClientConfig::new(can, Implementation::new("person", "1"))
+        .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
 }
 
 /// Runs a line on the host as the user would, in `directory`.

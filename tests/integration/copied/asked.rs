@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rmcp::ClientHandler;
 use rmcp::model::{
-    ClientCapabilities, ClientConfig, ElicitRequestParams, ElicitResult, ElicitationAction,
-    ElicitationCapability, ErrorData, FormElicitationCapability, Implementation, ProtocolVersion,
+    ClientConfig, ElicitRequestParams, ElicitResult, ElicitationAction, ErrorData, ProtocolVersion,
     ReadResourceRequestParams,
 };
 use rmcp::service::{
@@ -15,7 +14,7 @@ use rmcp::transport::TokioChildProcess;
 use serde_json::{Value, json};
 
 use super::{host, repository};
-use crate::common::{Place, request, text};
+use crate::common::{Place, person, request, text};
 
 /// What the next question gets, and the questions so far.
 #[derive(Clone)]
@@ -27,13 +26,7 @@ struct Person {
 
 impl ClientHandler for Person {
     fn get_info(&self) -> ClientConfig {
-        let mut can = ClientCapabilities::default();
-        if self.can_answer {
-            can.elicitation =
-                Some(ElicitationCapability::new().with_form(FormElicitationCapability::default()));
-        }
-        ClientConfig::new(can, Implementation::new("person", "1"))
-            .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
+        person(self.can_answer)
     }
 
     async fn create_elicitation(
