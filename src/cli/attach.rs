@@ -68,7 +68,7 @@ pub(super) fn tell(told: &Told) {
     }
 }
 
-/// Stops a sandbox of this process, and says what of its copy of the workspace is lost with it.
+/// Stops a sandbox that this process owns, and says how many unapplied changes of its workspace copy are lost.
 pub(super) async fn stop(sandbox: &Sandbox) {
     if sandbox.workspace().copied().is_some() && sandbox.is_running() {
         let lost = match sandbox.unapplied().await {

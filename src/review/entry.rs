@@ -83,9 +83,9 @@ pub fn executable(mode: u32) -> bool {
     mode & 0o100 != 0
 }
 
-/// The mode that a file of the host gets from a file of the guest. As for git, the guest's file can be executed or not, and
-/// nothing else of its mode counts. `kept` is the mode of the host's file, if there is one: it stays, and whoever may read
-/// the file may then execute it, too.
+/// The mode that a file of the host gets from a file of the guest. As in git, only the executable bit of the guest's mode
+/// counts. `kept` is the mode of the host's file, if there is one. It stays; if the file becomes executable, each user who
+/// may read it may also execute it.
 pub fn host_mode(kept: Option<u32>, guest: u32) -> u32 {
     let kept = kept.unwrap_or(0o644) & MODE;
     match (executable(kept), executable(guest)) {

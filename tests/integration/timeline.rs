@@ -194,7 +194,7 @@ async fn the_log_of_a_copied_workspace_says_what_reached_the_host_and_how_to_tak
         "workspace synced c written by command line",
     ];
     assert_eq!(told, expected);
-    // What the sandbox runs for itself is no command of anybody.
+    // Commands that the sandbox runs for itself are not recorded.
     let commands = lines(&place, &["--only", "commands"]).await;
     assert_eq!(commands.len(), 2, "{commands:?}");
     let log = run(&["log", "--summary"]).await;

@@ -90,7 +90,7 @@ fn check_flags(changes: &[Change]) {
     }
 }
 
-/// Applies all, one after the other and then together, to a directory beside which there is another one.
+/// Applies each change alone, then all together. The directory has a neighbour, which must stay as it is.
 fn apply(changes: &[Change], dir: &Path, contents: &Contents) {
     let (root, outside) = (dir.join("root"), dir.join("outside"));
     for path in [&root, &outside] {
