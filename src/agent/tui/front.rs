@@ -1,7 +1,6 @@
 //! The loop that reads keys and the loop's reports, and draws.
 
 use std::io;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crossterm::clipboard::CopyToClipboard;
@@ -28,6 +27,9 @@ const FRAME: Duration = Duration::from_millis(16);
 
 /// How long the loop's reports may be taken before keys are looked for.
 const SLICE: Duration = Duration::from_millis(4);
+
+/// How long after a key the next one still belongs to it.
+const TOGETHER: Duration = Duration::from_micros(500);
 
 /// How many finished lines are printed in a frame.
 const LINES: usize = 500;
@@ -447,13 +449,11 @@ impl Front {
     }
 }
 
-/// What has been read already. The stream wakes the task that asked it first, so this task asks.
+/// What comes with the key before it: a paste, a sequence of keys. The stream gives each by way of a thread, so what has
+/// been read already takes a moment.
 async fn ready(input: &mut EventStream) -> Option<io::Result<Input>> {
-    std::future::poll_fn(|context| match input.poll_next_unpin(context) {
-        Poll::Pending => Poll::Ready(None),
-        read => read,
-    })
-    .await
+    let next = tokio::time::timeout(TOGETHER, input.next());
+    next.await.ok().flatten()
 }
 
 impl Drop for Front {

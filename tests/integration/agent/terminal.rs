@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::pty::Terminal;
-use super::scripted::{Answer, ScriptedModel};
+use super::scripted::{Answer, Asked, ScriptedModel};
 use super::task::Desk;
 
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (40, 12)];
@@ -143,10 +143,47 @@ fn terminals_of_any_size_are_left_in_order() {
     terminal.resize(80, 24);
     terminal.write("last words\r");
     terminal.until("the last question", |seen| {
-        (desk.model.requests().len() >= 2 && seen.text().contains(READY)).then_some(())
+        let asked = desk.model.requests();
+        let is_last = |asked: &Asked| asked.body.to_string().contains("last words");
+        (asked.iter().any(is_last) && seen.text().contains(READY)).then_some(())
     });
     terminal.write("\x03\x04");
     assert!(terminal.ended().success());
+}
+
+/// A terminal that changes its size while somebody types: neither the last key nor the last size is lost, whichever
+/// came first.
+#[test]
+fn keys_and_sizes_come_at_once() {
+    let desk = Desk::new("chat", "", ScriptedModel::start(Vec::new()));
+    let terminal = desk.on_a_terminal(80, 24);
+    terminal.shows(READY);
+    for round in 0..200 {
+        let columns = [40, 80][round % 2];
+        for burst in 0..4 {
+            terminal.resize(81 + burst, 24);
+            terminal.write("~");
+        }
+        if round % 4 < 2 {
+            terminal.resize(columns, 24);
+            terminal.write("~");
+        } else {
+            terminal.write("~");
+            terminal.resize(columns, 24);
+        }
+        terminal.until("the keys, and the footer of that width", |seen| {
+            let text = seen.text();
+            let footer = text.lines().rfind(|line| line.contains(READY))?;
+            let is_wide = footer.contains("no network");
+            (text.contains("~~~~~") && is_wide == (columns == 80)).then_some(())
+        });
+        terminal.write("\x15");
+        terminal.until("an empty editor", |seen| {
+            let text = seen.text();
+            let editor = text.lines().rfind(|line| line.starts_with('❯'))?;
+            (!editor.contains('~')).then_some(())
+        });
+    }
 }
 
 /// What a command prints and what a model says reaches the terminal as text only.
