@@ -233,7 +233,6 @@ impl Adding<'_> {
             });
         }
         if let Some(at) = path.iter().rposition(|byte| *byte == b'/')
-            && !self.listing.entries.contains_key(&path[..at])
             && self.entry(&path[..at])? != Some(Kind::Directory)
         {
             // A directory above is hidden, or a link took its place.

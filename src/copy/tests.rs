@@ -37,6 +37,23 @@ fn listed(root: &Path) -> Listing {
 }
 
 #[test]
+fn nothing_is_looked_up_through_a_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    git(&root, &["init", "-q"]);
+    for path in ["d/e/f", "real/e/f"] {
+        fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+        fs::write(root.join(path), path).unwrap();
+    }
+    git(&root, &["add", "-A"]);
+    git(&root, &["commit", "-qm", "one"]);
+    fs::remove_dir_all(root.join("d")).unwrap();
+    symlink("real", root.join("d")).unwrap();
+    // Git names the link, then what it tracks below the directory that was there.
+    assert_eq!(paths(&listed(&root)), ["d", "real", "real/e", "real/e/f"]);
+}
+
+#[test]
 fn what_git_tracks_and_does_not_ignore_belongs_to_the_copy() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
