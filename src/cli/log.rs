@@ -74,8 +74,12 @@ impl Kind {
             | Event::CommandEnded { .. }
             | Event::CommandDetached { .. }
             | Event::CommandLost { .. }
-            | Event::JobKilled { .. } => Self::Commands,
-            Event::Wrote { .. } | Event::Changed { .. } | Event::Refused { .. } => Self::Files,
+            | Event::JobKilled { .. }
+            | Event::JobEnded { .. } => Self::Commands,
+            Event::Wrote { .. }
+            | Event::Edited { .. }
+            | Event::Changed { .. }
+            | Event::Refused { .. } => Self::Files,
             Event::Port { .. } => Self::Network,
             Event::Snapshot { .. } => Self::Snapshots,
             Event::Asked { .. } | Event::Network { .. } | Event::Protection { .. } => {

@@ -161,7 +161,10 @@ impl Sandbox {
         let ran = self.exec_own(exec, output, cancel, progress).await;
         match &ran {
             Ok(Ran::Ended(end)) => begun.ended(&end.outcome),
-            Ok(Ran::Job(job)) => begun.detached(&job.id),
+            Ok(Ran::Job(job)) => {
+                begun.detached(&job.id);
+                self.watch_job(&job.id);
+            }
             Err(error) => begun.failed(error),
         }
         ran

@@ -135,7 +135,13 @@ impl Sandbox {
             .request(&Request::Edit(edit), Bytes::new(), progress)
             .await?
         {
-            (Report::Edit(report), _) => Ok(report),
+            (Report::Edit(report), _) => {
+                self.timeline.add(Event::Edited {
+                    path: bounded(&report.path),
+                    replacements: report.replacements,
+                });
+                Ok(report)
+            }
             (other, _) => Err(unexpected("edit", &other).into()),
         }
     }

@@ -88,12 +88,28 @@ pub(crate) enum Event {
         /// The job.
         job: String,
     },
+    /// A job has ended.
+    JobEnded {
+        /// The job.
+        job: String,
+        /// How.
+        outcome: Outcome,
+        /// How long it ran, in seconds.
+        seconds: f64,
+    },
     /// A file in the guest was written by a tool.
     Wrote {
         /// The file.
         path: String,
         /// Its new length, or the length of what was appended, in bytes.
         bytes: u64,
+    },
+    /// Text in a file of the guest was replaced by a tool.
+    Edited {
+        /// The file.
+        path: String,
+        /// How many occurrences were replaced.
+        replacements: u64,
     },
     /// The guest changed files of the workspace. In a shared workspace: all changes since the last such line. In a copy: the
     /// changes that are not applied, recorded when a review lists them.

@@ -57,7 +57,10 @@ impl Summary {
                 self.failed += u64::from(*outcome != Outcome::Exited { code: 0 });
             }
             Event::CommandLost { .. } => self.failed += 1,
-            Event::Wrote { path, .. } => self.write(path),
+            Event::JobEnded { outcome, .. } => {
+                self.failed += u64::from(*outcome != Outcome::Exited { code: 0 });
+            }
+            Event::Wrote { path, .. } | Event::Edited { path, .. } => self.write(path),
             Event::Changed { paths, more } => {
                 for step in &paths.paths {
                     self.write(&format!("{WORKSPACE}/{}", step.path));

@@ -29,8 +29,8 @@ fn short(line: &Value) -> String {
         "ended" => text("how"),
         "command" => text("command"),
         "command_ended" => line["outcome"]["code"].to_string(),
-        "command_detached" | "job_killed" => "job".to_owned(),
-        "wrote" => text("path"),
+        "command_detached" | "job_killed" | "job_ended" => "job".to_owned(),
+        "wrote" | "edited" => text("path"),
         "refused" => format!("{} {}", text("rule"), text("path")),
         "snapshot" => format!("{} {}", text("change"), text("name")),
         "changed" => paths(line),
@@ -87,6 +87,15 @@ async fn what_is_done_in_a_sandbox_is_told_while_it_runs_and_after_its_end() {
     server
         .call("write", json!({"path": "/tmp/w", "content": "12345"}))
         .await;
+    let edit = json!({"path": "/tmp/w", "old_string": "34", "new_string": "43"});
+    server.call("edit", edit).await;
+    let ended = loop {
+        let line = next().await;
+        if line["event"] == "job_ended" {
+            break line;
+        }
+    };
+    assert_eq!((&ended["job"], &ended["by"]), (&id.into(), &"rmcp".into()));
     server
         .exec("python3 -c 'import socket; socket.create_connection((\"denied.example\", 80))'")
         .await;
@@ -115,6 +124,7 @@ async fn what_is_done_in_a_sandbox_is_told_while_it_runs_and_after_its_end() {
         "command_detached job by rmcp",
         "job_killed job by rmcp",
         "wrote /tmp/w by rmcp",
+        "edited /tmp/w by rmcp",
         "command_ended 1 by rmcp",
         "snapshot saved one by rmcp",
         "ended restored to a snapshot by rmcp",
@@ -147,7 +157,7 @@ async fn what_is_done_in_a_sandbox_is_told_while_it_runs_and_after_its_end() {
     );
     let summary = out.split_once("\n\n").unwrap().1;
     assert!(
-        summary.starts_with("done       3 commands (2 failed); ")
+        summary.starts_with("done       3 commands (3 failed); ")
             && summary.contains("\nleft       ")
             && summary.contains("refused")
             && summary.contains("\nundo with  nothing to take back\n"),

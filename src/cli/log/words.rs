@@ -116,6 +116,24 @@ fn other(event: &Event) -> (&'static str, String) {
         ),
         Event::Ended { how } => ("machine", how.clone()),
         Event::JobKilled { job } => ("command", format!("the job {job} was told to end")),
+        Event::JobEnded {
+            job,
+            outcome,
+            seconds,
+        } => {
+            let how = in_words(outcome, false);
+            (
+                "command",
+                format!("the job {job}: {how} after {seconds:.1} s"),
+            )
+        }
+        Event::Edited { path, replacements } => {
+            let times = match replacements {
+                1 => "once".to_owned(),
+                times => format!("{times} times"),
+            };
+            ("file", format!("{path}: edited {times}"))
+        }
         Event::Wrote { path, bytes } => ("file", format!("{path}: {} written", size(*bytes))),
         Event::Changed { paths, more } => {
             let others = match more {
