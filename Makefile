@@ -58,7 +58,7 @@ browser: image
 # An hour: a tree of 600,000 files under a limit of 1,024 descriptors, and suites that try a file system out.
 workspace: image
 	@.ci/suites
-	cargo test --release --workspace --test integration -- --ignored --nocapture workspace::
+	cargo test --release --workspace --test integration -- --ignored --nocapture workspace:: copied::large::
 
 bench: image
 	$(BUILD) --release --examples --config 'profile.release.package.snowglobe.opt-level=1'

@@ -69,6 +69,7 @@ pub mod doctor;
 mod files;
 mod fleet;
 pub mod guest;
+mod holes;
 pub mod image;
 mod inventory;
 pub mod jsonl;

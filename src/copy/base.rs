@@ -109,7 +109,7 @@ impl Base {
                 .truncate(true)
                 .open(&path)
                 .map_err(io_error("make the disk", &path))?;
-            match image::write(root, listing, guise, file) {
+            match image::write(root, listing, guise, &file) {
                 Ok(()) => return Ok(()),
                 Err(error) => said = error.to_string(),
             }

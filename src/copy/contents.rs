@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::error::{CopyError, io_error};
+use crate::holes::Holes;
 use crate::{files, presence};
 
 /// A content of at most this many bytes is held in memory.
@@ -31,18 +32,19 @@ impl Contents {
         if size <= SMALL {
             return self.add_small(from, size);
         }
-        let mut file = files::one_more_temporary(&self.dir).map_err(io_error(doing, &self.dir))?;
-        let mut hashing = Hashing {
-            to: &mut file,
-            hash: Sha256::new(),
+        let file = files::one_more_temporary(&self.dir).map_err(io_error(doing, &self.dir))?;
+        let mut written = || -> io::Result<_> {
+            let mut hashing = Hashing {
+                to: BufWriter::with_capacity(1 << 16, Holes::new(file.as_file())),
+                hash: Sha256::new(),
+            };
+            if io::copy(&mut from.take(size), &mut hashing)? != size {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            hashing.flush()?;
+            Ok(hex::encode(hashing.hash.finalize()))
         };
-        let copied = io::copy(&mut from.take(size), &mut hashing);
-        let copied = copied.map_err(io_error(doing, &self.dir))?;
-        if copied != size {
-            let source = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(io_error(doing, &self.dir)(source));
-        }
-        let name = hex::encode(hashing.hash.finalize());
+        let name = written().map_err(io_error(doing, &self.dir))?;
         let path = self.dir.join(&name);
         if !presence::is_file(&path).map_err(io_error("look for", &path))? {
             let kept = file.persist(&path);

@@ -13,6 +13,7 @@ use ferrosys::{EntryKind, FileContent, FileRange, Metadata, SourceEntry};
 
 use super::listed::{Kind, Listed, Source};
 use super::listing::Listing;
+use crate::holes::Holes;
 use snowglobe_init::boot::WORKSPACE_TREE;
 
 /// The disk's size in bytes; the file is sparse.
@@ -79,7 +80,7 @@ pub(super) fn write(
     root: &Path,
     listing: &Listing,
     guise: Guise,
-    to: File,
+    to: &File,
 ) -> Result<(), FormatError> {
     let mut entries = vec![SourceEntry::new(
         on_disk(b""),
@@ -89,7 +90,7 @@ pub(super) fn write(
     let listed = listing.entries.iter();
     entries.extend(listed.map(|(path, listed)| entry(root, path, listed, guise)));
     let plan = FormatPlan::new(entries, SIZE, options(guise))?;
-    let mut to = BufWriter::with_capacity(1 << 20, to);
+    let mut to = BufWriter::with_capacity(1 << 20, Holes::new(to));
     plan.write_to(&mut to)?;
     to.flush()?;
     Ok(())

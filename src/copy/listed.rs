@@ -97,7 +97,7 @@ pub(super) fn below(dir: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// Nanoseconds since the Unix epoch, of a time as the system gives it.
-pub(super) fn epoch_ns(seconds: i64, nanoseconds: i64) -> i64 {
+pub fn epoch_ns(seconds: i64, nanoseconds: i64) -> i64 {
     seconds
         .saturating_mul(1_000_000_000)
         .saturating_add(nanoseconds)

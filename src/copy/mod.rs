@@ -33,7 +33,7 @@ pub use began::{Began, BeganFiles, Content, Known};
 pub use compare::{HostChange, host_changes, is_of_git};
 pub use contents::Contents;
 pub use error::CopyError;
-pub use listed::{HostStamp, Kind, Listed, Origin, Source};
+pub use listed::{HostStamp, Kind, Listed, Origin, Source, epoch_ns};
 pub use listing::{Listing, Which};
 
 #[cfg(test)]

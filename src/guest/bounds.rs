@@ -41,6 +41,10 @@ const FLUSH: Duration = Duration::from_secs(1800);
 /// The slowest accepted transfer, in bytes per second. A translated guest on a busy host is several times as fast.
 const SLOWEST: u64 = 2 << 20;
 
+/// The same for files of the workspace that are fetched or placed. They may be of any size, and no caller waits for them
+/// with a time limit of its own.
+const SLOWEST_FILE: u64 = 256 << 10;
+
 /// The slowest accepted unpacking of a layer, in bytes per second: small files take long.
 const SLOWEST_LAYER: u64 = 256 << 10;
 
@@ -59,6 +63,11 @@ pub(super) fn of(request: &Request, input: u64) -> Bounds {
         Request::Exec(_) => None,
         _ => Some(wanted(request).saturating_add(BESIDE)),
     };
+    let slowest = match request {
+        Request::Fetch { .. } | Request::Place { .. } => SLOWEST_FILE,
+        _ => SLOWEST,
+    };
+    let transfer = |bytes| Duration::from_secs(bytes / slowest);
     let time = time(request).map(|time| time + transfer(input) + transfer(wanted(request)));
     Bounds { data, time }
 }
@@ -143,10 +152,6 @@ fn limit(exec: &ExecRequest) -> Option<Duration> {
         (Some(ends), Some(leaves)) => Some(ends.min(leaves)),
         (ends, leaves) => ends.or(leaves),
     }
-}
-
-fn transfer(bytes: u64) -> Duration {
-    Duration::from_secs(bytes / SLOWEST)
 }
 
 /// Waits for an answer, no longer than `time`.

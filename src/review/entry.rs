@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Entry {
     /// A regular file.
     File {
-        /// The hash of its content, among the contents.
+        /// The hash of its content, among the contents; or what stands for it if the content was not read.
         hash: String,
         /// Its size in bytes.
         size: u64,
@@ -27,6 +27,15 @@ pub enum Entry {
     },
 }
 
+/// What the words begin with that stand for a hash.
+const UNREAD: &str = "unread";
+
+/// What stands for the hash of a content that was not read. Two are the same only if they stand for the same state of a
+/// file, and none is the same as a hash.
+pub fn unread(state: &str) -> String {
+    format!("{UNREAD} {state}")
+}
+
 /// The permission bits that a file of the host may get.
 pub const MODE: u32 = 0o777;
 
@@ -34,6 +43,11 @@ impl Entry {
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         matches!(self, Self::Directory { .. })
+    }
+
+    /// Whether it is a file whose content was not read.
+    pub fn is_unread(&self) -> bool {
+        matches!(self, Self::File { hash, .. } if hash.starts_with(UNREAD))
     }
 
     /// Its size in bytes, if it is a file.

@@ -12,8 +12,8 @@ use super::entry::{Entry, special};
 use super::flag::Flag;
 use super::root::above;
 
-/// The size from which a file is large, in bytes.
-const LARGE: u64 = 10 << 20;
+/// The most bytes of a file that is not large.
+pub const LARGE: u64 = 10 << 20;
 
 fn flag(word: &str, why: impl Into<String>) -> Flag {
     Flag {

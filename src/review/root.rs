@@ -7,18 +7,18 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use snowglobe_init::wire::tree::{escape, unescape};
 
 use super::entry::{Entry, MODE};
-use crate::copy::Contents;
-use crate::presence;
+use crate::copy::{Contents, HostStamp, epoch_ns};
+use crate::{holes, presence};
 
 /// A directory of the host.
 #[derive(Debug)]
@@ -61,16 +61,47 @@ impl<'a> Root<'a> {
         Ok((self.open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?, name))
     }
 
-    /// What is at a path; a file's content is kept among `contents`. `None`: nothing is there. What can't be in a copy is
-    /// an error that is [in the way](is_in_the_way).
-    pub fn look(&self, path: &[u8], contents: &Contents) -> io::Result<Option<Entry>> {
+    /// The open directory of a path, and what the system says of the path. `None`: nothing is there.
+    fn found<'p>(&self, path: &'p [u8]) -> io::Result<Option<(OwnedFd, &'p OsStr, Statx)>> {
         let (dir, name) = match self.parent(path) {
             Err(error) if presence::is_no_path(&error) => return Ok(None),
             found => found?,
         };
-        let stat = match stat(&dir, name) {
-            Err(error) if presence::is_no_path(&error) => return Ok(None),
-            found => found?,
+        match stat(&dir, name) {
+            Err(error) if presence::is_no_path(&error) => Ok(None),
+            found => Ok(Some((dir, name, found?))),
+        }
+    }
+
+    /// Whether a path may have this; no content is read. `None`: nothing.
+    pub fn may_have(&self, path: &[u8], entry: Option<&Entry>) -> io::Result<bool> {
+        let stat = self.found(path)?.map(|(_, _, stat)| stat);
+        let kind = |stat: &Statx| FileType::from_raw_mode(stat.stx_mode.into());
+        Ok(match (stat, entry) {
+            (None, None) => true,
+            (None, Some(_)) | (Some(_), None) => false,
+            (Some(stat), Some(Entry::File { size, .. })) => {
+                kind(&stat) == FileType::RegularFile && stat.stx_size == *size
+            }
+            (Some(stat), Some(Entry::Directory { .. })) => kind(&stat) == FileType::Directory,
+            (Some(stat), Some(Entry::Link { .. })) => kind(&stat) == FileType::Symlink,
+        })
+    }
+
+    /// The state of what is at a path. `None`: nothing is there.
+    pub fn stamp(&self, path: &[u8]) -> io::Result<Option<HostStamp>> {
+        let stat = self.found(path)?.map(|(_, _, stat)| stat);
+        Ok(stat.map(|stat| HostStamp {
+            ctime_ns: epoch_ns(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec.into()),
+            inode: stat.stx_ino,
+        }))
+    }
+
+    /// What is at a path; a file's content is kept among `contents`. `None`: nothing is there. What can't be in a copy is
+    /// an error that is [in the way](is_in_the_way).
+    pub fn look(&self, path: &[u8], contents: &Contents) -> io::Result<Option<Entry>> {
+        let Some((dir, name, stat)) = self.found(path)? else {
+            return Ok(None);
         };
         let mode = u32::from(stat.stx_mode);
         Ok(Some(match FileType::from_raw_mode(mode) {
@@ -132,10 +163,9 @@ impl<'a> Root<'a> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let part = part(temporary);
                 let made = rustix::fs::openat(&dir, &part, flags, Mode::RUSR | Mode::WUSR)?;
-                let mut made = File::from(made);
-                let mut content = contents.open(hash).map_err(io::Error::other)?;
-                io::copy(&mut content, &mut made)?;
-                made.flush()?;
+                let made = File::from(made);
+                let content = contents.open(hash).map_err(io::Error::other)?;
+                holes::copy(&content, &made)?;
                 rustix::fs::fchmod(&made, Mode::from_raw_mode(*mode & 0o7777))?;
                 made.sync_all()?;
                 Ok(rustix::fs::renameat(&dir, &part, &dir, temporary)?)
@@ -265,7 +295,7 @@ impl<'a> Root<'a> {
     }
 }
 
-fn stat(dir: &OwnedFd, name: &OsStr) -> io::Result<rustix::fs::Statx> {
+fn stat(dir: &OwnedFd, name: &OsStr) -> io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW;
     Ok(rustix::fs::statx(
         dir,

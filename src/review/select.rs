@@ -128,6 +128,21 @@ pub fn select(
     Ok(selected)
 }
 
+/// Whether a selection may take a change of this path, which has a flag or not.
+pub fn may_take(selection: &Selection, path: &[u8], is_flagged: bool) -> bool {
+    let takes_any = selection.flagged || !is_flagged;
+    let reaches = |word: &String| {
+        let words = [word.as_str(), parse(word).0].map(typed);
+        words
+            .iter()
+            .any(|above| path == above || (takes_any && is_at_or_below(path, above)))
+    };
+    match selection.paths.is_empty() {
+        true => takes_any,
+        false => selection.paths.iter().any(reaches),
+    }
+}
+
 /// The changes at or below a path.
 pub fn matching(changes: &[Change], path: &str) -> Vec<usize> {
     let path = typed(path);
@@ -203,6 +218,36 @@ mod tests {
             selected(&["/workspace/srcs"], &[], false).unwrap(),
             ["srcs"]
         );
+    }
+
+    #[test]
+    fn what_is_taken_could_be_taken() {
+        let changes = [
+            change("src/a", false),
+            change("src/b", true),
+            change("c", true),
+        ];
+        for (paths, flagged) in [
+            (&[][..], false),
+            (&[], true),
+            (&["src"], false),
+            (&["src/"], true),
+            (&["src/b"], false),
+            (&["src/b:1,2"], false),
+            (&["/workspace/c"], false),
+            (&["."], false),
+        ] {
+            let selection = Selection {
+                paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+                flagged,
+                ..Selection::default()
+            };
+            let taken = select(&changes, &selection, |_| 2).unwrap();
+            for (index, change) in changes.iter().enumerate() {
+                let may = may_take(&selection, &change.path, !change.flags.is_empty());
+                assert_eq!(taken.contains_key(&index), may, "{paths:?}: {change:?}");
+            }
+        }
     }
 
     #[test]

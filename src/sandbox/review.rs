@@ -18,7 +18,7 @@ use snowglobe_init::wire::tree::{PlacedResult, unescape};
 use tokio::sync::MutexGuard;
 
 use self::back::taken_back;
-use self::compare::{Compared, hunks, known, readable};
+use self::compare::{Compared, as_listed, hunks, known, readable};
 use self::reports::reported;
 use self::taken::{begin_with, judged_again};
 use super::guest_tree::Reached;
@@ -76,10 +76,10 @@ impl Sandbox {
         let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let at = Reached { live: &live, guest };
-        let compared = self.compared(&at, progress).await?;
+        let compared = self.compared(&at, None, progress).await?;
         let newer_on_host = self.count_newer(&compared.began).await?;
         let (root, contents) = (self.host_root()?, self.review_contents().await?);
-        let report = move || reported(&compared.changes, &root, &contents);
+        let report = move || reported(&compared, &root, &contents);
         let (reports, mut notes) = blocking(report).await?;
         self.note_changes(&reports);
         let branches = match self.fetch_commits(progress).await {
@@ -110,7 +110,7 @@ impl Sandbox {
         let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let compared = self
-            .compared(&Reached { live: &live, guest }, progress)
+            .compared(&Reached { live: &live, guest }, None, progress)
             .await?;
         let contents = self.review_contents().await?;
         let showing = move || -> Result<_, SandboxError> {
@@ -168,7 +168,7 @@ impl Sandbox {
         let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let mut compared = self
-            .compared(&Reached { live: &live, guest }, progress)
+            .compared(&Reached { live: &live, guest }, Some(&selection), progress)
             .await?;
         let (root, contents) = (self.host_root()?, self.review_contents().await?);
         let (store, protection) = (self.store.clone(), self.protected.now());
@@ -181,9 +181,11 @@ impl Sandbox {
             let mut since = Vec::new();
             selected.retain(|index, _| {
                 let change = &compared.changes[*index];
-                let is_same = shown
-                    .get(&change.path)
-                    .is_none_or(|then| *then == change.new);
+                let listed = compared.guest.get(&change.path).and_then(as_listed);
+                let is_same = shown.get(&change.path).is_none_or(|then| match then {
+                    Some(then) if then.is_unread() => Some(then) == listed.as_ref(),
+                    then => *then == change.new,
+                });
                 if !is_same {
                     since.push(step(&change.path, SINCE_SHOWN));
                 }
@@ -303,7 +305,7 @@ impl Sandbox {
         let _alone = self.alone().await?;
         let (live, guest) = self.ready(progress).await?;
         let at = Reached { live: &live, guest };
-        let compared = self.compared(&at, progress).await?;
+        let compared = self.compared(&at, None, progress).await?;
         let contents = self.review_contents().await?;
         let selecting = move || -> Result<_, SandboxError> {
             // Nothing that is discarded reaches the host, so flags don't count.
@@ -389,7 +391,7 @@ impl Sandbox {
         at: &Reached<'_>,
         progress: &Progress,
     ) -> Result<usize, SandboxError> {
-        Ok(self.compared(at, progress).await?.changes.len())
+        Ok(self.compared(at, None, progress).await?.changes.len())
     }
 
     /// Takes back what an interrupted process has left in the host's directory. Blocks.

@@ -2,6 +2,7 @@
 
 mod asked;
 mod killed;
+mod large;
 mod losses;
 mod sides;
 mod terminal;

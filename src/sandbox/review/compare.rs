@@ -14,10 +14,12 @@ use crate::copy::{Began, BeganFiles, Content, Contents, CopyError, Kind, Known, 
 use crate::progress::Progress;
 use crate::review::changes::{Change, Differing, changes};
 use crate::review::diff::LONGEST;
-use crate::review::entry::{Entry, same};
-use crate::review::flags;
+use crate::review::entry::{Entry, same, unread};
+use crate::review::flags::{self, LARGE};
 use crate::review::git_diff::shown;
+use crate::review::report::Selection;
 use crate::review::root::Root;
+use crate::review::select::may_take;
 use crate::workspace::SharedDir;
 
 /// The copy, compared.
@@ -45,10 +47,12 @@ impl Sandbox {
         ))
     }
 
-    /// Compares the guest's tree with what the copy began with.
+    /// Compares the guest's tree with what the copy began with. Large files are read only if `taking` may take them, or if
+    /// they may be a renamed file.
     pub(super) async fn compared(
         &self,
         at: &Reached<'_>,
+        taking: Option<&Selection>,
         progress: &Progress,
     ) -> Result<Compared, SandboxError> {
         progress.say("comparing the sandbox's files");
@@ -67,27 +71,39 @@ impl Sandbox {
             .filter(|path| differs(path))
             .cloned()
             .collect();
+        let unread = unread_paths(&paths, &all, &guest, taking);
         let wanted: Vec<_> = paths
             .iter()
             .filter_map(|path| guest.get(path))
             .filter(|entry| entry.kind == EntryKind::File)
+            .filter(|entry| entry.size <= LARGE || !unread.contains(&entry.path))
             .collect();
         let fetched = self.fetched(at, wanted, &contents).await?;
         let (root, protection) = (self.host_root()?, self.protected.now());
         let (guest, settled) = {
             let comparing = move || -> Result<_, SandboxError> {
-                let mut differing = Vec::new();
+                let (mut differing, mut touched) = (Vec::new(), Vec::new());
                 let mut files = began.reader(&contents)?;
                 for path in paths {
+                    let is_unread = unread.contains(&path);
                     let old = match all.get(&path) {
+                        Some(known) if is_unread && known.size > LARGE => Some(unread_entry(known)),
                         Some(known) => Some(began_entry(&mut files, &contents, &path, known)?),
                         None => None,
                     };
-                    let Some(new) = guest_entry(guest.get(&path), &fetched) else {
-                        continue;
+                    let listed = guest.get(&path);
+                    let unread = listed.filter(|entry| is_unread && entry.size > LARGE);
+                    let new = match unread.and_then(as_listed) {
+                        Some(new) => Some(new),
+                        None => match guest_entry(listed, &fetched) {
+                            Some(new) => new,
+                            None => continue,
+                        },
                     };
                     if !same(old.as_ref(), new.as_ref()) {
                         differing.push(Differing { path, old, new });
+                    } else if old == new {
+                        touched.push(path);
                     }
                 }
                 let mut compared = Compared {
@@ -97,7 +113,8 @@ impl Sandbox {
                     began,
                     guest,
                 };
-                let settled = settle(&mut compared, &mut differing, &root, &contents)?;
+                let settled = settle(&mut compared, &mut differing, &root, &contents)?
+                    | begins_as_touched(&mut compared, &touched);
                 compared.changes = changes(differing);
                 let now = compared.guest.keys().map(Vec::as_slice);
                 flags::mark(&mut compared.changes, now, |path| all.contains_key(path));
@@ -151,6 +168,79 @@ impl Sandbox {
         }
         Ok(fetched)
     }
+}
+
+/// The paths whose large files are not read: what can't be a renamed file, and what a selection doesn't take. Pure.
+fn unread_paths(
+    paths: &[Vec<u8>],
+    all: &BTreeMap<Vec<u8>, Known>,
+    guest: &GuestTree,
+    taking: Option<&Selection>,
+) -> BTreeSet<Vec<u8>> {
+    let old = |path: &Vec<u8>| {
+        let known = all.get(path).filter(|known| known.kind == Kind::File);
+        known.map(|known| known.size).filter(|size| *size > LARGE)
+    };
+    let new = |path: &Vec<u8>| {
+        let entry = guest.get(path);
+        let entry = entry.filter(|entry| entry.kind == EntryKind::File);
+        entry.map(|entry| entry.size).filter(|size| *size > LARGE)
+    };
+    let went = |path: &Vec<u8>| old(path).filter(|_| !guest.contains_key(path));
+    let came = |path: &Vec<u8>| new(path).filter(|_| !all.contains_key(path));
+    let all_went: BTreeSet<u64> = paths.iter().filter_map(went).collect();
+    let all_came: BTreeSet<u64> = paths.iter().filter_map(came).collect();
+    let is_unread = |path: &&Vec<u8>| {
+        let is_large = old(path).or(new(path)).is_some();
+        let may_be_renamed = went(path).is_some_and(|size| all_came.contains(&size))
+            || came(path).is_some_and(|size| all_went.contains(&size));
+        let is_taken = taking.is_some_and(|taking| may_take(taking, path, new(path).is_some()));
+        is_large && !may_be_renamed && !is_taken
+    };
+    paths.iter().filter(is_unread).cloned().collect()
+}
+
+/// What the copy began with at a path, whose content is not read.
+fn unread_entry(known: &Known) -> Entry {
+    let hash = match &known.content {
+        Content::Kept(hash) => hash.clone(),
+        Content::Base => unread("as it began"),
+    };
+    Entry::File {
+        hash,
+        size: known.size,
+        mode: known.mode,
+    }
+}
+
+/// A file of the guest whose content is not read.
+pub(super) fn as_listed(entry: &TreeEntry) -> Option<Entry> {
+    (entry.kind == EntryKind::File).then(|| Entry::File {
+        hash: unread(&entry.ctime_ns.to_string()),
+        size: entry.size,
+        mode: entry.mode,
+    })
+}
+
+/// Files that were written anew with what they had, or got their mode back, are as they began. Gives whether there were
+/// such.
+fn begins_as_touched(compared: &mut Compared, touched: &[Vec<u8>]) -> bool {
+    let mut any = false;
+    for path in touched {
+        let known = compared.began.get(path);
+        if let (Some(known), Some(entry)) = (known, compared.guest.get(path))
+            && known.guest_ctime_ns != entry.ctime_ns
+        {
+            let guest_ctime_ns = entry.ctime_ns;
+            let known = Known {
+                guest_ctime_ns,
+                ..known
+            };
+            compared.began.set(path, Some(known));
+            any = true;
+        }
+    }
+    any
 }
 
 /// A content, unless it is too long to be shown.
@@ -282,6 +372,13 @@ pub(super) fn settle(
     let host = Root::new(root.dir());
     let mut settled = Vec::new();
     differing.retain(|one| {
+        if one.new.as_ref().is_some_and(Entry::is_unread)
+            || !host
+                .may_have(&one.path, one.new.as_ref())
+                .unwrap_or_default()
+        {
+            return true;
+        }
         let Ok(found) = host.look(&one.path, contents) else {
             return true;
         };

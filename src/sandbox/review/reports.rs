@@ -1,10 +1,12 @@
 //! Changes as other programs get them.
 
+use std::io;
+
 use snowglobe_init::wire::tree::escape;
 
 use super::super::SandboxError;
-use super::compare::readable;
-use crate::copy::Contents;
+use super::compare::{Compared, readable};
+use crate::copy::{Began, Contents};
 use crate::review::changes::Change;
 use crate::review::entry::{Entry, same};
 use crate::review::flag::Flag;
@@ -18,18 +20,15 @@ const REPORTED: usize = 5000;
 
 /// The reports of changes, and notes for their reader.
 pub(super) fn reported(
-    changes: &[Change],
+    compared: &Compared,
     root: &SharedDir,
     contents: &Contents,
 ) -> Result<(Vec<ChangeReport>, Vec<String>), SandboxError> {
-    let host = Root::new(root.dir());
+    let (host, changes) = (Root::new(root.dir()), &compared.changes);
     let mut reports = Vec::new();
     for change in changes.iter().take(REPORTED) {
         let shown = shown(change, &mut |hash, size| readable(contents, hash, size))?;
         let counted = shown.hunks.as_ref().filter(|diff| !diff.hunks.is_empty());
-        let old_path = change.from.as_ref().unwrap_or(&change.path);
-        let found = host.look(old_path, contents);
-        let host_changed = !found.is_ok_and(|found| same(found.as_ref(), change.old.as_ref()));
         let flag = |flag: &Flag| FlagReport {
             flag: flag.word.clone(),
             why: flag.why.clone(),
@@ -44,7 +43,9 @@ pub(super) fn reported(
             removed_lines: counted.map(|diff| diff.removed),
             hunks: counted.map_or(0, |diff| diff.hunks.len()),
             flags: change.flags.iter().map(flag).collect(),
-            host_changed,
+            // What can't be read may have changed.
+            host_changed: !is_as_began(change, &compared.began, &host, contents)
+                .unwrap_or_default(),
         });
     }
     let more = changes.len().saturating_sub(REPORTED);
@@ -53,4 +54,22 @@ pub(super) fn reported(
         more => vec![format!("{more} more changes are not listed")],
     };
     Ok((reports, notes))
+}
+
+/// Whether the host has what the copy began with. Of a file that was not read its state tells.
+fn is_as_began(
+    change: &Change,
+    began: &Began,
+    host: &Root<'_>,
+    contents: &Contents,
+) -> io::Result<bool> {
+    let (path, old) = (change.from.as_ref().unwrap_or(&change.path), &change.old);
+    if !host.may_have(path, old.as_ref())? {
+        return Ok(false);
+    }
+    if old.as_ref().is_some_and(Entry::is_unread) {
+        let stamp = began.get(path).and_then(|known| known.host);
+        return Ok(stamp.is_some() && host.stamp(path)? == stamp);
+    }
+    Ok(same(host.look(path, contents)?.as_ref(), old.as_ref()))
 }
