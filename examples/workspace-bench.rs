@@ -82,20 +82,7 @@ done
 echo "{\"name\": \"app\", \"version\": \"1.0.0\", \"dependencies\": {$list}}" >app/package.json
 measure "18 npm install, 200 archives" npm install --prefix app --offline --no-audit --no-fund --install-links=true
 measure "19 remove node_modules" rm -r app/node_modules
-# A crate of 40 modules, and a change of one of them.
-mkdir -p crate/src
-printf '[package]\nname = "small"\nversion = "0.1.0"\nedition = "2021"\n[workspace]\n' >crate/Cargo.toml
-for i in $(seq 40); do
-    echo "#[derive(Debug, Clone, PartialEq)] pub struct S$i(pub String, pub u64);
-impl S$i { pub fn f(&self, n: u64) -> Vec<S$i> { (0..n).map(|x| S$i(format!(\"{x} {:?}\", self), x)).collect() } }" >crate/src/m$i.rs
-    echo "mod m$i;" >>crate/src/main.rs
-done
-echo 'fn main() { println!("{:?}", m1::S1(String::new(), 1).f(2)); }' >>crate/src/main.rs
-measure "20 cargo build, first" cargo build --offline --manifest-path crate/Cargo.toml
-echo 'pub fn more() {}' >>crate/src/m1.rs
-measure "21 cargo build, a change" cargo build --offline --manifest-path crate/Cargo.toml
-measure "22 cargo build, no change" cargo build --offline --manifest-path crate/Cargo.toml
-rm -rf app crate
+rm -rf app
 "##;
 
 /// Copies the tree to the guest's disk first.
@@ -114,7 +101,8 @@ fn main() -> anyhow::Result<()> {
     let own = own.parent().unwrap().parent().unwrap().join("snowglobe");
     let others: Vec<PathBuf> = arguments.map(PathBuf::from).collect();
     let tree = tempfile::tempdir()?;
-    common::repository(tree.path(), SCRIPT)?;
+    let script = format!("{SCRIPT}{}", common::cargo_builds("20 "));
+    common::repository(tree.path(), &script)?;
     let share = "exec bash .git/measure /workspace";
     let mut ways = vec![("workspace".to_owned(), own.clone(), share)];
     for other in &others {

@@ -138,3 +138,27 @@ pub fn quantile(times: &mut [Duration], percent: usize) -> Duration {
     times.sort();
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
+
+/// The lines of a script that build a crate of 40 modules, if the guest has cargo. The names of what is measured begin with
+/// `prefix`.
+pub fn cargo_builds(prefix: &str) -> String {
+    CARGO_BUILDS.replace("PREFIX", prefix)
+}
+
+const CARGO_BUILDS: &str = r##"
+if ! command -v cargo >/dev/null; then exit 0; fi
+mkdir -p crate/src
+printf '[package]\nname = "small"\nversion = "0.1.0"\nedition = "2021"\n[workspace]\n' >crate/Cargo.toml
+for i in $(seq 40); do
+    echo "#[derive(Debug, Clone, PartialEq)] pub struct S$i(pub String, pub u64);
+impl S$i { pub fn f(&self, n: u64) -> Vec<S$i> { (0..n).map(|x| S$i(format!(\"{x} {:?}\", self), x)).collect() } }" >crate/src/m$i.rs
+    echo "mod m$i;" >>crate/src/main.rs
+done
+echo 'fn main() { println!("{:?}", m1::S1(String::new(), 1).f(2)); }' >>crate/src/main.rs
+build() { cargo build --offline --manifest-path crate/Cargo.toml; }
+measure "PREFIXcargo build, first" build
+echo 'pub fn more() {}' >>crate/src/m1.rs
+measure "PREFIXcargo build, a change" build
+measure "PREFIXcargo build, no change" build
+rm -rf crate
+"##;

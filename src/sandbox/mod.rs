@@ -95,7 +95,7 @@ pub struct Sandbox {
     /// The hashes of the guest's files that were fetched, by path, time of change and size.
     fetched: std::sync::Mutex<review::Fetched>,
     /// The changes of the copy whose content was shown, to whom and how they were then.
-    shown: std::sync::Mutex<review::Shown>,
+    shown: review::Shown,
     /// The changes of the copy that were added to the timeline last.
     noted_changes: std::sync::Mutex<Paths>,
     read_ahead: read_ahead::ReadAhead,
@@ -179,7 +179,7 @@ impl Sandbox {
             copy,
             reviewing: Mutex::new(()),
             fetched: std::sync::Mutex::default(),
-            shown: std::sync::Mutex::default(),
+            shown: review::Shown::default(),
             noted_changes: std::sync::Mutex::default(),
             published: Published::new(),
             stopping: CancellationToken::new(),

@@ -8,9 +8,10 @@ mod back;
 mod compare;
 mod judge;
 mod reports;
+mod shown;
 mod taken;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, PoisonError};
 
@@ -18,8 +19,10 @@ use snowglobe_init::wire::tree::{PlacedResult, unescape};
 use tokio::sync::MutexGuard;
 
 use self::back::taken_back;
-use self::compare::{Compared, as_listed, hunks, known, readable};
+use self::compare::{Compared, hunks, known, readable};
 use self::reports::reported;
+pub(super) use self::shown::Shown;
+use self::shown::{Seen, is_as_shown};
 use self::taken::{begin_with, judged_again};
 use super::guest_tree::Reached;
 use super::sync::step;
@@ -36,17 +39,11 @@ use crate::review::plan::{Outcome, operations, plan};
 use crate::review::report::{BranchReport, ChangeReport, Changes, Done, Selection, Step};
 use crate::review::root::Root;
 use crate::review::select::select;
-use crate::timeline::{self, Event, Paths, WorkspaceChange};
+use crate::timeline::{Event, Paths, WorkspaceChange};
 use crate::workspace::SharedDir;
 
 /// The hashes of the guest's files, by path, time of the last change of status and size.
 pub(super) type Fetched = HashMap<(Vec<u8>, i64, u64), String>;
-
-/// How many actors are told apart.
-const ACTORS: usize = 1000;
-
-/// What each actor was shown last: what the guest had at a path.
-pub(super) type Shown = HashMap<Option<String>, BTreeMap<Vec<u8>, Option<Entry>>>;
 
 /// What is said of a path whose content is not the one that was shown.
 const SINCE_SHOWN: &str =
@@ -120,7 +117,7 @@ impl Sandbox {
                 ..Selection::default()
             };
             let selected = select(&compared.changes, &selection, |_| usize::MAX)?;
-            let (mut text, mut seen) = (Vec::new(), BTreeMap::new());
+            let (mut text, mut seen) = (Vec::new(), Seen::new());
             for index in selected.into_keys() {
                 let change = &compared.changes[index];
                 seen.insert(change.path.clone(), change.new.clone());
@@ -129,34 +126,8 @@ impl Sandbox {
             Ok((text, seen))
         };
         let (text, seen) = blocking(showing).await?;
-        self.note_shown(seen);
+        self.shown.note(seen);
         Ok(text)
-    }
-
-    /// Notes what the present actor has been shown: only that is applied for it.
-    fn note_shown(&self, seen: BTreeMap<Vec<u8>, Option<Entry>>) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        // A client chooses its name.
-        if shown.len() >= ACTORS {
-            shown.clear();
-        }
-        shown.entry(timeline::current()).or_default().extend(seen);
-    }
-
-    /// What was shown at these paths is no change any more.
-    fn forget_shown(&self, steps: &[Step]) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        for seen in shown.values_mut() {
-            for step in steps {
-                seen.remove(&unescape(&step.path));
-            }
-        }
-    }
-
-    /// What the present actor was shown.
-    fn was_shown(&self) -> BTreeMap<Vec<u8>, Option<Entry>> {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.get(&timeline::current()).cloned().unwrap_or_default()
     }
 
     /// Applies changes to the host's directory: all that are selected, or nothing.
@@ -173,7 +144,7 @@ impl Sandbox {
         let (root, contents) = (self.host_root()?, self.review_contents().await?);
         let (store, protection) = (self.store.clone(), self.protected.now());
         progress.say("applying");
-        let shown = self.was_shown();
+        let shown = self.shown.now();
         let applying = move || -> Result<(Done, Compared, bool), SandboxError> {
             let mut selected = select(&compared.changes, &selection, |change| {
                 hunks(change, &contents)
@@ -181,11 +152,7 @@ impl Sandbox {
             let mut since = Vec::new();
             selected.retain(|index, _| {
                 let change = &compared.changes[*index];
-                let listed = compared.guest.get(&change.path).and_then(as_listed);
-                let is_same = shown.get(&change.path).is_none_or(|then| match then {
-                    Some(then) if then.is_unread() => Some(then) == listed.as_ref(),
-                    then => *then == change.new,
-                });
+                let is_same = is_as_shown(&shown, change, &compared.guest);
                 if !is_same {
                     since.push(step(&change.path, SINCE_SHOWN));
                 }
@@ -375,7 +342,7 @@ impl Sandbox {
 
     /// Adds to the timeline what was done with changes.
     pub(super) fn note_review(&self, change: WorkspaceChange, done: &Done) {
-        self.forget_shown(&done.done);
+        self.shown.forget(&done.done);
         let changed = done.done.iter().filter(|step| step.what != ALREADY);
         let changed: Vec<Step> = changed.cloned().collect();
         self.timeline.add(Event::Workspace {

@@ -110,7 +110,7 @@ async fn a_byte_is_changed(place: &Place, size: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_file_is_read_only_when_it_is_taken() {
-    const SIZE: u64 = 24 << 20;
+    const SIZE: u64 = 11 << 20;
     let place = Place::new("minimal");
     on_the_host(
         &place.workspace,
@@ -118,7 +118,7 @@ async fn a_large_file_is_read_only_when_it_is_taken() {
     );
     a_byte_is_changed(&place, SIZE).await;
     // A renamed file is one change, whatever its size, and a touched one is none once it was named.
-    guest(&place, "mv large larger && head -c 20000000 /dev/zero >new").await;
+    guest(&place, "mv large larger && head -c 12000000 /dev/zero >new").await;
     assert_eq!(
         changes(&place).await,
         ["renamed larger flagged", "added new flagged"]
@@ -144,7 +144,7 @@ async fn a_large_file_is_read_only_when_it_is_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn holes_stay_holes() {
-    const SIZE: u64 = 64 << 20;
+    const SIZE: u64 = 24 << 20;
     let place = Place::new("minimal");
     let path = place.workspace.join("large");
     let file = File::create(&path).unwrap();
