@@ -5,7 +5,7 @@ use std::io;
 
 use snowglobe_init::wire::tree::escape;
 
-use super::entry::{DIRECTORY_MODE, Entry};
+use super::entry::{Entry, new_mode};
 use super::journal::{ApplyError, Operation};
 use super::root::{Root, above};
 use crate::copy::Contents;
@@ -33,7 +33,7 @@ pub fn with_directories(
         path: escape(&path),
         old: None,
         new: Some(Entry::Directory {
-            mode: DIRECTORY_MODE,
+            mode: new_mode(root.umask(), true),
         }),
     });
     Ok(made.chain(operations).collect())

@@ -98,10 +98,10 @@ pub fn executable(mode: u32) -> bool {
 }
 
 /// The mode that a file of the host gets from a file of the guest. As in git, only the executable bit of the guest's mode
-/// counts. `kept` is the mode of the host's file, if there is one. It stays; if the file becomes executable, each user who
+/// counts. `kept` is the mode of the host's file, or [`new_mode`]. It stays; if the file becomes executable, each user who
 /// may read it may also execute it.
-pub fn host_mode(kept: Option<u32>, guest: u32) -> u32 {
-    let kept = kept.unwrap_or(0o644) & MODE;
+pub fn host_mode(kept: u32, guest: u32) -> u32 {
+    let kept = kept & MODE;
     match (executable(kept), executable(guest)) {
         (true, true) | (false, false) => kept,
         (false, true) => kept | 0o100 | (kept & 0o444) >> 2,
@@ -109,8 +109,11 @@ pub fn host_mode(kept: Option<u32>, guest: u32) -> u32 {
     }
 }
 
-/// The mode that a directory of the host gets if the guest made it.
-pub const DIRECTORY_MODE: u32 = 0o755;
+/// The mode of a new file of the host that can't be executed, or of a new directory, where the user's umask is this.
+pub fn new_mode(umask: u32, is_directory: bool) -> u32 {
+    let all = if is_directory { 0o777 } else { 0o666 };
+    all & !umask
+}
 
 /// The bits of setuid and setgid.
 pub fn special(mode: u32) -> u32 {

@@ -11,7 +11,7 @@ use snowglobe_init::wire::tree::escape;
 use super::changes::Change;
 use super::diff;
 use super::directories::{emptied, is_emptied, with_directories};
-use super::entry::{DIRECTORY_MODE, Entry, MODE, executable, host_mode, same};
+use super::entry::{Entry, MODE, executable, host_mode, new_mode, same};
 use super::journal::{ApplyError, Operation};
 use super::partial::{file, text, with_hunks};
 use super::root::{Root, above};
@@ -187,7 +187,10 @@ fn path(
         Err(_) => {
             Outcome::Conflict("the host has a link, a pipe or a device there, or it can't be read")
         }
-        Ok(found) => outcome(path, old, wanted.as_ref(), found, contents)?,
+        Ok(found) => {
+            let umask = root.umask();
+            outcome(path, old, wanted.as_ref(), found, umask, contents)?
+        }
     };
     Ok(Planned {
         path: path.to_vec(),
@@ -198,15 +201,15 @@ fn path(
 }
 
 /// An entry of the guest with the mode that it gets on the host, where a file has the mode `kept`.
-fn of_host(entry: Entry, kept: Option<u32>) -> Entry {
+fn of_host(entry: Entry, kept: Option<u32>, umask: u32) -> Entry {
     match entry {
         Entry::File { hash, size, mode } => Entry::File {
             hash,
             size,
-            mode: host_mode(kept, mode),
+            mode: host_mode(kept.unwrap_or_else(|| new_mode(umask, false)), mode),
         },
         Entry::Directory { .. } => Entry::Directory {
-            mode: DIRECTORY_MODE,
+            mode: new_mode(umask, true),
         },
         link @ Entry::Link { .. } => link,
     }
@@ -217,6 +220,7 @@ fn outcome(
     old: Option<&Entry>,
     wanted: Option<&Entry>,
     host: Option<Entry>,
+    umask: u32,
     contents: &Contents,
 ) -> Result<Outcome, ApplyError> {
     if same(host.as_ref(), wanted) {
@@ -236,13 +240,13 @@ fn outcome(
             Some(Entry::File { mode, .. }) => Some(*mode),
             _ => None,
         };
-        let new = wanted.cloned().map(|wanted| of_host(wanted, kept));
+        let new = wanted.cloned().map(|wanted| of_host(wanted, kept, umask));
         return Ok(Outcome::Do(operation(new), what));
     }
     let (
         Some(Entry::File { mode, .. }),
         Some(Entry::File { mode: old_mode, .. }),
-        Some(Entry::File { mode: new_mode, .. }),
+        Some(Entry::File { mode: becomes, .. }),
     ) = (&host, old, wanted)
     else {
         return Ok(Outcome::Conflict(match (&host, wanted) {
@@ -263,9 +267,9 @@ fn outcome(
     let Some(merged) = diff::merge(&base, &ours, &theirs) else {
         return Ok(Outcome::Conflict("both changed the same lines"));
     };
-    let mode = match executable(*old_mode) == executable(*new_mode) {
+    let mode = match executable(*old_mode) == executable(*becomes) {
         true => *mode & MODE,
-        false => host_mode(Some(*mode), *new_mode),
+        false => host_mode(*mode, *becomes),
     };
     let new = file(&merged, mode, contents)?;
     if same(host.as_ref(), Some(&new)) {

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::sync::LazyLock;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -22,7 +23,18 @@ use crate::{holes, presence};
 
 /// A directory of the host.
 #[derive(Debug)]
-pub struct Root<'a>(BorrowedFd<'a>);
+pub struct Root<'a> {
+    directory: BorrowedFd<'a>,
+    umask: u32,
+}
+
+/// The permissions that this user's new files lack. (To ask the system for them changes them for a moment.)
+static UMASK: LazyLock<u32> = LazyLock::new(|| {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok());
+    umask.unwrap_or(0o022) & MODE
+});
 
 /// The directory of a path, and its last name.
 fn split(path: &[u8]) -> (&[u8], &OsStr) {
@@ -35,7 +47,19 @@ fn split(path: &[u8]) -> (&[u8], &OsStr) {
 impl<'a> Root<'a> {
     /// The open directory.
     pub fn new(directory: BorrowedFd<'a>) -> Self {
-        Self(directory)
+        let umask = *UMASK;
+        Self { directory, umask }
+    }
+
+    /// The same, where new files lack these permissions.
+    #[cfg(test)]
+    pub fn with_umask(self, umask: u32) -> Self {
+        Self { umask, ..self }
+    }
+
+    /// The permissions that new files lack.
+    pub fn umask(&self) -> u32 {
+        self.umask
     }
 
     fn open(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
@@ -47,7 +71,7 @@ impl<'a> Root<'a> {
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         loop {
-            match rustix::fs::openat2(self.0, path, flags, Mode::empty(), resolve) {
+            match rustix::fs::openat2(self.directory, path, flags, Mode::empty(), resolve) {
                 // A directory was moved meanwhile.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 opened => return Ok(opened?),

@@ -46,7 +46,16 @@ impl Sandbox {
         // An attempt before may have failed halfway.
         self.bring_in_again(&at).await?;
         progress.say("comparing with the host's files");
-        let done = self.bring_in(&at, None).await?;
+        let mut done = self.bring_in(&at, None).await?;
+        if !done.conflicts.is_empty() {
+            // To compare finds what both sides changed in the same way: that is no change any more.
+            self.compared(&at, None, progress).await?;
+            let again = self.bring_in(&at, None).await?;
+            done = Done {
+                done: [done.done, again.done].concat(),
+                ..again
+            };
+        }
         self.note_review(WorkspaceChange::Synced, &done);
         Ok(done)
     }

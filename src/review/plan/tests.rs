@@ -21,6 +21,16 @@ fn planned(
     gone: &[&str],
     hunks: Option<&[usize]>,
 ) -> Vec<(String, String)> {
+    planned_with_umask(0o022, host, changed, gone, hunks)
+}
+
+fn planned_with_umask(
+    umask: u32,
+    host: impl FnOnce(&Path),
+    changed: &[Changed],
+    gone: &[&str],
+    hunks: Option<&[usize]>,
+) -> Vec<(String, String)> {
     let dir = tempfile::tempdir().unwrap();
     for name in ["root", "contents"] {
         fs::create_dir(dir.path().join(name)).unwrap();
@@ -46,7 +56,7 @@ fn planned(
         .collect();
     let gone = gone.iter().map(|path| path.as_bytes().to_vec()).collect();
     let directory = File::open(dir.path().join("root")).unwrap();
-    let root = Root::new(directory.as_fd());
+    let root = Root::new(directory.as_fd()).with_umask(umask);
     let plans = plan(&taken, &gone, &root, &contents).unwrap();
     let word = |planned: &Planned| {
         let what = match &planned.outcome {
@@ -134,8 +144,32 @@ fn of_a_guests_mode_only_the_right_to_execute_counts() {
         (0o664, 0o666),
         (0o4755, 0o777),
     ];
-    let modes = modes.map(|(kept, guest)| host_mode(Some(kept), guest));
+    let modes = modes.map(|(kept, guest)| host_mode(kept, guest));
     assert_eq!(modes, [0o700, 0o600, 0o664, 0o755]);
+}
+
+#[test]
+fn what_is_new_lacks_the_permissions_that_the_users_files_lack() {
+    for (umask, modes) in [
+        (0o002, ["664", "775", "775"]),
+        (0o077, ["600", "700", "700"]),
+        (0o777, ["0", "100", "0"]),
+    ] {
+        let changed = [
+            ("a", None, OLD),
+            ("b", None, Some(("text\n", 0o755))),
+            ("c", None, Some(("DIR", 0o755))),
+        ];
+        let all = planned_with_umask(umask, |_| {}, &changed, &[], None);
+        let modes = modes.map(|mode| format!(" {mode}"));
+        for ((_, what), mode) in all.iter().zip(modes) {
+            assert!(what.ends_with(&mode), "{umask:o}: {what}");
+        }
+    }
+    // A file that the host has keeps its mode.
+    let changed = [("a", OLD, Some(("new\n", 0o644)))];
+    let all = planned_with_umask(0o077, files(&[("a", "text\n")]), &changed, &[], None);
+    assert_eq!(all[0].1, "written 644");
 }
 
 #[test]

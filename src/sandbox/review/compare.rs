@@ -23,7 +23,7 @@ use crate::review::select::may_take;
 use crate::workspace::SharedDir;
 
 /// The copy, compared.
-pub(super) struct Compared {
+pub(in super::super) struct Compared {
     pub(super) began: Began,
     pub(super) changes: Vec<Change>,
     /// The directories that the guest does not have any more, and those that it made.
@@ -49,7 +49,7 @@ impl Sandbox {
 
     /// Compares the guest's tree with what the copy began with. Large files are read only if `taking` may take them, or if
     /// they may be a renamed file.
-    pub(super) async fn compared(
+    pub(in super::super) async fn compared(
         &self,
         at: &Reached<'_>,
         taking: Option<&Selection>,

@@ -13,7 +13,7 @@ use super::{changes, guest, repository, works};
 use crate::common::{Place, descendants, eventually, on_the_host, runs};
 
 /// The default number of rounds.
-const ROUNDS: u64 = 4;
+const ROUNDS: f64 = 4.0;
 
 /// All files but git's own, with their contents.
 const FILES: &str = "find . -path ./.git -prune -o -path ./target -prune -o -type f -print0 | sort -z | xargs -0 sha256sum";
@@ -95,16 +95,54 @@ async fn what_was_brought_in_survives_a_kill() {
     }
 }
 
+/// Random moments of work. Their window follows the duration of the work, however fast the machine is now.
+struct Moments {
+    rounds: u64,
+    window: Duration,
+    killed: u64,
+}
+
+impl Moments {
+    /// For a test with so many of the rounds.
+    fn new(share: f64) -> Self {
+        let rounds = std::env::var("SNOWGLOBE_CHAOS_ROUNDS");
+        let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().unwrap());
+        Self {
+            rounds: (rounds * share).ceil() as u64,
+            window: Duration::from_secs(1),
+            killed: 0,
+        }
+    }
+
+    /// Kills the process of the sandbox while a command works.
+    async fn kill_during(&mut self, place: &Place, arguments: &[&str]) {
+        let began = Instant::now();
+        let mut work = begin(place, arguments);
+        let wait = self.window.mul_f64(rand::random());
+        while began.elapsed() < wait && work.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let ended = work.try_wait().unwrap().is_some();
+        self.window = self.window.mul_f64(if ended { 0.8 } else { 1.25 });
+        self.killed += u64::from(kill(place).await && !ended);
+        work.wait().await.unwrap();
+    }
+
+    fn were_early_enough(&self) {
+        let Self { rounds, killed, .. } = self;
+        assert!(
+            *rounds < 10 || killed * 4 > *rounds,
+            "only {killed} of {rounds} rounds killed a process at work"
+        );
+    }
+}
+
 /// Starts and syncs that are killed at any moment: afterwards a sync brings in the rest, and nothing half is a change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_killed_at_any_moment_goes_on() {
-    let rounds = std::env::var("SNOWGLOBE_CHAOS_ROUNDS");
-    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let place = repository("debian");
-    // The window of the moments follows the duration of the work, however fast the machine is now.
-    let mut window = Duration::from_secs(1);
-    let mut killed = 0;
-    for round in 0..rounds {
+    let mut moments = Moments::new(1.0);
+    for round in 0..moments.rounds {
         on_the_host(
             &place.workspace,
             &format!(
@@ -119,23 +157,55 @@ async fn a_copy_killed_at_any_moment_goes_on() {
             2 => drop(works(&place, &["stop"]).await),
             _ => {}
         }
-        let began = Instant::now();
-        let mut sync = begin(&place, &["sync"]);
-        let wait = window.mul_f64(rand::random());
-        while began.elapsed() < wait && sync.try_wait().unwrap().is_none() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let ended = sync.try_wait().unwrap().is_some();
-        window = window.mul_f64(if ended { 0.8 } else { 1.25 });
-        killed += u64::from(kill(&place).await && !ended);
-        sync.wait().await.unwrap();
+        moments.kill_during(&place, &["sync"]).await;
         works(&place, &["sync"]).await;
         has_the_hosts_files(&place, FILES).await;
         let left = "find . -name '.snowglobe-*' | wc -l; git fsck 2>&1 | grep -c '^error' || true";
         assert_eq!(guest(&place, left).await, "0\n0\n", "round {round}");
     }
-    assert!(
-        rounds < 10 || killed * 4 > rounds,
-        "only {killed} of {rounds} rounds killed a process at work"
-    );
+    moments.were_early_enough();
+}
+
+/// Applies and undos that are killed at any moment: the host has all of it or nothing, the guest what it had, and both go
+/// on from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_or_undo_killed_at_any_moment_is_whole_or_absent() {
+    let place = repository("debian");
+    let on_host = || on_the_host(&place.workspace, FILES);
+    let mut moments = Moments::new(0.5);
+    for round in 0..moments.rounds {
+        let old = on_host();
+        guest(
+            &place,
+            &format!(
+                "for n in $(seq 30); do seq {round} $(({round} + 2000)) >file$n; done; rm -rf dir*; \
+                 mkdir dir{round}; echo {round} | tee dir{round}/file numbers"
+            ),
+        )
+        .await;
+        let new = guest(&place, FILES).await;
+        if round % 2 == 1 {
+            works(&place, &["apply"]).await;
+            assert!(on_host() == new);
+            moments.kill_during(&place, &["apply", "--undo"]).await;
+        } else {
+            moments.kill_during(&place, &["apply"]).await;
+        }
+        let left = changes(&place).await;
+        let now = on_host();
+        assert!(now == old || now == new, "round {round}: {now}");
+        assert_eq!(left.is_empty(), now == new, "round {round}: {left:?}");
+        assert!(guest(&place, FILES).await == new, "round {round}");
+        if now == old {
+            works(&place, &["apply"]).await;
+        }
+        works(&place, &["apply", "--undo"]).await;
+        assert!(on_host() == old, "round {round}: {}", on_host());
+        works(&place, &["apply"]).await;
+        assert!(on_host() == new, "round {round}: {}", on_host());
+        assert!(guest(&place, FILES).await == new, "round {round}");
+        let left = "find . -name '.snowglobe-*' | wc -l";
+        assert_eq!(on_the_host(&place.workspace, left), "0\n");
+    }
+    moments.were_early_enough();
 }

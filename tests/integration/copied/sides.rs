@@ -60,12 +60,15 @@ async fn both_sides_change_and_nothing_is_lost() {
         (host(&place, "src/a.c"), host(&place, "untracked")),
         ("ours\n".into(), "mine\nmore\n".into())
     );
-    // The other way round: what the sandbox did not change comes in, what both changed is named.
+    // The other way round: what the sandbox did not change comes in, what both changed is named, unless it is the same.
+    guest(&place, "echo equal >equal").await;
+    on_the_host(&place.workspace, "echo equal >equal");
     let (code, _, err) = run(&place, &["sync"]).await;
     assert!(
         code == 1 && err.contains("conflict: src/a.c: the sandbox changed it, too"),
         "{err}"
     );
+    assert!(!err.contains("equal"), "{err}");
     assert_eq!(
         guest(
             &place,
