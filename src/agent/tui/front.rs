@@ -22,14 +22,11 @@ use super::{Options, view};
 use crate::agent::event::{Event, Handle};
 use crate::agent::message::Image;
 
-/// How often the live part is drawn at most, unless a key was pressed.
+/// How often the live part is drawn at most.
 const FRAME: Duration = Duration::from_millis(16);
 
 /// How long the loop's reports may be taken before keys are looked for.
 const SLICE: Duration = Duration::from_millis(4);
-
-/// How long after a key the next one still belongs to it.
-const TOGETHER: Duration = Duration::from_micros(500);
 
 /// How many finished lines are printed in a frame.
 const LINES: usize = 500;
@@ -63,7 +60,12 @@ pub(super) struct Front {
     report: mpsc::UnboundedSender<Inner>,
     /// What the moments of the state are counted from.
     began: Instant,
+    /// When the live part may be drawn next.
     next_frame: Duration,
+    /// The same, if a key was pressed: keys that come faster than they are drawn share a frame.
+    next_for_key: Duration,
+    /// Whether a key was pressed since it was drawn.
+    has_key: bool,
     is_dirty: bool,
     is_over: bool,
     /// The signal that ended this front end.
@@ -98,6 +100,8 @@ impl Front {
             report: report.clone(),
             began: Instant::now(),
             next_frame: Duration::ZERO,
+            next_for_key: Duration::ZERO,
+            has_key: false,
             is_dirty: true,
             is_over: false,
             ended_by: None,
@@ -181,7 +185,7 @@ impl Front {
             biased;
             Some(inner) = self.inner.recv() => self.on_inner(inner)?,
             read = input.next() => match read {
-                Some(read) => self.on_input(read?).await?,
+                Some(read) => self.on_input(read?)?,
                 // The terminal is gone.
                 None => self.is_over = true,
             },
@@ -213,27 +217,18 @@ impl Front {
         Ok(())
     }
 
-    /// Takes a key and all that are there already, and draws what they did.
-    async fn on_input(&mut self, first: Input) -> io::Result<()> {
-        let mut next = Some(first);
-        let began = Instant::now();
-        while let Some(input) = next {
-            let now = self.now();
-            if let Input::Resize(columns, _) = input {
-                terminal::write(&self.screen.resized(columns))?;
-            }
-            for input in self.answers.filter(input, now) {
-                self.app.on_input(input, now);
-            }
-            self.app.page.theme.light = self.answers.light.unwrap_or_default();
-            next = match &mut self.input {
-                Some(input) if self.app.actions.is_empty() && began.elapsed() < SLICE => {
-                    ready(input).await.transpose()?
-                }
-                _ => None,
-            };
+    /// Takes a key, and draws what it did: at once, unless keys come faster than frames are drawn.
+    fn on_input(&mut self, input: Input) -> io::Result<()> {
+        let now = self.now();
+        if let Input::Resize(columns, _) = input {
+            terminal::write(&self.screen.resized(columns))?;
         }
-        self.next_frame = self.now();
+        for input in self.answers.filter(input, now) {
+            self.app.on_input(input, now);
+        }
+        self.app.page.theme.light = self.answers.light.unwrap_or_default();
+        self.next_frame = self.next_frame.min(self.next_for_key);
+        self.has_key = true;
         self.is_dirty = true;
         Ok(())
     }
@@ -253,12 +248,17 @@ impl Front {
     }
 
     fn draw(&mut self) -> io::Result<()> {
+        let began = self.now();
         let more = self.app.advance();
         let finished = self.app.take_finished(LINES);
         let live = view::live(&self.app);
         terminal::write(&self.screen.frame(&finished, &live.cells, live.cursor))?;
         self.is_dirty = more || self.app.has_finished();
-        self.next_frame = self.now() + FRAME;
+        let drawn = self.now();
+        self.next_frame = drawn + FRAME;
+        if std::mem::take(&mut self.has_key) {
+            self.next_for_key = drawn + (drawn - began);
+        }
         Ok(())
     }
 
@@ -447,13 +447,6 @@ impl Front {
         let text = std::fs::read_to_string(file.path())?;
         Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
     }
-}
-
-/// What comes with the key before it: a paste, a sequence of keys. The stream gives each by way of a thread, so what has
-/// been read already takes a moment.
-async fn ready(input: &mut EventStream) -> Option<io::Result<Input>> {
-    let next = tokio::time::timeout(TOGETHER, input.next());
-    next.await.ok().flatten()
 }
 
 impl Drop for Front {
