@@ -40,7 +40,7 @@ agents: image
 	@.ci/clients agents
 	cargo test --release --workspace --test agents -- --ignored
 
-# An hour and a half: every test of the tools on both engines, in a KVM host that QEMU emulates.
+# Two hours: every test of the tools on both engines, in a KVM host that QEMU emulates.
 kvm: image
 	@.ci/clients
 	cargo test --release --workspace --test kvm_host -- --ignored --test-threads 1

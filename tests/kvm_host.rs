@@ -132,7 +132,7 @@ fn attacks_on_the_network_fail_on_krun() {
 #[ignore = "takes ten minutes: `make kvm`"]
 fn the_workspace_holds_on_krun() {
     let tests = "workspace::it_is workspace::a_change workspace::programs workspace::both_sides workspace::if_its \
-                 workspace::a_tree_may guarded::";
+                 workspace::a_tree_may";
     on_a_kvm_host(
         1100,
         &[("SNOWGLOBE_ENGINE", "krun")],
@@ -140,15 +140,37 @@ fn the_workspace_holds_on_krun() {
     );
 }
 
-/// The copy's disk is frozen by copying there.
+/// The rules of the shared files, which the share's server enforces.
 #[test]
 #[ignore = "takes ten minutes: `make kvm`"]
-fn a_copied_workspace_holds_on_krun() {
-    let tests = "copied::changes_are copied::the_copy copied::nothing_that copied::losses copied::killed copied::worktrees";
+fn the_workspace_stays_guarded_on_krun() {
     on_a_kvm_host(
         1100,
         &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite_in_turn("integration", "guarded::"),
+    );
+}
+
+/// The copy's disk is frozen by copying there.
+#[test]
+#[ignore = "takes fifteen minutes: `make kvm`"]
+fn a_copied_workspace_holds_on_krun() {
+    let tests = "copied::changes_are copied::the_copy copied::nothing_that copied::killed copied::worktrees";
+    on_a_kvm_host(
+        1500,
+        &[("SNOWGLOBE_ENGINE", "krun")],
         &suite_in_turn("integration", tests),
+    );
+}
+
+/// Snapshots, ends and removals of a sandbox whose copy has changes.
+#[test]
+#[ignore = "takes fifteen minutes: `make kvm`"]
+fn a_copied_workspace_loses_no_change_on_krun() {
+    on_a_kvm_host(
+        1500,
+        &[("SNOWGLOBE_ENGINE", "krun")],
+        &suite_in_turn("integration", "copied::losses"),
     );
 }
 
@@ -156,7 +178,8 @@ fn a_copied_workspace_holds_on_krun() {
 #[test]
 #[ignore = "takes sixteen minutes: `make kvm`"]
 fn a_worktree_has_its_repository_on_krun() {
-    let tests = "worktrees::git_works worktrees::if_the_server worktrees::a_repository";
+    let tests =
+        "worktrees::git_works_in_a_worktree worktrees::if_the_server worktrees::a_repository";
     on_a_kvm_host(
         1500,
         &[("SNOWGLOBE_ENGINE", "krun")],
