@@ -66,6 +66,9 @@ pub struct VmSpec {
     pub streams: Option<Port>,
     /// The file that receives the guest's console.
     pub console_log: PathBuf,
+    /// The time limit for the guest's boot, in seconds. The engine may take as long to be ready, and at least a minute.
+    #[serde(default)]
+    pub boot_timeout_s: u64,
     /// The maximum size of a disk's file, at which the VM is ended; absent: the size of the disk. With krun the files are
     /// checked up to ten times a second, and may exceed the bound by what the guest writes in between.
     #[serde(default)]

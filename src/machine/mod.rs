@@ -526,6 +526,7 @@ async fn spec(
         link_port: LINK_PORT,
         streams,
         console_log: plan.run_dir.join(CONSOLE_LOG),
+        boot_timeout_s: plan.timeout.as_secs(),
         max_layer_bytes: plan.disk_bytes.map(layer_bound),
         remove,
         remove_if_orphaned: plan.remove_if_orphaned.clone(),

@@ -45,7 +45,8 @@ use crate::talk::{Input, failed};
 use self::link::Sockets;
 use self::question::Question;
 
-/// The time limit for an engine to be ready: it builds the machine, but need not boot it.
+/// The least time limit for an engine to be ready. It builds the machine; krun also boots the guest's kernel as far as the
+/// device of the guest link.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// The stage of an error about a required fence that does not hold.
@@ -82,6 +83,8 @@ struct Vm {
     messages: Lines,
     log: Log,
     started: Option<Instant>,
+    /// The time limit for the engine to be ready.
+    start_limit: Duration,
     /// The fences that do not hold, and why.
     missing_fences: Vec<String>,
     isolation: Isolation,
@@ -237,6 +240,7 @@ impl Vm {
             messages: Lines::default(),
             log,
             started: None,
+            start_limit: START_LIMIT.max(Duration::from_secs(spec.boot_timeout_s)),
             tops: newest_layers(spec),
             freeze: None,
             merge: None,
@@ -294,10 +298,10 @@ impl Vm {
 
     /// The error where the engine has exceeded a time limit.
     fn overdue(&self, begun: Instant) -> Option<String> {
-        if self.started.is_none() && begun.elapsed() >= START_LIMIT {
+        if self.started.is_none() && begun.elapsed() >= self.start_limit {
             return Some(format!(
-                "it was not ready within {} s",
-                START_LIMIT.as_secs()
+                "it was not ready within {} s; a higher boot_timeout_s allows more",
+                self.start_limit.as_secs()
             ));
         }
         let until = self.freeze.as_ref()?.until?;
@@ -307,7 +311,7 @@ impl Vm {
     /// The time until the next deadline.
     fn until_deadline(&self, begun: Instant) -> Option<Duration> {
         let now = Instant::now();
-        let start = self.started.is_none().then_some(begun + START_LIMIT);
+        let start = self.started.is_none().then_some(begun + self.start_limit);
         let freeze = self.freeze.as_ref().and_then(|freeze| freeze.until);
         [start, freeze, self.next_check]
             .into_iter()

@@ -158,6 +158,7 @@ impl Vm {
             link_port: 1,
             streams: None,
             console_log: path("console"),
+            boot_timeout_s: 0,
             max_layer_bytes: None,
             remove: Vec::new(),
             remove_if_orphaned: Vec::new(),

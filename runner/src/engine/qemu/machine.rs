@@ -248,6 +248,7 @@ mod tests {
                 port: 1,
             }),
             console_log: "/c".into(),
+            boot_timeout_s: 0,
             max_layer_bytes: None,
             remove: Vec::new(),
             remove_if_orphaned: Vec::new(),
