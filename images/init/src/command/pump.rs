@@ -4,7 +4,7 @@
 //! It sends until the channel closes or the command becomes a job, and keeps a copy if the request asks for one.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use russh::ChannelWriteHalf;
 use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::spill::Spill;
@@ -77,16 +78,25 @@ pub(crate) struct Sink {
 /// One output stream on its way.
 pub(crate) struct Pump {
     state: Arc<PumpState>,
+    /// Set at the command's end.
+    end: watch::Sender<Option<End>>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// When the rest of the output is dropped, after the command's end.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// After which silence.
+    silence: Duration,
+    /// When at the latest.
+    deadline: Option<Instant>,
 }
 
 #[derive(Default)]
 struct PumpState {
     bytes: AtomicU64,
-    /// Whether a piece that was read is not sent yet.
-    sending: AtomicBool,
-    /// Whether output is dropped.
-    discard: AtomicBool,
+    /// Fires when output is dropped from now on.
+    drops: CancellationToken,
     /// The file with the copy.
     file: Mutex<Option<String>>,
 }
@@ -94,49 +104,61 @@ struct PumpState {
 impl Pump {
     pub(crate) fn start(mut from: Box<dyn AsyncRead + Send + Unpin>, mut sink: Sink) -> Self {
         let state = Arc::new(PumpState::default());
+        let (end, mut ends) = watch::channel(None);
         let of_task = state.clone();
         let task = tokio::spawn(async move {
             let mut buffer = vec![0; 64 << 10];
+            // Whether all is read that the command wrote before its end.
+            let mut has_all = false;
             loop {
-                let read = match from.read(&mut buffer).await {
+                let end: Option<End> = *ends.borrow_and_update();
+                let read = tokio::select! {
+                    // On a busy machine output and a silence may be noticed at once.
+                    biased;
+                    read = from.read(&mut buffer) => read,
+                    () = silence(end, &mut has_all), if !of_task.drops.is_cancelled() => {
+                        of_task.drops.cancel();
+                        continue;
+                    }
+                    Ok(()) = ends.changed() => continue,
+                };
+                let read = match read {
                     Ok(0) | Err(_) => break,
                     Ok(read) => read,
                 };
-                if of_task.discard.load(Ordering::Acquire) {
+                if of_task.drops.is_cancelled() {
                     sink.spill = None;
                     continue;
                 }
-                of_task.sending.store(true, Ordering::Release);
                 of_task.bytes.fetch_add(read as u64, Ordering::AcqRel);
-                if !of_task.pass_on(&buffer[..read], &mut sink).await {
-                    of_task.discard.store(true, Ordering::Release);
+                let is_sent = of_task.pass_on(&buffer[..read], &mut sink).await;
+                let deadline = end.and_then(|end| end.deadline);
+                let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                if !is_sent || (is_late && has_all) {
+                    of_task.drops.cancel();
                 }
-                of_task.sending.store(false, Ordering::Release);
             }
         });
-        Self { state, task }
+        Self { state, end, task }
     }
 
     /// Waits for the end of the stream, or for silence while processes hold it open. `alone`: no process of the command is
     /// left.
     pub(crate) async fn drain(&mut self, deadline: Instant, alone: bool) {
-        let silence = if alone { SILENCE_ALONE } else { SILENCE };
-        let mut before = self.state.bytes.load(Ordering::Acquire);
-        loop {
-            if tokio::time::timeout(silence, &mut self.task).await.is_ok() {
-                return;
-            }
-            // Output that was read must be sent, even if the host takes it slowly.
-            if self.state.sending.load(Ordering::Acquire) {
-                continue;
-            }
-            let now = self.state.bytes.load(Ordering::Acquire);
-            if now == before || (!alone && Instant::now() >= deadline) {
-                break;
-            }
-            before = now;
+        self.end.send_replace(Some(match alone {
+            true => End {
+                silence: SILENCE_ALONE,
+                deadline: None,
+            },
+            false => End {
+                silence: SILENCE,
+                deadline: Some(deadline),
+            },
+        }));
+        tokio::select! {
+            _ = &mut self.task => {}
+            () = self.state.drops.cancelled() => {}
         }
-        self.state.discard.store(true, Ordering::Release);
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -149,6 +171,18 @@ impl Pump {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+/// Waits until a stream has been silent for long enough; for ever before the command's end. Called while nothing is there to
+/// be read.
+async fn silence(end: Option<End>, has_all: &mut bool) {
+    match end {
+        Some(end) => {
+            *has_all = true;
+            tokio::time::sleep(end.silence).await;
+        }
+        None => std::future::pending().await,
     }
 }
 
