@@ -72,6 +72,12 @@ fn on_a_kvm_host(limit_s: u32, variables: &[(&str, &str)], line: &str) {
     assert!(status.success(), "{line}: {status}");
 }
 
+/// Runs integration tests on krun in the emulated host, one after the other.
+fn on_krun(limit_s: u32, tests: &str) {
+    let engine = [("SNOWGLOBE_ENGINE", "krun")];
+    on_a_kvm_host(limit_s, &engine, &suite_in_turn("integration", tests));
+}
+
 /// A test program's name and the arguments that select its tests. Those that boot a translated machine in the emulated
 /// host run one after the other: each takes a minute of its one processor.
 fn suite_in_turn(name: &str, arguments: &str) -> String {
@@ -120,11 +126,7 @@ fn snapshots_and_ends_hold_on_krun() {
 #[test]
 #[ignore = "takes ten minutes: `make kvm`"]
 fn attacks_on_the_network_fail_on_krun() {
-    on_a_kvm_host(
-        1100,
-        &[("SNOWGLOBE_ENGINE", "krun")],
-        &suite_in_turn("integration", "network::attacks::"),
-    );
+    on_krun(1100, "network::attacks::");
 }
 
 /// The workspace's port is vsock there.
@@ -133,22 +135,14 @@ fn attacks_on_the_network_fail_on_krun() {
 fn the_workspace_holds_on_krun() {
     let tests = "workspace::it_is workspace::a_change workspace::programs workspace::both_sides workspace::if_its \
                  workspace::a_tree_may";
-    on_a_kvm_host(
-        1100,
-        &[("SNOWGLOBE_ENGINE", "krun")],
-        &suite_in_turn("integration", tests),
-    );
+    on_krun(1100, tests);
 }
 
 /// The rules of the shared files, which the share's server enforces.
 #[test]
 #[ignore = "takes ten minutes: `make kvm`"]
 fn the_workspace_stays_guarded_on_krun() {
-    on_a_kvm_host(
-        1100,
-        &[("SNOWGLOBE_ENGINE", "krun")],
-        &suite_in_turn("integration", "guarded::"),
-    );
+    on_krun(1100, "guarded::");
 }
 
 /// The copy's disk is frozen by copying there.
@@ -156,22 +150,14 @@ fn the_workspace_stays_guarded_on_krun() {
 #[ignore = "takes fifteen minutes: `make kvm`"]
 fn a_copied_workspace_holds_on_krun() {
     let tests = "copied::changes_are copied::the_copy copied::nothing_that copied::killed copied::worktrees";
-    on_a_kvm_host(
-        1500,
-        &[("SNOWGLOBE_ENGINE", "krun")],
-        &suite_in_turn("integration", tests),
-    );
+    on_krun(1500, tests);
 }
 
 /// Snapshots, ends and removals of a sandbox whose copy has changes.
 #[test]
 #[ignore = "takes fifteen minutes: `make kvm`"]
 fn a_copied_workspace_loses_no_change_on_krun() {
-    on_a_kvm_host(
-        1500,
-        &[("SNOWGLOBE_ENGINE", "krun")],
-        &suite_in_turn("integration", "copied::losses"),
-    );
+    on_krun(1500, "copied::losses");
 }
 
 /// A worktree has two shares, each with a vsock port.
@@ -180,11 +166,7 @@ fn a_copied_workspace_loses_no_change_on_krun() {
 fn a_worktree_has_its_repository_on_krun() {
     let tests =
         "worktrees::git_works_in_a_worktree worktrees::if_the_server worktrees::a_repository";
-    on_a_kvm_host(
-        1500,
-        &[("SNOWGLOBE_ENGINE", "krun")],
-        &suite_in_turn("integration", tests),
-    );
+    on_krun(1500, tests);
 }
 
 /// The network's second port is vsock there.
@@ -192,11 +174,7 @@ fn a_worktree_has_its_repository_on_krun() {
 #[ignore = "takes two minutes: `make kvm`"]
 fn programs_reach_the_network_and_ports_are_reached_on_krun() {
     let tests = "network::programs_see network::a_network_that_is_off ports::";
-    on_a_kvm_host(
-        460,
-        &[("SNOWGLOBE_ENGINE", "krun")],
-        &suite_in_turn("integration", tests),
-    );
+    on_krun(460, tests);
 }
 
 #[test]

@@ -86,19 +86,12 @@ impl Sandbox {
                 let mut files = began.reader(&contents)?;
                 for path in paths {
                     let is_unread = unread.contains(&path);
-                    let old = match all.get(&path) {
-                        Some(known) if is_unread && known.size > LARGE => Some(unread_entry(known)),
-                        Some(known) => Some(began_entry(&mut files, &contents, &path, known)?),
-                        None => None,
-                    };
-                    let listed = guest.get(&path);
-                    let unread = listed.filter(|entry| is_unread && entry.size > LARGE);
-                    let new = match unread.and_then(as_listed) {
-                        Some(new) => Some(new),
-                        None => match guest_entry(listed, &fetched) {
-                            Some(new) => new,
-                            None => continue,
-                        },
+                    let old = all.get(&path);
+                    let old =
+                        old.map(|old| began_entry(&mut files, &contents, &path, old, is_unread));
+                    let old = old.transpose()?;
+                    let Some(new) = guest_entry(guest.get(&path), &fetched, is_unread) else {
+                        continue;
                     };
                     if !same(old.as_ref(), new.as_ref()) {
                         differing.push(Differing { path, old, new });
@@ -200,26 +193,13 @@ fn unread_paths(
     paths.iter().filter(is_unread).cloned().collect()
 }
 
-/// What the copy began with at a path, whose content is not read.
-fn unread_entry(known: &Known) -> Entry {
-    let hash = match &known.content {
-        Content::Kept(hash) => hash.clone(),
-        Content::Base => unread("as it began"),
-    };
-    Entry::File {
-        hash,
-        size: known.size,
-        mode: known.mode,
-    }
-}
-
 /// A file of the guest whose content is not read.
-pub(super) fn as_listed(entry: &TreeEntry) -> Option<Entry> {
-    (entry.kind == EntryKind::File).then(|| Entry::File {
+pub(super) fn unread_file(entry: &TreeEntry) -> Entry {
+    Entry::File {
         hash: unread(&entry.ctime_ns.to_string()),
         size: entry.size,
         mode: entry.mode,
-    })
+    }
 }
 
 /// Files that were written anew with what they had, or got their mode back, are as they began. Gives whether there were
@@ -261,12 +241,14 @@ pub(super) fn hunks(change: &Change, contents: &Contents) -> usize {
     hunks.map_or(0, |diff| diff.hunks.len())
 }
 
-/// The entry that a copy began with. Its content is kept, unless it is too long to be shown.
+/// The entry that a copy began with. Its content is kept, unless it is too long to be shown; that of a large file is not
+/// even read if `is_unread`.
 pub(super) fn began_entry(
     files: &mut BeganFiles<'_>,
     contents: &Contents,
     path: &[u8],
     known: &Known,
+    is_unread: bool,
 ) -> Result<Entry, CopyError> {
     Ok(match known.kind {
         Kind::Directory => Entry::Directory { mode: known.mode },
@@ -281,6 +263,7 @@ pub(super) fn began_entry(
                     files.read(path, &mut bytes)?;
                     contents.add(&mut bytes.as_slice(), bytes.len() as u64)?
                 }
+                Content::Base if is_unread && known.size > LARGE => unread("as it began"),
                 Content::Base => files.hash(path)?,
             };
             Entry::File {
@@ -292,11 +275,12 @@ pub(super) fn began_entry(
     })
 }
 
-/// The entry of the guest; `None`: nothing can be said of it.
+/// The entry of the guest; `None`: nothing can be said of it. A large file was not fetched if `is_unread`.
 #[allow(clippy::option_option, reason = "absent and unknown are two answers")]
 pub(super) fn guest_entry(
     entry: Option<&TreeEntry>,
     fetched: &BTreeMap<Vec<u8>, (String, u64)>,
+    is_unread: bool,
 ) -> Option<Option<Entry>> {
     let Some(entry) = entry else {
         return Some(None);
@@ -306,6 +290,7 @@ pub(super) fn guest_entry(
         EntryKind::Link => Some(Some(Entry::Link {
             target: escape(&entry.target),
         })),
+        EntryKind::File if is_unread && entry.size > LARGE => Some(Some(unread_file(entry))),
         EntryKind::File => {
             let (hash, size) = fetched.get(&entry.path)?.clone();
             Some(Some(Entry::File {

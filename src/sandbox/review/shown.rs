@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use snowglobe_init::wire::tree::unescape;
+use snowglobe_init::wire::tree::{EntryKind, unescape};
 
 use super::super::guest_tree::GuestTree;
-use super::compare::as_listed;
+use super::compare::unread_file;
 use crate::review::changes::Change;
 use crate::review::entry::Entry;
 use crate::review::report::Step;
@@ -58,8 +58,8 @@ pub(super) fn is_as_shown(seen: &Seen, change: &Change, guest: &GuestTree) -> bo
     seen.get(&change.path).is_none_or(|then| match then {
         // Its content was not read then.
         Some(unread) if unread.is_unread() => {
-            let now = guest.get(&change.path).and_then(as_listed);
-            now.as_ref() == Some(unread)
+            let now = guest.get(&change.path);
+            now.is_some_and(|now| now.kind == EntryKind::File && unread_file(now) == *unread)
         }
         then => *then == change.new,
     })

@@ -8,6 +8,14 @@ use std::time::Instant;
 use super::{changes, guest, json_of, run, works};
 use crate::common::{Place, on_the_host};
 
+/// A place whose workspace has a large file without holes.
+fn with_random_file(size: u64) -> Place {
+    let place = Place::new("minimal");
+    let make = format!("head -c {size} /dev/urandom >large");
+    on_the_host(&place.workspace, &make);
+    place
+}
+
 /// The bytes of all contents that were read so far.
 fn read_so_far(place: &Place) -> u64 {
     let contents = fs::read_dir(place.store().join("contents")).unwrap();
@@ -111,11 +119,7 @@ async fn a_byte_is_changed(place: &Place, size: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_file_is_read_only_when_it_is_taken() {
     const SIZE: u64 = 11 << 20;
-    let place = Place::new("minimal");
-    on_the_host(
-        &place.workspace,
-        &format!("head -c {SIZE} /dev/urandom >large"),
-    );
+    let place = with_random_file(SIZE);
     a_byte_is_changed(&place, SIZE).await;
     // A renamed file is one change, whatever its size, and a touched one is none once it was named.
     guest(&place, "mv large larger && head -c 12000000 /dev/zero >new").await;
@@ -174,10 +178,6 @@ async fn holes_stay_holes() {
 #[ignore = "moves gigabytes: `make workspace`"]
 async fn a_gigabyte_comes_and_goes() {
     const SIZE: u64 = 1 << 30;
-    let place = Place::new("minimal");
-    on_the_host(
-        &place.workspace,
-        &format!("head -c {SIZE} /dev/urandom >large"),
-    );
+    let place = with_random_file(SIZE);
     a_byte_is_changed(&place, SIZE).await;
 }
