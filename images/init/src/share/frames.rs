@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use crate::wire::share::{MOST, TOUCH};
 
 /// The longest message: the most that one request reads or writes, and what precedes it.
-pub(super) const LONGEST: usize = MOST as usize + 0x2000;
+const LONGEST: usize = MOST as usize + 0x2000;
 
 /// The length of a message's header.
 const HEADER: usize = 16;

@@ -1,14 +1,17 @@
 //! A directory of the host: a FUSE file system whose messages init carries over a stream.
 //!
 //! ```text
-//! kernel --- /dev/fuse ---> requests ---> stream ---> host
+//! kernel ------------- requests --------> stream ---> host
 //!    ^---------------------- replies <----'
 //!    ^-------- notes <----------'
 //! ```
 //!
-//! Three threads carry them, and never use the directory themselves: they would wait for their own answer. A note may wait
-//! for a lock that a program holds while it waits for a reply, so notes have a thread of their own. What a request costs is
-//! mostly the time until a thread runs, so these run before all others, on the processor that takes the interrupts.
+//! What a request costs is mostly the time until a thread runs. So the program that makes one writes it to the stream itself,
+//! inside the kernel (`images/kernel/patches/fuse-carry.patch`); a thread of init does so for what nobody waits for, and for
+//! the rest of what the stream did not take at once. Two more threads carry what comes back. They never use the directory
+//! themselves: they would wait for their own answer. A note may wait for a lock that a program holds while it waits for a
+//! reply, so notes have a thread of their own. These threads run before all others, on the processor that takes the
+//! interrupts.
 //!
 //! If the stream ends, the kernel gives up the file system: every program that waits for it gets an error.
 
@@ -17,8 +20,8 @@ mod frames;
 mod touch;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -34,7 +37,7 @@ use thread_priority::unix::{
 use thread_priority::{ThreadPriority, ThreadPriorityValue};
 use vsock::{VMADDR_CID_HOST, VsockStream};
 
-use self::frames::{Frame, Frames, LONGEST, Note};
+use self::frames::{Frame, Frames, Note};
 use crate::boot::Link;
 use crate::link::find_port;
 use crate::wire::share::MOST;
@@ -64,12 +67,13 @@ impl Carriers {
 
 /// Mounts the directory that `link` carries at `path`, whose file system is called `name`.
 pub fn mount_share(link: &Link, name: &str, path: &Path) -> io::Result<Carriers> {
-    let (incoming, outgoing) = open(link)?;
+    let stream = open(link)?;
     let device = File::options().read(true).write(true).open(DEVICE)?;
     // The kernel checks permissions: all files belong to one user, and the host knows no other.
     let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read={MOST}",
-        device.as_raw_fd()
+        "fd={},carry={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read={MOST}",
+        device.as_raw_fd(),
+        stream.as_raw_fd(),
     );
     // The time of the last access is the host's affair: to ask for it after each read takes a message.
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
@@ -81,31 +85,28 @@ pub fn mount_share(link: &Link, name: &str, path: &Path) -> io::Result<Carriers>
     touch::start(path, touched)?;
     let carried = (device.clone(), path.to_owned());
     let requests = start("requests", move || {
-        let ended = carry_requests(&carried.0, outgoing);
+        let ended = carry_requests(&carried.0);
         connection::give_up(&carried.1, &ended);
     })?;
     let carried = (device.clone(), path.to_owned());
     let replies = start("replies", move || {
-        let ended = carry_replies(incoming, &carried.0, &notes);
+        let ended = carry_replies(stream, &carried.0, &notes);
         connection::give_up(&carried.1, &ended);
     })?;
     let notes = start("notes", move || carry_notes(&device, &noted, &touches))?;
     Ok(Carriers([requests, replies, notes]))
 }
 
-/// The two halves of the stream.
-type Halves = (Box<dyn Read + Send>, Box<dyn Write + Send>);
-
-fn open(link: &Link) -> io::Result<Halves> {
+/// Opens the stream, which is a file in either case.
+fn open(link: &Link) -> io::Result<File> {
     match link {
         Link::VirtioSerial { name } => {
             let path = wait_for_port(name)?;
-            let port = File::options().read(true).write(true).open(path)?;
-            Ok((Box::new(port.try_clone()?), Box::new(port)))
+            File::options().read(true).write(true).open(path)
         }
         Link::Vsock { port } => {
             let stream = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, *port)?;
-            Ok((Box::new(stream.try_clone()?), Box::new(stream)))
+            Ok(OwnedFd::from(stream).into())
         }
     }
 }
@@ -146,21 +147,15 @@ fn hurry() {
     }
 }
 
-/// Carries requests until the file system is unmounted or the stream ends.
-fn carry_requests(device: &File, mut host: impl Write) -> io::Error {
-    let mut buffer = vec![0; LONGEST];
+/// Has the kernel carry requests until the file system is unmounted or the stream ends.
+fn carry_requests(device: &File) -> io::Error {
     loop {
-        let read = match rustix::io::read(device, &mut buffer) {
-            Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
-            Ok(read) => read,
-            // A program gave a request up before it was read.
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT | rustix::io::Errno::AGAIN) => {
-                continue;
-            }
+        // With `carry`, this reads nothing, and returns only if it fails.
+        match rustix::io::read(device, &mut [0; 1]) {
+            // A program gave a request up on the way.
+            Ok(_) | Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT) => {}
+            Err(rustix::io::Errno::NOMEM) => std::thread::sleep(PORT_STEP),
             Err(error) => return error.into(),
-        };
-        if let Err(error) = host.write_all(&buffer[..read]) {
-            return error;
         }
     }
 }
