@@ -8,7 +8,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
 
 use crate::common::{Place, Session, eventually};
 
@@ -370,6 +371,100 @@ async fn an_index_that_the_host_wrote_stays_as_it_is() {
     session.close().await;
 }
 
+/// The process that serves the workspace.
+fn server(session: &Session) -> Pid {
+    let server = crate::common::descendants(session.pid)
+        .into_iter()
+        .find(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(b"share")
+        })
+        .expect("a process serves the workspace");
+    Pid::from_raw(server.cast_signed()).unwrap()
+}
+
+fn signal(process: Pid, signal: Signal) {
+    rustix::process::kill_process(process, signal).unwrap();
+}
+
+/// How many writers there are in [`stall`], and how much each writes, in MiB. A request has up to 1 MiB, so theirs are more
+/// than the stream takes while nobody reads it.
+const WRITERS: usize = 16;
+const EACH: usize = 4;
+
+/// Starts the writers, and stops the server before they write, so that all of them wait for it. The task gives the result of
+/// the command, which prints how many of them failed.
+async fn stall(session: &Session) -> tokio::task::JoinHandle<Value> {
+    let writers = format!(
+        "for n in $(seq {WRITERS}); do
+            {{ touch /tmp/opened$n; until [ -e /tmp/go ]; do sleep 0.1; done
+              yes \"of $n\" | dd bs=1M count={EACH} iflag=fullblock status=none; }} >w$n &
+            all=\"$all $!\"
+        done
+        failed=0; for one in $all; do wait $one || failed=$((failed + 1)); done; echo $failed"
+    );
+    let call = json!({"command": writers, "timeout_s": 300});
+    let call = crate::common::request("exec", call);
+    let client = session.client.peer().clone();
+    let writers = tokio::spawn(async move {
+        let result = client.call_tool(call).await;
+        result
+            .map(|result| result.structured_content.unwrap_or_default())
+            .unwrap_or_default()
+    });
+    let opened = format!(
+        "until [ -e /tmp/opened{WRITERS} ] && [ $(ls /tmp/opened* | wc -l) = {WRITERS} ]; do sleep 0.1; done"
+    );
+    session.exec(&opened).await;
+    signal(server(session), Signal::STOP);
+    // The kernel counts the requests that are not answered.
+    let wait = format!(
+        "import ctypes, glob, time
+all = '/sys/fs/fuse/connections'
+ctypes.CDLL(None).mount(b'none', all.encode(), b'fusectl', 0, None)
+while not any(int(open(one).read()) >= {WRITERS} for one in glob.glob(all + '/*/waiting')): time.sleep(0.1)"
+    );
+    let command = "touch /tmp/go; exec python3 -";
+    let wait =
+        json!({"command": command, "stdin": wait, "user": "root", "cwd": "/", "timeout_s": 120});
+    assert_eq!(session.call("exec", wait).await["exit_code"], 0);
+    writers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_stream_does_not_take_at_once_arrives_later() {
+    let place = Place::new("debian");
+    let session = place.serve().await;
+    let writers = stall(&session).await;
+    signal(server(&session), Signal::CONT);
+    assert_eq!(writers.await.unwrap()["stdout"], "0\n");
+    for number in 1..=WRITERS {
+        let written = fs::read(place.workspace.join(format!("w{number}"))).unwrap();
+        let line = format!("of {number}\n");
+        let mut expected = line.as_bytes().iter().cycle().take(EACH << 20);
+        assert_eq!(written.len(), EACH << 20, "w{number}");
+        assert!(
+            written.iter().all(|byte| expected.next() == Some(byte)),
+            "w{number}"
+        );
+    }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn if_its_server_is_killed_before_a_full_stream_no_command_waits_for_ever() {
+    let place = Place::new("debian");
+    let session = place.serve().await;
+    let writers = stall(&session).await;
+    signal(server(&session), Signal::KILL);
+    // The machine ends, too; it may do so before the writers have said that they failed.
+    let writers = writers.await.unwrap();
+    assert_ne!(writers["stdout"], "0\n", "{writers}");
+    let _ = session.raw("exec", json!({"command": "true"})).await;
+    assert_eq!(session.stdout("echo there").await, "there\n");
+    session.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn if_its_server_is_killed_no_command_waits_for_ever() {
     let place = Place::new("minimal");
@@ -390,15 +485,7 @@ async fn if_its_server_is_killed_no_command_waits_for_ever() {
         (0..32).all(|number| host.join(format!("f{number}")).exists())
     })
     .await;
-    let server = crate::common::descendants(session.pid)
-        .into_iter()
-        .find(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).nth(1) == Some(b"share")
-        })
-        .expect("a process serves the workspace");
-    let server = rustix::process::Pid::from_raw(server.cast_signed()).unwrap();
-    rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
+    signal(server(&session), Signal::KILL);
     for call in calls {
         let ended = call.await.unwrap();
         assert!(ended.is_err() || ended.is_ok_and(|result| result.is_error == Some(true)));
