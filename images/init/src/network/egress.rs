@@ -60,12 +60,12 @@ pub(super) async fn start(network: Arc<Network>) -> io::Result<()> {
             builder.tx_queue_len(QUEUE);
         })
         .build_async()?;
-    // A kernel without IPv6 has no connections of it.
-    let v6 = device.add_address_v6(OWN_V6, 128).is_ok();
     let index = device.if_index()?;
+    // A kernel without IPv6 has no connections of it.
+    let v6 = netlink::add_address(index, OWN_V6.into(), 128).is_ok();
     let v4_listener = listen(SocketAddr::from((OWN_V4, 0)))?;
     let v6_listener = match v6 {
-        true => listen(SocketAddr::from((OWN_V6, 0))).ok(),
+        true => Some(listen(SocketAddr::from((OWN_V6, 0)))?),
         false => None,
     };
     let port = |listener: &TcpListener| listener.local_addr().map_or(0, |own| own.port());

@@ -21,6 +21,8 @@ const CREATE: u16 = 0x400;
 
 const IFF_UP: u32 = 1;
 const IFA_LOCAL: u16 = 2;
+/// No other machine on the link has the address, so it counts at once.
+const IFA_F_NODAD: u8 = 2;
 const RTA_OIF: u16 = 4;
 const TABLE_MAIN: u8 = 254;
 const PROTOCOL_BOOT: u8 = 3;
@@ -44,13 +46,13 @@ pub fn switch_on(interface: u32) -> io::Result<()> {
     ask(RTM_NEWLINK, 0, &body)
 }
 
-/// Gives an interface an address, and a route to those that begin with the same bits.
+/// Gives an interface an address that no other machine on its link has, and a route to those that begin with the same bits.
 pub fn add_address(interface: u32, address: IpAddr, bits: u8) -> io::Result<()> {
     let (family, octets) = match address {
         IpAddr::V4(v4) => (AddressFamily::INET, v4.octets().to_vec()),
         IpAddr::V6(v6) => (AddressFamily::INET6, v6.octets().to_vec()),
     };
-    let mut body = vec![low(family), bits, 0, 0];
+    let mut body = vec![low(family), bits, IFA_F_NODAD, 0];
     body.extend(interface.to_ne_bytes());
     body.extend(attribute(IFA_LOCAL, &octets));
     ask(RTM_NEWADDR, CREATE, &body)
