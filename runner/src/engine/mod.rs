@@ -21,7 +21,8 @@ use crate::error::StartError;
 
 /// The arguments of the guest's kernel with every engine.
 ///
-/// Without `acpi=off pci=off` it searches for tables and buses that do not exist.
+/// Without `acpi=off pci=off` it searches for tables and buses that do not exist. All interrupts go to the first processor
+/// (`irqaffinity`), where init's threads wait for the workspace's replies.
 const KERNEL_ARGS: &str = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 rdinit=/snowglobe/init acpi=off pci=off irqaffinity=0";
 
 /// A running engine.
