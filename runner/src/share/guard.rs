@@ -30,6 +30,9 @@ use super::tree::{Tree, appends, is_touch, sized};
 type Inode = <Tree as FileSystem>::Inode;
 type Handle = <Tree as FileSystem>::Handle;
 
+/// The longest name in Linux, in bytes.
+const LONGEST_NAME: usize = 255;
+
 /// The most bytes that a request copies.
 const MOST_COPIED: u64 = 16 << 20;
 
@@ -168,6 +171,7 @@ fn checked(name: &CStr) -> io::Result<&CStr> {
     match name.to_bytes() {
         b"" | b"." | b".." => Err(error(libc::EINVAL)),
         bytes if bytes.contains(&b'/') => Err(error(libc::EINVAL)),
+        bytes if bytes.len() > LONGEST_NAME => Err(error(libc::ENAMETOOLONG)),
         _ => Ok(name),
     }
 }
@@ -459,13 +463,13 @@ impl FileSystem for Guard {
         umask: u32,
         _: Extensions,
     ) -> io::Result<Entry> {
+        let name = checked(name)?;
         check_type(mode)?;
         let kind = match mode & libc::S_IFMT {
             libc::S_IFIFO => Kind::Fifo,
             libc::S_IFSOCK => Kind::Socket,
             _ => Kind::File,
         };
-        let name = checked(name)?;
         let _alone = self.judge.alone();
         self.allow_new(parent, name, kind)?;
         self.inner.mknod(
@@ -635,6 +639,8 @@ impl FileSystem for Guard {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+
     use super::*;
 
     #[test]
@@ -654,6 +660,10 @@ mod tests {
         for good in [c"a", c"...", c"..a", c".hidden", c"\xff\n"] {
             assert!(checked(good).is_ok(), "{good:?}");
         }
+        let of = |length| CString::new(vec![b'x'; length]).unwrap();
+        assert!(checked(&of(LONGEST_NAME)).is_ok());
+        let refused = checked(&of(LONGEST_NAME + 1)).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENAMETOOLONG));
     }
 
     #[test]
