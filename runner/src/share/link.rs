@@ -1,10 +1,11 @@
 //! The stream of messages between the guest's kernel and the file system.
 //!
-//! One thread reads. It answers a request itself if no other waits, which is fastest; further ones, and those that may take
-//! long, are answered by a few more threads. Replies and notes go to the guest in the order in which they are true: a reply
+//! One thread reads. It answers a request itself if no other waits, which is fastest, and so all that are brief, whose replies
+//! it sends together; further ones, and those that may take long, are answered by a few more threads. Replies and notes go to the guest in the order in which they are true: a reply
 //! that was made while a change was reported is believed for no time.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,12 +16,15 @@ use virtiofsd::filesystem::FileSystem;
 use virtiofsd::server::Server;
 
 use super::known::lock;
-use super::message::{LONGEST, Request, without_features};
+use super::message::{LONGEST, Operation, Request, without_features};
 use super::note::Note;
 use super::queue::Messages;
 
 /// The threads besides the one that reads.
 const WORKERS: usize = 4;
+
+/// How long replies that are sent together may be, in bytes, and one more.
+const TOGETHER: usize = 32 << 10;
 
 /// How many requests may wait for them.
 const WAITING: usize = 64;
@@ -54,14 +58,36 @@ impl Output {
         self.reports.load(Ordering::SeqCst)
     }
 
-    /// Sends a reply that was begun after so many reports.
-    fn reply(&self, request: &Request<'_>, reply: &mut [u8], reports: u64) -> io::Result<()> {
+    /// Sends replies.
+    fn send(&self, replies: &mut Replies) -> io::Result<()> {
         let mut stream = lock(&self.stream);
-        if self.reports() != reports {
-            request.shorten(reply);
+        let now = self.reports();
+        for reply in replies.all.drain(..) {
+            if reply.reports != now {
+                reply.operation.shorten(&mut replies.bytes[reply.at]);
+            }
         }
-        stream.write_all(reply)
+        let sent = stream.write_all(&replies.bytes);
+        drop(stream);
+        replies.bytes.clear();
+        sent
     }
+}
+
+/// Replies that are sent together.
+#[derive(Debug, Default)]
+struct Replies {
+    bytes: Vec<u8>,
+    all: Vec<Reply>,
+}
+
+/// A reply among others.
+#[derive(Debug)]
+struct Reply {
+    at: Range<usize>,
+    operation: Operation,
+    /// How many reports there were when it was begun.
+    reports: u64,
 }
 
 /// A thread that answers requests.
@@ -70,6 +96,7 @@ struct Worker<F: FileSystem + Sync> {
     output: Arc<Output>,
     messages: Messages,
     reply: Vec<u8>,
+    replies: Replies,
 }
 
 impl<F: FileSystem + Sync> Worker<F> {
@@ -79,10 +106,12 @@ impl<F: FileSystem + Sync> Worker<F> {
             output: output.clone(),
             messages: Messages::new()?,
             reply: Vec::new(),
+            replies: Replies::default(),
         })
     }
 
-    fn answer(&mut self, request: &Request<'_>) -> io::Result<()> {
+    /// Answers a request; the reply is kept until it is sent.
+    fn answer(&mut self, request: &Request<'_>) {
         let reports = self.output.reports();
         self.reply.clear();
         let handled = self.messages.handle(&self.server, request, &mut self.reply);
@@ -90,9 +119,22 @@ impl<F: FileSystem + Sync> Worker<F> {
             // The library could not read it.
             self.reply = request.failure(Errno::IO.raw_os_error());
         }
-        match self.reply.is_empty() || !request.has_reply() {
+        if request.has_reply() && !self.reply.is_empty() {
+            let begin = self.replies.bytes.len();
+            self.replies.bytes.extend_from_slice(&self.reply);
+            self.replies.all.push(Reply {
+                at: begin..self.replies.bytes.len(),
+                operation: request.operation(),
+                reports,
+            });
+        }
+    }
+
+    /// Sends what is kept.
+    fn send(&mut self) -> io::Result<()> {
+        match self.replies.all.is_empty() {
             true => Ok(()),
-            false => self.output.reply(request, &mut self.reply, reports),
+            false => self.output.send(&mut self.replies),
         }
     }
 }
@@ -141,6 +183,7 @@ fn take<F: FileSystem + Sync>(
     loop {
         let Some(length) = Request::first(&buffer[used..])?.map(|request| request.bytes().len())
         else {
+            own.send()?;
             return Ok(used);
         };
         let (message, rest) = buffer[used..].split_at_mut(length);
@@ -149,8 +192,13 @@ fn take<F: FileSystem + Sync>(
             return Ok(used);
         };
         let last = Request::first(rest)?.is_none();
-        match request.is_quick() || last && !request.is_slow() {
-            true => own.answer(&request)?,
+        // Elsewhere than on this machine's file systems, where changes are not reported, nothing is brief.
+        let brief = request.is_quick() || reported && request.is_brief();
+        if !brief || own.replies.bytes.len() >= TOGETHER {
+            own.send()?;
+        }
+        match brief || last && !request.is_slow() {
+            true => own.answer(&request),
             false => others
                 .send(message.to_vec())
                 .map_err(|_| io::Error::other("the threads that answer requests ended"))?,
@@ -164,7 +212,10 @@ fn work<F: FileSystem + Sync>(mut worker: Worker<F>, requests: &Mutex<Receiver<V
         let received = lock(requests).recv();
         let Ok(message) = received else { return };
         let answered = match Request::first(&message) {
-            Ok(Some(request)) => worker.answer(&request),
+            Ok(Some(request)) => {
+                worker.answer(&request);
+                worker.send()
+            }
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };

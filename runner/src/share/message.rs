@@ -68,8 +68,8 @@ impl<'a> Request<'a> {
         self.0
     }
 
-    fn operation(&self) -> u32 {
-        number(self.0, 4).unwrap_or_default()
+    pub(super) fn operation(&self) -> Operation {
+        Operation(number(self.0, 4).unwrap_or_default())
     }
 
     fn unique(&self) -> [u8; 8] {
@@ -79,7 +79,7 @@ impl<'a> Request<'a> {
 
     /// The room for its reply. The library fills all room that a read leaves it, so that is just what was asked for.
     pub(super) fn room(&self) -> u32 {
-        let asked = match self.operation() {
+        let asked = match self.operation().0 {
             operation::READ | operation::READDIR | operation::READDIRPLUS => {
                 number(self.0, REQUEST_HEADER + 16).unwrap_or(MOST)
             }
@@ -91,7 +91,7 @@ impl<'a> Request<'a> {
     /// Whether its reply may take long, so that others should not wait for it.
     pub(super) fn is_slow(&self) -> bool {
         matches!(
-            self.operation(),
+            self.operation().0,
             operation::FSYNC
                 | operation::FSYNCDIR
                 | operation::SYNCFS
@@ -100,17 +100,25 @@ impl<'a> Request<'a> {
         )
     }
 
+    /// Whether a file system of this machine answers it at once: to hand it to another thread takes longer.
+    pub(super) fn is_brief(&self) -> bool {
+        matches!(self.operation().0, operation::LOOKUP | operation::GETATTR)
+    }
+
     /// Whether it only takes back what the guest was told: nobody waits for that, and it is done in order.
     pub(super) fn is_quick(&self) -> bool {
         matches!(
-            self.operation(),
+            self.operation().0,
             operation::FORGET | operation::BATCH_FORGET
         )
     }
 
     /// Whether the guest waits for a reply.
     pub(super) fn has_reply(&self) -> bool {
-        let silent = matches!(self.operation(), operation::INTERRUPT | operation::DESTROY);
+        let silent = matches!(
+            self.operation().0,
+            operation::INTERRUPT | operation::DESTROY
+        );
         !silent && !self.is_quick()
     }
 
@@ -122,11 +130,17 @@ impl<'a> Request<'a> {
         reply.extend_from_slice(&self.unique());
         reply
     }
+}
 
+/// The number of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Operation(u32);
+
+impl Operation {
     /// Makes a reply be believed for no time: something was changed while it was made.
-    pub(super) fn shorten(&self, reply: &mut [u8]) {
+    pub(super) fn shorten(self, reply: &mut [u8]) {
         let body = reply.get_mut(REPLY_HEADER as usize..).unwrap_or_default();
-        match self.operation() {
+        match self.0 {
             operation::LOOKUP
             | operation::SYMLINK
             | operation::MKNOD
