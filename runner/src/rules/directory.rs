@@ -25,6 +25,23 @@ pub struct Directory<'a> {
     outside: &'a Outside,
 }
 
+/// A directory on the way to a file.
+enum At<'a> {
+    /// The tree's root.
+    Root(BorrowedFd<'a>),
+    /// One below it.
+    Below(OwnedFd),
+}
+
+impl AsFd for At<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Root(root) => *root,
+            Self::Below(directory) => directory.as_fd(),
+        }
+    }
+}
+
 impl<'a> Directory<'a> {
     /// The tree below `root`, with what is around it.
     pub fn new(root: BorrowedFd<'a>, outside: &'a Outside) -> Self {
@@ -33,12 +50,12 @@ impl<'a> Directory<'a> {
 
     /// The directory that contains the path's last name, and that name, or the shared directory and `.`; `None`: there is
     /// none. No link is followed.
-    fn find(&self, path: &[u8]) -> io::Result<Option<(OwnedFd, CString)>> {
+    fn find(&self, path: &[u8]) -> io::Result<Option<(At<'a>, CString)>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let Some(path) = self.outside.in_share(path) else {
             return Ok(None);
         };
-        let mut directory = self.root.try_clone_to_owned()?;
+        let mut directory = At::Root(self.root);
         let mut names = path.split(|byte| *byte == b'/').peekable();
         while let Some(name) = names.next() {
             let name = match name {
@@ -50,7 +67,7 @@ impl<'a> Directory<'a> {
             }
             directory = match rustix::fs::openat(&directory, &name, flags, Mode::empty()) {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-                opened => opened?,
+                opened => At::Below(opened?),
             };
         }
         Ok(None)
