@@ -137,7 +137,7 @@ impl Kernel {
             .is_ok()
         {
             assert!(reply.len() <= request.room() as usize, "{}", reply.len());
-            request.shorten(&mut reply);
+            request.operation().shorten(&mut reply);
         }
     }
 
