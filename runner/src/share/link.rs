@@ -95,7 +95,6 @@ struct Worker<F: FileSystem + Sync> {
     server: Arc<Server<F>>,
     output: Arc<Output>,
     messages: Messages,
-    reply: Vec<u8>,
     replies: Replies,
 }
 
@@ -105,7 +104,6 @@ impl<F: FileSystem + Sync> Worker<F> {
             server: server.clone(),
             output: output.clone(),
             messages: Messages::new()?,
-            reply: Vec::new(),
             replies: Replies::default(),
         })
     }
@@ -113,17 +111,19 @@ impl<F: FileSystem + Sync> Worker<F> {
     /// Answers a request; the reply is kept until it is sent.
     fn answer(&mut self, request: &Request<'_>) {
         let reports = self.output.reports();
-        self.reply.clear();
-        let handled = self.messages.handle(&self.server, request, &mut self.reply);
-        if handled.is_err() {
+        let Replies { bytes, all } = &mut self.replies;
+        let begin = bytes.len();
+        if self.messages.handle(&self.server, request, bytes).is_err() {
             // The library could not read it.
-            self.reply = request.failure(Errno::IO.raw_os_error());
+            bytes.truncate(begin);
+            bytes.extend(request.failure(Errno::IO.raw_os_error()));
         }
-        if request.has_reply() && !self.reply.is_empty() {
-            let begin = self.replies.bytes.len();
-            self.replies.bytes.extend_from_slice(&self.reply);
-            self.replies.all.push(Reply {
-                at: begin..self.replies.bytes.len(),
+        if !request.has_reply() {
+            bytes.truncate(begin);
+        }
+        if bytes.len() > begin {
+            all.push(Reply {
+                at: begin..bytes.len(),
                 operation: request.operation(),
                 reports,
             });

@@ -55,12 +55,12 @@ impl Messages {
         })
     }
 
-    /// Has a request answered. The reply is empty for a request that gets none.
+    /// Has a request answered. Appends the reply to `replies`; nothing for a request that gets none.
     pub(super) fn handle<F: FileSystem + Sync>(
         &mut self,
         server: &Server<F>,
         request: &Request<'_>,
-        reply: &mut Vec<u8>,
+        replies: &mut Vec<u8>,
     ) -> io::Result<()> {
         let length = u32::try_from(request.bytes().len()).map_err(io::Error::other)?;
         let mut table = Vec::with_capacity(32);
@@ -93,9 +93,10 @@ impl Messages {
         let written = server
             .handle_message(reader, writer, None::<&mut ()>)
             .map_err(io::Error::other)?;
-        reply.resize(written, 0);
+        let begin = replies.len();
+        replies.resize(begin + written, 0);
         self.memory
-            .read_slice(reply, REPLY)
+            .read_slice(&mut replies[begin..], REPLY)
             .map_err(io::Error::other)
     }
 }
