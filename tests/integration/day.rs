@@ -355,14 +355,9 @@ async fn questions_are_answered_on_a_terminal() {
         let answered = async |key: &str, parts: &[&str]| {
             tmux.kind(&format!("clear; {line}"));
             shows(&tmux, &[question]).await;
-            match key.strip_prefix("C-") {
-                Some(_) => {
-                    tmux.press(key);
-                    // What is typed before the shell asks again may still be read by the program.
-                    let asks = || tmux.screen().trim_end().ends_with(['#', '$']);
-                    eventually("the shell asks again", asks).await;
-                }
-                None => tmux.kind(key),
+            match key.starts_with("C-") {
+                true => tmux.end_by(key).await,
+                false => tmux.kind(key),
             }
             tmux.kind("echo en''ded $?");
             shows(&tmux, parts).await;

@@ -334,7 +334,7 @@ async fn python_is_used_on_a_real_terminal() {
     // The terminal is as it was: what is typed is shown, and ctrl-C ends a program of this host.
     tmux.kind("clear; stty -a | grep -q ' echo ' && echo is''on; sleep 600");
     eventually("its echo", || tmux.shows("ison")).await;
-    tmux.press("C-c");
+    tmux.end_by("C-c").await;
     // With -T the command has pipes, and ctrl-C is this program's.
     tmux.kind(&format!(
         "clear; {} exec -T -- 'test -t 1; echo $?; sleep 600'; echo left with $?",

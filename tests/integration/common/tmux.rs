@@ -71,10 +71,21 @@ impl Tmux {
     pub fn press(&self, key: &str) {
         self.run(&["send-keys", key]);
     }
+
+    /// Presses a key that ends the program, and waits until the shell asks again. What is typed before that may still be
+    /// read by the program: one that a signal ends reads what is there until the signal reaches its thread.
+    pub async fn end_by(&self, key: &str) {
+        self.press(key);
+        let asks = || self.screen().trim_end().ends_with(['#', '$']);
+        super::eventually("the shell asks again", asks).await;
+    }
 }
 
 impl Drop for Tmux {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the screen:\n{}", self.screen().trim_end());
+        }
         self.run(&["kill-server"]);
     }
 }

@@ -30,7 +30,7 @@ impl<'a> Asked<'a> {
         for (question, answer) in all {
             self.shows(question).await;
             match answer.starts_with("C-") {
-                true => self.tmux.press(answer),
+                true => self.tmux.end_by(answer).await,
                 false => self.tmux.kind(answer),
             }
         }
