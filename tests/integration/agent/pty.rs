@@ -37,10 +37,38 @@ pub struct Seen {
     pub counted: char,
     /// How many of it were there, and since when.
     pub counts: Vec<(Instant, usize)>,
+    /// The last bytes that were looked at for the marks of a frame.
+    tail: Vec<u8>,
+    /// A frame has begun that is not whole yet.
+    is_drawing: bool,
     ended: bool,
 }
 
+/// The beginning and the end of a frame: until its end, a terminal that knows them shows the frame before.
+const FRAME: [&[u8]; 2] = [b"\x1b[?2026h", b"\x1b[?2026l"];
+
 impl Seen {
+    /// Takes what the program wrote.
+    fn take(&mut self, bytes: &[u8]) {
+        self.parser.process(bytes);
+        if self.bytes.len() < 64 << 20 {
+            self.bytes.extend_from_slice(bytes);
+        }
+        self.tail.extend_from_slice(bytes);
+        let last = |mark: &[u8]| self.tail.windows(mark.len()).rposition(|at| at == mark);
+        let [begun, ended] = FRAME.map(last);
+        if begun != ended {
+            self.is_drawing = begun > ended;
+        }
+        let split = self.tail.len().saturating_sub(FRAME[0].len() - 1);
+        self.tail.drain(..split);
+    }
+
+    /// A person sees this: no frame is half drawn.
+    fn is_drawn(&self) -> bool {
+        !self.is_drawing || self.ended
+    }
+
     /// The screen's lines.
     pub fn text(&self) -> String {
         self.parser.screen().contents()
@@ -81,6 +109,8 @@ impl Terminal {
                 at: Instant::now(),
                 counted: '~',
                 counts: Vec::new(),
+                tail: Vec::new(),
+                is_drawing: false,
                 ended: false,
             }),
             Condvar::new(),
@@ -108,7 +138,9 @@ impl Terminal {
         let (lock, changed) = &*self.seen;
         let mut seen = lock.lock().unwrap();
         loop {
-            if let Some(found) = wanted(&mut seen) {
+            if seen.is_drawn()
+                && let Some(found) = wanted(&mut seen)
+            {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -130,12 +162,13 @@ impl Terminal {
 
     /// The screen as it is now.
     pub fn screen(&self) -> String {
-        self.seen.0.lock().unwrap().text()
+        self.seen(|seen| seen.text())
     }
 
-    /// Looks at what was shown.
+    /// Looks at what was shown, once no frame is half drawn.
     pub fn seen<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
-        look(&mut self.seen.0.lock().unwrap())
+        let mut look = Some(look);
+        self.until("the end of a frame", |seen| Some(look.take()?(seen)))
     }
 
     /// Types keys, at once after the one before was shown or at a fixed rate, and gives how long each took.
@@ -222,11 +255,7 @@ fn read(mut from: &Pty, (lock, changed): &(Mutex<Seen>, Condvar)) {
             changed.notify_all();
             return;
         }
-        let bytes = &buffer[..length];
-        seen.parser.process(bytes);
-        if seen.bytes.len() < 64 << 20 {
-            seen.bytes.extend_from_slice(bytes);
-        }
+        seen.take(&buffer[..length]);
         seen.at = at;
         let count = seen.text().matches(seen.counted).count();
         if seen.counts.last().is_none_or(|(_, last)| *last != count) {

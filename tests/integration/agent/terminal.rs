@@ -99,15 +99,12 @@ fn a_task_is_seen_from_its_beginning_to_its_end() {
         let mut terminal = desk.on_a_terminal(columns, rows);
         terminal.shows(READY);
         terminal.write("The check fails; mend it.\r");
-        terminal.until("the end of the turn", |seen| {
-            let text = seen.text();
-            // The footer comes last: until it is there, a part of the screen may be missing.
-            let drawn = text.contains(READY) && !text.contains("working");
-            (seen.whole().contains("Mended") && drawn).then_some(())
+        let whole = terminal.until("the end of the turn", |seen| {
+            let is_over = !seen.text().contains("working");
+            Some(seen.whole()).filter(|whole| is_over && whole.contains("Mended"))
         });
         let source = std::fs::read_to_string(desk.place.workspace.join("sum.c")).unwrap();
         assert!(source.contains("a + b"), "{source}");
-        let whole = terminal.whole();
         for part in ["2 and 2 are 0", "It subtracts.", "all is well", "Mended"] {
             assert!(whole.contains(part), "{part}:\n{whole}");
         }
