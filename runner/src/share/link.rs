@@ -1,16 +1,17 @@
 //! The stream of messages between the guest's kernel and the file system.
 //!
-//! One thread reads. It answers a request itself if no other waits, which is fastest, and so all that are brief, whose replies
-//! it sends together; further ones, and those that may take long, are answered by a few more threads. Replies and notes go to the guest in the order in which they are true: a reply
-//! that was made while a change was reported is believed for no time.
+//! One thread reads. It answers a request itself if no other waits, which is fastest, and so all that are brief, whose
+//! replies it sends together; further ones, and those that may take long, are answered by a few more threads. Replies and
+//! notes go to the guest in the order in which they are true: a reply that was made while a change was reported is believed
+//! for no time.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
+use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 use virtiofsd::filesystem::FileSystem;
 use virtiofsd::server::Server;
@@ -147,8 +148,7 @@ pub(super) fn serve<F: FileSystem + Send + Sync + 'static>(
     reported: bool,
 ) -> io::Result<()> {
     let server = Arc::new(server);
-    let (sender, receiver) = sync_channel::<Vec<u8>>(WAITING);
-    let receiver = Arc::new(Mutex::new(receiver));
+    let (sender, receiver) = crossbeam_channel::bounded(WAITING);
     for _ in 0..WORKERS {
         let (worker, receiver) = (Worker::new(&server, output)?, receiver.clone());
         std::thread::Builder::new()
@@ -176,7 +176,7 @@ pub(super) fn serve<F: FileSystem + Send + Sync + 'static>(
 fn take<F: FileSystem + Sync>(
     buffer: &mut [u8],
     own: &mut Worker<F>,
-    others: &SyncSender<Vec<u8>>,
+    others: &Sender<Vec<u8>>,
     reported: bool,
 ) -> io::Result<usize> {
     let mut used = 0;
@@ -207,10 +207,8 @@ fn take<F: FileSystem + Sync>(
     }
 }
 
-fn work<F: FileSystem + Sync>(mut worker: Worker<F>, requests: &Mutex<Receiver<Vec<u8>>>) {
-    loop {
-        let received = lock(requests).recv();
-        let Ok(message) = received else { return };
+fn work<F: FileSystem + Sync>(mut worker: Worker<F>, requests: &Receiver<Vec<u8>>) {
+    for message in requests {
         let answered = match Request::first(&message) {
             Ok(Some(request)) => {
                 worker.answer(&request);
