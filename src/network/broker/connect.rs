@@ -242,6 +242,7 @@ impl Broker {
             Err(error) => {
                 let reason = match error.kind() {
                     ErrorKind::ConnectionRefused => Reason::Refused,
+                    ErrorKind::ConnectionReset => Reason::Reset,
                     ErrorKind::TimedOut => Reason::TimedOut,
                     ErrorKind::HostUnreachable
                     | ErrorKind::NetworkUnreachable
@@ -271,9 +272,9 @@ async fn first_to_answer(
         tokio::select! {
             done = tries.next() => match done {
                 Some(Ok(connected)) => return Ok(connected),
-                // That nothing listens says more than that there is no way.
-                Some(Err(error)) => match &failed {
-                    Some(before) if before.kind() == ErrorKind::ConnectionRefused => {}
+                // What a server's machine answers says more than that there is no way.
+                Some(Err(error)) => match failed.as_ref().map(io::Error::kind) {
+                    Some(ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => {}
                     _ => failed = Some(error),
                 },
                 None => return Err(failed.unwrap_or_else(|| ErrorKind::AddrNotAvailable.into())),

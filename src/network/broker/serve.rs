@@ -77,7 +77,11 @@ impl Broker {
             }
             Err(refusal) => {
                 self.tell(&asked, &refusal);
-                incoming.refuse(refusal);
+                match refusal.reason {
+                    // The server took the connection, and reset it before that was seen here.
+                    Reason::Reset => incoming.accept("").reset(refusal),
+                    _ => incoming.refuse(refusal),
+                }
             }
         }
     }

@@ -79,16 +79,20 @@ async fn a_closed_port_is_refused_and_a_reset_stays_one() {
         connection.set_zero_linger().unwrap();
     })
     .await;
-    let net = Net::to(resets, &["db.example"], &[5432, 5433]);
+    let net = Net::to(resets, &["db.example"], &[5432, 5433, 5434]);
     net.world.way(
         &format!("{PUBLIC}:5433"),
         SocketAddr::from(([127, 0, 0, 1], 1)),
     );
     let refusal = net.refused("db.example", 5433).await;
     assert_eq!(refusal.reason, Reason::Refused, "{refusal}");
-    let stream = net.connect("db.example", 5432).await.unwrap();
-    let refusal = exchange(stream, b"x").await.unwrap_err();
-    assert_eq!(refusal.reason, Reason::Reset, "{refusal}");
+    // Also if it comes before the connection is seen here: then there was one.
+    net.world.way(&format!("{PUBLIC}:5434"), RESETS);
+    for port in [5432, 5434] {
+        let stream = net.connect("db.example", port).await.unwrap();
+        let refusal = exchange(stream, b"x").await.unwrap_err();
+        assert_eq!(refusal.reason, Reason::Reset, "{port}: {refusal}");
+    }
 }
 
 #[tokio::test]

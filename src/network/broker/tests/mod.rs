@@ -11,7 +11,7 @@ mod rules;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 
 use futures_util::future::BoxFuture;
@@ -42,6 +42,9 @@ struct Pretended {
     connected: Mutex<Vec<SocketAddr>>,
 }
 
+/// The way to a server that resets a connection as soon as it is made, which its client learns when it connects.
+const RESETS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2);
+
 #[derive(Debug, Clone, Default)]
 struct World(Arc<Pretended>);
 
@@ -69,6 +72,7 @@ impl Outside for World {
         let to = way.or(to.ip().is_loopback().then_some(to));
         Box::pin(async move {
             match to {
+                Some(RESETS) => Err(io::ErrorKind::ConnectionReset.into()),
                 Some(to) => TcpStream::connect(to).await,
                 None => std::future::pending().await,
             }
