@@ -432,10 +432,10 @@ async fn it_gives_up_after_so_many_tries() {
 #[tokio::test]
 async fn a_server_that_does_not_run_is_not_waited_for_long() {
     let dir = tempfile::tempdir().unwrap();
-    // A port that nothing listens at.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    // A port that is taken, and that nothing listens at.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = taken.local_addr().unwrap();
     let file = format!("[providers.ollama]\nurl = 'http://{address}'");
     std::fs::write(dir.path().join("agent.toml"), file).unwrap();
     let models = Models::with(dir.path(), Box::new(|_| None), pace()).unwrap();

@@ -371,6 +371,21 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         .unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"));
 }
 
+/// A port of the loopback interface that no program listens at while this is held: it is taken.
+pub struct ClosedPort(tokio::net::TcpSocket);
+
+impl ClosedPort {
+    pub fn take() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        Self(socket)
+    }
+
+    pub fn number(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+}
+
 /// A small file system, unmounted on drop. Mounting it needs root.
 pub struct Small {
     pub path: PathBuf,
