@@ -65,11 +65,14 @@ pub(crate) struct Recipe {
 
 /// Runs a recipe, and ends its whole process group when standard input ends.
 ///
+/// A recipe has ten seconds to tidy up, then all that is left is killed: a shell that is about to start a program does
+/// not pass SIGTERM on to it.
+///
 /// This shell reports on standard error that its watcher was killed, at a moment that depends on the scheduler. So it
 /// gives up standard error first: the last lines are always the recipe's own. `kill 0` reaches this shell, too.
 const WATCH: &str = r#"
 exec 3<&0
-(trap '' TERM; cat <&3 >/dev/null 2>&1; kill -TERM 0) 2>/dev/null &
+(trap '' TERM; cat <&3 >/dev/null 2>&1; kill -TERM 0; sleep 10; kill -KILL 0) 2>/dev/null &
 watcher=$!
 bash "$@" </dev/null 3<&-
 status=$?
