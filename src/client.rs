@@ -399,6 +399,15 @@ fn signal(running: &Running, signal: rustix::process::Signal) {
     }
 }
 
+/// Whether the process of a sandbox is ending, or has ended; waits for that then. Until it has ended it can be joined, but
+/// answers no more: what was asked of it so was not done, and may be asked of the one that takes its place.
+pub(crate) async fn is_over(running: &Running) -> bool {
+    match status(running).await {
+        Ok(status) if !matches!(status.machine, MachineStatus::Stopping) => false,
+        _ => gone(running, tokio::time::Instant::now() + STOPPING).await,
+    }
+}
+
 /// Waits for the end of a sandbox's process.
 async fn gone(running: &Running, deadline: tokio::time::Instant) -> bool {
     let ended = async {

@@ -162,12 +162,18 @@ pub(super) async fn booted(
     flags: &Raw,
     progress: &Progress,
 ) -> anyhow::Result<Booted> {
-    let (running, started) = start_or_join(config, flags, progress).await?;
-    if started {
-        tell_git(config);
-    }
     let log = crate::logs::log(&config.host.dirs.data, &config.sandbox.name);
-    let told = logs::shown_while(&log, client::boot(&running, started, progress)).await?;
+    let (running, started, told) = loop {
+        let (running, started) = start_or_join(config, flags, progress).await?;
+        if started {
+            tell_git(config);
+        }
+        match logs::shown_while(&log, client::boot(&running, started, progress)).await {
+            // It was being stopped.
+            Err(_) if !started && client::is_over(&running).await => {}
+            booted => break (running, started, booted?),
+        }
+    };
     Ok(Booted {
         running,
         started,

@@ -15,6 +15,7 @@ use rmcp::service::{
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
@@ -97,11 +98,16 @@ impl Target {
             legacy_version: Some(ProtocolVersion::LATEST_WITH_INITIALIZE),
         };
         match self {
-            Self::Project(own) => {
-                let stream = join(own, &client.reports).await;
-                let stream = stream.map_err(|error| crate::describe(&error))?;
-                Connection::over(tokio::io::split(stream), client, None, modern).await
-            }
+            Self::Project(own) => loop {
+                let joined = join(own, &client.reports).await;
+                let (stream, is_over) = joined.map_err(|error| crate::describe(&error))?;
+                let parts = tokio::io::split(stream);
+                match Connection::over(parts, client, None, modern.clone()).await {
+                    // It was being stopped.
+                    Err(_) if is_over.await => {}
+                    connected => return connected,
+                }
+            },
             // Without a session, each call over HTTP would have to name its sandbox.
             Self::Named(named, logs) if named.name.is_empty() => {
                 let connection = of_named(named, logs, client, older).await?;
@@ -121,8 +127,11 @@ impl Target {
     }
 }
 
-/// A stream to the project's sandbox, which is started unless it runs.
-async fn join(own: &Own, reports: &Reports) -> Result<tokio::net::UnixStream, client::ClientError> {
+/// A stream to the project's sandbox, which is started unless it runs, and whether that sandbox is over, once that is asked.
+async fn join(
+    own: &Own,
+    reports: &Reports,
+) -> Result<(UnixStream, impl Future<Output = bool> + use<>), client::ClientError> {
     let none = Progress::none();
     let (running, started) = client::start_or_join(&own.config, &own.flags, &none).await?;
     if !started {
@@ -136,7 +145,7 @@ async fn join(own: &Own, reports: &Reports) -> Result<tokio::net::UnixStream, cl
     if !started {
         // Only a client that joins can meet a machine. The answer waits for the guest, and nothing waits for the answer.
         // That must not keep the front end waiting for the loop's end, either.
-        let reports = reports.downgrade();
+        let (running, reports) = (running.clone(), reports.downgrade());
         tokio::spawn(async move {
             if let Ok(status) = client::status(&running).await
                 && matches!(status.machine, MachineStatus::Running { .. })
@@ -146,7 +155,7 @@ async fn join(own: &Own, reports: &Reports) -> Result<tokio::net::UnixStream, cl
             }
         });
     }
-    Ok(stream)
+    Ok((stream, async move { client::is_over(&running).await }))
 }
 
 async fn of_named(
